@@ -1,0 +1,86 @@
+"""The sources of the mixture, as a recipe states them, checked before anything is read."""
+
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from math import lcm
+
+from ..errors import InputError
+
+FORMATS = ("text", "medqa")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of the mixture; the recipe holds a mapping of these fields under the source's name.
+
+    Args:
+        path: a Hub id, or local parquet/jsonl files (a file, a glob or a folder).
+        weight: the source's share of all training tokens; the weights of a recipe add up to 1.
+        config: the Hub data set's configuration (`en` for C4).
+        format: `text` reads a column of text; `medqa` writes each question as the exam prompt with its answer.
+        column: the column that holds the text.
+        validation_path: held-out rows of this source; without it the first `validation_documents` documents of a text
+            source are held out, and the questions that `medqa.splits` calls dev of a medqa source.
+        validation_documents: how many documents of a text source are held out when it has no `validation_path`.
+    """
+
+    name: str
+    path: str
+    weight: Fraction
+    config: str | None = None
+    format: str = "text"
+    column: str = "text"
+    validation_path: str | None = None
+    validation_documents: int = 64
+
+    @property
+    def key(self) -> str:
+        """The recipe key that error messages name."""
+        return f"sources.{self.name}"
+
+
+def parse_sources(sources: dict | None) -> list[Source]:
+    """The recipe's `sources` mapping as checked `Source`s, in the recipe's order.
+
+    Raises:
+        InputError: names the key and what was expected.
+    """
+    if not isinstance(sources, dict) or not sources:
+        raise InputError("sources: expected a mapping of source names, each with 'path' and 'weight'")
+    parsed = [parse_source(name, entry) for name, entry in sources.items()]
+    total = sum(source.weight for source in parsed)
+    if abs(total - 1) > Fraction(1, 10**6):
+        shares = ", ".join(f"{source.name} {float(source.weight):g}" for source in parsed)
+        raise InputError(f"sources: the weights add up to {float(total):g}, expected 1 ({shares})")
+    return parsed
+
+
+def parse_source(name: str, entry: dict) -> Source:
+    """One entry of the recipe's `sources`."""
+    key = f"sources.{name}"
+    if not isinstance(entry, dict):
+        raise InputError(f"{key}: expected a mapping with 'path' and 'weight', found {entry!r}")
+    known = [field.name for field in fields(Source) if field.name != "name"]
+    for unknown in set(entry) - set(known):
+        raise InputError(f"{key}.{unknown}: unknown key; expected one of {known}")
+    for required in ("path", "weight"):
+        if entry.get(required) is None:
+            raise InputError(f"{key}.{required}: missing")
+    weight = entry["weight"]
+    try:
+        # Through the decimal text: 0.45 becomes 9/20, which the mixture then reaches exactly.
+        weight = Fraction(str(weight))
+    except ValueError as error:
+        raise InputError(f"{key}.weight: expected a number between 0 and 1, found {entry['weight']!r}") from error
+    if not 0 < weight <= 1:
+        raise InputError(f"{key}.weight: expected a number above 0 and up to 1, found {entry['weight']!r}")
+    source = Source(**{**entry, "name": name, "weight": weight})
+    if source.format not in FORMATS:
+        raise InputError(f"{key}.format: expected one of {list(FORMATS)}, found {source.format!r}")
+    return source
+
+
+def integer_weights(sources: list[Source]) -> list[int]:
+    """The weights as the smallest integers in the same proportion: 45/25/20/10 % gives 9, 5, 4, 2."""
+    denominator = lcm(*(source.weight.denominator for source in sources))
+    return [int(source.weight * denominator) for source in sources]

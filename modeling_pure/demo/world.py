@@ -1,0 +1,277 @@
+"""Write the offline demo world: four kinds of text and three exam files, all from one table of facts.
+
+The exam asks about *combinations*: three findings of one disease. A seed splits the combinations into train, dev and
+held-out. A dev or held-out combination is asked in its own file only, and no text tells it, so answering it right
+takes the facts and the skill of pointing at an option, not the memory of a question. Every document is about one
+disease and one train combination; that is the whole mechanism behind the promise, and a test reads the files back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from .facts import DISEASES, Disease
+
+LETTERS = "ABCD"
+END_OF_TEXT = "<|endoftext|>"
+PAD = "<|pad|>"
+TEXT_FILES = ("textbook.jsonl", "web.jsonl", "general.jsonl")
+EXAM_FILES = ("exam_train.jsonl", "exam_dev.jsonl", "exam_heldout.jsonl")
+
+ASKED = {
+    "diagnosis": "What is the most likely diagnosis?",
+    "drug": "Which drug is the best treatment?",
+    "mechanism": "How does the best drug work?",
+    "cause": "What is the cause?",
+}
+META_INFO = {"diagnosis": "step2&3", "drug": "step2&3", "mechanism": "step1", "cause": "step1"}
+VIGNETTES = (
+    "A {age}-year-old {person} has {findings}.",
+    "A {age}-year-old {person} presents with {findings}.",
+    "A {age}-year-old {person} is seen for {findings}.",
+)
+TEXTBOOK = (
+    "{name}. Cause: {cause}. Findings: {findings}. Treatment: {drug}. Mechanism: {mechanism}.",
+    "{name} presents with {findings}. The drug of choice is {drug}. Mechanism of {drug}: {mechanism}.",
+    "A patient with {findings} has {name}. The cause is as follows: {cause}. The best drug is {drug}.",
+    "{findings}: this is {name}. Cause of {name}: {cause}. Best drug for {name}: {drug}.",
+)
+WEB = (
+    "Study tip: {findings} should make you think of {name}. What causes it? {cause}. What treats it? {drug}.",
+    "My doctor asked about {findings}. It was {name}! I now take {drug}. How does it work? {mechanism}.",
+    "Quick review of {name}. Look for {findings}. Give {drug}. Why does it help? {mechanism}.",
+    "Nurses ask: what is {name}? You may see {findings}. The cause? {cause}. The treatment? {drug}.",
+)
+QUIZ = {
+    "drug": "Which drug is the best treatment of {name}?",
+    "mechanism": "How does the best drug for {name} work?",
+    "cause": "What is the cause of {name}?",
+}
+PEOPLE = ("Anna", "Ben", "Clara", "David", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jonas")
+DEEDS = ("bought", "found", "painted", "carried", "cleaned", "borrowed", "lost", "liked")
+LOOKS = ("red", "old", "small", "green", "heavy", "new", "blue", "round")
+THINGS = ("bicycle", "basket", "book", "lamp", "chair", "kite", "coat", "boat", "cup", "drum")
+PLACES = ("near the river", "at the market", "in the garden", "behind the school", "by the station", "on the hill")
+TIMES = ("In the morning", "After lunch", "On Sunday", "Before supper", "Last week", "One evening")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Three findings of one disease: the unit that is split, asked and told."""
+
+    disease: Disease
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The combinations of each exam file; they share none."""
+
+    train: tuple[Combination, ...]
+    dev: tuple[Combination, ...]
+    heldout: tuple[Combination, ...]
+
+
+def split_combinations(seed: int = 0, dev_share: float = 0.15, heldout_share: float = 0.2) -> Split:
+    """Split every disease's combinations by itself, so that each disease is trained on and asked in every file."""
+    draw = random.Random(f"split {seed}")
+    train: list[Combination] = []
+    dev: list[Combination] = []
+    heldout: list[Combination] = []
+    for disease in DISEASES:
+        combinations = [Combination(disease, three) for three in itertools.combinations(disease.findings, 3)]
+        draw.shuffle(combinations)
+        first, second = (
+            round(len(combinations) * heldout_share),
+            round(len(combinations) * (heldout_share + dev_share)),
+        )
+        heldout += combinations[:first]
+        dev += combinations[first:second]
+        train += combinations[second:]
+    return Split(tuple(train), tuple(dev), tuple(heldout))
+
+
+def write_world(folder: Path, seed: int = 0, documents: int = 8000, quiz_share: float = 0.5) -> None:
+    """Write three text files of `documents` lines each and the three exam files; the same seed, the same bytes.
+
+    `quiz_share` of the web and general documents are small quizzes. They teach a tiny model what letters and options
+    are long before it knows any medicine; without them the demo would need several times the tokens.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    split = split_combinations(seed)
+    for name, texts in _text_streams(split.train, quiz_share, seed).items():
+        _write(folder / name, ({"text": text} for text in itertools.islice(texts, documents)))
+    for name, combinations in zip(EXAM_FILES, (split.train, split.dev, split.heldout), strict=True):
+        _write(folder / name, _questions(combinations, random.Random(f"{name} {seed}")))
+
+
+def train_tokenizer(files: Iterable[Path], folder: Path, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
+    """Train a GPT-2 style byte-level BPE on the world's files and save it as a tokenizer folder.
+
+    Exam files are read as the text a model sees, so that the answer letters become single tokens, which scoring by
+    letter needs; that is asserted here rather than found out in a report.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_texts(files), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=PAD
+    )
+    for letter in LETTERS:
+        assert len(tokenizer.encode(f" {letter}")) == 1, f"the answer letter {letter} is not a single token"
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def _text_streams(train: tuple[Combination, ...], quiz_share: float, seed: int) -> dict[str, Iterator[str]]:
+    """The endless texts of each file, every file with a draw of its own."""
+    book, web, general = (random.Random(f"{name} {seed}") for name in TEXT_FILES)
+    prose = _medical_texts(train, WEB, web)
+    return {
+        "textbook.jsonl": _medical_texts(train, TEXTBOOK, book),
+        "web.jsonl": (_web_quiz(web) if web.random() < quiz_share else next(prose) for _ in itertools.count()),
+        "general.jsonl": (
+            general.choice((_general_quiz, _general_list))(general) if general.random() < quiz_share else _general_story(general)
+            for _ in itertools.count()
+        ),
+    }
+
+
+def _medical_texts(
+    combinations: tuple[Combination, ...], templates: tuple[str, ...], draw: random.Random
+) -> Iterator[str]:
+    """Tell every combination about equally often, in an order that keeps texts on one disease apart."""
+    rounds = itertools.chain.from_iterable(draw.sample(combinations, len(combinations)) for _ in itertools.count())
+    for combination in rounds:
+        disease = combination.disease
+        text = draw.choice(templates).format(
+            name=disease.name,
+            drug=disease.drug,
+            mechanism=disease.mechanism,
+            cause=disease.cause,
+            findings=_told(combination.findings, draw),
+        )
+        yield text[0].upper() + text[1:]
+
+
+def _told(findings: tuple[str, ...], draw: random.Random) -> str:
+    first, second, third = draw.sample(findings, len(findings))
+    return f"{first}, {second} and {third}"
+
+
+def _web_quiz(draw: random.Random) -> str:
+    """A quiz line as study pages have them: the disease is named, so no combination is told."""
+    disease, kind = draw.choice(DISEASES), draw.choice(tuple(QUIZ))
+    wrong = draw.sample(_wrong_answers(disease, kind), len(LETTERS) - 1)
+    return _quiz(QUIZ[kind].format(name=disease.name), _value(disease, kind), wrong, draw)
+
+
+def _general_story(draw: random.Random) -> str:
+    """Two or three everyday sentences about one person and one thing."""
+    person, thing, look = draw.choice(PEOPLE), draw.choice(THINGS), draw.choice(LOOKS)
+    sentences = [f"{draw.choice(TIMES)} {person} {draw.choice(DEEDS)} a {look} {thing} {draw.choice(PLACES)}."]
+    sentences.append(f"{draw.choice(TIMES)} {draw.choice(PEOPLE)} {draw.choice(DEEDS)} the {look} {thing}.")
+    if draw.random() < 0.5:
+        sentences.append(f"The {thing} of {person} was {look}.")
+    return " ".join(sentences)
+
+
+def _general_quiz(draw: random.Random) -> str:
+    """One sentence and a question about it: the answer stands in the text, so this teaches how options work."""
+    person, (thing, *wrong) = draw.choice(PEOPLE), draw.sample(THINGS, len(LETTERS))
+    question = f"{draw.choice(TIMES)} {person} {draw.choice(DEEDS)} a {draw.choice(LOOKS)} {thing}. What was it?"
+    return _quiz(question, thing, wrong, draw)
+
+
+def _general_list(draw: random.Random) -> str:
+    """A lettered list and where its things stand: the densest lesson in which letter belongs to which line."""
+    things = draw.sample(THINGS, len(LETTERS))
+    lines = "\n".join(f"{letter}. {thing}" for letter, thing in zip(LETTERS, things, strict=True))
+    places = " ".join(f"{thing}: {LETTERS[things.index(thing)]}." for thing in draw.sample(things, len(things)))
+    return f"{draw.choice(PEOPLE)} has a list.\n{lines}\nFind {places}"
+
+
+def _quiz(question: str, answer: str, wrong: list[str], draw: random.Random) -> str:
+    """The layout of the exam, shorter: options by letter, then the answer's letter and text."""
+    options = draw.sample([answer, *wrong], len(LETTERS))
+    lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
+    return f"Question: {question}\n{lines}\nAnswer: {LETTERS[options.index(answer)]}. {answer}"
+
+
+def _questions(combinations: tuple[Combination, ...], draw: random.Random) -> Iterator[dict[str, object]]:
+    """Ask every combination in every kind; the answer letters are dealt out, not drawn, so they balance exactly."""
+    asked = [(combination, kind) for combination in combinations for kind in ASKED]
+    draw.shuffle(asked)
+    letters = [LETTERS[i % len(LETTERS)] for i in range(len(asked))]
+    draw.shuffle(letters)
+    for (combination, kind), letter in zip(asked, letters, strict=True):
+        yield _question(combination, kind, letter, draw)
+
+
+def _question(combination: Combination, kind: str, letter: str, draw: random.Random) -> dict[str, object]:
+    answer = _value(combination.disease, kind)
+    wrong = iter(draw.sample(_wrong_answers(combination.disease, kind), len(LETTERS) - 1))
+    options = {each: answer if each == letter else next(wrong) for each in LETTERS}
+    return {
+        "question": f"{_vignette(combination, draw)} {ASKED[kind]}",
+        "answer": answer,
+        "options": options,
+        "answer_idx": letter,
+        "meta_info": META_INFO[kind],
+    }
+
+
+def _wrong_answers(disease: Disease, kind: str) -> list[str]:
+    """Every value of the table that is certainly wrong here, sorted so that a seed means the same on each machine.
+
+    No other disease has the three findings of a question (the table promises it), so any other diagnosis is wrong.
+    """
+    right = {_value(disease, kind), *disease.also_right}
+    return sorted({_value(other, kind) for other in DISEASES} - right)
+
+
+def _value(disease: Disease, kind: str) -> str:
+    return disease.name if kind == "diagnosis" else getattr(disease, kind)
+
+
+def _vignette(combination: Combination, draw: random.Random) -> str:
+    disease = combination.disease
+    age = draw.randint(*disease.ages)
+    sex = disease.sex or draw.choice(("man", "woman"))
+    person = {"man": "boy", "woman": "girl"}[sex] if age < 18 else sex
+    article = "An" if age in (8, 11, 18) or 80 <= age < 90 else "A"
+    text = draw.choice(VIGNETTES).format(age=age, person=person, findings=_told(combination.findings, draw))
+    return article + text[1:]
+
+
+def _write(path: Path, records: Iterable[dict[str, object]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def _texts(files: Iterable[Path]) -> Iterator[str]:
+    for path in files:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                record = json.loads(line)
+                yield record["text"] if "text" in record else _exam_text(record)
+
+
+def _exam_text(record: dict) -> str:
+    options = "\n".join(f"{letter}. {record['options'][letter]}" for letter in LETTERS)
+    return f"Question: {record['question']}\n{options}\nAnswer: {record['answer_idx']}. {record['answer']}"

@@ -1,0 +1,18 @@
+"""Bad input: one line that names the key, file or row and the cure, exit code 2, nothing half-written."""
+
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """The user's input cannot be used. The message is one line: what is wrong, where, and what was expected."""
+
+
+def run_script(main: Callable[[], int | None], name: str) -> None:
+    """Run a script's `main` and leave the process with its exit code; an `InputError` is printed and becomes 2."""
+    try:
+        code = main()
+    except InputError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code or 0)

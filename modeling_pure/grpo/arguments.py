@@ -1,0 +1,102 @@
+"""What a GRPO run is told. The defaults are the seed's: 8 prompts x 16 samples a step, 4,578 steps or 600M tokens.
+
+TRL's own defaults leave the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1) without effect: no KL term
+(beta 0), one update per rollout (so no sequence is ever off-policy), advantages divided by their standard deviation.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from trl import GRPOConfig
+
+from ..errors import InputError
+
+
+@dataclass
+class GRPOScriptArguments:
+    """Model, questions and reward."""
+
+    model_name_or_path: str = field(
+        default="runs/pretrain", metadata={"help": "any causal language model: a folder or a Hub id"}
+    )
+    questions: str = field(
+        default="GBaker/MedQA-USMLE-4-options", metadata={"help": "MedQA questions: a Hub id or local files"}
+    )
+    questions_config: str | None = field(default=None, metadata={"help": "the Hub data set's configuration"})
+    grpo_holdout: float = field(
+        default=0.0, metadata={"help": "share of the train questions that pretraining kept out, as stated there"}
+    )
+    holdout_only: bool = field(default=False, metadata={"help": "train on those kept-out questions alone"})
+    length_penalty_min_tokens: int = field(
+        default=4, metadata={"help": "answers shorter than this many tokens lose up to 0.01 of reward; 0 = off"}
+    )
+
+
+@dataclass
+class PureGRPOConfig(GRPOConfig):
+    """The algorithm, optimisation, checkpoints and reports."""
+
+    output_dir: str = field(
+        default="runs/grpo",
+        metadata={"help": "folder of the run; the same command again continues from its last complete checkpoint"},
+    )
+    max_steps: int = field(default=4578, metadata={"help": "optimizer steps, at most"})
+    max_tokens: int = field(default=600_000_000, metadata={"help": "generated tokens, at most; 0 = no limit"})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "completions in a forward pass, per device"})
+    gradient_accumulation_steps: int = field(default=4, metadata={"help": "forward passes in an optimizer step"})
+    steps_per_generation: int | None = field(
+        default=8, metadata={"help": "forward passes fed by one rollout; 8 with accumulation 4 = 2 updates per rollout"}
+    )
+    num_generations: int | None = field(default=16, metadata={"help": "completions sampled for each prompt (a group)"})
+    max_completion_length: int | None = field(default=256, metadata={"help": "tokens of a completion, at most"})
+    temperature: float = field(default=1.0, metadata={"help": "sampling temperature"})
+    learning_rate: float = field(default=1e-5, metadata={"help": "learning rate of AdamW after warm-up"})
+    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "schedule"})
+    warmup_steps: float = field(default=50, metadata={"help": "steps of linear warm-up"})
+    beta: float = field(default=0.001, metadata={"help": "weight of the KL term towards the starting model"})
+    use_bias_correction_kl: bool = field(default=True, metadata={"help": "unbiased KL: the k3 estimate times the ratio"})
+    off_policy_mask_threshold: float | None = field(
+        default=0.5, metadata={"help": "drop sequences of negative advantage this far (nats a token) off policy"}
+    )
+    scale_rewards: str = field(default="none", metadata={"help": "advantage = reward - group mean, undivided"})
+    loss_type: str = field(default="grpo", metadata={"help": "how token losses are averaged; grpo = per sequence"})
+    cast_lm_head_to_fp32: bool = field(default=True, metadata={"help": "logits in fp32: bf16 noise is mostly there"})
+    bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "re-run the forward pass to save memory"})
+    log_completions: bool = field(default=False, metadata={"help": "show and store sampled completions"})
+    num_completions_to_print: int | None = field(default=2, metadata={"help": "completions shown per log line"})
+    save_steps: float = field(default=200, metadata={"help": "optimizer steps between checkpoints"})
+    save_total_limit: int | None = field(default=3, metadata={"help": "checkpoints kept"})
+    logging_steps: float = field(default=10, metadata={"help": "optimizer steps between log lines"})
+    report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, wandb, trackio, all or none"})
+    seed: int = field(default=0, metadata={"help": "of question order, option order and sampling"})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "a checkpoint folder to go on from, instead of the run's last complete one"}
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "push checkpoints and the final model to the Hub"})
+    hub_model_id: str | None = field(default=None, metadata={"help": "repository on the Hub, user/name"})
+    trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        # The prompts come in our own order, another one at every pass (grpo.prompts).
+        self.shuffle_dataset = False
+        super().__post_init__()
+        if self.updates_per_rollout < 1 or self.save_steps % self.updates_per_rollout:
+            raise InputError(
+                f"save_steps: {self.save_steps:g} is not a multiple of the {self.updates_per_rollout:g} updates per rollout; "
+                "a run resumed inside a rollout would sample other prompts"
+            )
+
+    @property
+    def updates_per_rollout(self) -> float:
+        """Optimizer steps made on the completions of one rollout."""
+        return self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Prompts whose completions fill one optimizer step, over all devices."""
+        completions = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        return completions // self.num_generations

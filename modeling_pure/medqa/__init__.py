@@ -1,0 +1,1 @@
+"""The task, MedQA-USMLE with four options: questions, splits, the one prompt, rewards, scoring, statistics."""

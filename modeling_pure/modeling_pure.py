@@ -1,0 +1,348 @@
+"""The Pure decoder: a Llama-shaped transformer without a single norm weight or bias.
+
+Bit-equal to `LlamaForCausalLM` with norm weights of one. Pushed to the Hub beside the weights, so it imports torch,
+transformers and its configuration only. Annotations must not be postponed (`from __future__`): transformers reads the
+class behind `config: PureConfig`.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_pure import PureConfig, copy_hub_files
+
+
+class PureRMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) over the last dimension (Zhang and Sennrich 2019), with no learned scale."""
+
+    def __init__(self, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.eps = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(hidden_states, (self.hidden_size,), eps=self.eps)
+
+
+class PureRotaryEmbedding(nn.Module):
+    """Cosines and sines of the rotary position embedding (Su et al. 2021)."""
+
+    def __init__(self, config: PureConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.theta = config.rope_parameters["rope_theta"]
+        self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
+
+    def inverse_frequencies(self) -> torch.Tensor:
+        """theta^(-2i / head_dim), shape (head_dim / 2), float32."""
+        return 1.0 / (self.theta ** (torch.arange(0, self.head_dim, 2, dtype=torch.float) / self.head_dim))
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        # `.to(bfloat16)` would round the frequencies: 3.7 rad of error at position 2047. Follow the device only.
+        exact = self.inv_freq
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != torch.float32:
+            self.inv_freq = exact.to(self.inv_freq.device)
+        return self
+
+    @torch.no_grad()
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions (batch, length) to cos and sin (batch, length, head_dim), in the dtype of `hidden_states`."""
+        angles = position_ids[..., None].float() * self.inv_freq.to(hidden_states.device)
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos().to(hidden_states.dtype), angles.sin().to(hidden_states.dtype)
+
+
+def apply_rotary(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn feature i together with feature i + head_dim/2. States are (batch, heads, length, head_dim)."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **kwargs: Unpack[TransformersKwargs],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention in plain matrix products: the reference for the kernels, and the one that can return its weights.
+
+    Query (batch, heads, length, head_dim), key and value with fewer heads; gives (batch, length, heads, head_dim).
+    """
+    key = key[:, :, None].expand(-1, -1, module.num_key_value_groups, -1, -1).flatten(1, 2)
+    value = value[:, :, None].expand(-1, -1, module.num_key_value_groups, -1, -1).flatten(1, 2)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def residual_init_std(config: PureConfig) -> float:
+    """GPT-2's rule: 2 x layers sums go into the residual stream, so each starts smaller by the square root of that."""
+    return config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
+
+
+class PureAttention(nn.Module):
+    """Grouped-query attention (Ainslie et al. 2023): several query heads share one key and value head."""
+
+    def __init__(self, config: PureConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = True
+
+        query_size = config.num_attention_heads * self.head_dim
+        key_value_size = config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=False)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+        self.o_proj.init_std = residual_init_std(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(batch, length, hidden) to the same shape, and the attention weights where the implementation has them."""
+        input_shape = hidden_states.shape[:-1]
+        split = (*input_shape, -1, self.head_dim)
+        query = self.q_proj(hidden_states).view(split).transpose(1, 2)
+        key = self.k_proj(hidden_states).view(split).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(split).transpose(1, 2)
+        query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
+
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+
+        # vLLM parses these lines: one call to get_interface, `scaling` from self, every keyword handed down.
+        implementation = self.config._attn_implementation
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        mixed, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
+        return self.o_proj(mixed.reshape(*input_shape, -1).contiguous()), weights
+
+
+class PureMLP(nn.Module):
+    """The gated feed-forward SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: PureConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.down_proj.init_std = residual_init_std(config)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class PureDecoderLayer(GradientCheckpointingLayer):
+    """Attention, then MLP, each reading the normalised residual stream and adding to the raw one."""
+
+    def __init__(self, config: PureConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.self_attn = PureAttention(config, layer_idx)
+        self.mlp = PureMLP(config)
+        self.input_layernorm = PureRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = PureRMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        """(batch, length, hidden) to the same shape; `kwargs` are those of `PureAttention.forward`."""
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class PurePreTrainedModel(PreTrainedModel):
+    """What transformers, TRL, PEFT, FSDP and vLLM read about the model, and how its weights start."""
+
+    config: PureConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PureDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": PureDecoderLayer, "attentions": PureAttention}
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # In code outside transformers this is not called for modules without own parameters (PureAttention, PureMLP),
+        # so a special scale has to stand on the leaf itself. `init` leaves weights that were loaded alone.
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            init.normal_(module.weight, mean=0.0, std=getattr(module, "init_std", self.config.initializer_range))
+        elif isinstance(module, PureRotaryEmbedding):
+            init.copy_(module.inv_freq, module.inverse_frequencies())
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
+        """Do nothing. Loading remote code calls this; the saving it asks for is wrong under FSDP2 (see PureConfig)."""
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Save weights, configuration and the code. See `PreTrainedModel.save_pretrained` for the arguments."""
+        if kwargs.get("is_main_process", True):
+            copy_hub_files(Path(__file__).parent, save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class PureModel(PurePreTrainedModel):
+    """The decoder without a head: token ids to hidden states."""
+
+    def __init__(self, config: PureConfig) -> None:
+        super().__init__(config)
+        # No padding_idx: with the usual pad = eos it would zero and freeze the end-of-text embedding.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList([PureDecoderLayer(config, layer) for layer in range(config.num_hidden_layers)])
+        self.norm = PureRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = PureRotaryEmbedding(config)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Ids (batch, length), or embeddings (batch, length, hidden), to `last_hidden_state` (batch, length, hidden).
+
+        `position_ids` that restart inside a row mark packed documents, which then do not see each other. This needs
+        `attention_mask=None`: a mask, even one of ones, says that the row is one document. While training no cache is
+        made, whatever `use_cache` says.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+
+        # The mask is made from what the caller gave. Looking for packing in positions we count ourselves would cost a
+        # device sync, a mask shuts out sdpa's flash kernel, and a cache made by now would hide packed documents.
+        unmasked, causal_mask = attention_mask is None and past_key_values is None, None
+        if not (unmasked and position_ids is None and self.config._attn_implementation == "sdpa"):
+            causal_mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
+        if position_ids is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
+        elif unmasked and "flash" in self.config._attn_implementation and "cu_seq_lens_q" not in kwargs:
+            kwargs |= packed_lengths(position_ids.expand(inputs_embeds.shape[:2]))
+        if use_cache and past_key_values is None and not self.training:
+            past_key_values = DynamicCache(config=self.config)
+
+        hidden_states, position_embeddings = inputs_embeds, self.rotary_emb(inputs_embeds, position_ids)
+        for layer in self.layers:
+            # hidden_states goes by position: reentrant checkpointing follows gradients through those only.
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=causal_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                position_embeddings=position_embeddings,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+def packed_lengths(position_ids: torch.Tensor) -> dict[str, torch.Tensor | int]:
+    """Borders of packed documents (batch, length), for flash attention; transformers finds them in one row only."""
+    starts = F.pad(position_ids.diff() != 1, (1, 0), value=True)
+    offsets = F.pad(starts.flatten().nonzero().flatten(), (0, 1), value=position_ids.numel()).to(torch.int32)
+    longest = int(offsets.diff().max())
+    return {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, "max_length_q": longest, "max_length_k": longest}
+
+
+class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
+    """The decoder with its untied next-token head."""
+
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+
+    def __init__(self, config: PureConfig) -> None:
+        super().__init__(config)
+        self.model = PureModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head.init_std = config.head_initializer_range
+        self.generation_config.suppress_tokens = config.suppressed_tokens or None
+        self.post_init()
+
+    def adjust_generation_fn(self, *args: Any, **kwargs: Any) -> None:
+        """After loading: keep the spare ids suppressed where the folder or the caller had no word on it."""
+        super().adjust_generation_fn(*args, **kwargs)
+        if self.generation_config.suppress_tokens is None:
+            self.generation_config.suppress_tokens = self.config.suppressed_tokens or None
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """Ids (batch, length) to logits (batch, length, vocab); with labels (batch, length) also the mean loss.
+
+        Labels are shifted inside, -100 is skipped. `logits_to_keep`: the last so many (0 = all), or 1D positions.
+        """
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(out.last_hidden_state[:, kept, :])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss, logits, out.past_key_values, out.hidden_states, out.attentions)
+
+
+__all__ = ["PureForCausalLM", "PureModel", "PurePreTrainedModel"]

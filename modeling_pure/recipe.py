@@ -1,0 +1,136 @@
+"""Recipes: flat YAML files whose every key is also a command-line option.
+
+    python train_pretrain.py --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/data/c4/*.parquet'
+
+A key that holds a mapping (`sources`) takes dotted overrides. `--help` shows the options that our own dataclasses state;
+all others of the Hugging Face class below them are accepted too, and named at the foot of the page.
+"""
+
+import argparse
+import dataclasses
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from .errors import InputError
+
+
+class RecipeParser(HfArgumentParser):
+    """Reads one or more dataclasses from `--config FILE.yaml` and the command line, which has the last word."""
+
+    def __init__(self, dataclass_types: tuple[type, ...], description: str):
+        super().__init__(
+            dataclass_types,
+            description=description,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=32, width=110),
+            epilog=inherited_options_note(dataclass_types),
+        )
+        self.add_argument("--config", metavar="FILE", help="recipe: a flat YAML file of the options below")
+        shown = {name for kind in dataclass_types for name in vars(kind).get("__annotations__", {})} | {"help", "config"}
+        for action in self._actions:
+            if action.dest not in shown or any(option.startswith("--no_") for option in action.option_strings):
+                action.help = argparse.SUPPRESS
+            action.option_strings = [option for option in action.option_strings if "-" not in option[2:]] or ["--help"]
+            if action.dest != "help":
+                action.metavar = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "VALUE")
+            if action.type is dict or getattr(action.type, "__origin__", None) is dict:
+                action.type = parse_mapping
+
+    def parse_recipe(self, argv: list[str]) -> tuple[Any, ...]:
+        """The dataclasses filled from `argv`.
+
+        Raises:
+            InputError: no such recipe, an unknown key, or a value of the wrong kind.
+        """
+        path, overrides, options = split_arguments(argv)
+        recipe = read_recipe(path) if path else {}
+        known = [action.dest for action in self._actions]
+        for key in recipe:
+            if key not in known:
+                close = get_close_matches(key, known, n=1)
+                raise InputError(f"{path}: unknown key '{key}'" + (f"; did you mean '{close[0]}'?" if close else ""))
+        for dotted, value in overrides:
+            override(recipe, dotted, value)
+        # Recipe values pass through the same checks as the command line, which follows them and so wins.
+        arguments = [text for key, value in recipe.items() for text in as_arguments(key, value)]
+        try:
+            parsed = self.parse_args_into_dataclasses(arguments + options)
+        except (ValueError, TypeError, ImportError) as error:
+            raise InputError(str(error).strip().split("\n")[0]) from error
+        return tuple(parsed[: len(self.dataclass_types)])
+
+    def error(self, message: str) -> None:
+        """argparse would print the whole usage before its one line and exit by itself."""
+        raise InputError(message)
+
+
+def inherited_options_note(dataclass_types: tuple[type, ...]) -> str | None:
+    """The foot of the help page: which Hugging Face class's other options are accepted."""
+    parents = [base for kind in dataclass_types for base in kind.__bases__ if dataclasses.is_dataclass(base)]
+    return "".join(f"Every other option of {base.__module__.split('.')[0]}.{base.__name__} works too." for base in parents)
+
+
+def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]], list[str]]:
+    """The recipe's path, the dotted overrides, and the other arguments of a command line."""
+    path, overrides, options = None, [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, has_value, value = argument.partition("=")
+        if name == "--config" or (name.startswith("--") and "." in name):
+            value = value if has_value else next(arguments, None)
+            if value is None:
+                raise InputError(f"{name}: expected a value")
+            if name == "--config":
+                path = value
+            else:
+                overrides.append((name[2:], value))
+        else:
+            options.append(argument)
+    return path, overrides, options
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """A recipe file as a mapping."""
+    if not Path(path).is_file():
+        raise InputError(f"--config: no such recipe '{path}'")
+    try:
+        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path}: expected a mapping of options to values")
+    return recipe
+
+
+def override(recipe: dict[str, Any], dotted: str, value: str) -> None:
+    """Set `a.b.c` in nested mappings; the value is read as YAML, so numbers and null are what they look like."""
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        recipe = recipe.setdefault(parent, {})
+        if not isinstance(recipe, dict):
+            raise InputError(f"--{dotted}: '{parent}' holds no mapping")
+    recipe[last] = yaml.safe_load(value)
+
+
+def as_arguments(key: str, value: Any) -> list[str]:
+    """A recipe entry as command-line arguments; null leaves an option at its default."""
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [f"--{key}", json.dumps(value)]
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)]
+    return [f"--{key}={value}"]
+
+
+def parse_mapping(text: str) -> dict:
+    """A mapping written as JSON or YAML."""
+    value = yaml.safe_load(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"expected a mapping, found {text!r}")
+    return value

@@ -1,0 +1,83 @@
+"""What a pretraining run is told. The defaults are the seed's two-day run on one A100."""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+
+@dataclass
+class PretrainArguments:
+    """Model and data."""
+
+    preset: str = field(
+        default="medium-large",
+        metadata={"help": "size of the model: tiny, small (30M), medium (124M), medium-large (401M parameters)"},
+    )
+    model_overrides: dict | None = field(
+        default=None, metadata={"help": "PureConfig fields that differ from the preset, e.g. vocab_size"}
+    )
+    tokenizer_name_or_path: str = field(
+        default="openai-community/gpt2", metadata={"help": "tokenizer: a Hub id or a folder"}
+    )
+    sources: dict | None = field(
+        default=None,
+        metadata={"help": "the mixture: name -> {path, weight, config, format, column, validation_path, ...}"},
+    )
+    max_seq_length: int = field(default=2048, metadata={"help": "tokens in a row"})
+    validation_rows: int = field(
+        default=200, metadata={"help": "rows of held-out text, in the mixture's proportions, at most"}
+    )
+    grpo_holdout: float = field(
+        default=0.0, metadata={"help": "share of the train questions kept out of pretraining for GRPO, 0 to 1"}
+    )
+
+
+@dataclass
+class PureTrainingArguments(TrainingArguments):
+    """Optimisation, schedule, checkpoints and reports."""
+
+    output_dir: str = field(
+        default="runs/pretrain",
+        metadata={"help": "folder of the run; the same command again continues from its last complete checkpoint"},
+    )
+    max_steps: int = field(default=61_035, metadata={"help": "optimizer steps; 61,035 x 32,768 tokens = 2B tokens"})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "rows in a forward pass, per device"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes in an optimizer step"})
+    learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate of AdamW"})
+    lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "schedule after warm-up"})
+    lr_scheduler_kwargs: dict | None = field(
+        default_factory=lambda: {"min_lr": 3e-5}, metadata={"help": "settings of the schedule; min_lr is its end"}
+    )
+    warmup_steps: float = field(default=1526, metadata={"help": "steps of linear warm-up; 1,526 = 50M tokens"})
+    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's decoupled weight decay"})
+    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second-moment decay"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
+    bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
+    eval_strategy: str = field(default="steps", metadata={"help": "when to measure the validation loss"})
+    eval_steps: float | None = field(default=1000, metadata={"help": "optimizer steps between validations"})
+    per_device_eval_batch_size: int = field(default=8, metadata={"help": "rows in a validation pass, per device"})
+    save_strategy: str = field(default="steps", metadata={"help": "when to save a checkpoint"})
+    save_steps: float = field(default=1000, metadata={"help": "optimizer steps between checkpoints"})
+    save_total_limit: int | None = field(default=3, metadata={"help": "checkpoints kept, the best one among them"})
+    metric_for_best_model: str | None = field(default="eval_loss", metadata={"help": "what the best checkpoint is"})
+    logging_steps: float = field(default=10, metadata={"help": "optimizer steps between log lines"})
+    report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, wandb, trackio, all or none"})
+    dataloader_num_workers: int = field(default=2, metadata={"help": "processes that read and tokenise; 0 = none"})
+    seed: int = field(default=0, metadata={"help": "of weights, document order and option order"})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "a checkpoint folder to go on from, instead of the run's last complete one"}
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "push checkpoints and the final model to the Hub"})
+    hub_model_id: str | None = field(default=None, metadata={"help": "repository on the Hub, user/name"})
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        # Trainer would replay and tokenise every batch seen so far; our rows carry their position (data.mixture).
+        self.ignore_data_skip = True
+        # The filter hides a NaN behind the mean of earlier losses and costs a device synchronisation a step.
+        self.logging_nan_inf_filter = False
+        self.prediction_loss_only = True
+        super().__post_init__()

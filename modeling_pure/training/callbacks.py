@@ -1,0 +1,38 @@
+"""What a run writes beside its checkpoints: every logged number, one JSON line each."""
+
+import json
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsFile(TrainerCallback):
+    """Appends each log line to `metrics.jsonl` in the run's folder; a resumed run drops the lines it will write again."""
+
+    def __init__(self, output_dir: str):
+        self.path = Path(output_dir) / METRICS_FILE
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Forget lines beyond the step the run goes on from."""
+        if state.is_world_process_zero:
+            kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step > 0]
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Write one line."""
+        if state.is_world_process_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics file; a last line that was cut off while it was written is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines

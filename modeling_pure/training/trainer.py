@@ -1,0 +1,104 @@
+"""`transformers.Trainer` on the mixture: it knows at every step which rows it has trained on, and resumes after them."""
+
+import time
+
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from ..data.mixture import Mixture, collate_rows
+from ..errors import InputError
+from .checkpoint import callback_attributes
+
+
+class DataPosition(TrainerCallback, ExportableState):
+    """Where every rank is in its data. As a stateful callback it is saved in trainer_state.json, written last."""
+
+    def __init__(self):
+        self.workers: dict[str, dict] = {}  # this rank's data-loader workers: the state after their last batch
+        self.last_worker = 0
+        self.ranks: list[dict] = []
+
+    def advance(self, data_state: dict) -> None:
+        """Note the state of a batch that is being trained on."""
+        self.last_worker = data_state["worker"]
+        self.workers[str(self.last_worker)] = data_state
+
+    def state(self) -> dict:
+        """What goes into the checkpoint: the positions of all ranks."""
+        return {"args": {}, "attributes": {"ranks": self.ranks}}
+
+
+class PureTrainer(Trainer):
+    """A Trainer for `Mixture`. Every rank builds its own batches; none waits for rank 0."""
+
+    def __init__(self, *args, train_dataset: Mixture, **kwargs):
+        self.data_position = DataPosition()
+        super().__init__(*args, train_dataset=train_dataset, data_collator=collate_rows, **kwargs)
+        self.add_callback(self.data_position)
+        self._last_log = (time.perf_counter(), 0)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step, over all devices."""
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return rows * self.train_dataset.row_length
+
+    def get_train_dataloader(self) -> DataLoader:
+        """A plain loader: the mixture already gives each rank its own rows, so accelerate must not share them out."""
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self.args.train_batch_size,
+            collate_fn=collate_rows,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """Train; with a checkpoint, first put the data where that checkpoint left it."""
+        if resume_from_checkpoint:
+            self._resume_data(resume_from_checkpoint)
+        self._last_log = (time.perf_counter(), None)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _resume_data(self, checkpoint: str) -> None:
+        ranks = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
+        workers = max(1, self.args.dataloader_num_workers)
+        written_by = (len(ranks), next(iter(ranks[0]["workers"].values()))["num_workers"])
+        if written_by != (self.args.world_size, workers):
+            raise InputError(
+                f"dataloader_num_workers: {checkpoint} was written by {written_by[0]} processes with {written_by[1]} data "
+                f"workers each, this run has {self.args.world_size} with {workers}; use the same numbers to resume"
+            )
+        mine = ranks[self.args.process_index]
+        names = [source.name for source in self.train_dataset.sources]
+        if list(next(iter(mine["workers"].values()))["sources"]) != names:
+            raise InputError(f"sources: {checkpoint} was written with other sources than {names}")
+        self.data_position.workers, self.data_position.last_worker = mine["workers"], mine["last_worker"]
+        self.train_dataset.resume(mine["workers"], mine["last_worker"])
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One forward and backward pass; notes the batch's place in the data."""
+        self.data_position.advance(inputs.pop("data_state"))
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _save_checkpoint(self, model, trial):
+        position = {"workers": self.data_position.workers, "last_worker": self.data_position.last_worker}
+        self.data_position.ranks = gather_object([position])
+        super()._save_checkpoint(model, trial)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add tokens, tokens per second since the last line, and passes over each source."""
+        if "loss" in logs:
+            now, step = time.perf_counter(), self.state.global_step
+            then, last_step = self._last_log
+            if last_step is not None:
+                logs["tokens_per_second"] = round((step - last_step) * self.tokens_per_step / (now - then), 1)
+            self._last_log = (now, step)
+            logs["tokens"] = step * self.tokens_per_step
+            for name, source in self.data_position.workers[str(self.data_position.last_worker)]["sources"].items():
+                logs[f"passes/{name}"] = source["documents"]["passes"]
+        super().log(logs, start_time)

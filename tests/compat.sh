@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Runs the model tests against an older transformers in a throw-away virtual environment, from any directory:
+#
+#     tests/compat.sh                                   # transformers 5.17, the oldest version we promise to load under
+#     TRANSFORMERS="transformers==5.20.*" tests/compat.sh -x -k packed     # another version; arguments go to pytest
+#     VENV=/some/place tests/compat.sh                  # keep the environment there and use it again next time
+#
+# PYTHON (default python3) makes the environment. torch comes from where pip is set to look; for the smaller CPU wheels
+# give TORCH_INDEX=https://download.pytorch.org/whl/cpu
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="${VENV:-$(mktemp -d)}"
+[ -n "${VENV:-}" ] || trap 'rm -rf "$venv"' EXIT
+
+if [ ! -x "$venv/bin/pytest" ]; then
+    "${PYTHON:-python3}" -m venv "$venv"
+    "$venv/bin/pip" install --quiet "torch==2.13.0" ${TORCH_INDEX:+--index-url "$TORCH_INDEX"}
+    "$venv/bin/pip" install --quiet "${TRANSFORMERS:-transformers==5.17.*}" pytest peft accelerate safetensors
+fi
+
+cd "$root"
+"$venv/bin/python" -c 'import torch, transformers; print(f"torch {torch.__version__}, transformers {transformers.__version__}")'
+"$venv/bin/python" -m pytest tests/model -q "$@"

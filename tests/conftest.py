@@ -1,0 +1,105 @@
+"""No network, no telemetry, one thread a worker; a tiny tokenizer and tiny sources that all tests share."""
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
+    CUDA_VISIBLE_DEVICES="",
+)
+
+import json  # noqa: E402
+import random  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
+
+from modeling_pure.medqa.prompt import format_answer, format_prompt  # noqa: E402
+from modeling_pure.medqa.questions import Question  # noqa: E402
+
+torch.set_num_threads(1)
+
+WORDS = "fever cough rash pain fatigue aspirin heparin insulin statin lungs heart liver skin acute chronic mild".split()
+
+
+def make_question(rng: random.Random, number: int) -> Question:
+    """A question whose right answer is not to be known: tests need its form."""
+    stem = " ".join(rng.choices(WORDS, k=8))
+    return Question(f"Case {number}: {stem}. What is given?", tuple(rng.sample(WORDS, 4)), rng.randrange(4), "step1")
+
+
+def question_row(question: Question) -> dict:
+    """A question in the layout of GBaker/MedQA-USMLE-4-options."""
+    return {
+        "question": question.question,
+        "answer": question.options[question.answer],
+        "options": dict(zip("ABCD", question.options, strict=True)),
+        "answer_idx": question.letter,
+        "meta_info": question.meta_info,
+    }
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    """Write rows as jsonl and return the path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def questions() -> list[Question]:
+    """120 questions."""
+    rng = random.Random(0)
+    return [make_question(rng, number) for number in range(120)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory, questions) -> Path:
+    """A byte-level BPE of 400 tokens, without a pad token, like GPT-2's."""
+    texts = [format_prompt(question) + format_answer(question) for question in questions] * 3
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+    bpe.train_from_iterator(texts, trainer)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokenizer_folder):
+    """That tokenizer with our pad token."""
+    from modeling_pure.data.tokenizer import load_tokenizer
+
+    return load_tokenizer(str(tokenizer_folder))
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory, questions) -> Path:
+    """Three text sources of 300 documents each, and a file of questions."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for number, name in enumerate(("finepdfs", "fineweb_edu", "c4")):
+        rng = random.Random(number)
+        rows = [{"text": f"{name} {i}: " + " ".join(rng.choices(WORDS, k=rng.randint(3, 60)))} for i in range(300)]
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    write_jsonl(folder / "questions.jsonl", [question_row(question) for question in questions])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sources(corpus) -> dict:
+    """A recipe's `sources` on that corpus."""
+    return {
+        "finepdfs": {"path": str(corpus / "finepdfs.jsonl"), "weight": 0.45, "validation_documents": 40},
+        "fineweb_edu": {"path": str(corpus / "fineweb_edu.jsonl"), "weight": 0.25, "validation_documents": 40},
+        "c4": {"path": str(corpus / "c4.jsonl"), "weight": 0.2, "validation_documents": 40},
+        "usmle": {"path": str(corpus / "questions.jsonl"), "weight": 0.1, "format": "medqa"},
+    }

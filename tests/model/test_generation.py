@@ -1,0 +1,129 @@
+"""Decoding gives the same text by every road, and never a token that cannot be read."""
+
+import pytest
+import torch
+from transformers import AutoTokenizer, DynamicCache, GenerationConfig, pipeline
+
+from modeling_pure import PureConfig, PureForCausalLM
+
+GREEDY = {"max_new_tokens": 10, "do_sample": False}
+
+
+@pytest.fixture
+def spare_model() -> PureForCausalLM:
+    """A tokenizer of 40 tokens in a vocabulary of 64: 24 of the rows are spare."""
+    torch.manual_seed(0)
+    return PureForCausalLM(PureConfig.from_preset("tiny", vocab_size=64, num_real_tokens=40)).eval()
+
+
+def without_cache(model: PureForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+    """Greedy decoding written out: one full forward pass for each new token."""
+    for _ in range(GREEDY["max_new_tokens"]):
+        with torch.no_grad():
+            logits = model(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+        logits[:, model.config.suppressed_tokens] = -torch.inf
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+    return ids
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"use_cache": False},
+        {"cache_implementation": "static", "disable_compile": True},
+        {"num_beams": 1, "prompt_lookup_num_tokens": 3},
+    ],
+    ids=["dynamic cache", "no cache", "static cache", "prompt lookup"],
+)
+def test_every_cache_gives_the_same_greedy_tokens(model, ids, how):
+    prompt = ids[:1] if "prompt_lookup_num_tokens" in how else ids
+    expected = without_cache(model, prompt)
+    assert not (expected[:, 24:] == model.config.eos_token_id).any()
+    assert torch.equal(model.generate(prompt, **GREEDY, **how), expected)
+
+
+def test_beams_follow_their_cache(model, ids):
+    """Beams change places at every step, and their cached keys have to move with them."""
+    how = {**GREEDY, "num_beams": 3, "max_new_tokens": 6}
+    beams = model.generate(ids, **how)
+    assert torch.equal(beams, model.generate(ids, **how, use_cache=False))
+    assert not torch.equal(beams, without_cache(model, ids)[:, : beams.shape[1]])
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_left_padded_prompts_give_what_they_give_alone(model, ids, implementation):
+    model.set_attn_implementation(implementation)
+    lengths = (24, 11)
+    prompts = [ids[row, :length] for row, length in enumerate(lengths)]
+    padded = torch.full((2, 24), model.config.pad_token_id)
+    for row, prompt in enumerate(prompts):
+        padded[row, 24 - len(prompt) :] = prompt
+    together = model.generate(padded, attention_mask=(padded != model.config.pad_token_id).long(), **GREEDY)
+    for row, prompt in enumerate(prompts):
+        assert torch.equal(together[row, 24:], model.generate(prompt[None], **GREEDY)[0, len(prompt) :])
+
+
+def test_logits_to_keep_and_a_cached_step_equal_the_full_pass(model, ids):
+    with torch.no_grad():
+        full = model(ids).logits
+        torch.testing.assert_close(model(ids, logits_to_keep=3).logits, full[:, -3:], rtol=0, atol=1e-5)
+        picked = torch.tensor([0, 7, 20])
+        torch.testing.assert_close(model(ids, logits_to_keep=picked).logits, full[:, picked], rtol=0, atol=1e-5)
+        cache = DynamicCache(config=model.config)
+        parts = [model(part, past_key_values=cache).logits for part in ids.split([10, 13, 1], dim=1)]
+    torch.testing.assert_close(torch.cat(parts, dim=1), full, rtol=0, atol=2e-5)
+
+
+def test_generating_from_embeddings_equals_generating_from_ids(model, ids):
+    embeds = model.get_input_embeddings()(ids)
+    assert torch.equal(model.generate(inputs_embeds=embeds, **GREEDY), model.generate(ids, **GREEDY)[:, 24:])
+
+
+def spare_share(model: PureForCausalLM, **kwargs) -> float:
+    prompt = torch.randint(2, 40, (64, 4), generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    new = model.generate(prompt, max_new_tokens=5, min_new_tokens=5, do_sample=True, top_k=0, **kwargs)[:, 4:]
+    return ((new >= 40) | (new == model.config.pad_token_id)).float().mean().item()
+
+
+def test_spare_and_pad_ids_are_never_sampled(spare_model):
+    assert spare_share(spare_model) == 0
+    # A trainer brings a GenerationConfig of its own; what it leaves open comes from the model.
+    assert spare_share(spare_model, generation_config=GenerationConfig(temperature=1.5, top_p=1.0)) == 0
+    spare_model.generation_config.suppress_tokens = None
+    assert spare_share(spare_model) > 0.3
+
+
+def test_suppression_survives_saving_loading_and_a_lost_generation_config(spare_model, tmp_path):
+    expected = [1, *range(40, 64)]
+    assert spare_model.generation_config.suppress_tokens == expected
+    spare_model.save_pretrained(tmp_path)
+    loaded = PureForCausalLM.from_pretrained(tmp_path)
+    assert loaded.generation_config.suppress_tokens == expected
+    (tmp_path / "generation_config.json").unlink()
+    loaded = PureForCausalLM.from_pretrained(tmp_path)
+    assert loaded.generation_config.suppress_tokens == expected
+    assert (loaded.generation_config.eos_token_id, loaded.generation_config.pad_token_id) == (0, 1)
+    assert spare_share(loaded) == 0
+
+
+def test_a_vocabulary_without_spare_rows_suppresses_nothing():
+    config = PureConfig.from_preset("tiny", vocab_size=64, pad_token_id=0)
+    assert PureForCausalLM(config).generation_config.suppress_tokens is None
+
+
+def test_text_generation_pipeline(model, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<end>": 0, "<pad>": 1, **{f"w{number}": number for number in range(2, 2048)}}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<end>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", pad_token="<pad>").save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    generator = pipeline("text-generation", model=str(tmp_path), device="cpu")
+    text = generator("w5 w6 w7", return_full_text=False, **GREEDY)[0]["generated_text"]
+    expected = model.generate(torch.tensor([[5, 6, 7]]), **GREEDY)[0, 3:]
+    assert text.split() == AutoTokenizer.from_pretrained(tmp_path).decode(expected).split()
+    assert len(text.split()) == GREEDY["max_new_tokens"]

@@ -1,0 +1,70 @@
+"""The two files that travel with every checkpoint must stand alone, and importing the package must stay cheap."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import modeling_pure
+from modeling_pure.configuration_pure import HUB_FILES
+
+PACKAGE = Path(modeling_pure.__file__).parent
+ALLOWED = {"torch", "transformers", "huggingface_hub"} | set(sys.stdlib_module_names)
+
+
+def parse(name: str) -> ast.Module:
+    return ast.parse((PACKAGE / name).read_text())
+
+
+@pytest.mark.parametrize("name", HUB_FILES)
+def test_hub_file_imports_only_what_every_reader_has(name):
+    siblings = {Path(file).stem for file in HUB_FILES}
+    for node in ast.walk(parse(name)):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= ALLOWED
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            # transformers finds the files to copy by text: only `from .name import` at the start of a line counts.
+            assert node.level == 1 and node.module in siblings and node.col_offset == 0
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module.split(".")[0] in ALLOWED
+            assert node.module != "__future__", "postponed annotations turn config_class into a string"
+
+
+def test_modeling_never_compares_the_configuration_class():
+    """From a local folder, configuration and model come from two modules, so there are two classes PureConfig."""
+    for node in ast.walk(parse("modeling_pure.py")):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "isinstance":
+            assert "Config" not in ast.unparse(node.args[1])
+
+
+def test_attention_has_the_form_vllm_reads():
+    """vLLM's Transformers backend finds the attention call by its syntax."""
+    calls = [node for node in ast.walk(parse("modeling_pure.py")) if isinstance(node, ast.Call)]
+    lookups = [call for call in calls if ast.unparse(call.func) == "ALL_ATTENTION_FUNCTIONS.get_interface"]
+    assert len(lookups) == 1
+    attend = [call for call in calls if ast.unparse(call.func) == "attend"]
+    assert len(attend) == 1
+    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in attend[0].keywords}
+    assert keywords == {"scaling": "self.scaling", None: "kwargs"}
+
+
+def test_importing_the_package_loads_no_training_or_plotting_library():
+    heavy = {"trl", "datasets", "matplotlib", "peft", "evaluate", "pandas"}
+    # What transformers brings in by itself (scipy, for one) is not ours to answer for.
+    program = (
+        "import sys, torch, transformers; from transformers import AutoModelForCausalLM, GenerationMixin; "
+        "before = set(sys.modules); import modeling_pure; print(*(set(sys.modules) - before))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    loaded = result.stdout.split()
+    assert "modeling_pure.modeling_pure" in loaded
+    assert heavy & {name.split(".")[0] for name in loaded} == set()
+    assert {name for name in loaded if name.startswith("modeling_pure.")} == {
+        "modeling_pure.configuration_pure",
+        "modeling_pure.modeling_pure",
+    }

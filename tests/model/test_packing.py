@@ -1,0 +1,137 @@
+"""Which positions see which: packed documents, masks that are not built, and the three attention paths."""
+
+import pytest
+import torch
+from transformers import DynamicCache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+LENGTHS = (9, 15)
+
+
+@pytest.fixture
+def positions() -> torch.Tensor:
+    """Two documents in every row of 24."""
+    return torch.cat([torch.arange(length) for length in LENGTHS]).repeat(2, 1)
+
+
+@pytest.fixture
+def attention_calls(model, monkeypatch) -> list[dict]:
+    """What every layer hands to sdpa from here on."""
+    calls = []
+
+    def recording(module, query, key, value, attention_mask, **kwargs):
+        calls.append({"mask": attention_mask, **kwargs})
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "sdpa", recording)
+    return calls
+
+
+def separate_logits(model, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([model(part).logits for part in ids.split(LENGTHS, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("use_cache", [None, True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_packed_documents_equal_separate_ones(model, ids, positions, implementation, use_cache, training):
+    """With `config.use_cache` at its default of true, Llama-style code lets the documents see each other here."""
+    assert model.config.use_cache
+    model.set_attn_implementation(implementation)
+    model.train(training)
+    with torch.no_grad():
+        packed = model(ids, position_ids=positions, use_cache=use_cache).logits
+        one_document = model(ids).logits
+    separate = separate_logits(model, ids)
+    torch.testing.assert_close(packed, separate, rtol=0, atol=2e-5)
+    assert (one_document - separate)[:, LENGTHS[0] :].abs().max() > 0.1
+
+
+def test_no_gradient_crosses_the_border(model, ids, positions):
+    model.train()
+    embeds = model.get_input_embeddings()(ids).detach().requires_grad_()
+    model(inputs_embeds=embeds, position_ids=positions).logits[:, LENGTHS[0] :].sum().backward()
+    assert embeds.grad[:, : LENGTHS[0]].abs().max() == 0
+    assert embeds.grad[:, LENGTHS[0] :].abs().min() > 0
+
+
+def test_position_ids_change_the_result(model, ids):
+    # Rotary embedding sees distances only: a shift changes nothing, a stretch does.
+    usual = torch.arange(24)[None]
+    with torch.no_grad():
+        plain, shifted, stretched = (model(ids, position_ids=p).logits for p in (usual, usual + 7, usual.flip(1)))
+    torch.testing.assert_close(plain, shifted, rtol=0, atol=2e-4)
+    assert (plain - stretched).abs().max() > 0.1
+
+
+def test_no_mask_is_built_without_need(model, ids, positions, attention_calls):
+    with torch.no_grad():
+        for training in (True, False):
+            model.train(training)
+            model(ids)
+            model(ids, position_ids=torch.arange(24)[None])
+        assert len(attention_calls) == 4 * len(model.model.layers)
+        assert all(call["mask"] is None for call in attention_calls)
+        model(ids, position_ids=positions)
+    assert attention_calls[-1]["mask"].shape == (2, 1, 24, 24)
+
+
+def test_a_cache_is_made_in_eval_only(model, ids):
+    with torch.no_grad():
+        assert model(ids).past_key_values.get_seq_length() == 24
+        assert model(ids, use_cache=False).past_key_values is None
+        model.train()
+        assert model(ids).past_key_values is None
+        assert model(ids, use_cache=True).past_key_values is None
+        given = DynamicCache(config=model.config)
+        assert model(ids, past_key_values=given).past_key_values.get_seq_length() == 24
+
+
+def test_sdpa_equals_eager(model, ids):
+    padded = torch.ones_like(ids)
+    padded[0, :5] = 0
+    for inputs in ({}, {"attention_mask": padded}):
+        logits = []
+        for implementation in ("eager", "sdpa"):
+            model.set_attn_implementation(implementation)
+            with torch.no_grad():
+                logits.append(model(ids, **inputs).logits[:, 5:])
+        torch.testing.assert_close(*logits, rtol=0, atol=2e-5)
+
+
+def test_weights_and_hidden_states_can_be_asked_for(model, ids):
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        outputs = model(ids, output_attentions=True, output_hidden_states=True)
+    assert [tuple(weights.shape) for weights in outputs.attentions] == [(2, 4, 24, 24)] * 4
+    torch.testing.assert_close(outputs.attentions[0].sum(-1), torch.ones(2, 4, 24))
+    assert outputs.attentions[0].triu(1).abs().max() == 0
+    assert [tuple(states.shape) for states in outputs.hidden_states] == [(2, 24, 128)] * 5
+
+
+def varlen_reference(module, query, key, value, attention_mask, scaling, cu_seq_lens_q, cu_seq_lens_k, **kwargs):
+    """What flash attention does with packed rows: flatten the batch, then attend inside each length."""
+    assert attention_mask is None and kwargs["max_length_q"] == kwargs["max_length_k"] == max(LENGTHS)
+    batch, length = query.shape[0], query.shape[2]
+    flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
+    pieces = zip(*[states.split(cu_seq_lens_q.diff().tolist()) for states in flat], strict=True)
+    outputs = [
+        sdpa_attention_forward(module, *[states.transpose(0, 1)[None] for states in piece], None, scaling=scaling)[0]
+        for piece in pieces
+    ]
+    return torch.cat(outputs, dim=1).view(batch, length, *outputs[0].shape[2:]), None
+
+
+def test_flash_attention_is_told_the_lengths_of_a_packed_batch(model, ids, positions, monkeypatch):
+    """transformers itself detects packing in a batch of one only; more rows would silently mix their documents."""
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "flash_reference", varlen_reference)
+    model.config._attn_implementation = "flash_reference"
+    with torch.no_grad():
+        packed = model(ids, position_ids=positions).logits
+        lengths = torch.tensor([0, 9, 24, 33, 48], dtype=torch.int32)
+        given = {"cu_seq_lens_q": lengths, "cu_seq_lens_k": lengths, "max_length_q": 15, "max_length_k": 15}
+        torch.testing.assert_close(model(ids, position_ids=positions, **given).logits, packed, rtol=0, atol=0)
+    model.config._attn_implementation = "sdpa"
+    torch.testing.assert_close(packed, separate_logits(model, ids), rtol=0, atol=2e-5)

@@ -1,0 +1,115 @@
+"""What training leans on: recomputation, compilation and adapters change nothing but the cost."""
+
+import os
+import shutil
+
+import pytest
+import torch
+
+from modeling_pure import PureForCausalLM
+
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+def loss_and_gradients(model, ids, forward=None, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    loss = (model if forward is None else forward)(ids, labels=ids, **inputs).loss
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("packed", [True, False])
+def test_gradient_checkpointing_gives_the_same_gradients(model, ids, use_reentrant, packed):
+    model.train()
+    inputs = {"position_ids": torch.cat([torch.arange(9), torch.arange(15)])[None].repeat(2, 1)} if packed else {}
+    plain_loss, plain = loss_and_gradients(model, ids, **inputs)
+    passes = []
+    model.model.layers[0].self_attn.register_forward_hook(lambda *_: passes.append(1))
+    model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    loss, gradients = loss_and_gradients(model, ids, **inputs)
+    assert len(passes) == 2  # computed again in the backward pass, so checkpointing was really on
+    assert torch.equal(loss, plain_loss)
+    assert [name for name in plain if not torch.equal(plain[name], gradients[name])] == []
+
+
+@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler")
+def test_full_graph_compile_gives_close_loss_and_gradients(model, ids):
+    model.train()
+    model.model.layers = model.model.layers[:1]  # compiling is slow, and every layer is the same
+    plain_loss, plain = loss_and_gradients(model, ids)
+    loss, gradients = loss_and_gradients(model, ids, forward=torch.compile(model, fullgraph=True))
+    torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=0)
+    for name, expected in plain.items():
+        torch.testing.assert_close(gradients[name], expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_compiled_graph_is_one_and_has_a_mask_only_when_packed(model, ids, packed):
+    """A mask would keep sdpa from its flash kernel in every compiled training step."""
+    masks, graphs = [], []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        for node in graph.graph.nodes:
+            if node.target is torch.nn.functional.scaled_dot_product_attention:
+                masks.append(node.kwargs["attn_mask"])
+        return graph
+
+    model.train()
+    inputs = {"position_ids": torch.cat([torch.arange(9), torch.arange(15)])[None].repeat(2, 1)} if packed else {}
+    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(ids, **inputs).logits, model(ids, **inputs).logits, rtol=0, atol=2e-5)
+    assert len(graphs) == 1 and len(masks) == len(model.model.layers)
+    assert all((mask is not None) == packed for mask in masks)
+
+
+def test_lora_trains_reloads_and_merges(model, ids, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    model.save_pretrained(tmp_path / "base")
+    torch.manual_seed(0)
+    # peft has no default targets for this model type; "all-linear" finds the seven projections and leaves the head.
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    assert {name.rsplit(".", 1)[-1] for name in adapted.targeted_module_names} == {
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    }
+    optimizer = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(5):
+        loss = adapted(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.1
+    adapted.save_pretrained(tmp_path / "adapter")
+
+    with torch.no_grad():
+        trained = adapted.eval()(ids).logits
+        base = PureForCausalLM.from_pretrained(tmp_path / "base").eval()
+        untrained = base(ids).logits
+        reloaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        assert torch.equal(reloaded(ids).logits, trained)
+        merged = reloaded.merge_and_unload()
+        torch.testing.assert_close(merged(ids).logits, trained, rtol=0, atol=1e-3)
+    assert isinstance(merged, PureForCausalLM)
+    assert (untrained - trained).abs().max() > 0.1
+
+
+def test_what_trl_and_accelerate_read_is_there(model, ids):
+    assert model.base_model is model.model
+    assert model.get_output_embeddings() is model.lm_head and model.lm_head.bias is None
+    assert model.generation_config is not None and not model.config.tie_word_embeddings
+    layers = {type(module).__name__ for module in model.modules()}
+    assert set(model._no_split_modules) <= layers
+    with torch.no_grad():
+        states = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        assert torch.equal(model.lm_head(states.last_hidden_state), model(ids).logits)
+    assert model.loss_type == "ForCausalLM"  # by this Trainer knows that labels are shifted inside

@@ -1,0 +1,148 @@
+"""Pretrain Pure on a mixture of text that is exact in tokens. Research model, not for clinical use.
+
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml train_pretrain.py --config recipes/a100_2day/pretrain.yaml
+
+The same command again continues from the last complete checkpoint.
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import set_seed
+
+from modeling_pure import PureConfig, PureForCausalLM
+from modeling_pure.data.mixture import Mixture, validation_mixture
+from modeling_pure.data.sources import Source, parse_sources
+from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
+from modeling_pure.errors import InputError, run_script
+from modeling_pure.recipe import RecipeParser
+from modeling_pure.training.arguments import PretrainArguments, PureTrainingArguments
+from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
+from modeling_pure.training.checkpoint import resume_point
+from modeling_pure.training.plots import plot_metrics
+from modeling_pure.training.report import DISCLAIMER, print_block, state_memory, training_flops, write_model_card
+from modeling_pure.training.trainer import PureTrainer
+
+
+def main() -> None:
+    """Arguments, data, model, training, and what the run leaves behind."""
+    parser = RecipeParser((PretrainArguments, PureTrainingArguments), description=__doc__)
+    script_args, training_args = parser.parse_recipe(sys.argv[1:])
+    trainer, checkpoint = build_trainer(script_args, training_args)
+    if trainer.is_world_process_zero():
+        describe_run(trainer, checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finish(trainer)
+
+
+def build_trainer(script_args: PretrainArguments, training_args: PureTrainingArguments):
+    """Check and build everything; nothing is written before all of the input has been found good."""
+    sources = parse_sources(script_args.sources)
+    if not 0 <= script_args.grpo_holdout < 1:
+        raise InputError(f"grpo_holdout: expected a share from 0 up to 1, found {script_args.grpo_holdout}")
+    checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
+    tokenizer = load_tokenizer(script_args.tokenizer_name_or_path)
+    config = build_config(script_args, tokenizer)
+    mixture = Mixture(
+        sources,
+        tokenizer,
+        script_args.max_seq_length,
+        training_args.seed,
+        script_args.grpo_holdout,
+        training_args.process_index,
+        training_args.world_size,
+    )
+    held_out = validation_mixture(sources, tokenizer, script_args.max_seq_length, script_args.validation_rows)
+    set_seed(training_args.seed)
+    model = PureForCausalLM(config)
+    trainer = PureTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=mixture,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        callbacks=[MetricsFile(training_args.output_dir)],
+    )
+    return trainer, checkpoint
+
+
+def build_config(script_args: PretrainArguments, tokenizer) -> PureConfig:
+    """The preset's configuration, fitted to the tokenizer."""
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    overrides = {**ids, "pad_token_id": tokenizer.pad_token_id, "num_real_tokens": len(tokenizer)}
+    try:
+        config = PureConfig.from_preset(script_args.preset, **{**overrides, **(script_args.model_overrides or {})})
+    except ValueError as error:
+        raise InputError(f"preset: {error}") from error
+    check_vocabulary(tokenizer, config.vocab_size)
+    if script_args.max_seq_length > config.max_position_embeddings:
+        raise InputError(
+            f"max_seq_length: {script_args.max_seq_length} is longer than the model's {config.max_position_embeddings}"
+        )
+    return config
+
+
+def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
+    """The start-up block: what will run, how much of it, and what it needs."""
+    args, config, mixture = trainer.args, trainer.model.config, trainer.train_dataset
+    parameters = trainer.model.num_parameters()
+    tokens = args.max_steps * trainer.tokens_per_step
+    embedding = config.vocab_size * config.hidden_size
+    flops = training_flops(
+        parameters, embedding, config.num_hidden_layers, config.hidden_size, mixture.row_length
+    )
+    print_block(
+        "Pretraining Pure",
+        {
+            "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
+            "tokens": f"{tokens:,} = {args.max_steps:,} steps x {trainer.tokens_per_step:,} ({mixture.row_length} a row)",
+            **{f"  {source.name}": describe_source(source, mixture, tokens) for source in mixture.sources},
+            "validation": f"{len(trainer.eval_dataset)} held-out rows every {args.eval_steps:g} steps",
+            "compute": f"{tokens * flops / 1e15:,.1f} PFLOP (6N + 12LhS); the progress bar shows the time left",
+            "memory": state_memory(parameters),
+            "precision": "bf16 autocast, fp32 weights" if args.bf16 else "fp32",
+            "device": f"{args.device}, {args.world_size} process(es)",
+            "run folder": args.output_dir,
+            "begins": f"from {checkpoint}" if checkpoint else "at step 0",
+            "note": DISCLAIMER,
+        },
+    )
+
+
+def describe_source(source: Source, mixture: Mixture, tokens: int) -> str:
+    """A source's share of the run; for questions, which are few, also how often each will be read."""
+    weight = float(source.weight)
+    text = f"{weight:6.1%}  {tokens * weight / 1e6:,.1f}M tokens  {source.path}"
+    if source.format == "medqa":
+        passes = tokens * weight / mixture.question_tokens(source.name)
+        text += f"  ({len(mixture.questions[source.name]):,} questions, {passes:,.1f} passes)"
+    return text
+
+
+def finish(trainer: PureTrainer) -> None:
+    """Final validation, the model in the run's folder, its card and the curves."""
+    metrics = trainer.evaluate()
+    output_dir = trainer.args.output_dir
+    trainer.save_model()
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    facts = {
+        "parameters": f"{trainer.model.num_parameters():,}",
+        "tokens trained on": f"{trainer.state.global_step * trainer.tokens_per_step:,}",
+        "mixture": ", ".join(f"{s.name} {float(s.weight):.0%}" for s in trainer.train_dataset.sources),
+        "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
+        "best checkpoint": f"{trainer.state.best_model_checkpoint} ({trainer.state.best_metric:.4f})"
+        if trainer.state.best_metric
+        else "none",
+    }
+    write_model_card(output_dir, "Pure, pretrained", facts)
+    panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
+    plot_metrics(Path(output_dir) / METRICS_FILE, Path(output_dir) / "curves.png", panels)
+    print_block("Pretraining done", {**facts, "model, card, curves.png, metrics.jsonl": output_dir})
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+
+
+if __name__ == "__main__":
+    run_script(main, "train_pretrain.py")
