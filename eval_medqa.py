@@ -1,6 +1,6 @@
 """Measure a model on MedQA as lm-evaluation-harness's medqa_4options does, in fp32. Research use, not clinical.
 
-    python eval_medqa.py --config recipes/a100_2day/eval.yaml
+python eval_medqa.py --config recipes/a100_2day/eval.yaml
 """
 
 import sys
@@ -48,7 +48,9 @@ class EvalArguments:
     questions_config: str | None = field(default=None, metadata={"help": "the Hub data set's configuration"})
     split: str = field(
         default="test",
-        metadata={"help": "test: the Hub's test split; dev: the 10 %% held out of train; all: every row of local files"},
+        metadata={
+            "help": "test: the Hub's test split; dev: the 10 %% held out of train; all: every row of local files"
+        },
     )
     batch_size: int = field(default=16, metadata={"help": "questions in a forward pass"})
     output_dir: str = field(default="runs/eval", metadata={"help": "folder for results.json and predictions.jsonl"})

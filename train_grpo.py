@@ -1,6 +1,7 @@
 """GRPO on MedQA questions with the refinements of DeepSeek-V3.2. Research model, not for clinical use.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml train_grpo.py --config recipes/a100_2day/grpo.yaml
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml \\
+        train_grpo.py --config recipes/a100_2day/grpo.yaml
 
 The same command again continues from the last complete checkpoint.
 """
@@ -73,7 +74,9 @@ def describe_run(
     prompts, total = args.prompts_per_step, args.max_steps * args.prompts_per_step
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     several_updates = args.updates_per_rollout > 1
-    off_policy = "on" if args.off_policy_mask_threshold and several_updates else "WITHOUT EFFECT: needs several updates"
+    off_policy = (
+        "on" if args.off_policy_mask_threshold and several_updates else "WITHOUT EFFECT: needs several updates"
+    )
     print_block(
         "GRPO on MedQA",
         {

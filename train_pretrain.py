@@ -1,6 +1,7 @@
 """Pretrain Pure on a mixture of text that is exact in tokens. Research model, not for clinical use.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml train_pretrain.py --config recipes/a100_2day/pretrain.yaml
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml \\
+        train_pretrain.py --config recipes/a100_2day/pretrain.yaml
 
 The same command again continues from the last complete checkpoint.
 """
@@ -60,6 +61,7 @@ def build_trainer(script_args: PretrainArguments, training_args: PureTrainingArg
         args=training_args,
         train_dataset=mixture,
         eval_dataset=held_out,
+        document_mask=script_args.document_mask,
         processing_class=tokenizer,
         callbacks=[MetricsFile(training_args.output_dir)],
     )
@@ -88,14 +90,12 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
     parameters = trainer.model.num_parameters()
     tokens = args.max_steps * trainer.tokens_per_step
     embedding = config.vocab_size * config.hidden_size
-    flops = training_flops(
-        parameters, embedding, config.num_hidden_layers, config.hidden_size, mixture.row_length
-    )
+    flops = training_flops(parameters, embedding, config.num_hidden_layers, config.hidden_size, mixture.row_length)
     print_block(
         "Pretraining Pure",
         {
             "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
-            "tokens": f"{tokens:,} = {args.max_steps:,} steps x {trainer.tokens_per_step:,} ({mixture.row_length} a row)",
+            "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (rows of {mixture.row_length})",
             **{f"  {source.name}": describe_source(source, mixture, tokens) for source in mixture.sources},
             "validation": f"{len(trainer.eval_dataset)} held-out rows every {args.eval_steps:g} steps",
             "compute": f"{tokens * flops / 1e15:,.1f} PFLOP (6N + 12LhS); the progress bar shows the time left",

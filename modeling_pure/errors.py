@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 
-class InputError(ValueError):
+class InputError(Exception):
     """The user's input cannot be used. The message is one line: what is wrong, where, and what was expected."""
 
 

@@ -1,9 +1,9 @@
 """Recipes: flat YAML files whose every key is also a command-line option.
 
-    python train_pretrain.py --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/data/c4/*.parquet'
+    python train_pretrain.py --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/c4/*.parquet'
 
-A key that holds a mapping (`sources`) takes dotted overrides. `--help` shows the options that our own dataclasses state;
-all others of the Hugging Face class below them are accepted too, and named at the foot of the page.
+A key that holds a mapping (`sources`) takes dotted overrides. `--help` shows the options that our own dataclasses
+state; all others of the Hugging Face class below them are accepted too, and named at the foot of the page.
 """
 
 import argparse
@@ -19,27 +19,39 @@ from transformers import HfArgumentParser
 from .errors import InputError
 
 
+class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind each option, and the script's own description as it was written."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=110)
+
+
 class RecipeParser(HfArgumentParser):
     """Reads one or more dataclasses from `--config FILE.yaml` and the command line, which has the last word."""
 
     def __init__(self, dataclass_types: tuple[type, ...], description: str):
         super().__init__(
             dataclass_types,
+            usage="%(prog)s [--config RECIPE.yaml] [--option VALUE ...]",
             description=description,
             allow_abbrev=False,
-            formatter_class=lambda prog: argparse.ArgumentDefaultsHelpFormatter(prog, max_help_position=32, width=110),
+            formatter_class=HelpPage,
             epilog=inherited_options_note(dataclass_types),
         )
         self.add_argument("--config", metavar="FILE", help="recipe: a flat YAML file of the options below")
-        shown = {name for kind in dataclass_types for name in vars(kind).get("__annotations__", {})} | {"help", "config"}
+        stated = [name for kind in dataclass_types for name in vars(kind).get("__annotations__", {})]
+        shown = ["help", "config", *stated]
         for action in self._actions:
-            if action.dest not in shown or any(option.startswith("--no_") for option in action.option_strings):
+            if action.dest not in shown or action.option_strings[0].startswith("--no_"):
                 action.help = argparse.SUPPRESS
-            action.option_strings = [option for option in action.option_strings if "-" not in option[2:]] or ["--help"]
-            if action.dest != "help":
-                action.metavar = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "VALUE")
+            if action.dest not in ("help", "config"):
+                action.option_strings = action.option_strings[:1]  # --a-b is accepted too, but shown as --a_b
+                action.metavar = "VALUE"
             if action.type is dict or getattr(action.type, "__origin__", None) is dict:
                 action.type = parse_mapping
+        # The page follows our own order, not that of the class below.
+        page = self._optionals._group_actions
+        page.sort(key=lambda action: shown.index(action.dest) if action.dest in shown else len(shown))
 
     def parse_recipe(self, argv: list[str]) -> tuple[Any, ...]:
         """The dataclasses filled from `argv`.
@@ -52,16 +64,17 @@ class RecipeParser(HfArgumentParser):
         known = [action.dest for action in self._actions]
         for key in recipe:
             if key not in known:
-                close = get_close_matches(key, known, n=1)
-                raise InputError(f"{path}: unknown key '{key}'" + (f"; did you mean '{close[0]}'?" if close else ""))
+                raise InputError(f"{path}: unknown key '{key}'{suggestion(key, known)}")
         for dotted, value in overrides:
             override(recipe, dotted, value)
         # Recipe values pass through the same checks as the command line, which follows them and so wins.
         arguments = [text for key, value in recipe.items() for text in as_arguments(key, value)]
         try:
-            parsed = self.parse_args_into_dataclasses(arguments + options)
+            *parsed, unknown = self.parse_args_into_dataclasses(arguments + options, return_remaining_strings=True)
         except (ValueError, TypeError, ImportError) as error:
             raise InputError(str(error).strip().split("\n")[0]) from error
+        if unknown:
+            raise InputError(f"unknown option '{unknown[0]}'{suggestion(unknown[0], [f'--{name}' for name in known])}")
         return tuple(parsed[: len(self.dataclass_types)])
 
     def error(self, message: str) -> None:
@@ -69,10 +82,18 @@ class RecipeParser(HfArgumentParser):
         raise InputError(message)
 
 
+def suggestion(word: str, known: list[str]) -> str:
+    """`; did you mean ...?` where a known word is close."""
+    close = get_close_matches(word, known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
 def inherited_options_note(dataclass_types: tuple[type, ...]) -> str | None:
     """The foot of the help page: which Hugging Face class's other options are accepted."""
     parents = [base for kind in dataclass_types for base in kind.__bases__ if dataclasses.is_dataclass(base)]
-    return "".join(f"Every other option of {base.__module__.split('.')[0]}.{base.__name__} works too." for base in parents)
+    return "".join(
+        f"Every other option of {base.__module__.split('.')[0]}.{base.__name__} works too." for base in parents
+    )
 
 
 def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]], list[str]]:

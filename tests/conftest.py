@@ -11,21 +11,21 @@ os.environ.update(
     CUDA_VISIBLE_DEVICES="",
 )
 
-import json  # noqa: E402
-import random  # noqa: E402
-from pathlib import Path  # noqa: E402
+import json
+import random
+from pathlib import Path
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-from modeling_pure.medqa.prompt import format_answer, format_prompt  # noqa: E402
-from modeling_pure.medqa.questions import Question  # noqa: E402
+from modeling_pure.medqa.prompt import format_answer, format_prompt
+from modeling_pure.medqa.questions import Question
 
 torch.set_num_threads(1)
 
-WORDS = "fever cough rash pain fatigue aspirin heparin insulin statin lungs heart liver skin acute chronic mild".split()
+WORDS = ["fever", "cough", "rash", "pain", "fatigue", "aspirin", "heparin", "insulin", "statin", "lungs", "heart"]
 
 
 def make_question(rng: random.Random, number: int) -> Question:

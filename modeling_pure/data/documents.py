@@ -1,8 +1,8 @@
 """Documents of one source, pass after pass, with a position that can be saved and taken up again.
 
-Both classes have the same three methods: `read(count)`, `state_dict()` and `load_state_dict(state)`. A reader (one rank's
-data-loader worker) keeps every `num_readers`-th document, so readers share a source without overlap or gap, however
-many shards it has.
+Both classes have the same three methods: `read(count)`, `state_dict()` and `load_state_dict(state)`. A reader (one
+rank's data-loader worker) keeps every `num_readers`-th document, so readers share a source without overlap or gap,
+however many shards it has.
 """
 
 import copy
@@ -103,7 +103,9 @@ class ExamDocuments:
         """The next `count` documents; a new pass begins where the questions end."""
         texts = []
         while len(texts) < count:
-            order = random.Random(f"order {self.seed} {self.passes}").sample(range(len(self.questions)), len(self.questions))
+            order = random.Random(f"order {self.seed} {self.passes}").sample(
+                range(len(self.questions)), len(self.questions)
+            )
             for i in order[self.index :: self.num_readers][: count - len(texts)]:
                 rng = random.Random(f"options {self.seed} {self.passes} {i}")
                 question = self.questions[i].shuffled(rng)

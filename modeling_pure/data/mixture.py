@@ -4,8 +4,8 @@
     (documents.py)             (packing.py)                   (here)           (a plain DataLoader)
 
 Each row is drawn from the source whose share is furthest behind, in integers and without a random draw: at 45/25/20/10
-any 20 consecutive rows of one reader hold 9, 5, 4 and 2. Mixing documents instead would give the source with the longest
-documents most of the tokens.
+any 20 consecutive rows of one reader hold 9, 5, 4 and 2. Mixing documents instead would give the source with the
+longest documents most of the tokens.
 
 Every row carries the state that follows it, and every batch that of its last row. So the position of a run is that of
 the last batch it trained on, whatever data-loader workers have read ahead.
@@ -152,7 +152,9 @@ def validation_mixture(
 
 def training_questions(source: Source, grpo_holdout: float) -> list[Question]:
     """The questions of a medqa source that pretraining may read: none of its dev questions, nor a copy of one."""
-    questions = select_split(read_questions(source.key, source.path, source.config), "train", grpo_holdout=grpo_holdout)
+    questions = select_split(
+        read_questions(source.key, source.path, source.config), "train", grpo_holdout=grpo_holdout
+    )
     held_out = {question.digest for question in validation_questions(source)}
     return [question for question in questions if question.digest not in held_out]
 
@@ -174,11 +176,26 @@ def validation_rows(source: Source):
     return open_rows(source.key, source.path, source.config).take(source.validation_documents)
 
 
-def collate_rows(rows: list[dict]) -> dict:
+def collate_rows(rows: list[dict], document_end: int | None = None) -> dict:
     """Rows as a batch: `input_ids` and `labels` int64 of shape (batch, row_length), and the last row's `data_state`.
 
-    No attention mask: a row has no padding, and without a mask the causal kernel is used as it is.
+    No attention mask: a row has no padding, and without a mask the causal kernel is used as it is. With a
+    `document_end` token the batch has `position_ids` that begin anew after it, which keeps documents apart.
     """
     input_ids = torch.from_numpy(np.stack([row["input_ids"] for row in rows])).long()
     batch = {"input_ids": input_ids, "labels": input_ids}
+    if document_end is not None:
+        batch["position_ids"] = document_positions(input_ids, document_end)
     return {**batch, "data_state": rows[-1]["data_state"]} if "data_state" in rows[-1] else batch
+
+
+def document_positions(input_ids: torch.Tensor, document_end: int) -> torch.Tensor:
+    """Position of each token in its document, counted from 0 at the row's beginning and after each `document_end`.
+
+    Args:
+        input_ids: int64 of shape (batch, row_length); so is the result.
+    """
+    positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+    starts = torch.zeros_like(input_ids)
+    starts[:, 1:] = torch.where(input_ids[:, :-1] == document_end, positions[:, 1:], 0)
+    return positions - starts.cummax(dim=1).values

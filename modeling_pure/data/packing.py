@@ -15,8 +15,8 @@ class PackedRows:
     """Endless rows of `row_length` tokens from one source.
 
     Documents are taken in windows, shuffled within the window and tokenised together (the Rust tokenizer is several
-    times faster on a batch). The state is where the window began and how many rows have been drawn since: going on from
-    it costs one window of tokenising, wherever in the run it was taken.
+    times faster on a batch). The state is where the window began and how many rows have been drawn since: going on
+    from it costs one window of tokenising, wherever in the run it was taken.
     """
 
     def __init__(

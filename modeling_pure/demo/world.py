@@ -26,18 +26,9 @@ PAD = "<|pad|>"
 TEXT_FILES = ("textbook.jsonl", "web.jsonl", "general.jsonl")
 EXAM_FILES = ("exam_train.jsonl", "exam_dev.jsonl", "exam_heldout.jsonl")
 
-ASKED = {
-    "diagnosis": "What is the most likely diagnosis?",
-    "drug": "Which drug is the best treatment?",
-    "mechanism": "How does the best drug work?",
-    "cause": "What is the cause?",
-}
-META_INFO = {"diagnosis": "step2&3", "drug": "step2&3", "mechanism": "step1", "cause": "step1"}
-VIGNETTES = (
-    "A {age}-year-old {person} has {findings}.",
-    "A {age}-year-old {person} presents with {findings}.",
-    "A {age}-year-old {person} is seen for {findings}.",
-)
+ASKED = {"diagnosis": "Most likely diagnosis?", "drug": "Best drug?"}
+META_INFO = {"diagnosis": "step1", "drug": "step2&3"}
+VIGNETTE = "A {person} has {findings}."
 TEXTBOOK = (
     "{name}. Cause: {cause}. Findings: {findings}. Treatment: {drug}. Mechanism: {mechanism}.",
     "{name} presents with {findings}. The drug of choice is {drug}. Mechanism of {drug}: {mechanism}.",
@@ -50,11 +41,7 @@ WEB = (
     "Quick review of {name}. Look for {findings}. Give {drug}. Why does it help? {mechanism}.",
     "Nurses ask: what is {name}? You may see {findings}. The cause? {cause}. The treatment? {drug}.",
 )
-QUIZ = {
-    "drug": "Which drug is the best treatment of {name}?",
-    "mechanism": "How does the best drug for {name} work?",
-    "cause": "What is the cause of {name}?",
-}
+QUIZ = "Best drug for {name}?"
 PEOPLE = ("Anna", "Ben", "Clara", "David", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 DEEDS = ("bought", "found", "painted", "carried", "cleaned", "borrowed", "lost", "liked")
 LOOKS = ("red", "old", "small", "green", "heavy", "new", "blue", "round")
@@ -80,7 +67,7 @@ class Split:
     heldout: tuple[Combination, ...]
 
 
-def split_combinations(seed: int = 0, dev_share: float = 0.15, heldout_share: float = 0.2) -> Split:
+def split_combinations(seed: int = 0, dev_share: float = 0.15, heldout_share: float = 0.35) -> Split:
     """Split every disease's combinations by itself, so that each disease is trained on and asked in every file."""
     draw = random.Random(f"split {seed}")
     train: list[Combination] = []
@@ -99,7 +86,7 @@ def split_combinations(seed: int = 0, dev_share: float = 0.15, heldout_share: fl
     return Split(tuple(train), tuple(dev), tuple(heldout))
 
 
-def write_world(folder: Path, seed: int = 0, documents: int = 8000, quiz_share: float = 0.5) -> None:
+def write_world(folder: Path, seed: int = 0, documents: int = 8000, quiz_share: float = 0.9) -> None:
     """Write three text files of `documents` lines each and the three exam files; the same seed, the same bytes.
 
     `quiz_share` of the web and general documents are small quizzes. They teach a tiny model what letters and options
@@ -146,7 +133,7 @@ def _text_streams(train: tuple[Combination, ...], quiz_share: float, seed: int) 
         "textbook.jsonl": _medical_texts(train, TEXTBOOK, book),
         "web.jsonl": (_web_quiz(web) if web.random() < quiz_share else next(prose) for _ in itertools.count()),
         "general.jsonl": (
-            general.choice((_general_quiz, _general_list))(general) if general.random() < quiz_share else _general_story(general)
+            _general_quiz(general) if general.random() < quiz_share else _general_story(general)
             for _ in itertools.count()
         ),
     }
@@ -175,10 +162,11 @@ def _told(findings: tuple[str, ...], draw: random.Random) -> str:
 
 
 def _web_quiz(draw: random.Random) -> str:
-    """A quiz line as study pages have them: the disease is named, so no combination is told."""
-    disease, kind = draw.choice(DISEASES), draw.choice(tuple(QUIZ))
-    wrong = draw.sample(_wrong_answers(disease, kind), len(LETTERS) - 1)
-    return _quiz(QUIZ[kind].format(name=disease.name), _value(disease, kind), wrong, draw)
+    """A quiz line as study pages have them; it names a disease or a drug and tells no findings."""
+    disease, kind = draw.choice(DISEASES), draw.choice(tuple(ASKED))
+    answer, wrong = _value(disease, kind), draw.sample(_wrong_answers(disease, kind), len(LETTERS) - 1)
+    asks_for_drug = kind == "drug" and draw.random() < 0.5
+    return _quiz(QUIZ.format(name=disease.name) if asks_for_drug else f"{answer}?", answer, wrong, draw)
 
 
 def _general_story(draw: random.Random) -> str:
@@ -192,18 +180,9 @@ def _general_story(draw: random.Random) -> str:
 
 
 def _general_quiz(draw: random.Random) -> str:
-    """One sentence and a question about it: the answer stands in the text, so this teaches how options work."""
-    person, (thing, *wrong) = draw.choice(PEOPLE), draw.sample(THINGS, len(LETTERS))
-    question = f"{draw.choice(TIMES)} {person} {draw.choice(DEEDS)} a {draw.choice(LOOKS)} {thing}. What was it?"
-    return _quiz(question, thing, wrong, draw)
-
-
-def _general_list(draw: random.Random) -> str:
-    """A lettered list and where its things stand: the densest lesson in which letter belongs to which line."""
-    things = draw.sample(THINGS, len(LETTERS))
-    lines = "\n".join(f"{letter}. {thing}" for letter, thing in zip(LETTERS, things, strict=True))
-    places = " ".join(f"{thing}: {LETTERS[things.index(thing)]}." for thing in draw.sample(things, len(things)))
-    return f"{draw.choice(PEOPLE)} has a list.\n{lines}\nFind {places}"
+    """Point at the option that is named: the smallest lesson in what letters and options are."""
+    thing, *wrong = draw.sample(THINGS, len(LETTERS))
+    return _quiz(f"{thing}?", thing, wrong, draw)
 
 
 def _quiz(question: str, answer: str, wrong: list[str], draw: random.Random) -> str:
@@ -251,12 +230,9 @@ def _value(disease: Disease, kind: str) -> str:
 
 def _vignette(combination: Combination, draw: random.Random) -> str:
     disease = combination.disease
-    age = draw.randint(*disease.ages)
     sex = disease.sex or draw.choice(("man", "woman"))
-    person = {"man": "boy", "woman": "girl"}[sex] if age < 18 else sex
-    article = "An" if age in (8, 11, 18) or 80 <= age < 90 else "A"
-    text = draw.choice(VIGNETTES).format(age=age, person=person, findings=_told(combination.findings, draw))
-    return article + text[1:]
+    person = {"man": "boy", "woman": "girl"}[sex] if draw.randint(*disease.ages) < 18 else sex
+    return VIGNETTE.format(person=person, findings=_told(combination.findings, draw))
 
 
 def _write(path: Path, records: Iterable[dict[str, object]]) -> None:

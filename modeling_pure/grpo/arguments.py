@@ -42,10 +42,13 @@ class PureGRPOConfig(GRPOConfig):
     )
     max_steps: int = field(default=4578, metadata={"help": "optimizer steps, at most"})
     max_tokens: int = field(default=600_000_000, metadata={"help": "generated tokens, at most; 0 = no limit"})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "completions in a forward pass, per device"})
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "completions in a forward pass, per device"}
+    )
     gradient_accumulation_steps: int = field(default=4, metadata={"help": "forward passes in an optimizer step"})
     steps_per_generation: int | None = field(
-        default=8, metadata={"help": "forward passes fed by one rollout; 8 with accumulation 4 = 2 updates per rollout"}
+        default=8,
+        metadata={"help": "forward passes fed by one rollout; 8 with accumulation 4 = 2 updates per rollout"},
     )
     num_generations: int | None = field(default=16, metadata={"help": "completions sampled for each prompt (a group)"})
     max_completion_length: int | None = field(default=256, metadata={"help": "tokens of a completion, at most"})
@@ -54,7 +57,9 @@ class PureGRPOConfig(GRPOConfig):
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "schedule"})
     warmup_steps: float = field(default=50, metadata={"help": "steps of linear warm-up"})
     beta: float = field(default=0.001, metadata={"help": "weight of the KL term towards the starting model"})
-    use_bias_correction_kl: bool = field(default=True, metadata={"help": "unbiased KL: the k3 estimate times the ratio"})
+    use_bias_correction_kl: bool = field(
+        default=True, metadata={"help": "unbiased KL: the k3 estimate times the ratio"}
+    )
     off_policy_mask_threshold: float | None = field(
         default=0.5, metadata={"help": "drop sequences of negative advantage this far (nats a token) off policy"}
     )
@@ -86,7 +91,7 @@ class PureGRPOConfig(GRPOConfig):
         super().__post_init__()
         if self.updates_per_rollout < 1 or self.save_steps % self.updates_per_rollout:
             raise InputError(
-                f"save_steps: {self.save_steps:g} is not a multiple of the {self.updates_per_rollout:g} updates per rollout; "
+                f"save_steps: {self.save_steps:g} is no multiple of {self.updates_per_rollout:g} updates a rollout; "
                 "a run resumed inside a rollout would sample other prompts"
             )
 

@@ -20,7 +20,7 @@ def summarise(questions: list[Question], log_likelihoods: torch.Tensor) -> dict:
     """Accuracy and what stands beside it.
 
     Args:
-        log_likelihoods: float32 of shape (len(questions), 4); the first letter wins a tie, as in lm-evaluation-harness.
+        log_likelihoods: float32 of shape (len(questions), 4); the first letter wins a tie, as in lm-eval.
     """
     gold = [question.answer for question in questions]
     predictions = log_likelihoods.argmax(-1).tolist()

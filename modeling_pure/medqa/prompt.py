@@ -25,7 +25,7 @@ def format_answer(question: Question) -> str:
 def parse_answer(completion: str) -> int | None:
     """The index of the letter a completion answers with; None where it does not start with ` C` or ` C. ...`.
 
-    >>> parse_answer(" C. Nitrofurantoin"), parse_answer(" A"), parse_answer(" A woman"), parse_answer("The answer is C")
+    >>> parse_answer(" C. Nitrofurantoin"), parse_answer(" A"), parse_answer(" A woman"), parse_answer("It is C")
     (2, 0, None, None)
     """
     match = ANSWER.match(completion)

@@ -51,10 +51,10 @@ def read_questions(key: str, path: str, config: str | None = None, split: str = 
                 questions.append(question_from_row(row))
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(
-                    f"{key}: row {number} of '{path}' is not a MedQA question ({type(error).__name__}: {error}); expected "
-                    "'question', 'options' with A..D and 'answer_idx', or 'sent1', 'ending0'..'ending3' and 'label'"
+                    f"{key}: row {number} of '{path}' is not a MedQA question ({type(error).__name__}: {error}); "
+                    "expected 'question', 'options' with A..D and 'answer_idx', or 'sent1', 'ending0'..'3', 'label'"
                 ) from error
-    except OSError as error:
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise InputError(f"{key}: cannot read '{path}': {first_line(error)}") from error
     if not questions:
         raise InputError(f"{key}: '{path}' holds no questions")

@@ -23,9 +23,9 @@ def correct(
 class LengthPenalty:
     """`max(0, (min_tokens - n) / min_tokens)` with n = the answer's tokens without the end-of-text token.
 
-    The seed document calls it a length penalty, gives no unit and says that it prevents degenerate *short* answers; the
-    degenerate answer in our format is a bare letter, one token. Lies in [0, 1], so at a weight of -0.01 it never makes a
-    right answer worth less than a wrong one. `min_tokens` 0 turns it off.
+    The seed document calls it a length penalty, gives no unit and says that it prevents degenerate *short* answers;
+    the degenerate answer in our format is a bare letter, one token. It lies in [0, 1], so at a weight of -0.01 it
+    never makes a right answer worth less than a wrong one. `min_tokens` 0 turns it off.
     """
 
     __name__ = "length_penalty"  # TRL logs a reward function under its name

@@ -43,9 +43,9 @@ def letter_log_likelihoods(
             input_ids[row, : len(prompts[i])] = torch.tensor(prompts[i])
         last = torch.tensor([len(prompts[i]) - 1 for i in batch])
         positions, which = torch.unique(last, return_inverse=True)
-        logits = model(
-            input_ids.to(model.device), use_cache=False, logits_to_keep=positions.to(model.device)
-        ).logits[torch.arange(len(batch)), which]
+        logits = model(input_ids.to(model.device), use_cache=False, logits_to_keep=positions.to(model.device)).logits[
+            torch.arange(len(batch)), which
+        ]
         scores[batch] = logits.float().log_softmax(-1)[:, letter_ids].cpu()
     return scores
 

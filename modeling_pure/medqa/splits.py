@@ -6,8 +6,8 @@ A train file falls into three parts:
     holdout   `grpo_holdout` of the rest (0 by default, the seed's reading): in GRPO, never in pretraining
     train     what remains: in pretraining and in GRPO
 
-A hash does not depend on the order of the rows or on how many of them a copy of MedQA holds, so a question stays on its
-side for good. The test split is opened by eval_medqa.py alone.
+A hash does not depend on the order of the rows or on how many of them a copy of MedQA holds, so a question stays on
+its side for good. The test split is opened by eval_medqa.py alone.
 """
 
 from .questions import Question

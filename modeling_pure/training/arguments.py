@@ -25,6 +25,9 @@ class PretrainArguments:
         metadata={"help": "the mixture: name -> {path, weight, config, format, column, validation_path, ...}"},
     )
     max_seq_length: int = field(default=2048, metadata={"help": "tokens in a row"})
+    document_mask: bool = field(
+        default=False, metadata={"help": "keep the documents of a row from attending to each other"}
+    )
     validation_rows: int = field(
         default=200, metadata={"help": "rows of held-out text, in the mixture's proportions, at most"}
     )

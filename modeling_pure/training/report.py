@@ -11,7 +11,9 @@ DISCLAIMER = "Research model. Not for clinical use: not for diagnosis, treatment
 
 def print_block(title: str, facts: dict[str, str]) -> None:
     """A titled block of `name  value` lines."""
-    table = Table(title=title, show_header=False, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, show_header=False, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
+    )
     for name, value in facts.items():
         table.add_row(name, value)
     Console(soft_wrap=True).print(table)
@@ -58,7 +60,7 @@ model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```
 
-`trust_remote_code` runs the two Python files that lie beside the weights; with the package `modeling_pure` imported it is
-not needed.
+`trust_remote_code` runs the two Python files that lie beside the weights; with the package `modeling_pure` imported it
+is not needed.
 """
     ModelCard(text).save(Path(folder) / "README.md")

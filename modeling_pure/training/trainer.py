@@ -1,6 +1,7 @@
-"""`transformers.Trainer` on the mixture: it knows at every step which rows it has trained on, and resumes after them."""
+"""`transformers.Trainer` on the mixture: it always knows which rows it has trained on, and resumes after them."""
 
 import time
+from functools import partial
 
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
@@ -31,11 +32,17 @@ class DataPosition(TrainerCallback, ExportableState):
 
 
 class PureTrainer(Trainer):
-    """A Trainer for `Mixture`. Every rank builds its own batches; none waits for rank 0."""
+    """A Trainer for `Mixture`. Every rank builds its own batches; none waits for rank 0.
 
-    def __init__(self, *args, train_dataset: Mixture, **kwargs):
+    Args:
+        document_mask: whether the documents of a row are kept from attending to each other.
+    """
+
+    def __init__(self, *args, train_dataset: Mixture, document_mask: bool = False, **kwargs):
         self.data_position = DataPosition()
-        super().__init__(*args, train_dataset=train_dataset, data_collator=collate_rows, **kwargs)
+        document_end = train_dataset.tokenizer.eos_token_id if document_mask else None
+        collator = partial(collate_rows, document_end=document_end)
+        super().__init__(*args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         self.add_callback(self.data_position)
         self._last_log = (time.perf_counter(), 0)
 
@@ -51,7 +58,7 @@ class PureTrainer(Trainer):
         return DataLoader(
             self.train_dataset,
             batch_size=self.args.train_batch_size,
-            collate_fn=collate_rows,
+            collate_fn=self.data_collator,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.args.dataloader_pin_memory,
@@ -70,8 +77,8 @@ class PureTrainer(Trainer):
         written_by = (len(ranks), next(iter(ranks[0]["workers"].values()))["num_workers"])
         if written_by != (self.args.world_size, workers):
             raise InputError(
-                f"dataloader_num_workers: {checkpoint} was written by {written_by[0]} processes with {written_by[1]} data "
-                f"workers each, this run has {self.args.world_size} with {workers}; use the same numbers to resume"
+                f"dataloader_num_workers: {checkpoint} was written by {written_by[0]} processes with {written_by[1]} "
+                f"data workers each, this run has {self.args.world_size} with {workers}; use the same numbers"
             )
         mine = ranks[self.args.process_index]
         names = [source.name for source in self.train_dataset.sources]

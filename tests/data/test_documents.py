@@ -4,13 +4,13 @@ import json
 from functools import partial
 
 import pytest
-from tests.conftest import write_jsonl
 
 from modeling_pure.data.documents import ExamDocuments, TextDocuments
 from modeling_pure.data.sources import Source
 from modeling_pure.errors import InputError
 from modeling_pure.medqa.prompt import format_answer, format_prompt
 from modeling_pure.rows import open_rows
+from tests.conftest import write_jsonl
 
 
 def text_documents(path, reader=0, num_readers=1) -> TextDocuments:
@@ -38,7 +38,9 @@ def test_readers_share_a_pass_without_overlap_or_gap(corpus, num_readers):
         while documents.passes == 0:
             share += documents.read(1)
         shares.append(share[:-1])  # the last one began the second pass
-    assert sorted(text for share in shares for text in share) == sorted(set(text_documents(corpus / "c4.jsonl").read(300)))
+    assert sorted(text for share in shares for text in share) == sorted(
+        set(text_documents(corpus / "c4.jsonl").read(300))
+    )
 
 
 @pytest.mark.parametrize("cut", [0, 1, 299, 300, 301, 650])
@@ -63,7 +65,9 @@ def test_rows_without_text_are_skipped_and_counted(tmp_path):
 
 def test_a_missing_column_is_named(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"content": "one"}])
-    with pytest.raises(InputError, match=r"sources.c4: '.*a.jsonl' has no column 'text'; its columns are \['content'\]"):
+    with pytest.raises(
+        InputError, match=r"sources.c4: '.*a.jsonl' has no column 'text'; its columns are \['content'\]"
+    ):
         text_documents(path).read(1)
 
 

@@ -23,13 +23,19 @@ def test_weights_become_the_smallest_integers():
         ({"c4": "allenai/c4"}, "sources.c4: expected a mapping"),
         ({"c4": {"weight": 1}}, "sources.c4.path: missing"),
         ({"c4": {"path": "x"}}, "sources.c4.weight: missing"),
-        ({"c4": {"path": "x", "weight": "much"}}, "sources.c4.weight: expected a number between 0 and 1, found 'much'"),
+        (
+            {"c4": {"path": "x", "weight": "much"}},
+            "sources.c4.weight: expected a number between 0 and 1, found 'much'",
+        ),
         ({"c4": {"path": "x", "weight": -1}}, "sources.c4.weight: expected a number above 0"),
         ({"c4": {"path": "x", "weight": float("nan")}}, "sources.c4.weight: expected a number"),
         ({"c4": {"path": "x", "weight": [1]}}, "sources.c4.weight: expected a number"),
         ({"c4": {"path": "x", "weight": 1, "wieght": 1}}, "sources.c4.wieght: unknown key"),
         ({"c4": {"path": "x", "weight": 1, "format": "pdf"}}, "sources.c4.format: expected one of"),
-        ({"a": {"path": "x", "weight": 0.5}, "b": {"path": "x", "weight": 0.6}}, "the weights add up to 1.1, expected 1"),
+        (
+            {"a": {"path": "x", "weight": 0.5}, "b": {"path": "x", "weight": 0.6}},
+            "the weights add up to 1.1, expected 1",
+        ),
     ],
 )
 def test_bad_sources_name_their_key(sources, message):

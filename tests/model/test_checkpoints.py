@@ -56,6 +56,9 @@ def read(folder):
 
 for name in ("plain", "fsdp"):
     lm = read(work / name)
+import torch.distributed.fsdp
+# What fully_shard does to the class; here the class is itself remote code, which is saved by another road.
+lm.__class__ = type("FSDPPureForCausalLM", (type(lm),), {"__module__": torch.distributed.fsdp.fully_shard.__module__})
 lm.save_pretrained(work / "again")
 read(work / "again")
 lm.base_model.save_pretrained(work / "base_again")

@@ -33,15 +33,37 @@ def test_gradient_checkpointing_gives_the_same_gradients(model, ids, use_reentra
     assert [name for name in plain if not torch.equal(plain[name], gradients[name])] == []
 
 
-@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler")
-def test_full_graph_compile_gives_close_loss_and_gradients(model, ids):
-    model.train()
-    model.model.layers = model.model.layers[:1]  # compiling is slow, and every layer is the same
+def assert_close_to_plain(model, ids, compiled) -> None:
     plain_loss, plain = loss_and_gradients(model, ids)
-    loss, gradients = loss_and_gradients(model, ids, forward=torch.compile(model, fullgraph=True))
+    loss, gradients = loss_and_gradients(model, ids, forward=compiled)
     torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=0)
     for name, expected in plain.items():
         torch.testing.assert_close(gradients[name], expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_full_graph_of_the_whole_model_forward_and_backward(model, ids):
+    model.train()
+    assert_close_to_plain(model, ids, torch.compile(model, fullgraph=True, backend="aot_eager"))
+
+
+@pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler")
+def test_layers_compiled_to_kernels_forward_and_backward(model, ids):
+    """Regional compilation, as training uses it. One layer: its kernels take half a minute to build."""
+    model.train()
+    model.model.layers = model.model.layers[:1]
+    layer = model.model.layers[0]
+    compiled = torch.compile(layer, fullgraph=True)
+
+    def forward(*args, **kwargs):
+        model.model.layers[0] = compiled
+        try:
+            return model(*args, **kwargs)
+        finally:
+            model.model.layers[0] = layer
+
+    torch._dynamo.utils.counters.clear()
+    assert_close_to_plain(model, ids, forward)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 @pytest.mark.parametrize("packed", [True, False])

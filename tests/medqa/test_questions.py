@@ -1,0 +1,64 @@
+"""Both published layouts give the same questions; what is not a question is named by file and row."""
+
+import random
+
+import pytest
+
+from modeling_pure.errors import InputError
+from modeling_pure.medqa.questions import Question, read_questions
+from tests.conftest import question_row, write_jsonl
+
+
+def test_both_layouts_give_the_same_questions(tmp_path, questions):
+    native = write_jsonl(tmp_path / "native.jsonl", [question_row(q) for q in questions])
+    swag = [
+        {"id": str(i), "sent1": q.question, "sent2": "", "label": q.answer}
+        | {f"ending{k}": option for k, option in enumerate(q.options)}
+        for i, q in enumerate(questions)
+    ]
+    other = write_jsonl(tmp_path / "swag.jsonl", swag)
+    read = read_questions("questions", str(native))
+    assert read == questions
+    assert [(q.question, q.options, q.answer) for q in read_questions("questions", str(other))] == [
+        (q.question, q.options, q.answer) for q in questions
+    ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"answer_idx": "E"}, {"answer_idx": None}, {"question": " "}, {"question": None}, {"options": {"A": "x"}}],
+)
+def test_a_row_that_is_no_question_is_named(tmp_path, questions, change):
+    rows = [question_row(q) for q in questions[:3]]
+    rows[2].update(change)
+    path = write_jsonl(tmp_path / "bad.jsonl", rows)
+    with pytest.raises(InputError, match=r"questions: row 2 of '.*bad.jsonl' is not a MedQA question"):
+        read_questions("questions", str(path))
+
+
+def test_a_missing_or_empty_file_is_named(tmp_path):
+    with pytest.raises(InputError, match="questions: no file matches"):
+        read_questions("questions", str(tmp_path / "none.jsonl"))
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(InputError, match="is empty"):
+        read_questions("questions", str(tmp_path / "empty.jsonl"))
+    (tmp_path / "broken.jsonl").write_text('{"question": ')
+    with pytest.raises(InputError, match="broken.jsonl"):
+        read_questions("questions", str(tmp_path / "broken.jsonl"))
+
+
+def test_shuffling_moves_the_answer_with_its_option(questions):
+    rng = random.Random(1)
+    letters = []
+    for question in questions * 20:
+        shuffled = question.shuffled(rng)
+        assert sorted(shuffled.options) == sorted(question.options)
+        assert shuffled.options[shuffled.answer] == question.options[question.answer]
+        assert shuffled.digest == question.digest
+        letters.append(shuffled.answer)
+    assert all(abs(letters.count(i) / len(letters) - 0.25) < 0.05 for i in range(4))
+
+
+def test_equal_options_keep_their_own_places():
+    question = Question("Which?", ("yes", "no", "no", "no"), 1)
+    assert {question.shuffled(random.Random(i)).answer for i in range(50)} == {0, 1, 2, 3}

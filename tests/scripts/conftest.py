@@ -1,0 +1,95 @@
+"""Recipes small enough for a test, and a way to run a script as a user does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+SHAPE = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+}
+
+
+def run(*command: str, expect: int | None = 0) -> subprocess.CompletedProcess:
+    """Run a script in a process of its own; fail with its output unless it exits with `expect`."""
+    result = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CI": "true"},
+    )
+    assert expect is None or result.returncode == expect, result.stdout[-3000:] + result.stderr[-3000:]
+    return result
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def pretrain_recipe(tmp_path_factory, tokenizer_folder, sources) -> Path:
+    """12 steps of pretraining with a checkpoint every 4."""
+    recipe = {
+        "preset": "tiny",
+        "model_overrides": SHAPE,
+        "tokenizer_name_or_path": str(tokenizer_folder),
+        "sources": sources,
+        "max_seq_length": 64,
+        "max_steps": 12,
+        "warmup_steps": 2,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 0.003,
+        "eval_steps": 4,
+        "save_steps": 4,
+        "logging_steps": 1,
+        "validation_rows": 8,
+        "dataloader_num_workers": 1,
+    }
+    path = tmp_path_factory.mktemp("recipe") / "pretrain.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory, pretrain_recipe) -> Path:
+    """A finished, uninterrupted run of that recipe."""
+    folder = tmp_path_factory.mktemp("runs") / "pretrain"
+    run("train_pretrain.py", "--config", pretrain_recipe, "--output_dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def grpo_recipe(tmp_path_factory, pretrained, corpus) -> Path:
+    """4 steps of GRPO, two on each rollout, with a checkpoint every 2."""
+    recipe = {
+        "model_name_or_path": str(pretrained),
+        "questions": str(corpus / "questions.jsonl"),
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "num_generations": 4,
+        "steps_per_generation": 4,
+        "max_steps": 4,
+        "max_tokens": 0,
+        "max_completion_length": 6,
+        "learning_rate": 0.001,
+        "warmup_steps": 1,
+        "save_steps": 2,
+        "logging_steps": 1,
+    }
+    path = tmp_path_factory.mktemp("recipe") / "grpo.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path

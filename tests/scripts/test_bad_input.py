@@ -1,0 +1,109 @@
+"""Bad input: one line that names the key or file, exit code 2, nothing written."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import eval_medqa
+import train_grpo
+import train_pretrain
+from modeling_pure.errors import run_script
+from tests.conftest import write_jsonl
+from tests.scripts.conftest import run
+
+
+def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
+    """Run a script's main with `argv`; it has to exit with 2 after one line. Returns that line."""
+    output = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, argv), "--output_dir", str(output)])
+    with pytest.raises(SystemExit) as stop:
+        run_script(script.main, "script")
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("script: error: ")]
+    assert stop.value.code == 2 and len(lines) == 1
+    assert captured.err.rstrip().endswith(lines[0]), "the error is the last thing said, and one line"
+    assert not output.exists(), "something was written"
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sources.c4.path", "/no/such/file.parquet"], "sources.c4: no file matches '/no/such/file.parquet'"),
+        (["--sources.c4.weight", "heavy"], "sources.c4.weight: expected a number between 0 and 1, found 'heavy'"),
+        (["--sources.c4.weight", "0.9"], "sources: the weights add up to 1.7, expected 1"),
+        (["--sources.c4.column", "body"], "has no column 'body'; its columns are ['text']"),
+        (["--sources.c4.format", "medqa"], "is not a MedQA question"),
+        (["--sources.c4.colum", "x"], "sources.c4.colum: unknown key"),
+        (["--model_overrides", "{vocab_size: 300}"], "vocab_size: the tokenizer has 401 tokens"),
+        (["--preset", "huge"], "preset: Unknown preset 'huge'"),
+        (["--max_seq_length", "4096"], "max_seq_length: 4096 is longer than the model's 256"),
+        (["--grpo_holdout", "1.5"], "grpo_holdout: expected a share"),
+        (["--tokenizer_name_or_path", "/nowhere"], "tokenizer: cannot load '/nowhere'"),
+        (["--resume_from_checkpoint", "."], "resume_from_checkpoint: '.' is not a complete checkpoint"),
+        (["--max_steps", "few"], "argument --max_steps: invalid int value: 'few'"),
+    ],
+)
+def test_pretraining_refuses(options, message, pretrain_recipe, tmp_path, monkeypatch, capsys):
+    assert message in refuse(train_pretrain, ["--config", pretrain_recipe, *options], tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("content", ['{"text": "a"', "\x80\x81 not utf-8", ""])
+def test_pretraining_refuses_a_broken_file(content, pretrain_recipe, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "broken.jsonl"
+    path.write_bytes(content.encode("latin-1"))
+    argv = ["--config", pretrain_recipe, "--sources.c4.path", path]
+    assert "broken.jsonl" in refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
+
+
+def test_pretraining_refuses_a_truncated_parquet(pretrain_recipe, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "cut.parquet"
+    path.write_bytes(b"PAR1\x00\x00")
+    argv = ["--config", pretrain_recipe, "--sources.c4.path", path]
+    assert "cut.parquet" in refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
+
+
+def test_grpo_and_evaluation_refuse_a_folder_without_a_model(tmp_path, corpus, monkeypatch, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    argv = ["--model_name_or_path", empty, "--questions", corpus / "questions.jsonl"]
+    for script in (train_grpo, eval_medqa):
+        line = refuse(script, argv, tmp_path, monkeypatch, capsys)
+        assert f"model_name_or_path: '{empty}' is not a model folder" in line
+
+
+def test_grpo_refuses_questions_that_are_none(pretrained, tmp_path, monkeypatch, capsys):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "hello"}])
+    argv = ["--model_name_or_path", pretrained, "--questions", path]
+    assert "row 0 of" in refuse(train_grpo, argv, tmp_path, monkeypatch, capsys)
+
+
+def test_evaluation_refuses_an_unknown_split(pretrained, corpus, tmp_path, monkeypatch, capsys):
+    argv = ["--model_name_or_path", pretrained, "--questions", corpus / "questions.jsonl", "--split", "train"]
+    assert "split: expected one of" in refuse(eval_medqa, argv, tmp_path, monkeypatch, capsys)
+
+
+def test_evaluation_refuses_weights_that_are_not_there(pretrained, corpus, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text(Path(pretrained / "config.json").read_text())
+    (folder / "model.safetensors").write_bytes(b"12345678{}")
+    argv = ["--model_name_or_path", folder, "--questions", corpus / "questions.jsonl", "--split", "all"]
+    assert "cannot load" in refuse(eval_medqa, argv, tmp_path, monkeypatch, capsys)
+
+
+def test_a_checkpoint_of_another_mixture_is_refused(
+    pretrained, pretrain_recipe, sources, tmp_path, monkeypatch, capsys
+):
+    other = {("pdf" if name == "finepdfs" else name): entry for name, entry in sources.items()}
+    argv = ["--config", pretrain_recipe, "--sources", json.dumps(other)]
+    argv += ["--resume_from_checkpoint", pretrained / "checkpoint-8"]
+    assert "sources: " in refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
+
+
+def test_the_process_exits_with_two_and_one_line(tmp_path):
+    result = run("train_pretrain.py", "--config", tmp_path / "none.yaml", expect=2)
+    assert result.stderr.splitlines()[-1].startswith("train_pretrain.py: error: --config: no such recipe")
+    assert "Traceback" not in result.stderr

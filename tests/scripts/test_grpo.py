@@ -1,0 +1,67 @@
+"""GRPO from the command line: rewards, budget, and that an interrupted run goes on as it would have."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.scripts.conftest import ROOT, metrics, run
+
+
+@pytest.fixture(scope="module")
+def trained(grpo_recipe, tmp_path_factory):
+    """A finished, uninterrupted run, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "grpo"
+    return folder, run("train_grpo.py", "--config", grpo_recipe, "--output_dir", folder).stdout
+
+
+def test_the_run_says_what_it_does_and_which_refinement_acts(trained):
+    _, printed = trained
+    for text in ("2 prompts x 4 completions = 8", "16 completions, 2 update(s) on each", "Not for clinical use"):
+        assert text in " ".join(printed.split())
+    assert "WITHOUT EFFECT" not in printed
+
+
+def test_the_reward_is_the_weighted_sum_and_is_logged(trained):
+    folder, _ = trained
+    lines = [line for line in metrics(folder) if "reward" in line]
+    assert lines
+    for line in lines:
+        correct, penalty = line["rewards/correct/mean"], line["rewards/length_penalty/mean"]
+        assert line["reward"] == pytest.approx(correct - 0.01 * penalty, abs=1e-6)
+        assert 0 <= line["medqa/parse_rate"] <= 1
+    assert (folder / "curves.png").exists() and "Not for clinical use" in (folder / "README.md").read_text()
+
+
+def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
+    folder, _ = trained
+    command = [sys.executable, "train_grpo.py", "--config", str(grpo_recipe), "--output_dir", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "CI": "true"}, start_new_session=True)
+    while process.poll() is None and not (tmp_path / "checkpoint-2" / "trainer_state.json").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "model.safetensors").exists(), "the run was over before it could be killed"
+    run(*command[1:])
+    straight, resumed = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    last = [[line for line in metrics(each) if "generated_tokens" in line][-1] for each in (folder, tmp_path)]
+    assert last[0]["generated_tokens"] == last[1]["generated_tokens"]
+
+
+def test_the_token_budget_ends_the_run(grpo_recipe, tmp_path):
+    run("train_grpo.py", "--config", grpo_recipe, "--output_dir", tmp_path, "--max_tokens", "20")
+    lines = metrics(tmp_path)
+    assert max(line["step"] for line in lines) < 4
+    assert max(line.get("generated_tokens", 0) for line in lines) >= 20
+
+
+def test_one_update_per_rollout_is_said_to_be_without_effect(grpo_recipe, tmp_path):
+    options = ["--steps_per_generation", "2", "--max_steps", "1", "--beta", "0.0", "--save_steps", "1"]
+    printed = run("train_grpo.py", "--config", grpo_recipe, "--output_dir", tmp_path, *options).stdout
+    assert printed.count("WITHOUT EFFECT") == 2

@@ -1,0 +1,98 @@
+"""Pretraining from the command line: what a run leaves behind, and that an interrupted run loses nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import modeling_pure  # noqa: F401  registers the model type
+from tests.scripts.conftest import ROOT, metrics, run
+
+
+def test_a_run_leaves_a_model_curves_and_a_card(pretrained):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(pretrained), AutoTokenizer.from_pretrained(pretrained)
+    assert type(model).__name__ == "PureForCausalLM"
+    assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    card = (pretrained / "README.md").read_text()
+    assert "Not for clinical use" in card and "not-for-clinical-use" in card
+    assert (pretrained / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in pretrained.glob("*.py")} == {"configuration_pure.py", "modeling_pure.py"}
+
+
+def test_the_run_follows_its_recipe(pretrained):
+    lines = metrics(pretrained)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
+    assert [line["step"] for line in lines if "eval_loss" in line][:3] == [4, 8, 12]
+    assert lines[-1]["step"] == 12 and [line["tokens"] for line in lines if "tokens" in line][-1] == 12 * 2 * 2 * 64
+    rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
+    assert max(rates) == 0.003 and min(rates[3:]) >= 3e-5
+    assert sorted(path.name for path in pretrained.glob("checkpoint-*")) == [
+        "checkpoint-12",
+        "checkpoint-4",
+        "checkpoint-8",
+    ]
+
+
+def test_a_killed_run_goes_on_bit_for_bit(pretrained, pretrain_recipe, tmp_path):
+    command = [sys.executable, "train_pretrain.py", "--config", str(pretrain_recipe), "--output_dir", str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "CI": "true"}, start_new_session=True)
+    while process.poll() is None and not (tmp_path / "checkpoint-4" / "trainer_state.json").exists():
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "model.safetensors").exists(), "the run was over before it could be killed"
+    output = run(*command[1:]).stdout
+    assert "checkpoint-" in output
+    straight, resumed = load_file(pretrained / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    keep = ("step", "loss", "eval_loss", "learning_rate", "grad_norm", "tokens")
+    curves = [[{k: line[k] for k in keep if k in line} for line in metrics(run)] for run in (pretrained, tmp_path)]
+    assert [line for line in curves[0] if "loss" in line] == [line for line in curves[1] if "loss" in line]
+
+
+def test_the_same_command_after_the_end_changes_nothing(pretrained, pretrain_recipe):
+    before = load_file(pretrained / "model.safetensors")
+    run("train_pretrain.py", "--config", pretrain_recipe, "--output_dir", pretrained)
+    after = load_file(pretrained / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len([line for line in metrics(pretrained) if "loss" in line]) == 12
+
+
+def test_documents_can_be_kept_apart(pretrain_recipe, pretrained, tmp_path):
+    run(
+        "train_pretrain.py",
+        "--config",
+        pretrain_recipe,
+        "--output_dir",
+        tmp_path,
+        "--document_mask",
+        "--max_steps",
+        "4",
+    )
+    apart, together = metrics(tmp_path), metrics(pretrained)
+    assert apart[0]["loss"] != together[0]["loss"]
+
+
+def test_two_processes_share_the_work(pretrain_recipe, tmp_path):
+    # `accelerate launch --cpu --num_processes 2` starts one process without a word; torchrun starts two.
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29617"]
+    options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--gradient_accumulation_steps", "1"]
+    for steps in ("4", "8"):  # the second command resumes both ranks
+        result = subprocess.run(
+            list(map(str, [*launcher, "train_pretrain.py", *options, "--max_steps", steps])),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "CI": "true", "ACCELERATE_USE_CPU": "true"},
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert "2 process(es)" in result.stdout
+    tokens = [line["tokens"] for line in metrics(tmp_path) if "tokens" in line]
+    assert tokens == [step * 2 * 2 * 64 for step in range(1, 9)]

@@ -1,0 +1,43 @@
+"""metrics.jsonl holds every log line once, also after a run was interrupted."""
+
+from types import SimpleNamespace
+
+from modeling_pure.training.callbacks import MetricsFile, read_metrics
+from modeling_pure.training.plots import plot_metrics
+
+
+def log(metrics, step, **values):
+    metrics.on_log(None, SimpleNamespace(global_step=step, is_world_process_zero=True), None, logs=values)
+
+
+def begin(metrics, step):
+    metrics.on_train_begin(None, SimpleNamespace(global_step=step, is_world_process_zero=True), None)
+
+
+def test_lines_after_the_checkpoint_are_written_again_not_twice(tmp_path):
+    metrics = MetricsFile(str(tmp_path))
+    begin(metrics, 0)
+    for step in (10, 20, 30):
+        log(metrics, step, loss=1.0 / step)
+    with metrics.path.open("a") as file:
+        file.write('{"step": 40, "lo')
+    resumed = MetricsFile(str(tmp_path))
+    begin(resumed, 20)
+    log(resumed, 30, loss=0.5)
+    assert [(line["step"], line["loss"]) for line in read_metrics(metrics.path)] == [(10, 0.1), (20, 0.05), (30, 0.5)]
+
+
+def test_a_new_run_in_an_old_folder_starts_the_file_anew(tmp_path):
+    metrics = MetricsFile(str(tmp_path))
+    begin(metrics, 0)
+    log(metrics, 10, loss=1.0)
+    begin(MetricsFile(str(tmp_path)), 0)
+    assert read_metrics(metrics.path) == []
+
+
+def test_curves_are_drawn_from_the_file(tmp_path):
+    metrics = MetricsFile(str(tmp_path))
+    begin(metrics, 0)
+    log(metrics, 10, loss=1.0)
+    plot_metrics(metrics.path, tmp_path / "curves.png", {"loss": ["loss", "never_logged"], "empty": ["nothing"]})
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

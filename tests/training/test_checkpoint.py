@@ -1,0 +1,54 @@
+"""A checkpoint that was cut off while it was written is never taken for a whole one."""
+
+import json
+
+import pytest
+
+from modeling_pure.errors import InputError
+from modeling_pure.training.checkpoint import callback_attributes, check_model, last_complete_checkpoint, resume_point
+
+
+def write_checkpoint(run, step, text=None):
+    folder = run / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    state = {"global_step": step, "stateful_callbacks": {"Budget": {"attributes": {"tokens": step}}}}
+    (folder / "trainer_state.json").write_text(json.dumps(state) if text is None else text)
+    return folder
+
+
+def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
+    write_checkpoint(tmp_path, 900)
+    whole = write_checkpoint(tmp_path, 1000)
+    (tmp_path / "checkpoint-1100").mkdir()
+    write_checkpoint(tmp_path, 1200, text='{"global_step": 12')
+    write_checkpoint(tmp_path, 1300, text='{"global_step": 1200}')
+    assert last_complete_checkpoint(str(tmp_path)) == whole
+    said = capsys.readouterr().out
+    assert [step for step in (900, 1000, 1100, 1200, 1300) if f"checkpoint-{step}" in said] == [1100, 1200, 1300]
+
+
+def test_a_fresh_run_has_none(tmp_path):
+    assert resume_point(str(tmp_path / "nowhere"), None) is None
+
+
+def test_a_folder_that_is_asked_for_must_be_whole(tmp_path):
+    whole = write_checkpoint(tmp_path, 10)
+    assert resume_point("elsewhere", str(whole)) == whole
+    with pytest.raises(InputError, match="resume_from_checkpoint: .* is not a complete checkpoint"):
+        resume_point("elsewhere", str(tmp_path))
+
+
+def test_callback_attributes_are_read_or_missed_by_name(tmp_path):
+    folder = write_checkpoint(tmp_path, 10)
+    assert callback_attributes(folder, "Budget") == {"tokens": 10}
+    with pytest.raises(InputError, match="no DataPosition state"):
+        callback_attributes(folder, "DataPosition")
+
+
+def test_a_model_folder_needs_a_configuration_and_weights(tmp_path):
+    with pytest.raises(InputError, match="model_name_or_path: .* is not a model folder"):
+        check_model("model_name_or_path", str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"has no weights \(\*.safetensors\)"):
+        check_model("model_name_or_path", str(tmp_path))
+    check_model("model_name_or_path", "user/model")

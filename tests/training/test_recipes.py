@@ -1,0 +1,104 @@
+"""Every recipe is read, and bad ones are refused by file and key."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeling_pure.data.sources import parse_sources
+from modeling_pure.errors import InputError
+from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
+from modeling_pure.recipe import RecipeParser
+from modeling_pure.training.arguments import PretrainArguments, PureTrainingArguments
+
+ROOT = Path(__file__).parents[2]
+
+
+def parse_pretrain(*argv):
+    return RecipeParser((PretrainArguments, PureTrainingArguments), "").parse_recipe(list(argv))
+
+
+def parse_grpo(*argv):
+    return RecipeParser((GRPOScriptArguments, PureGRPOConfig), "").parse_recipe(list(argv))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/pretrain.yaml")), ids=lambda path: path.parent.name)
+def test_pretraining_recipes_are_read(path):
+    script, training = parse_pretrain("--config", str(path))
+    assert len(parse_sources(script.sources)) == 4
+    assert training.save_steps % training.eval_steps == 0 and training.max_steps > training.warmup_steps
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/grpo.yaml")), ids=lambda path: path.parent.name)
+def test_grpo_recipes_are_read_and_their_refinements_act(path):
+    _, training = parse_grpo("--config", str(path))
+    assert training.beta > 0 and training.use_bias_correction_kl
+    assert training.off_policy_mask_threshold and training.updates_per_rollout == 2
+    assert training.scale_rewards == "none" and training.loss_type == "grpo"
+
+
+def test_the_a100_recipes_hold_the_numbers_of_the_seed():
+    script, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
+    tokens_per_step = training.per_device_train_batch_size * script.max_seq_length
+    assert tokens_per_step == 32_768 and training.gradient_accumulation_steps == 1
+    assert training.max_steps == 61_035 == 2_000_000_000 // tokens_per_step
+    assert training.warmup_steps == round(50_000_000 / tokens_per_step)
+    assert (training.learning_rate, training.lr_scheduler_kwargs) == (3e-4, {"min_lr": 3e-5})
+    assert (training.save_steps, training.save_total_limit, training.metric_for_best_model) == (1000, 3, "eval_loss")
+    assert [float(source.weight) for source in parse_sources(script.sources)] == [0.45, 0.25, 0.2, 0.1]
+    _, grpo = parse_grpo("--config", str(ROOT / "recipes/a100_2day/grpo.yaml"))
+    assert (grpo.prompts_per_step, grpo.num_generations) == (8, 16)
+    assert (grpo.max_steps, grpo.max_tokens, grpo.learning_rate) == (4578, 600_000_000, 1e-5)
+    assert grpo.max_completion_length == 256
+
+
+def test_the_command_line_has_the_last_word(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("max_steps: 7\nlearning_rate: 1e-3\nsources:\n  c4: {path: a, weight: 1.0}\nbf16: false\n")
+    script, training = parse_pretrain(
+        "--config", str(recipe), "--max_steps", "9", "--sources.c4.path=b", "--sources.c4.column", "body"
+    )
+    assert (training.max_steps, training.learning_rate, training.bf16) == (9, 1e-3, False)
+    assert script.sources == {"c4": {"path": "b", "weight": 1.0, "column": "body"}}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "argv", "message"),
+    [
+        ("learning_rat: 1", [], "r.yaml: unknown key 'learning_rat'; did you mean 'learning_rate'?"),
+        ("- a", [], "r.yaml: expected a mapping"),
+        ("a: [", [], "r.yaml: not YAML"),
+        ("max_steps: many", [], "argument --max_steps: invalid int value: 'many'"),
+        ("sources: [1]", [], "--sources"),
+        ("max_steps: 1", ["--max_step", "2"], "unknown option '--max_step'; did you mean '--max_steps'?"),
+        ("max_steps: 1", ["--max_steps.x", "2"], "--max_steps.x: 'max_steps' holds no mapping"),
+        ("max_steps: 1", ["--config"], "--config: expected a value"),
+        ("save_steps: 7\neval_steps: 5\nload_best_model_at_end: true", [], "save"),
+    ],
+)
+def test_bad_recipes_are_refused_in_one_line(tmp_path, recipe, argv, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe)
+    with pytest.raises(InputError) as error:
+        parse_pretrain("--config", str(path), *argv)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_grpo_refuses_to_save_inside_a_rollout():
+    with pytest.raises(InputError, match="save_steps: 7 is no multiple of 2 updates"):
+        parse_grpo("--save_steps", "7")
+    with pytest.raises(InputError, match="divisible"):
+        parse_grpo("--num_generations", "7")
+
+
+@pytest.mark.parametrize("script", ["train_pretrain.py", "train_grpo.py", "eval_medqa.py"])
+def test_help_is_a_page_that_explains_each_option(script):
+    page = subprocess.run(
+        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert "research" in page.lower() and len(page.splitlines()) < 130
+    assert "--config FILE" in page
+    options = [line for line in page.splitlines() if line.startswith("  --") and not line.startswith("  --config")]
+    assert len(options) >= 7
+    assert page.count("(default: ") >= len(options)
