@@ -112,7 +112,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
 def describe_source(source: Source, mixture: Mixture, tokens: int) -> str:
     """A source's share of the run; for questions, which are few, also how often each will be read."""
     weight = float(source.weight)
-    text = f"{weight:6.1%}  {tokens * weight / 1e6:,.1f}M tokens  {source.path}"
+    text = f"{weight:6.1%}  {tokens * weight:15,.0f} tokens  {source.path}"
     if source.format == "medqa":
         passes = tokens * weight / mixture.question_tokens(source.name)
         text += f"  ({len(mixture.questions[source.name]):,} questions, {passes:,.1f} passes)"

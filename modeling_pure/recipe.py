@@ -9,6 +9,7 @@ state; all others of the Hugging Face class below them are accepted too, and nam
 import argparse
 import dataclasses
 import json
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,15 @@ import yaml
 from transformers import HfArgumentParser
 
 from .errors import InputError
+
+
+class RecipeLoader(yaml.SafeLoader):
+    """YAML in which 3e-5 is a number, as everywhere else; PyYAML wants 3.0e-5."""
+
+
+RecipeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -120,7 +130,7 @@ def read_recipe(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise InputError(f"--config: no such recipe '{path}'")
     try:
-        recipe = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        recipe = yaml.load(Path(path).read_text(encoding="utf-8"), RecipeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
@@ -135,7 +145,7 @@ def override(recipe: dict[str, Any], dotted: str, value: str) -> None:
         recipe = recipe.setdefault(parent, {})
         if not isinstance(recipe, dict):
             raise InputError(f"--{dotted}: '{parent}' holds no mapping")
-    recipe[last] = yaml.safe_load(value)
+    recipe[last] = yaml.load(value, RecipeLoader)
 
 
 def as_arguments(key: str, value: Any) -> list[str]:
@@ -151,7 +161,7 @@ def as_arguments(key: str, value: Any) -> list[str]:
 
 def parse_mapping(text: str) -> dict:
     """A mapping written as JSON or YAML."""
-    value = yaml.safe_load(text)
+    value = yaml.load(text, RecipeLoader)
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a mapping, found {text!r}")
     return value

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,18 @@ def run(*command: str, expect: int | None = 0) -> subprocess.CompletedProcess:
     )
     assert expect is None or result.returncode == expect, result.stdout[-3000:] + result.stderr[-3000:]
     return result
+
+
+def kill_once_written(file: Path, *command: str) -> None:
+    """Run a script and kill -9 it, with its workers, as soon as `file` is there."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], cwd=ROOT, env={**os.environ, "CI": "true"}, start_new_session=True
+    )
+    while process.poll() is None and not file.exists():
+        time.sleep(0.02)
+    assert process.poll() is None, "the run was over before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def metrics(folder: Path) -> list[dict]:

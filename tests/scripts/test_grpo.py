@@ -1,16 +1,10 @@
 """GRPO from the command line: rewards, budget, and that an interrupted run goes on as it would have."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.scripts.conftest import ROOT, metrics, run
+from tests.scripts.conftest import kill_once_written, metrics, run
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +34,10 @@ def test_the_reward_is_the_weighted_sum_and_is_logged(trained):
 
 def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
     folder, _ = trained
-    command = [sys.executable, "train_grpo.py", "--config", str(grpo_recipe), "--output_dir", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "CI": "true"}, start_new_session=True)
-    while process.poll() is None and not (tmp_path / "checkpoint-2" / "trainer_state.json").exists():
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "model.safetensors").exists(), "the run was over before it could be killed"
-    run(*command[1:])
+    command = ["train_grpo.py", "--config", grpo_recipe, "--output_dir", tmp_path]
+    kill_once_written(tmp_path / "checkpoint-2" / "trainer_state.json", *command)
+    assert not (tmp_path / "model.safetensors").exists()
+    run(*command)
     straight, resumed = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     last = [[line for line in metrics(each) if "generated_tokens" in line][-1] for each in (folder, tmp_path)]

@@ -1,17 +1,15 @@
 """Pretraining from the command line: what a run leaves behind, and that an interrupted run loses nothing."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import modeling_pure  # noqa: F401  registers the model type
-from tests.scripts.conftest import ROOT, metrics, run
+from tests.scripts.conftest import ROOT, kill_once_written, metrics, run
 
 
 def test_a_run_leaves_a_model_curves_and_a_card(pretrained):
@@ -41,14 +39,10 @@ def test_the_run_follows_its_recipe(pretrained):
 
 
 def test_a_killed_run_goes_on_bit_for_bit(pretrained, pretrain_recipe, tmp_path):
-    command = [sys.executable, "train_pretrain.py", "--config", str(pretrain_recipe), "--output_dir", str(tmp_path)]
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "CI": "true"}, start_new_session=True)
-    while process.poll() is None and not (tmp_path / "checkpoint-4" / "trainer_state.json").exists():
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "model.safetensors").exists(), "the run was over before it could be killed"
-    output = run(*command[1:]).stdout
+    command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path]
+    kill_once_written(tmp_path / "checkpoint-4" / "trainer_state.json", *command)
+    assert not (tmp_path / "model.safetensors").exists()
+    output = run(*command).stdout
     assert "checkpoint-" in output
     straight, resumed = load_file(pretrained / "model.safetensors"), load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)

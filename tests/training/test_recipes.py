@@ -74,7 +74,7 @@ def test_the_command_line_has_the_last_word(tmp_path):
         ("max_steps: 1", ["--max_step", "2"], "unknown option '--max_step'; did you mean '--max_steps'?"),
         ("max_steps: 1", ["--max_steps.x", "2"], "--max_steps.x: 'max_steps' holds no mapping"),
         ("max_steps: 1", ["--config"], "--config: expected a value"),
-        ("save_steps: 7\neval_steps: 5\nload_best_model_at_end: true", [], "save"),
+        ("save_steps: 7\neval_steps: 5\nload_best_model_at_end: true", [], "requires the saving steps"),
     ],
 )
 def test_bad_recipes_are_refused_in_one_line(tmp_path, recipe, argv, message):

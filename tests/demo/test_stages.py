@@ -1,0 +1,55 @@
+"""A demo stage is done once, goes on after an interruption, and starts anew when what it was made from has changed."""
+
+import pytest
+
+from modeling_pure.demo import __main__ as demo
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "RUNS", tmp_path)
+    return tmp_path
+
+
+class Work:
+    """Counts its calls and leaves a file."""
+
+    def __init__(self):
+        self.found = []
+
+    def __call__(self, folder):
+        self.found.append(sorted(path.name for path in folder.iterdir() if path.name != "stage.json"))
+        (folder / f"file{len(self.found)}").touch()
+
+
+def test_a_done_stage_is_not_done_again():
+    work = Work()
+    assert demo.run_stage("a", "", b"recipe", work) == demo.run_stage("a", "", b"recipe", work)
+    assert len(work.found) == 1
+
+
+def test_an_interrupted_stage_goes_on_in_its_folder(runs):
+    def interrupted(folder):
+        (folder / "checkpoint").touch()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_stage("a", "", b"recipe", interrupted)
+    work = Work()
+    demo.run_stage("a", "", b"recipe", work)
+    assert work.found == [["checkpoint"]]
+
+
+def test_a_changed_recipe_starts_the_stage_and_all_after_it_anew():
+    first, second = Work(), Work()
+    for recipe in (b"old", b"new"):
+        digest = demo.run_stage("first", "", recipe, first)
+        demo.run_stage("second", digest, b"same", second)
+    assert first.found == [[], []] and second.found == [[], []]
+
+
+def test_a_failing_command_ends_the_demo_with_its_code(monkeypatch):
+    monkeypatch.setattr(demo.sys, "executable", "false")
+    with pytest.raises(SystemExit) as stop:
+        demo.run_command("train_pretrain.py")
+    assert stop.value.code == 1
