@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import modeling_pure  # noqa: F401  registers the model type "pure"
@@ -101,7 +102,7 @@ def load_model(args: EvalArguments) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             args.model_name_or_path, dtype=torch.float32, trust_remote_code=args.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         message = first_line(error)
         raise InputError(f"model_name_or_path: cannot load '{args.model_name_or_path}': {message}") from error
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -19,7 +19,7 @@ from modeling_pure.medqa.rewards import REWARD_WEIGHTS, LengthPenalty, correct
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
-from modeling_pure.training.checkpoint import check_model, resume_point
+from modeling_pure.training.checkpoint import already_finished, check_model, resume_point
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.report import DISCLAIMER, print_block, state_memory, write_model_card
 
@@ -30,6 +30,8 @@ def main() -> None:
     script_args, training_args = parser.parse_recipe(sys.argv[1:])
     check_model("model_name_or_path", script_args.model_name_or_path)
     checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
+    if already_finished(training_args.output_dir, checkpoint, training_args.max_steps):
+        return
     questions = grpo_questions(script_args)
     trainer = build_trainer(script_args, training_args, questions)
     if trainer.is_world_process_zero():

@@ -7,19 +7,22 @@ The same command again continues from the last complete checkpoint.
 """
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from modeling_pure import PureConfig, PureForCausalLM
+from modeling_pure import PRESETS, PureConfig, PureForCausalLM
 from modeling_pure.data.mixture import Mixture, validation_mixture
 from modeling_pure.data.sources import Source, parse_sources
 from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.recipe import RecipeParser
+from modeling_pure.rows import first_line
 from modeling_pure.training.arguments import PretrainArguments, PureTrainingArguments
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
-from modeling_pure.training.checkpoint import resume_point
+from modeling_pure.training.checkpoint import already_finished, resume_point
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.report import DISCLAIMER, print_block, state_memory, training_flops, write_model_card
 from modeling_pure.training.trainer import PureTrainer
@@ -29,19 +32,21 @@ def main() -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
     parser = RecipeParser((PretrainArguments, PureTrainingArguments), description=__doc__)
     script_args, training_args = parser.parse_recipe(sys.argv[1:])
-    trainer, checkpoint = build_trainer(script_args, training_args)
+    checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
+    if already_finished(training_args.output_dir, checkpoint, training_args.max_steps):
+        return
+    trainer = build_trainer(script_args, training_args)
     if trainer.is_world_process_zero():
         describe_run(trainer, checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer)
 
 
-def build_trainer(script_args: PretrainArguments, training_args: PureTrainingArguments):
+def build_trainer(script_args: PretrainArguments, training_args: PureTrainingArguments) -> PureTrainer:
     """Check and build everything; nothing is written before all of the input has been found good."""
     sources = parse_sources(script_args.sources)
     if not 0 <= script_args.grpo_holdout < 1:
         raise InputError(f"grpo_holdout: expected a share from 0 up to 1, found {script_args.grpo_holdout}")
-    checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
     tokenizer = load_tokenizer(script_args.tokenizer_name_or_path)
     config = build_config(script_args, tokenizer)
     mixture = Mixture(
@@ -65,18 +70,26 @@ def build_trainer(script_args: PretrainArguments, training_args: PureTrainingArg
         processing_class=tokenizer,
         callbacks=[MetricsFile(training_args.output_dir)],
     )
-    return trainer, checkpoint
+    return trainer
 
 
 def build_config(script_args: PretrainArguments, tokenizer) -> PureConfig:
     """The preset's configuration, fitted to the tokenizer."""
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    overrides = {**ids, "pad_token_id": tokenizer.pad_token_id, "num_real_tokens": len(tokenizer)}
+    given = script_args.model_overrides or {}
+    for unknown in set(given) - {field.name for field in fields(PureConfig)}:
+        raise InputError(f"model_overrides.{unknown}: PureConfig has no such field")
+    preset = PRESETS.get(script_args.preset, {})
+    check_vocabulary(tokenizer, given.get("vocab_size", preset.get("vocab_size", PureConfig.vocab_size)))
+    fitted = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "num_real_tokens": len(tokenizer),
+    }
     try:
-        config = PureConfig.from_preset(script_args.preset, **{**overrides, **(script_args.model_overrides or {})})
-    except ValueError as error:
-        raise InputError(f"preset: {error}") from error
-    check_vocabulary(tokenizer, config.vocab_size)
+        config = PureConfig.from_preset(script_args.preset, **{**fitted, **given})
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise InputError(f"preset: {first_line(error.__cause__ or error)}") from error
     if script_args.max_seq_length > config.max_position_embeddings:
         raise InputError(
             f"max_seq_length: {script_args.max_seq_length} is longer than the model's {config.max_position_embeddings}"

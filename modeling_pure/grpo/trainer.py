@@ -1,11 +1,13 @@
 """`trl.GRPOTrainer` that counts the tokens it generates and stops at a budget, across processes and resumed runs."""
 
+from pathlib import Path
+
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 
-from ..training.checkpoint import callback_attributes
+from ..training.checkpoint import callback_attributes, checkpoint_step, restore_finished
 
 
 class TokenBudget(TrainerCallback, ExportableState):
@@ -38,6 +40,8 @@ class PureGRPOTrainer(GRPOTrainer):
         if resume_from_checkpoint:
             attributes = callback_attributes(resume_from_checkpoint, TokenBudget.__name__)
             self.token_budget.generated_tokens = attributes["generated_tokens"]
+            if checkpoint_step(Path(resume_from_checkpoint)) >= self.args.max_steps:
+                return restore_finished(self, resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _generate(self, prompts: list):

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from transformers import Trainer, TrainerState
+
 from ..errors import InputError
 
 STATE_FILE = "trainer_state.json"
@@ -57,6 +59,21 @@ def callback_attributes(checkpoint: str | Path, callback: str) -> dict:
         return state["stateful_callbacks"][callback]["attributes"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{checkpoint}: was not written by this kind of run (no {callback} state)") from error
+
+
+def already_finished(output_dir: str, checkpoint: Path | None, max_steps: int) -> bool:
+    """Whether a run's folder holds the model of its last step already; says so."""
+    has_model = any(Path(output_dir).glob("*.safetensors"))
+    finished = checkpoint is not None and has_model and checkpoint_step(checkpoint) >= max_steps
+    if finished:
+        print(f"{output_dir}: finished before, at step {checkpoint_step(checkpoint)}; raise max_steps to go on")
+    return finished
+
+
+def restore_finished(trainer: Trainer, checkpoint: str) -> None:
+    """Take up a run that was stopped after its last step: Trainer would make one step too many."""
+    trainer._load_from_checkpoint(checkpoint)
+    trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
 
 
 def check_model(key: str, name_or_path: str) -> None:

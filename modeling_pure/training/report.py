@@ -1,5 +1,6 @@
 """What people read: the block at the start of a run and the model card at its end."""
 
+import sys
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
@@ -16,7 +17,8 @@ def print_block(title: str, facts: dict[str, str]) -> None:
     )
     for name, value in facts.items():
         table.add_row(name, value)
-    Console(soft_wrap=True).print(table)
+    # Where no one looks at a terminal, lines stay whole, so that a log can be searched.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def state_memory(parameters: int) -> str:

@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from pathlib import Path
 
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
@@ -10,7 +11,7 @@ from transformers.trainer_callback import ExportableState
 
 from ..data.mixture import Mixture, collate_rows
 from ..errors import InputError
-from .checkpoint import callback_attributes
+from .checkpoint import callback_attributes, checkpoint_step, restore_finished
 
 
 class DataPosition(TrainerCallback, ExportableState):
@@ -68,6 +69,8 @@ class PureTrainer(Trainer):
         """Train; with a checkpoint, first put the data where that checkpoint left it."""
         if resume_from_checkpoint:
             self._resume_data(resume_from_checkpoint)
+            if checkpoint_step(Path(resume_from_checkpoint)) >= self.args.max_steps:
+                return restore_finished(self, resume_from_checkpoint)
         self._last_log = (time.perf_counter(), None)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
