@@ -78,8 +78,8 @@ def build_world(folder: Path) -> None:
 def run_command(command: str) -> None:
     """Run one of the scripts, offline, showing the command as one could type it."""
     CONSOLE.rule(f"python {command}", align="left")
-    # Two threads: the model's matrices are too small to share out among more.
-    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2", "PYTHONWARNINGS": "ignore::FutureWarning"}
+    # One thread: on a machine that does anything else, two threads of so small a model mostly wait for each other.
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
     code = subprocess.run([sys.executable, *shlex.split(command)], env={**os.environ, **settings}).returncode
     if code:
         sys.exit(code)

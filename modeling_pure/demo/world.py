@@ -45,7 +45,7 @@ QUIZ = "Best drug for {name}?"
 PEOPLE = ("Anna", "Ben", "Clara", "David", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 DEEDS = ("bought", "found", "painted", "carried", "cleaned", "borrowed", "lost", "liked")
 LOOKS = ("red", "old", "small", "green", "heavy", "new", "blue", "round")
-THINGS = ("bicycle", "basket", "book", "lamp", "chair", "kite", "coat", "boat")
+THINGS = ("bicycle", "basket", "book", "lamp", "chair", "kite", "coat", "boat", "cup", "drum")
 PLACES = ("near the river", "at the market", "in the garden", "behind the school", "by the station", "on the hill")
 TIMES = ("In the morning", "After lunch", "On Sunday", "Before supper", "Last week", "One evening")
 
