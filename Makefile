@@ -13,7 +13,7 @@ demo: .venv/demo-ready
 	$(BIN)/python -m modeling_pure.demo
 
 test: .venv/dev-ready
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 8
 
 lint: .venv/dev-ready
 	$(BIN)/ruff check .

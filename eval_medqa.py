@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import modeling_pure  # noqa: F401  registers the model type "pure"
 from modeling_pure.data.tokenizer import load_tokenizer
-from modeling_pure.errors import InputError, run_script
+from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.medqa.evaluation import (
     RESULTS_FILE,
     SCHEMA_VERSION,
@@ -29,7 +29,6 @@ from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.scoring import letter_log_likelihoods
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.recipe import RecipeParser
-from modeling_pure.rows import first_line
 from modeling_pure.training.checkpoint import check_model
 from modeling_pure.training.report import DISCLAIMER, print_block
 

@@ -17,9 +17,8 @@ from modeling_pure import PRESETS, PureConfig, PureForCausalLM
 from modeling_pure.data.mixture import Mixture, validation_mixture
 from modeling_pure.data.sources import Source, parse_sources
 from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
-from modeling_pure.errors import InputError, run_script
+from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.recipe import RecipeParser
-from modeling_pure.rows import first_line
 from modeling_pure.training.arguments import PretrainArguments, PureTrainingArguments
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, resume_point

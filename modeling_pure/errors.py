@@ -16,3 +16,8 @@ def run_script(main: Callable[[], int | None], name: str) -> None:
         print(f"{name}: error: {error}", file=sys.stderr)
         code = 2
     sys.exit(code or 0)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message: libraries print pages where a user needs one line."""
+    return str(error).strip().split("\n")[0]

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -82,7 +82,7 @@ class RecipeParser(HfArgumentParser):
         try:
             *parsed, unknown = self.parse_args_into_dataclasses(arguments + options, return_remaining_strings=True)
         except (ValueError, TypeError, ImportError) as error:
-            raise InputError(str(error).strip().split("\n")[0]) from error
+            raise InputError(first_line(error)) from error
         if unknown:
             raise InputError(f"unknown option '{unknown[0]}'{suggestion(unknown[0], [f'--{name}' for name in known])}")
         return tuple(parsed[: len(self.dataclass_types)])

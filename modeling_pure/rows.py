@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 LOCAL_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
@@ -58,11 +58,6 @@ def open_rows(key: str, path: str, config: str | None = None, split: str = "trai
     except (FileNotFoundError, ConnectionError, ValueError) as error:
         # DatasetNotFoundError is a FileNotFoundError; a wrong config or split is a ValueError.
         raise InputError(f"{key}: cannot open Hub data set '{path}': {first_line(error)}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message: libraries print pages where a user needs one line."""
-    return str(error).strip().split("\n")[0]
 
 
 def require_columns(key: str, path: str, row: dict, columns: Iterable[str]) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 from datasets import IterableDataset
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..medqa.prompt import format_answer, format_prompt
 from ..medqa.questions import Question
-from ..rows import first_line, require_columns
+from ..rows import require_columns
 from .sources import Source
 
 

@@ -2,8 +2,7 @@
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..errors import InputError
-from ..rows import first_line
+from ..errors import InputError, first_line
 
 PAD_TOKEN = "<|pad|>"
 

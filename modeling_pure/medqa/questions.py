@@ -4,8 +4,8 @@ import hashlib
 import random
 from dataclasses import dataclass, replace
 
-from ..errors import InputError
-from ..rows import first_line, open_rows
+from ..errors import InputError, first_line
+from ..rows import open_rows
 
 LETTERS = "ABCD"
 
