@@ -93,6 +93,8 @@ class ExamDocuments:
     """Questions as the exam prompt with its answer, in another order and with other letters at every pass."""
 
     def __init__(self, questions: list[Question], seed: int, reader: int = 0, num_readers: int = 1):
+        if len(questions) < num_readers:
+            raise InputError(f"sources: {len(questions)} MedQA questions are left for {num_readers} readers")
         self.questions = questions
         self.seed = seed
         self.reader, self.num_readers = reader, num_readers

@@ -123,6 +123,11 @@ def test_exam_readers_share_a_pass(questions):
     assert len(set(stems)) == len(questions)
 
 
+def test_a_source_without_questions_is_refused():
+    with pytest.raises(InputError, match="0 MedQA questions are left for 1 readers"):
+        ExamDocuments([], seed=0)
+
+
 def test_exam_text_is_the_prompt_and_its_answer(questions):
     text = ExamDocuments(questions[:1], seed=0).read(1)[0]
     prompt, answer = text.split("Answer:")
