@@ -18,11 +18,12 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ..data.tokenizer import PAD_TOKEN
+from ..medqa.prompt import format_answer, format_prompt
+from ..medqa.questions import LETTERS, Question, question_from_row
 from .facts import DISEASES, Disease
 
-LETTERS = "ABCD"
 END_OF_TEXT = "<|endoftext|>"
-PAD = "<|pad|>"
 TEXT_FILES = ("textbook.jsonl", "web.jsonl", "general.jsonl")
 EXAM_FILES = ("exam_train.jsonl", "exam_dev.jsonl", "exam_heldout.jsonl")
 
@@ -111,13 +112,13 @@ def train_tokenizer(files: Iterable[Path], folder: Path, vocab_size: int = 2048)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT, PAD],
+        special_tokens=[END_OF_TEXT, PAD_TOKEN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(_texts(files), trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=PAD
+        tokenizer_object=bpe, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, pad_token=PAD_TOKEN
     )
     for letter in LETTERS:
         assert len(tokenizer.encode(f" {letter}")) == 1, f"the answer letter {letter} is not a single token"
@@ -186,10 +187,9 @@ def _general_quiz(draw: random.Random) -> str:
 
 
 def _quiz(question: str, answer: str, wrong: list[str], draw: random.Random) -> str:
-    """The layout of the exam, shorter: options by letter, then the answer's letter and text."""
+    """A short question in the layout of the exam, with its answer."""
     options = draw.sample([answer, *wrong], len(LETTERS))
-    lines = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True))
-    return f"Question: {question}\n{lines}\nAnswer: {LETTERS[options.index(answer)]}. {answer}"
+    return _exam_text(Question(question, tuple(options), options.index(answer)))
 
 
 def _questions(combinations: tuple[Combination, ...], draw: random.Random) -> Iterator[dict[str, object]]:
@@ -245,9 +245,8 @@ def _texts(files: Iterable[Path]) -> Iterator[str]:
         with path.open(encoding="utf-8") as file:
             for line in file:
                 record = json.loads(line)
-                yield record["text"] if "text" in record else _exam_text(record)
+                yield record["text"] if "text" in record else _exam_text(question_from_row(record))
 
 
-def _exam_text(record: dict) -> str:
-    options = "\n".join(f"{letter}. {record['options'][letter]}" for letter in LETTERS)
-    return f"Question: {record['question']}\n{options}\nAnswer: {record['answer_idx']}. {record['answer']}"
+def _exam_text(question: Question) -> str:
+    return format_prompt(question) + format_answer(question)
