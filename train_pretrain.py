@@ -110,7 +110,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (rows of {mixture.row_length})",
             **{f"  {source.name}": describe_source(source, mixture, tokens) for source in mixture.sources},
             "validation": f"{len(trainer.eval_dataset)} held-out rows every {args.eval_steps:g} steps",
-            "compute": f"{tokens * flops / 1e15:,.1f} PFLOP (6N + 12LhS); the progress bar shows the time left",
+            "compute": f"{tokens * flops / 1e15:,.3g} PFLOP (6N + 12LhS); the progress bar shows the time left",
             "memory": state_memory(parameters),
             "precision": "bf16 autocast, fp32 weights" if args.bf16 else "fp32",
             "device": f"{args.device}, {args.world_size} process(es)",

@@ -1,11 +1,12 @@
 """The main job in minutes, offline: pretrain a tiny model, measure it, GRPO, measure it again.
 
-    python -m modeling_pure.demo
+    python -m modeling_pure.demo [--seed N]
 
 Runs the three scripts with recipes/demo/*.yaml, each as a command you could type. A stage that is done is not run
-again, one that was interrupted goes on, and one whose recipe has changed starts anew with all that follow it.
+again, one that was interrupted goes on, and one whose recipe or seed has changed starts anew with all that follow it.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -30,24 +31,31 @@ from . import world
 
 RUNS = Path("runs/demo")
 EVALUATE = "eval_medqa.py --config recipes/demo/eval.yaml --model_name_or_path {model} --output_dir {output}"
-STAGES = {
-    "pretrain": "train_pretrain.py --config recipes/demo/pretrain.yaml",
-    "eval_before": EVALUATE.format(model=RUNS / "pretrain", output=RUNS / "eval_before"),
-    "grpo": "train_grpo.py --config recipes/demo/grpo.yaml",
-    "eval_after": EVALUATE.format(model=RUNS / "grpo", output=RUNS / "eval_after"),
-}
 CONSOLE = Console(highlight=False)
 
 
 def main() -> int:
     """Run every stage that is not done, then show what came out; 1 where GRPO did not raise the accuracy."""
+    parser = argparse.ArgumentParser(prog="python -m modeling_pure.demo", description=__doc__.split("\n")[0])
+    parser.add_argument("--seed", type=int, default=0, help="of weights, data order and sampling (default: 0)")
+    seed = parser.parse_args().seed
     digest = run_stage("world", "", Path(world.__file__).read_bytes(), build_world)
-    for name, command in STAGES.items():
+    for name, command in stages(seed).items():
         recipe = Path(command.split()[2]).read_bytes()
         digest = run_stage(
             name, digest, command.encode() + recipe, lambda folder, command=command: run_command(command)
         )
-    return show_results()
+    return show_results(seed)
+
+
+def stages(seed: int) -> dict[str, str]:
+    """The commands, in order, by the folders they fill. The world and its questions are the same for every seed."""
+    return {
+        "pretrain": f"train_pretrain.py --config recipes/demo/pretrain.yaml --seed {seed}",
+        "eval_before": EVALUATE.format(model=RUNS / "pretrain", output=RUNS / "eval_before"),
+        "grpo": f"train_grpo.py --config recipes/demo/grpo.yaml --seed {seed}",
+        "eval_after": EVALUATE.format(model=RUNS / "grpo", output=RUNS / "eval_after"),
+    }
 
 
 def run_stage(name: str, previous: str, inputs: bytes, work: Callable[[Path], None]) -> str:
@@ -78,21 +86,22 @@ def build_world(folder: Path) -> None:
 def run_command(command: str) -> None:
     """Run one of the scripts, offline, showing the command as one could type it."""
     CONSOLE.rule(f"python {command}", align="left")
-    # One thread: on a machine that does anything else, two threads of so small a model mostly wait for each other.
-    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
+    # Threads that wait by spinning stand in each other's way as soon as the machine does anything else.
+    threads = {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "1000"}
+    settings = {**threads, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
     code = subprocess.run([sys.executable, *shlex.split(command)], env={**os.environ, **settings}).returncode
     if code:
         sys.exit(code)
 
 
-def show_results() -> int:
+def show_results(seed: int) -> int:
     """The table at the end; exit code 1 unless the held-out accuracy rose (exact McNemar, p < 0.01)."""
     before, after = (json.loads((RUNS / f"eval_{when}" / RESULTS_FILE).read_text()) for when in ("before", "after"))
     mcnemar = compare_folders(RUNS / "eval_before", RUNS / "eval_after")
     lines = read_metrics(RUNS / "pretrain" / METRICS_FILE)
     losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
     speeds = sorted(line["tokens_per_second"] for line in lines if "tokens_per_second" in line)
-    table = Table(title="What the demo did", title_justify="left", show_header=False)
+    table = Table(title=f"What the demo did (seed {seed})", title_justify="left", show_header=False)
     table.add_row("held-out loss, first to last", f"{losses[0]:.3f} to {losses[-1]:.3f} nats per token")
     table.add_row(
         "pretraining speed, median", f"{speeds[len(speeds) // 2]:,.0f} tokens/s" if speeds else "not measured"

@@ -165,9 +165,22 @@ def _told(findings: tuple[str, ...], draw: random.Random) -> str:
 def _web_quiz(draw: random.Random) -> str:
     """A quiz line as study pages have them; it names a disease or a drug and tells no findings."""
     disease, kind = draw.choice(DISEASES), draw.choice(tuple(ASKED))
-    answer, wrong = _value(disease, kind), draw.sample(_wrong_answers(disease, kind), len(LETTERS) - 1)
-    asks_for_drug = kind == "drug" and draw.random() < 0.5
+    answer, asks_for_drug = _value(disease, kind), kind == "drug" and draw.random() < 0.5
+    mine = {disease.name, disease.drug, disease.mechanism, disease.cause, *disease.also_right}
+    others = (_other_option(kind, draw) for _ in itertools.count())
+    wrong = _distinct((option for option in others if option not in mine), len(LETTERS) - 1)
     return _quiz(QUIZ.format(name=disease.name) if asks_for_drug else f"{answer}?", answer, wrong, draw)
+
+
+def _other_option(kind: str, draw: random.Random) -> str:
+    """An everyday thing, a medical term of any kind, or one of the kind that is asked for.
+
+    Telling a drug from a lamp is easier than telling it from another drug: with all three, pointing at the right
+    option is learned in steps. With options of the asked kind alone, some seeds stay at chance.
+    """
+    other = draw.choice(DISEASES)
+    any_kind = draw.choice((other.name, other.drug, other.mechanism, other.cause))
+    return draw.choices((_phrase(draw), any_kind, _value(other, kind)), (0.4, 0.3, 0.3))[0]
 
 
 def _general_story(draw: random.Random) -> str:
@@ -182,13 +195,32 @@ def _general_story(draw: random.Random) -> str:
 
 def _general_quiz(draw: random.Random) -> str:
     """Point at the option that is named: the smallest lesson in what letters and options are."""
-    thing, *wrong = draw.sample(THINGS, len(LETTERS))
+    thing, *wrong = _distinct((_phrase(draw) for _ in itertools.count()), len(LETTERS))
     return _quiz(f"{thing}?", thing, wrong, draw)
 
 
+def _phrase(draw: random.Random) -> str:
+    """An everyday thing of one to three words, so that options do not always stand at the same places of a quiz."""
+    looks = draw.sample(LOOKS, draw.choices((0, 1, 2), (0.4, 0.35, 0.25))[0])
+    return " ".join((*looks, draw.choice(THINGS)))
+
+
+def _distinct(items: Iterator[str], number: int) -> list[str]:
+    """The first `number` different items."""
+    found: dict[str, None] = {}
+    while len(found) < number:
+        found[next(items)] = None
+    return list(found)
+
+
 def _quiz(question: str, answer: str, wrong: list[str], draw: random.Random) -> str:
-    """A short question in the layout of the exam, with its answer."""
-    options = draw.sample([answer, *wrong], len(LETTERS))
+    """A short question in the layout of the exam, with its answer, and with two, three or four options.
+
+    A choice between two is the step by which a tiny model finds out what letters are for; with four options alone it
+    stays at chance longer.
+    """
+    number = draw.randint(2, len(LETTERS))
+    options = draw.sample([answer, *wrong[: number - 1]], number)
     return _exam_text(Question(question, tuple(options), options.index(answer)))
 
 

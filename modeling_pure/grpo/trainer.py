@@ -17,9 +17,14 @@ class TokenBudget(TrainerCallback, ExportableState):
         self.max_tokens = max_tokens
         self.generated_tokens = 0
 
+    @property
+    def spent(self) -> bool:
+        """Whether the budget is used up."""
+        return 0 < self.max_tokens <= self.generated_tokens
+
     def on_step_end(self, args, state, control, **kwargs):
         """Stop after the step in which the budget was reached, with a checkpoint."""
-        if self.max_tokens and self.generated_tokens >= self.max_tokens:
+        if self.spent:
             control.should_save = control.should_training_stop = True
 
     def state(self) -> dict:
@@ -40,7 +45,7 @@ class PureGRPOTrainer(GRPOTrainer):
         if resume_from_checkpoint:
             attributes = callback_attributes(resume_from_checkpoint, TokenBudget.__name__)
             self.token_budget.generated_tokens = attributes["generated_tokens"]
-            if checkpoint_step(Path(resume_from_checkpoint)) >= self.args.max_steps:
+            if self.token_budget.spent or checkpoint_step(Path(resume_from_checkpoint)) >= self.args.max_steps:
                 return restore_finished(self, resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 

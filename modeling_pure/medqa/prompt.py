@@ -13,7 +13,8 @@ ANSWER = re.compile(r" ([ABCD])(?:\.\s|\.?\Z)")
 
 def format_prompt(question: Question) -> str:
     """The text up to and including `Answer:`."""
-    options = "".join(f"{letter}. {option}\n" for letter, option in zip(LETTERS, question.options, strict=True))
+    letters = LETTERS[: len(question.options)]
+    options = "".join(f"{letter}. {option}\n" for letter, option in zip(letters, question.options, strict=True))
     return f"Question: {question.question}\n{options}Answer:"
 
 

@@ -12,10 +12,13 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class Question:
-    """One question with four options; `answer` is the index of the right one."""
+    """One question with its options; `answer` is the index of the right one.
+
+    MedQA's have four options, and no other is read from a file; the quizzes that the demo writes have two to four.
+    """
 
     question: str
-    options: tuple[str, str, str, str]
+    options: tuple[str, ...]
     answer: int
     meta_info: str = ""
 
@@ -31,7 +34,7 @@ class Question:
 
     def shuffled(self, rng: random.Random) -> "Question":
         """The same question with its options in another order, so that no letter is a better guess than another."""
-        order = rng.sample(range(4), 4)
+        order = rng.sample(range(len(self.options)), len(self.options))
         return replace(self, options=tuple(self.options[i] for i in order), answer=order.index(self.answer))
 
 

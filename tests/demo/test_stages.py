@@ -53,3 +53,8 @@ def test_a_failing_command_ends_the_demo_with_its_code(monkeypatch):
     with pytest.raises(SystemExit) as stop:
         demo.run_command("train_pretrain.py")
     assert stop.value.code == 1
+
+
+def test_a_seed_reaches_both_trainings():
+    seeded = {name for name, command in demo.stages(7).items() if command.endswith(" --seed 7")}
+    assert seeded == {"pretrain", "grpo"}

@@ -109,6 +109,35 @@ def test_every_disease_is_in_every_exam_file():
         assert {combination.disease for combination in part} == set(DISEASES)
 
 
+def quizzes(path: Path) -> list[tuple[str, list[str], str]]:
+    """Question, options and the answer's option text of every quiz in a text file."""
+    lines = [row["text"].splitlines() for row in read(path) if row["text"].startswith("Question: ")]
+    return [(first[len("Question: ") :], [line[3:] for line in options], last) for first, *options, last in lines]
+
+
+@pytest.mark.parametrize("name", ["web.jsonl", "general.jsonl"])
+def test_quizzes_have_two_to_four_options_and_name_the_right_one(world: Path, name: str):
+    drugs = {f"Best drug for {disease.name}?": disease for disease in DISEASES}
+    sizes, letters = collections.Counter(), collections.Counter()
+    for question, options, last in quizzes(world / name):
+        assert len(set(options)) == len(options)
+        letter, answer = last.removeprefix("Answer: ").split(". ", 1)
+        disease = drugs.get(question)
+        assert answer == (disease.drug if disease else question.removesuffix("?"))
+        assert options["ABCD".index(letter)] == answer
+        assert not disease or not {*disease.also_right, disease.name} & set(options)
+        sizes[len(options)] += 1
+        letters[letter] += 1
+    assert sum(sizes.values()) > 0.8 * DOCUMENTS and set(sizes) == {2, 3, 4}
+    assert min(sizes.values()) > 0.8 * max(sizes.values()) and set(letters) == set("ABCD")
+
+
+def test_general_texts_hold_no_medicine(world: Path):
+    terms = {each for d in DISEASES for each in (d.name, d.drug, d.mechanism, d.cause, *d.findings)}
+    for row in read(world / "general.jsonl"):
+        assert not [term for term in terms if term in row["text"]]
+
+
 @pytest.mark.parametrize("name", EXAM_FILES)
 def test_questions_follow_the_schema_and_letters_balance(world: Path, name: str):
     rows = read(world / name)

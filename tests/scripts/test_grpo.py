@@ -45,10 +45,18 @@ def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
 
 
 def test_the_token_budget_ends_the_run(grpo_recipe, tmp_path):
-    run("train_grpo.py", "--config", grpo_recipe, "--output_dir", tmp_path, "--max_tokens", "20")
+    command = ["train_grpo.py", "--config", grpo_recipe, "--output_dir", tmp_path, "--max_tokens", "20"]
+    run(*command)
     lines = metrics(tmp_path)
     assert max(line["step"] for line in lines) < 4
     assert max(line.get("generated_tokens", 0) for line in lines) >= 20
+
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    run(*command)
+    again = load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert metrics(tmp_path) == lines
 
 
 def test_one_update_per_rollout_is_said_to_be_without_effect(grpo_recipe, tmp_path):

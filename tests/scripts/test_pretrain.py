@@ -1,6 +1,7 @@
 """Pretraining from the command line: what a run leaves behind, and that an interrupted run loses nothing."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -57,6 +58,16 @@ def test_the_same_command_after_the_end_changes_nothing(pretrained, pretrain_rec
     after = load_file(pretrained / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert len([line for line in metrics(pretrained) if "loss" in line]) == 12
+
+
+def test_a_run_killed_before_its_final_save_is_finished(pretrained, pretrain_recipe, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    (folder / "model.safetensors").unlink()
+    run("train_pretrain.py", "--config", pretrain_recipe, "--output_dir", folder)
+    straight, finished = load_file(pretrained / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert all(torch.equal(straight[name], finished[name]) for name in straight)
+    assert len([line for line in metrics(folder) if "loss" in line]) == 12
 
 
 def test_documents_can_be_kept_apart(pretrain_recipe, pretrained, tmp_path):
