@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from rich.progress import track
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -49,7 +50,8 @@ class EvalArguments:
     split: str = field(
         default="test",
         metadata={
-            "help": "test: the Hub's test split; dev: the 10 %% held out of train; all: every row of local files"
+            "help": "test: the Hub's test split, or local files that are it; dev: the 10 %% held out of a train file; "
+            "all: every row"
         },
     )
     batch_size: int = field(default=16, metadata={"help": "questions in a forward pass"})
@@ -63,7 +65,7 @@ def main() -> None:
     check_model("model_name_or_path", args.model_name_or_path)
     questions = evaluation_questions(args)
     model = load_model(args)
-    tokenizer = load_tokenizer(args.model_name_or_path)
+    tokenizer = load_tokenizer("model_name_or_path", args.model_name_or_path)
     start = time.perf_counter()
     scores = letter_log_likelihoods(model, tokenizer, questions, args.batch_size, progress=track)
     seconds = time.perf_counter() - start
@@ -101,7 +103,7 @@ def load_model(args: EvalArguments) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             args.model_name_or_path, dtype=torch.float32, trust_remote_code=args.trust_remote_code
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         message = first_line(error)
         raise InputError(f"model_name_or_path: cannot load '{args.model_name_or_path}': {message}") from error
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,13 +9,15 @@ The same command again continues from the last complete checkpoint.
 import sys
 from pathlib import Path
 
-from modeling_pure.data.tokenizer import load_tokenizer
+from transformers import AutoConfig
+
+from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.grpo.prompts import prompt_dataset
 from modeling_pure.grpo.trainer import PureGRPOTrainer
 from modeling_pure.medqa.questions import Question, read_questions
-from modeling_pure.medqa.rewards import REWARD_WEIGHTS, LengthPenalty, correct
+from modeling_pure.medqa.rewards import LengthPenalty, correct
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
@@ -53,9 +55,12 @@ def grpo_questions(script_args: GRPOScriptArguments) -> list[Question]:
 def build_trainer(
     script_args: GRPOScriptArguments, training_args: PureGRPOConfig, questions: list[Question]
 ) -> PureGRPOTrainer:
-    """The trainer with its prompts and the reward `correct * 1.0 - length_penalty * 0.01`."""
-    tokenizer = load_tokenizer(script_args.model_name_or_path)
-    training_args.reward_weights = REWARD_WEIGHTS
+    """The trainer with its prompts and the two reward functions."""
+    tokenizer = load_tokenizer("model_name_or_path", script_args.model_name_or_path)
+    config = AutoConfig.from_pretrained(
+        script_args.model_name_or_path, trust_remote_code=training_args.trust_remote_code
+    )
+    check_vocabulary(tokenizer, config.get_text_config().vocab_size)
     return PureGRPOTrainer(
         model=script_args.model_name_or_path,
         reward_funcs=[correct, LengthPenalty(script_args.length_penalty_min_tokens, tokenizer.eos_token_id)],
@@ -76,9 +81,8 @@ def describe_run(
     prompts, total = args.prompts_per_step, args.max_steps * args.prompts_per_step
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     several_updates = args.updates_per_rollout > 1
-    off_policy = (
-        "on" if args.off_policy_mask_threshold and several_updates else "WITHOUT EFFECT: needs several updates"
-    )
+    off_policy = "on" if several_updates else "WITHOUT EFFECT: needs several updates"
+    right, short = args.reward_weights
     print_block(
         "GRPO on MedQA",
         {
@@ -88,9 +92,10 @@ def describe_run(
             "run": f"{args.max_steps:,} steps {budget}",
             "questions": f"{len(questions):,}, asked {total / len(questions):.2f} times each",
             "completion": f"up to {args.max_completion_length} tokens at temperature {args.temperature:g}",
-            "reward": f"correct x 1.0 - length_penalty x 0.01 (below {script_args.length_penalty_min_tokens} tokens)",
+            "reward": f"{right:g} x correct {short:+g} x length_penalty "
+            f"(of answers below {script_args.length_penalty_min_tokens} tokens)",
             "unbiased KL": "on" if args.beta and args.use_bias_correction_kl else "WITHOUT EFFECT: needs beta above 0",
-            "off-policy mask": off_policy,
+            "off-policy mask": "off" if args.off_policy_mask_threshold is None else off_policy,
             "memory": state_memory(trainer.model.num_parameters()),
             "device": f"{args.device}, {args.world_size} process(es), {'bf16 autocast' if args.bf16 else 'fp32'}",
             "run folder": args.output_dir,

@@ -44,9 +44,7 @@ def main() -> None:
 def build_trainer(script_args: PretrainArguments, training_args: PureTrainingArguments) -> PureTrainer:
     """Check and build everything; nothing is written before all of the input has been found good."""
     sources = parse_sources(script_args.sources)
-    if not 0 <= script_args.grpo_holdout < 1:
-        raise InputError(f"grpo_holdout: expected a share from 0 up to 1, found {script_args.grpo_holdout}")
-    tokenizer = load_tokenizer(script_args.tokenizer_name_or_path)
+    tokenizer = load_tokenizer("tokenizer_name_or_path", script_args.tokenizer_name_or_path)
     config = build_config(script_args, tokenizer)
     mixture = Mixture(
         sources,
@@ -57,6 +55,7 @@ def build_trainer(script_args: PretrainArguments, training_args: PureTrainingArg
         training_args.process_index,
         training_args.world_size,
     )
+    mixture.check_readers(training_args.dataloader_num_workers)
     held_out = validation_mixture(sources, tokenizer, script_args.max_seq_length, script_args.validation_rows)
     set_seed(training_args.seed)
     model = PureForCausalLM(config)
@@ -78,7 +77,9 @@ def build_config(script_args: PretrainArguments, tokenizer) -> PureConfig:
     for unknown in set(given) - {field.name for field in fields(PureConfig)}:
         raise InputError(f"model_overrides.{unknown}: PureConfig has no such field")
     preset = PRESETS.get(script_args.preset, {})
-    check_vocabulary(tokenizer, given.get("vocab_size", preset.get("vocab_size", PureConfig.vocab_size)))
+    vocab_size = given.get("vocab_size", preset.get("vocab_size", PureConfig.vocab_size))
+    if isinstance(vocab_size, int):  # PureConfig says what is wrong with any other
+        check_vocabulary(tokenizer, vocab_size)
     fitted = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -103,6 +104,8 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
     tokens = args.max_steps * trainer.tokens_per_step
     embedding = config.vocab_size * config.hidden_size
     flops = training_flops(parameters, embedding, config.num_hidden_layers, config.hidden_size, mixture.row_length)
+    petaflops = tokens * flops / 1e15
+    compute = f"{petaflops:,.0f}" if petaflops >= 10 else f"{petaflops:.3g}"
     print_block(
         "Pretraining Pure",
         {
@@ -110,7 +113,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (rows of {mixture.row_length})",
             **{f"  {source.name}": describe_source(source, mixture, tokens) for source in mixture.sources},
             "validation": f"{len(trainer.eval_dataset)} held-out rows every {args.eval_steps:g} steps",
-            "compute": f"{tokens * flops / 1e15:,.3g} PFLOP (6N + 12LhS); the progress bar shows the time left",
+            "compute": f"{compute} PFLOP (6N + 12LhS); the progress bar shows the time left",
             "memory": state_memory(parameters),
             "precision": "bf16 autocast, fp32 weights" if args.bf16 else "fp32",
             "device": f"{args.device}, {args.world_size} process(es)",

@@ -13,7 +13,9 @@ def run_script(main: Callable[[], int | None], name: str) -> None:
     try:
         code = main()
     except InputError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        # One that a data-loader worker raised comes back as its whole traceback, with the message on the last line.
+        message = str(error).splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
+        print(f"{name}: error: {message}", file=sys.stderr)
         code = 2
     sys.exit(code or 0)
 

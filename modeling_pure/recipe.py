@@ -145,7 +145,10 @@ def override(recipe: dict[str, Any], dotted: str, value: str) -> None:
         recipe = recipe.setdefault(parent, {})
         if not isinstance(recipe, dict):
             raise InputError(f"--{dotted}: '{parent}' holds no mapping")
-    recipe[last] = yaml.load(value, RecipeLoader)
+    try:
+        recipe[last] = yaml.load(value, RecipeLoader)
+    except yaml.YAMLError:
+        recipe[last] = value  # a glob such as *.parquet is no YAML
 
 
 def as_arguments(key: str, value: Any) -> list[str]:
@@ -161,7 +164,10 @@ def as_arguments(key: str, value: Any) -> list[str]:
 
 def parse_mapping(text: str) -> dict:
     """A mapping written as JSON or YAML."""
-    value = yaml.load(text, RecipeLoader)
+    try:
+        value = yaml.load(text, RecipeLoader)
+    except yaml.YAMLError:
+        value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a mapping, found {text!r}")
     return value

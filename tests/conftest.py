@@ -79,7 +79,7 @@ def tokenizer(tokenizer_folder):
     """That tokenizer with our pad token."""
     from modeling_pure.data.tokenizer import load_tokenizer
 
-    return load_tokenizer(str(tokenizer_folder))
+    return load_tokenizer("key", str(tokenizer_folder))
 
 
 @pytest.fixture(scope="session")

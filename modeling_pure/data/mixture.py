@@ -79,13 +79,22 @@ class Mixture(IterableDataset):
             state = {"worker": worker, "num_workers": num_workers, "drawn": list(schedule.drawn), "sources": states}
             yield {"input_ids": row, "data_state": state}
 
+    def documents(self, source: Source, reader: int, num_readers: int) -> TextDocuments | ExamDocuments:
+        """The training documents of one source for one of all readers."""
+        if source.format == "medqa":
+            return ExamDocuments(self.questions[source.name], self.seed, reader, num_readers)
+        return TextDocuments(source, partial(training_rows, source), reader, num_readers)
+
     def packed_rows(self, source: Source, reader: int, num_readers: int) -> PackedRows:
         """The training rows of one source for one of all readers."""
-        if source.format == "medqa":
-            documents = ExamDocuments(self.questions[source.name], self.seed, reader, num_readers)
-        else:
-            documents = TextDocuments(source, partial(training_rows, source), reader, num_readers)
+        documents = self.documents(source, reader, num_readers)
         return PackedRows(documents, self.tokenizer, self.row_length, self.seed)
+
+    def check_readers(self, num_workers: int) -> None:
+        """Raise `InputError` where a source has no document for the last reader: better now than in a worker later."""
+        num_readers = self.world_size * max(1, num_workers)
+        for source in self.sources:
+            self.documents(source, num_readers - 1, num_readers).read(1)
 
     def question_tokens(self, name: str) -> int:
         """Tokens of one pass over a medqa source."""

@@ -7,6 +7,8 @@ from math import lcm
 from ..errors import InputError
 
 FORMATS = ("text", "medqa")
+FIELD_TYPES = {"path": str, "config": str, "column": str, "validation_path": str, "validation_documents": int}
+FIELD_WORDS = {str: "text", int: "a whole number"}
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,15 @@ def parse_source(name: str, entry: dict) -> Source:
     for required in ("path", "weight"):
         if entry.get(required) is None:
             raise InputError(f"{key}.{required}: missing")
+    for name_of_field, value in entry.items():
+        expected = FIELD_TYPES.get(name_of_field)
+        if expected and value is not None and not isinstance(value, expected):
+            raise InputError(f"{key}.{name_of_field}: expected {FIELD_WORDS[expected]}, found {value!r}")
     weight = entry["weight"]
     try:
         # Through the decimal text: 0.45 becomes 9/20, which the mixture then reaches exactly.
         weight = Fraction(str(weight))
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError) as error:
         raise InputError(f"{key}.weight: expected a number between 0 and 1, found {entry['weight']!r}") from error
     if not 0 < weight <= 1:
         raise InputError(f"{key}.weight: expected a number above 0 and up to 1, found {entry['weight']!r}")

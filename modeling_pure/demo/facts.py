@@ -1,7 +1,8 @@
 """The medical facts the offline demo world is built from.
 
 The facts are real textbook knowledge in our own words, so that a reader can judge every question and text the demo
-prints. The table is small on purpose: a model of 400,384 weights has to learn it in minutes on two CPU cores.
+prints. The table is small on purpose: a model of less than half a million weights has to learn it in minutes on two
+CPU cores.
 It is teaching material for a language model, not medical advice.
 """
 

@@ -10,6 +10,7 @@ import torch
 from trl import GRPOConfig
 
 from ..errors import InputError
+from ..medqa.rewards import REWARD_WEIGHTS
 
 
 @dataclass
@@ -62,6 +63,9 @@ class PureGRPOConfig(GRPOConfig):
     )
     off_policy_mask_threshold: float | None = field(
         default=0.5, metadata={"help": "drop sequences of negative advantage this far (nats a token) off policy"}
+    )
+    reward_weights: list[float] | None = field(
+        default_factory=lambda: list(REWARD_WEIGHTS), metadata={"help": "of a right answer and of the length penalty"}
     )
     scale_rewards: str = field(default="none", metadata={"help": "advantage = reward - group mean, undivided"})
     loss_type: str = field(default="grpo", metadata={"help": "how token losses are averaged; grpo = per sequence"})

@@ -49,6 +49,9 @@ class PureGRPOTrainer(GRPOTrainer):
                 return restore_finished(self, resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Leave the card to the script: TRL's would replace ours, which says what the model is not for."""
+
     def _generate(self, prompts: list):
         output = super()._generate(prompts)
         if self.model.training:

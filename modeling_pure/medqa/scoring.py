@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..errors import InputError
 from .prompt import format_prompt
 from .questions import LETTERS, Question
 
@@ -30,6 +31,8 @@ def letter_log_likelihoods(
     Returns:
         float32 tensor of shape (len(questions), 4) on the CPU, in the order of `questions`.
     """
+    if any(len(question.options) != len(LETTERS) for question in questions):
+        raise ValueError(f"every question needs {len(LETTERS)} options")
     letter_ids = torch.tensor([single_token_id(tokenizer, f" {letter}") for letter in LETTERS], device=model.device)
     context = model.config.get_text_config().max_position_embeddings
     prompts = [tokenizer(format_prompt(question)).input_ids[-context:] for question in questions]
@@ -51,8 +54,10 @@ def letter_log_likelihoods(
 
 
 def single_token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """The id of a text that is one token; ValueError where it is not."""
+    """The id of a text that is one token; InputError where it is not."""
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if len(ids) != 1:
-        raise ValueError(f"the tokenizer splits {text!r} into {len(ids)} tokens; the letters must be one token each")
+        raise InputError(
+            f"model_name_or_path: the tokenizer splits {text!r} into {len(ids)} tokens; each letter must be one token"
+        )
     return ids[0]

@@ -10,6 +10,7 @@ A hash does not depend on the order of the rows or on how many of them a copy of
 its side for good. The test split is opened by eval_medqa.py alone.
 """
 
+from ..errors import InputError
 from .questions import Question
 
 DEV_SHARE = 0.1
@@ -24,5 +25,11 @@ def split_of(question: Question, grpo_holdout: float = 0.0) -> str:
 
 
 def select_split(questions: list[Question], *splits: str, grpo_holdout: float = 0.0) -> list[Question]:
-    """The questions of a train file that fall into one of `splits`, in their order."""
+    """The questions of a train file that fall into one of `splits`, in their order.
+
+    Raises:
+        InputError: `grpo_holdout` is no share.
+    """
+    if not 0 <= grpo_holdout < 1:
+        raise InputError(f"grpo_holdout: expected a share from 0 up to 1, found {grpo_holdout}")
     return [question for question in questions if split_of(question, grpo_holdout) in splits]

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import TrainingArguments
 
+from ..errors import InputError
+
 
 @dataclass
 class PretrainArguments:
@@ -84,3 +86,7 @@ class PureTrainingArguments(TrainingArguments):
         self.logging_nan_inf_filter = False
         self.prediction_loss_only = True
         super().__post_init__()
+        if self.label_smoothing_factor:
+            raise InputError("label_smoothing_factor: Trainer would not shift the labels and compute a wrong loss")
+        if self.use_liger_kernel:
+            raise InputError("use_liger_kernel: Liger does not know this model and would do nothing")

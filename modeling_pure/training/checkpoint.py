@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerState
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 
 STATE_FILE = "trainer_state.json"
 
@@ -77,10 +78,15 @@ def restore_finished(trainer: Trainer, checkpoint: str) -> None:
 
 
 def check_model(key: str, name_or_path: str) -> None:
-    """Raise `InputError` where a local `name_or_path` is not a folder that holds a model."""
+    """Raise `InputError` where a local `name_or_path` is not a folder that holds a model with whole weights files."""
     folder = Path(name_or_path)
     looks_local = folder.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
     if looks_local and not (folder / "config.json").is_file():
         raise InputError(f"{key}: '{name_or_path}' is not a model folder (it has no config.json)")
     if looks_local and not any(folder.glob("*.safetensors")):
         raise InputError(f"{key}: '{name_or_path}' has no weights (*.safetensors)")
+    for file in folder.glob("*.safetensors") if looks_local else ():
+        try:
+            safe_open(file, "pt").keys()
+        except SafetensorError as error:
+            raise InputError(f"{key}: '{file}' is damaged: {first_line(error)}") from error

@@ -95,6 +95,9 @@ class PureTrainer(Trainer):
         self.data_position.advance(inputs.pop("data_state"))
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Leave the card to the script: Trainer's would replace ours, which says what the model is not for."""
+
     def _save_checkpoint(self, model, trial):
         position = {"workers": self.data_position.workers, "last_worker": self.data_position.last_worker}
         self.data_position.ranks = gather_object([position])

@@ -19,7 +19,7 @@ def test_padding_is_not_the_end_of_text(tokenizer):
 
 def test_a_pad_token_that_is_there_is_kept(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
-    assert len(load_tokenizer(str(tmp_path))) == len(tokenizer) == 401
+    assert len(load_tokenizer("key", str(tmp_path))) == len(tokenizer) == 401
 
 
 def test_a_larger_vocabulary_than_the_model_s_is_refused(tokenizer):
@@ -33,7 +33,7 @@ def test_a_larger_vocabulary_than_the_model_s_is_refused(tokenizer):
 @needs_gpt2
 def test_gpt2_s_real_vocabulary_fits_the_full_model(tmp_path):
     write_gpt2_tokenizer(str(tmp_path))
-    tokenizer = load_tokenizer(str(tmp_path))
+    tokenizer = load_tokenizer("key", str(tmp_path))
     assert (len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id) == (50_258, 50_256, 50_257)
     assert [tokenizer(f" {letter}").input_ids for letter in "ABCD"] == [[317], [347], [327], [360]]
     config = PureConfig()

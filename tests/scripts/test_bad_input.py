@@ -1,8 +1,8 @@
 """Bad input: one line that names the key or file, exit code 2, nothing written."""
 
 import json
+import shutil
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -44,7 +44,16 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys, writes_nothing=True) -> 
         (["--preset", "huge"], "preset: Unknown preset 'huge'"),
         (["--max_seq_length", "4096"], "max_seq_length: 4096 is longer than the model's 256"),
         (["--grpo_holdout", "1.5"], "grpo_holdout: expected a share"),
-        (["--tokenizer_name_or_path", "/nowhere"], "tokenizer: cannot load '/nowhere'"),
+        (["--sources.c4.path", "*.parquet"], "sources.c4: no file matches '*.parquet'"),
+        (["--sources.c4.path", "5"], "sources.c4.path: expected text, found 5"),
+        (["--sources.c4.validation_documents", "many"], "validation_documents: expected a whole number, found 'many'"),
+        (["--sources.c4.validation_documents", "100000"], "sources.c4: '"),
+        (["--sources.c4.weight", "1/0"], "sources.c4.weight: expected a number between 0 and 1, found '1/0'"),
+        (["--model_overrides", "{vocab_size: 300"], "argument --model_overrides: expected a mapping"),
+        (["--model_overrides", "{vocab_size: big}"], "preset: "),
+        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor: Trainer would not shift the labels"),
+        (["--use_liger_kernel", "true"], "use_liger_kernel: Liger does not know this model"),
+        (["--tokenizer_name_or_path", "/nowhere"], "tokenizer_name_or_path: cannot load the tokenizer of '/nowhere'"),
         (["--resume_from_checkpoint", "."], "resume_from_checkpoint: '.' is not a complete checkpoint"),
         (["--max_steps", "few"], "argument --max_steps: invalid int value: 'few'"),
     ],
@@ -88,13 +97,55 @@ def test_evaluation_refuses_an_unknown_split(pretrained, corpus, tmp_path, monke
     assert "split: expected one of" in refuse(eval_medqa, argv, tmp_path, monkeypatch, capsys)
 
 
-def test_evaluation_refuses_weights_that_are_not_there(pretrained, corpus, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "broken"
-    folder.mkdir()
-    (folder / "config.json").write_text(Path(pretrained / "config.json").read_text())
+def copy_model(pretrained, folder, **changes):
+    """A copy of a model's folder whose configuration says something else."""
+    shutil.copytree(pretrained, folder, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+@pytest.mark.parametrize("script", [train_grpo, eval_medqa], ids=["grpo", "eval"])
+def test_damaged_weights_are_refused(script, pretrained, corpus, tmp_path, monkeypatch, capsys):
+    folder = copy_model(pretrained, tmp_path / "broken")
     (folder / "model.safetensors").write_bytes(b"12345678{}")
+    argv = ["--model_name_or_path", folder, "--questions", corpus / "questions.jsonl"]
+    line = refuse(script, argv, tmp_path, monkeypatch, capsys)
+    assert f"model_name_or_path: '{folder / 'model.safetensors'}' is damaged" in line
+
+
+@pytest.mark.parametrize("changes", [{"intermediate_size": 32}, {"hidden_size": "wide"}], ids=["shape", "type"])
+def test_evaluation_refuses_weights_that_do_not_fit(changes, pretrained, corpus, tmp_path, monkeypatch, capsys):
+    folder = copy_model(pretrained, tmp_path / "other", **changes)
     argv = ["--model_name_or_path", folder, "--questions", corpus / "questions.jsonl", "--split", "all"]
-    assert "cannot load" in refuse(eval_medqa, argv, tmp_path, monkeypatch, capsys)
+    assert "model_name_or_path: cannot load" in refuse(eval_medqa, argv, tmp_path, monkeypatch, capsys)
+
+
+def test_grpo_refuses_a_configuration_that_contradicts_itself(pretrained, corpus, tmp_path, monkeypatch, capsys):
+    folder = copy_model(pretrained, tmp_path / "odd", hidden_size=33)
+    argv = ["--model_name_or_path", folder, "--questions", corpus / "questions.jsonl"]
+    assert "model_name_or_path: cannot load" in refuse(train_grpo, argv, tmp_path, monkeypatch, capsys)
+
+
+def test_grpo_refuses_a_tokenizer_that_is_too_large(pretrained, corpus, tmp_path, monkeypatch, capsys):
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "num_real_tokens": None}
+    folder = copy_model(pretrained, tmp_path / "small", vocab_size=300, **ids)
+    argv = ["--model_name_or_path", folder, "--questions", corpus / "questions.jsonl"]
+    assert "vocab_size: the tokenizer has 401 tokens" in refuse(train_grpo, argv, tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--grpo_holdout", "1.5"], "grpo_holdout: expected a share"),
+        (["--questions", "/no/such/file.jsonl"], "questions: no file matches '/no/such/file.jsonl'"),
+        (["--model_name_or_path", "/nowhere"], "model_name_or_path: '/nowhere' is not a model folder"),
+        (["--resume_from_checkpoint", "."], "resume_from_checkpoint: '.' is not a complete checkpoint"),
+        (["--max_step", "3"], "unknown option '--max_step'; did you mean '--max_steps'?"),
+    ],
+)
+def test_grpo_refuses(options, message, grpo_recipe, tmp_path, monkeypatch, capsys):
+    assert message in refuse(train_grpo, ["--config", grpo_recipe, *options], tmp_path, monkeypatch, capsys)
 
 
 def test_a_checkpoint_of_another_mixture_is_refused(

@@ -4,6 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import train_grpo
+from modeling_pure.data.mixture import training_questions
+from modeling_pure.data.sources import parse_source
+from modeling_pure.grpo.arguments import GRPOScriptArguments
+from modeling_pure.medqa.splits import split_of
 from tests.scripts.conftest import kill_once_written, metrics, run
 
 
@@ -42,6 +47,18 @@ def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
     last = [[line for line in metrics(each) if "generated_tokens" in line][-1] for each in (folder, tmp_path)]
     assert last[0]["generated_tokens"] == last[1]["generated_tokens"]
+
+
+def test_no_dev_question_is_asked_and_the_holdout_is_kept_from_pretraining(corpus):
+    path = str(corpus / "questions.jsonl")
+    asked = train_grpo.grpo_questions(GRPOScriptArguments(questions=path))
+    assert {split_of(question) for question in asked} == {"train"}
+    kept = train_grpo.grpo_questions(GRPOScriptArguments(questions=path, grpo_holdout=0.3, holdout_only=True))
+    assert {split_of(question, 0.3) for question in kept} == {"holdout"}
+    source = parse_source("usmle", {"path": path, "weight": 1, "format": "medqa"})
+    read = training_questions(source, grpo_holdout=0.3)
+    assert read and not {question.digest for question in read} & {question.digest for question in kept}
+    assert {question.digest for question in [*read, *kept]} == {question.digest for question in asked}
 
 
 def test_the_token_budget_ends_the_run(grpo_recipe, tmp_path):

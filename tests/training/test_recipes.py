@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eval_medqa import SPLITS, EvalArguments
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
@@ -38,6 +39,13 @@ def test_grpo_recipes_are_read_and_their_refinements_act(path):
     assert training.scale_rewards == "none" and training.loss_type == "grpo"
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/eval.yaml")), ids=lambda path: path.parent.name)
+def test_evaluation_recipes_are_read_and_measure_what_grpo_wrote(path):
+    (args,) = RecipeParser((EvalArguments,), "").parse_recipe(["--config", str(path)])
+    _, grpo = parse_grpo("--config", str(path.with_name("grpo.yaml")))
+    assert args.model_name_or_path == grpo.output_dir and args.split in SPLITS
+
+
 def test_the_a100_recipes_hold_the_numbers_of_the_seed():
     script, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
     tokens_per_step = training.per_device_train_batch_size * script.max_seq_length
@@ -46,8 +54,18 @@ def test_the_a100_recipes_hold_the_numbers_of_the_seed():
     assert training.warmup_steps == round(50_000_000 / tokens_per_step)
     assert (training.learning_rate, training.lr_scheduler_kwargs) == (3e-4, {"min_lr": 3e-5})
     assert (training.save_steps, training.save_total_limit, training.metric_for_best_model) == (1000, 3, "eval_loss")
-    assert [float(source.weight) for source in parse_sources(script.sources)] == [0.45, 0.25, 0.2, 0.1]
-    _, grpo = parse_grpo("--config", str(ROOT / "recipes/a100_2day/grpo.yaml"))
+    assert (script.preset, training.lr_scheduler_type) == ("medium-large", "cosine_with_min_lr")
+    assert training.optim.value.startswith("adamw_torch_fused") and training.report_to == ["tensorboard"]
+    sources = parse_sources(script.sources)
+    assert [float(source.weight) for source in sources] == [0.45, 0.25, 0.2, 0.1]
+    assert [(source.path, source.config) for source in sources] == [
+        ("codelion/finepdfs-1B", None),
+        ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+        ("allenai/c4", "en"),
+        ("GBaker/MedQA-USMLE-4-options", None),
+    ]
+    grpo_script, grpo = parse_grpo("--config", str(ROOT / "recipes/a100_2day/grpo.yaml"))
+    assert grpo_script.length_penalty_min_tokens == 4 and grpo.reward_weights == [1.0, -0.01]
     assert (grpo.prompts_per_step, grpo.num_generations) == (8, 16)
     assert (grpo.max_steps, grpo.max_tokens, grpo.learning_rate) == (4578, 600_000_000, 1e-5)
     assert grpo.max_completion_length == 256
