@@ -7,8 +7,7 @@ from math import lcm
 from ..errors import InputError
 
 FORMATS = ("text", "medqa")
-FIELD_TYPES = {"path": str, "config": str, "column": str, "validation_path": str, "validation_documents": int}
-FIELD_WORDS = {str: "text", int: "a whole number"}
+TEXT_FIELDS = ("path", "config", "column", "validation_path")
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,13 @@ def parse_source(name: str, entry: dict) -> Source:
     for required in ("path", "weight"):
         if entry.get(required) is None:
             raise InputError(f"{key}.{required}: missing")
-    for name_of_field, value in entry.items():
-        expected = FIELD_TYPES.get(name_of_field)
-        if expected and value is not None and not isinstance(value, expected):
-            raise InputError(f"{key}.{name_of_field}: expected {FIELD_WORDS[expected]}, found {value!r}")
+    for text_field in TEXT_FIELDS:
+        if not isinstance(entry.get(text_field, ""), str | None):
+            raise InputError(f"{key}.{text_field}: expected text, found {entry[text_field]!r}")
+    if not isinstance(entry.get("validation_documents", 0), int):
+        raise InputError(
+            f"{key}.validation_documents: expected a whole number, found {entry['validation_documents']!r}"
+        )
     weight = entry["weight"]
     try:
         # Through the decimal text: 0.45 becomes 9/20, which the mixture then reaches exactly.

@@ -166,9 +166,9 @@ def _web_quiz(draw: random.Random) -> str:
     """A quiz line as study pages have them; it names a disease or a drug and tells no findings."""
     disease, kind = draw.choice(DISEASES), draw.choice(tuple(ASKED))
     answer, asks_for_drug = _value(disease, kind), kind == "drug" and draw.random() < 0.5
-    mine = {disease.name, disease.drug, disease.mechanism, disease.cause, *disease.also_right}
-    others = (_other_option(kind, draw) for _ in itertools.count())
-    wrong = _distinct((option for option in others if option not in mine), len(LETTERS) - 1)
+    own = {disease.name, disease.drug, disease.mechanism, disease.cause, *disease.also_right}
+    candidates = (_other_option(kind, draw) for _ in itertools.count())
+    wrong = _distinct((option for option in candidates if option not in own), len(LETTERS) - 1)
     return _quiz(QUIZ.format(name=disease.name) if asks_for_drug else f"{answer}?", answer, wrong, draw)
 
 
