@@ -15,13 +15,13 @@ from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.grpo.prompts import prompt_dataset
-from modeling_pure.grpo.trainer import PureGRPOTrainer
+from modeling_pure.grpo.trainer import PureGRPOTrainer, TokenBudget
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import LengthPenalty, correct
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
-from modeling_pure.training.checkpoint import already_finished, check_model, resume_point
+from modeling_pure.training.checkpoint import already_finished, callback_attributes, check_model, resume_point
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.report import DISCLAIMER, print_block, state_memory, write_model_card
 
@@ -34,6 +34,8 @@ def main() -> None:
     checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
     if already_finished(training_args.output_dir, checkpoint, training_args.max_steps):
         return
+    if checkpoint:
+        callback_attributes(checkpoint, TokenBudget.__name__)  # of this kind of run, or refused
     questions = grpo_questions(script_args)
     trainer = build_trainer(script_args, training_args, questions)
     if trainer.is_world_process_zero():

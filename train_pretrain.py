@@ -24,7 +24,7 @@ from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, resume_point
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.report import DISCLAIMER, print_block, state_memory, training_flops, write_model_card
-from modeling_pure.training.trainer import PureTrainer
+from modeling_pure.training.trainer import PureTrainer, read_position
 
 
 def main() -> None:
@@ -34,14 +34,16 @@ def main() -> None:
     checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
     if already_finished(training_args.output_dir, checkpoint, training_args.max_steps):
         return
-    trainer = build_trainer(script_args, training_args)
+    trainer = build_trainer(script_args, training_args, checkpoint)
     if trainer.is_world_process_zero():
         describe_run(trainer, checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer)
 
 
-def build_trainer(script_args: PretrainArguments, training_args: PureTrainingArguments) -> PureTrainer:
+def build_trainer(
+    script_args: PretrainArguments, training_args: PureTrainingArguments, checkpoint: Path | None
+) -> PureTrainer:
     """Check and build everything; nothing is written before all of the input has been found good."""
     sources = parse_sources(script_args.sources)
     tokenizer = load_tokenizer("tokenizer_name_or_path", script_args.tokenizer_name_or_path)
@@ -56,6 +58,8 @@ def build_trainer(script_args: PretrainArguments, training_args: PureTrainingArg
         training_args.world_size,
     )
     mixture.check_readers(training_args.dataloader_num_workers)
+    if checkpoint:
+        read_position(checkpoint, mixture, training_args)
     held_out = validation_mixture(sources, tokenizer, script_args.max_seq_length, script_args.validation_rows)
     set_seed(training_args.seed)
     model = PureForCausalLM(config)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from ..data.mixture import Mixture, collate_rows
@@ -30,6 +30,27 @@ class DataPosition(TrainerCallback, ExportableState):
     def state(self) -> dict:
         """What goes into the checkpoint: the positions of all ranks."""
         return {"args": {}, "attributes": {"ranks": self.ranks}}
+
+
+def read_position(checkpoint: str | Path, mixture: Mixture, args: TrainingArguments) -> dict:
+    """This rank's place in its data when a checkpoint was written: `workers` and `last_worker` of `DataPosition`.
+
+    Raises:
+        InputError: another kind of run wrote it, or one with other sources or other numbers of processes or workers.
+    """
+    ranks = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
+    workers = max(1, args.dataloader_num_workers)
+    written_by = (len(ranks), next(iter(ranks[0]["workers"].values()))["num_workers"])
+    if written_by != (args.world_size, workers):
+        raise InputError(
+            f"dataloader_num_workers: {checkpoint} was written by {written_by[0]} processes with {written_by[1]} "
+            f"data workers each, this run has {args.world_size} with {workers}; use the same numbers"
+        )
+    mine = ranks[args.process_index]
+    names = [source.name for source in mixture.sources]
+    if list(next(iter(mine["workers"].values()))["sources"]) != names:
+        raise InputError(f"sources: {checkpoint} was written with other sources than {names}")
+    return mine
 
 
 class PureTrainer(Trainer):
@@ -75,18 +96,7 @@ class PureTrainer(Trainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _resume_data(self, checkpoint: str) -> None:
-        ranks = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
-        workers = max(1, self.args.dataloader_num_workers)
-        written_by = (len(ranks), next(iter(ranks[0]["workers"].values()))["num_workers"])
-        if written_by != (self.args.world_size, workers):
-            raise InputError(
-                f"dataloader_num_workers: {checkpoint} was written by {written_by[0]} processes with {written_by[1]} "
-                f"data workers each, this run has {self.args.world_size} with {workers}; use the same numbers"
-            )
-        mine = ranks[self.args.process_index]
-        names = [source.name for source in self.train_dataset.sources]
-        if list(next(iter(mine["workers"].values()))["sources"]) != names:
-            raise InputError(f"sources: {checkpoint} was written with other sources than {names}")
+        mine = read_position(checkpoint, self.train_dataset, self.args)
         self.data_position.workers, self.data_position.last_worker = mine["workers"], mine["last_worker"]
         self.train_dataset.resume(mine["workers"], mine["last_worker"])
 

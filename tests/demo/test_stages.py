@@ -1,5 +1,7 @@
 """A demo stage is done once, goes on after an interruption, and starts anew when what it was made from has changed."""
 
+import json
+
 import pytest
 
 from modeling_pure.demo import __main__ as demo
@@ -58,3 +60,24 @@ def test_a_failing_command_ends_the_demo_with_its_code(monkeypatch):
 def test_a_seed_reaches_both_trainings():
     seeded = {name for name, command in demo.stages(7).items() if command.endswith(" --seed 7")}
     assert seeded == {"pretrain", "grpo"}
+
+
+def write_evaluation(folder, right, questions=100):
+    """An evaluation in which the first `right` questions were answered rightly."""
+    folder.mkdir(parents=True)
+    metrics = {"n": questions, "accuracy": right / questions, "wilson_95": [0.0, 1.0]}
+    (folder / "results.json").write_text(json.dumps({"metrics": metrics}))
+    lines = [{"digest": str(i), "gold": "A", "prediction": "A" if i < right else "B"} for i in range(questions)]
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(("before", "after", "code"), [(50, 60, 0), (50, 55, 1), (60, 50, 1), (50, 50, 1)])
+def test_the_demo_fails_unless_grpo_raised_the_accuracy(runs, monkeypatch, capsys, before, after, code):
+    write_evaluation(runs / "eval_before", before)
+    write_evaluation(runs / "eval_after", after)
+    (runs / "pretrain").mkdir()
+    (runs / "pretrain" / "metrics.jsonl").write_text('{"eval_loss": 2.0}\n{"eval_loss": 1.5}\n')
+    monkeypatch.setattr(demo, "sample_answer", lambda: "C. Nitrofurantoin")
+    assert demo.show_results(seed=3) == code
+    printed = capsys.readouterr().out
+    assert "(seed 3)" in printed and "2.000 to 1.500" in printed and "Not for clinical use" in printed

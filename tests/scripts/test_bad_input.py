@@ -14,7 +14,7 @@ from tests.conftest import write_jsonl
 from tests.scripts.conftest import run
 
 
-def refuse(script, argv, tmp_path, monkeypatch, capsys, writes_nothing=True) -> str:
+def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
     """Run a script's main with `argv`; it has to exit with 2 after one line. Returns that line."""
     output = tmp_path / "out"
     monkeypatch.setattr(sys, "argv", ["script", *map(str, argv), "--output_dir", str(output)])
@@ -24,7 +24,7 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys, writes_nothing=True) -> 
     lines = [line for line in captured.err.splitlines() if line.startswith("script: error: ")]
     assert stop.value.code == 2 and len(lines) == 1
     assert captured.err.rstrip().endswith(lines[0]), "the error is the last thing said, and one line"
-    assert not (writes_nothing and output.exists()), "something was written"
+    assert not output.exists(), "something was written"
     return lines[0]
 
 
@@ -154,8 +154,19 @@ def test_a_checkpoint_of_another_mixture_is_refused(
     other = {("pdf" if name == "finepdfs" else name): entry for name, entry in sources.items()}
     argv = ["--config", pretrain_recipe, "--sources", json.dumps(other)]
     argv += ["--resume_from_checkpoint", pretrained / "checkpoint-8"]
-    line = refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys, writes_nothing=False)
+    line = refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
     assert "sources: " in line and "was written with other sources" in line
+
+
+def test_a_checkpoint_of_other_workers_or_another_kind_of_run_is_refused(
+    pretrained, pretrain_recipe, grpo_recipe, tmp_path, monkeypatch, capsys
+):
+    checkpoint = ["--resume_from_checkpoint", pretrained / "checkpoint-8"]
+    argv = ["--config", pretrain_recipe, *checkpoint, "--dataloader_num_workers", "2"]
+    line = refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
+    assert "was written by 1 processes with 1 data workers each" in line
+    line = refuse(train_grpo, ["--config", grpo_recipe, *checkpoint], tmp_path, monkeypatch, capsys)
+    assert "was not written by this kind of run (no TokenBudget state)" in line
 
 
 def test_the_process_exits_with_two_and_one_line(tmp_path):
