@@ -43,6 +43,15 @@ def test_every_cache_gives_the_same_greedy_tokens(model, ids, how):
     assert torch.equal(model.generate(prompt, **GREEDY, **how), expected)
 
 
+def test_continuous_batching_gives_the_same_greedy_tokens(model, ids):
+    prompts = [ids[0].tolist(), ids[1, :11].tolist()]
+    settings = GenerationConfig(**GREEDY, eos_token_id=-1, suppress_tokens=model.config.suppressed_tokens)
+    outputs = model.generate_batch(prompts, generation_config=settings, progress_bar=False)
+    generated = [output.generated_tokens for output in outputs.values()]
+    expected = [without_cache(model, torch.tensor([prompt]))[0, len(prompt) :].tolist() for prompt in prompts]
+    assert sorted(generated) == sorted(expected)
+
+
 def test_beams_follow_their_cache(model, ids):
     """Beams change places at every step, and their cached keys have to move with them."""
     how = {**GREEDY, "num_beams": 3, "max_new_tokens": 6}

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import HfApi
 
 import modeling_pure
 from modeling_pure.configuration_pure import HUB_FILES
@@ -31,6 +33,19 @@ def test_hub_file_imports_only_what_every_reader_has(name):
         elif isinstance(node, ast.ImportFrom):
             assert node.module.split(".")[0] in ALLOWED
             assert node.module != "__future__", "postponed annotations turn config_class into a string"
+
+
+def test_a_push_uploads_weights_configuration_and_code(model, monkeypatch):
+    pushed = []
+
+    def create_commit(self, repo_id, operations, **kwargs):
+        pushed.extend(operation.path_in_repo for operation in operations)
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **kwargs: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    model.push_to_hub("user/pure")
+    assert {"model.safetensors", "config.json", "generation_config.json", *HUB_FILES} <= set(pushed)
+    assert not [name for name in pushed if name.endswith((".bin", ".pt", ".pkl"))]
 
 
 def test_modeling_never_compares_the_configuration_class():

@@ -101,6 +101,16 @@ def test_sdpa_equals_eager(model, ids):
         torch.testing.assert_close(*logits, rtol=0, atol=2e-5)
 
 
+def test_flex_attention_equals_sdpa(model, ids, positions):
+    for inputs in ({}, {"position_ids": positions}):
+        logits = []
+        for implementation in ("sdpa", "flex_attention"):
+            model.set_attn_implementation(implementation)
+            with torch.no_grad():
+                logits.append(model(ids, **inputs).logits)
+        torch.testing.assert_close(*logits, rtol=0, atol=2e-5)
+
+
 def test_weights_and_hidden_states_can_be_asked_for(model, ids):
     model.set_attn_implementation("eager")
     with torch.no_grad():
