@@ -1,9 +1,15 @@
 """Small models whose outputs differ enough to be compared."""
 
+import os
+import shutil
+
 import pytest
 import torch
 
 from modeling_pure import PureConfig, PureForCausalLM
+
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+needs_compiler = pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler")
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tests.model.conftest import needs_compiler
+
 LENGTHS = (9, 15)
 
 
@@ -101,6 +103,7 @@ def test_sdpa_equals_eager(model, ids):
         torch.testing.assert_close(*logits, rtol=0, atol=2e-5)
 
 
+@needs_compiler
 def test_flex_attention_equals_sdpa(model, ids, positions):
     for inputs in ({}, {"position_ids": positions}):
         logits = []

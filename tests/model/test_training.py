@@ -1,14 +1,10 @@
 """What training leans on: recomputation, compilation and adapters change nothing but the cost."""
 
-import os
-import shutil
-
 import pytest
 import torch
 
 from modeling_pure import PureForCausalLM
-
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+from tests.model.conftest import needs_compiler
 
 
 def loss_and_gradients(model, ids, forward=None, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -46,7 +42,7 @@ def test_full_graph_of_the_whole_model_forward_and_backward(model, ids):
     assert_close_to_plain(model, ids, torch.compile(model, fullgraph=True, backend="aot_eager"))
 
 
-@pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler")
+@needs_compiler
 def test_layers_compiled_to_kernels_forward_and_backward(model, ids):
     """Regional compilation, as training uses it. One layer: its kernels take half a minute to build."""
     model.train()
