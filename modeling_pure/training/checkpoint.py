@@ -81,11 +81,14 @@ def check_model(key: str, name_or_path: str) -> None:
     """Raise `InputError` where a local `name_or_path` is not a folder that holds a model with whole weights files."""
     folder = Path(name_or_path)
     looks_local = folder.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
-    if looks_local and not (folder / "config.json").is_file():
+    if not looks_local:
+        return
+    if not (folder / "config.json").is_file():
         raise InputError(f"{key}: '{name_or_path}' is not a model folder (it has no config.json)")
-    if looks_local and not any(folder.glob("*.safetensors")):
+    weights = list(folder.glob("*.safetensors"))
+    if not weights:
         raise InputError(f"{key}: '{name_or_path}' has no weights (*.safetensors)")
-    for file in folder.glob("*.safetensors") if looks_local else ():
+    for file in weights:
         try:
             safe_open(file, "pt").keys()
         except SafetensorError as error:

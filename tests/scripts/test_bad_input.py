@@ -47,7 +47,7 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
         (["--sources.c4.path", "*.parquet"], "sources.c4: no file matches '*.parquet'"),
         (["--sources.c4.path", "5"], "sources.c4.path: expected text, found 5"),
         (["--sources.c4.validation_documents", "many"], "validation_documents: expected a whole number, found 'many'"),
-        (["--sources.c4.validation_documents", "100000"], "sources.c4: '"),
+        (["--sources.c4.validation_documents", "100000"], "has no text for each of its readers"),
         (["--sources.c4.weight", "1/0"], "sources.c4.weight: expected a number between 0 and 1, found '1/0'"),
         (["--model_overrides", "{vocab_size: 300"], "argument --model_overrides: expected a mapping"),
         (["--model_overrides", "{vocab_size: big}"], "preset: "),
