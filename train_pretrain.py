@@ -14,27 +14,31 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from modeling_pure import PRESETS, PureConfig, PureForCausalLM
-from modeling_pure.data.mixture import Mixture, validation_mixture
-from modeling_pure.data.sources import Source, parse_sources
+from modeling_pure.data.arguments import DataArguments
+from modeling_pure.data.estimate import tokens_per_pass
+from modeling_pure.data.held_out import open_sources, validation_mixture
+from modeling_pure.data.mixture import Mixture
+from modeling_pure.data.packed import PackedMixture
+from modeling_pure.data.sources import parse_sources
 from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
 from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.recipe import RecipeParser
-from modeling_pure.training.arguments import PretrainArguments, PureTrainingArguments
+from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, resume_point
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.report import DISCLAIMER, print_block, state_memory, training_flops, write_model_card
-from modeling_pure.training.trainer import PureTrainer, read_position
+from modeling_pure.training.trainer import PureTrainer, resume_data
 
 
 def main() -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
-    parser = RecipeParser((PretrainArguments, PureTrainingArguments), description=__doc__)
-    script_args, training_args = parser.parse_recipe(sys.argv[1:])
+    parser = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
+    model_args, data_args, training_args = parser.parse_recipe(sys.argv[1:])
     checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
     if already_finished(training_args.output_dir, checkpoint, training_args.max_steps):
         return
-    trainer = build_trainer(script_args, training_args, checkpoint)
+    trainer = build_trainer(model_args, data_args, training_args, checkpoint)
     if trainer.is_world_process_zero():
         describe_run(trainer, checkpoint)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -42,45 +46,53 @@ def main() -> None:
 
 
 def build_trainer(
-    script_args: PretrainArguments, training_args: PureTrainingArguments, checkpoint: Path | None
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: PureTrainingArguments,
+    checkpoint: Path | None,
 ) -> PureTrainer:
     """Check and build everything; nothing is written before all of the input has been found good."""
-    sources = parse_sources(script_args.sources)
-    tokenizer = load_tokenizer("tokenizer_name_or_path", script_args.tokenizer_name_or_path)
-    config = build_config(script_args, tokenizer)
-    mixture = Mixture(
-        sources,
-        tokenizer,
-        script_args.max_seq_length,
-        training_args.seed,
-        script_args.grpo_holdout,
-        training_args.process_index,
-        training_args.world_size,
-    )
-    mixture.check_readers(training_args.dataloader_num_workers)
-    if checkpoint:
-        read_position(checkpoint, mixture, training_args)
-    held_out = validation_mixture(sources, tokenizer, script_args.max_seq_length, script_args.validation_rows)
+    tokenizer = load_tokenizer("tokenizer_name_or_path", data_args.tokenizer_name_or_path)
+    config = build_config(model_args, data_args, tokenizer)
+    dataset, held_out = build_data(data_args, training_args, tokenizer)
+    if checkpoint and (change := resume_data(checkpoint, dataset, training_args)) and training_args.process_index == 0:
+        print(change)
     set_seed(training_args.seed)
     model = PureForCausalLM(config)
-    trainer = PureTrainer(
+    return PureTrainer(
         model=model,
         args=training_args,
-        train_dataset=mixture,
+        train_dataset=dataset,
         eval_dataset=held_out,
-        document_mask=script_args.document_mask,
+        document_mask=data_args.document_mask,
         processing_class=tokenizer,
         callbacks=[MetricsFile(training_args.output_dir)],
     )
-    return trainer
 
 
-def build_config(script_args: PretrainArguments, tokenizer) -> PureConfig:
+def build_data(data_args: DataArguments, training_args: PureTrainingArguments, tokenizer) -> tuple:
+    """The rows to train on, of this rank, and the held-out rows."""
+    sources = parse_sources(data_args.sources)
+    seed, rows = training_args.seed, training_args.train_batch_size * training_args.gradient_accumulation_steps
+    this_rank = (training_args.train_batch_size, training_args.process_index, training_args.world_size)
+    if data_args.packed_dir:
+        packed = PackedMixture(sources, tokenizer, data_args, seed, *this_rank)
+        packed.check_rows(training_args.max_steps * rows * training_args.world_size)
+        return packed, packed.validation_rows()
+    mixture = Mixture(open_sources(sources, data_args, seed), tokenizer, data_args, seed, *this_rank)
+    mixture.check_readers(training_args.dataloader_num_workers)
+    held_out = validation_mixture(
+        mixture.opened, mixture.tokenize, data_args.max_seq_length, data_args.validation_rows
+    )
+    return mixture, held_out
+
+
+def build_config(model_args: ModelArguments, data_args: DataArguments, tokenizer) -> PureConfig:
     """The preset's configuration, fitted to the tokenizer."""
-    given = script_args.model_overrides or {}
+    given = model_args.model_overrides or {}
     for unknown in set(given) - {field.name for field in fields(PureConfig)}:
         raise InputError(f"model_overrides.{unknown}: PureConfig has no such field")
-    preset = PRESETS.get(script_args.preset, {})
+    preset = PRESETS.get(model_args.preset, {})
     vocab_size = given.get("vocab_size", preset.get("vocab_size", PureConfig.vocab_size))
     if isinstance(vocab_size, int):  # PureConfig says what is wrong with any other
         check_vocabulary(tokenizer, vocab_size)
@@ -91,12 +103,12 @@ def build_config(script_args: PretrainArguments, tokenizer) -> PureConfig:
         "num_real_tokens": len(tokenizer),
     }
     try:
-        config = PureConfig.from_preset(script_args.preset, **{**fitted, **given})
+        config = PureConfig.from_preset(model_args.preset, **{**fitted, **given})
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(f"preset: {first_line(error.__cause__ or error)}") from error
-    if script_args.max_seq_length > config.max_position_embeddings:
+    if data_args.max_seq_length > config.max_position_embeddings:
         raise InputError(
-            f"max_seq_length: {script_args.max_seq_length} is longer than the model's {config.max_position_embeddings}"
+            f"max_seq_length: {data_args.max_seq_length} is longer than the model's {config.max_position_embeddings}"
         )
     return config
 
@@ -115,7 +127,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
         {
             "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
             "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (rows of {mixture.row_length})",
-            **{f"  {source.name}": describe_source(source, mixture, tokens) for source in mixture.sources},
+            **describe_sources(mixture, tokens),
             "validation": f"{len(trainer.eval_dataset)} held-out rows every {args.eval_steps:g} steps",
             "compute": f"{compute} PFLOP (6N + 12LhS); the progress bar shows the time left",
             "memory": state_memory(parameters),
@@ -128,14 +140,20 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
     )
 
 
-def describe_source(source: Source, mixture: Mixture, tokens: int) -> str:
-    """A source's share of the run; for questions, which are few, also how often each will be read."""
-    weight = float(source.weight)
-    text = f"{weight:6.1%}  {tokens * weight:15,.0f} tokens  {source.path}"
-    if source.format == "medqa":
-        passes = tokens * weight / mixture.question_tokens(source.name)
-        text += f"  ({len(mixture.questions[source.name]):,} questions, {passes:,.1f} passes)"
-    return text
+def describe_sources(mixture: Mixture | PackedMixture, tokens: int) -> dict[str, str]:
+    """Each source's share of the run, and how often the run will read it."""
+    shares = {f"  {s.name}": f"{float(s.weight):6.1%}  {int(tokens * s.weight):15,} tokens" for s in mixture.sources}
+    if isinstance(mixture, PackedMixture):
+        return {**shares, "packed rows": f"{mixture.num_rows:,} in {mixture.folder}"}
+    for one in mixture.opened:
+        passes = float(tokens * one.source.weight) / tokens_per_pass(one, mixture.tokenize)
+        capped = one.source.max_epochs is not None and passes > one.source.max_epochs
+        shares[f"  {one.source.name}"] += f"  about {passes:,.1f} passes over {', '.join(one.source.paths)}" + (
+            f", capped at {one.source.max_epochs}: the others get the rest" if capped else ""
+        )
+    unchecked = mixture.guard.unchecked if mixture.guard else 0
+    guarded = f"{len(mixture.guard.questions):,} questions, {unchecked} of them too short" if mixture.guard else "none"
+    return {**shares, "decontaminated": guarded}
 
 
 def finish(trainer: PureTrainer) -> None:

@@ -1,4 +1,4 @@
-"""Bad input: one line that names the key, file or row and the cure, exit code 2, nothing half-written."""
+"""How a script ends when it cannot go on: one line that names the key, file or row and the cure, and an exit code."""
 
 import sys
 from collections.abc import Callable
@@ -8,16 +8,30 @@ class InputError(Exception):
     """The user's input cannot be used. The message is one line: what is wrong, where, and what was expected."""
 
 
+class RunStopped(Exception):
+    """A run stopped by a rule of ours while it was under way. The message is one line, as of `InputError`."""
+
+
+EXIT_CODES = {InputError: 2, RunStopped: 3}
+
+
 def run_script(main: Callable[[], int | None], name: str) -> None:
-    """Run a script's `main` and leave the process with its exit code; an `InputError` is printed and becomes 2."""
+    """Run a script's `main` and leave the process with its exit code; the errors above are printed as one line."""
     try:
         code = main()
-    except InputError as error:
-        # One that a data-loader worker raised comes back as its whole traceback, with the message on the last line.
-        message = str(error).splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: ")
-        print(f"{name}: error: {message}", file=sys.stderr)
-        code = 2
+    except tuple(EXIT_CODES) as error:
+        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
+        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     sys.exit(code or 0)
+
+
+def one_line(error: InputError | RunStopped) -> str:
+    """The message of one of our errors.
+
+    One that a data-loader worker raised comes back as its whole traceback, with `module.Class: message` as last line.
+    """
+    line = str(error).splitlines()[-1]
+    return line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
 
 
 def first_line(error: BaseException) -> str:

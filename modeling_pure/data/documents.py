@@ -1,126 +1,294 @@
-"""Documents of one source, pass after pass, with a position that can be saved and taken up again.
+"""Documents of one source for one of all readers, pass after pass, from a position that can be saved.
 
-Both classes have the same three methods: `read(count)`, `state_dict()` and `load_state_dict(state)`. A reader (one
-rank's data-loader worker) keeps every `num_readers`-th document, so readers share a source without overlap or gap,
-however many shards it has.
+A reader is one data-loader worker of one rank. In every pass the pieces of a source come in another order, and the
+readers share them: whole pieces as far as they go round, and of the pieces left over every `num_readers`-th row each.
+So each row of a pass belongs to one reader, however few files there are. A position is three integers (pass, piece,
+row), and what a reader has read is every row of its share before its position; that also tells, when the number of
+readers changes, which rows of the pass are still to be read.
 """
 
-import copy
+import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple, Protocol
 
-from datasets import IterableDataset
-
-from ..errors import InputError, first_line
+from ..errors import InputError
 from ..medqa.prompt import format_answer, format_prompt
 from ..medqa.questions import Question
-from ..rows import require_columns
-from .sources import Source
+from .files import Piece
+from .readers import Fault, read_piece
+from .remote import SourceFailed
+
+SHUFFLED_ROWS = 512
+HELD_OUT, EVALUATION = Fault("held out"), Fault("evaluation question")
+INTENDED = (HELD_OUT.reason, EVALUATION.reason)  # not a sign of bad data, so no limit counts them
+FREE_FAULTS = 100
 
 
-class TextDocuments:
-    """The text column of a streamed data set; `open_rows` opens it anew for every pass."""
+class Rows(Protocol):
+    """What `Documents` reads: a source in pieces, each in an order of its own at every pass."""
+
+    key: str
+    name: str
+    num_pieces: int
+    listing: str  # what rows are counted in: a position means nothing where this differs
+
+    def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
+        """The rows of a piece in the order of pass `epoch`, from the `start`-th on, with their numbers in the file."""
+
+    def locate(self, piece: int, number: int) -> str:
+        """Where a row is, for a message."""
+
+
+class TextRows:
+    """A source's files. Row groups of a parquet file are shuffled, and rows in blocks of 512, anew at every pass.
+
+    Args:
+        held_out: by piece, how many of its first rows are kept for validation.
+    """
 
     def __init__(
-        self, source: Source, open_rows: Callable[[], IterableDataset], reader: int = 0, num_readers: int = 1
+        self,
+        key: str,
+        pieces: list[Piece],
+        column: str = "text",
+        timeout: float = 300.0,
+        seed: int = 0,
+        held_out: dict[int, int] | None = None,
     ):
-        self.source = source
-        self.open_rows = open_rows
-        self.reader, self.num_readers = reader, num_readers
-        self.passes = 0
-        self.index = 0  # rows read in this pass, by all readers
-        self.texts = 0  # documents given out in this pass, by this reader
-        self.skipped = 0  # rows without text, in all passes
-        self._rows: IterableDataset | None = None
-        self._rows_state: dict | None = None  # where to open the rows; None = at their beginning
-        self._iterator: Iterator[dict] | None = None
+        self.key, self.pieces, self.column, self.timeout, self.seed = key, pieces, column, timeout, seed
+        self.name = ", ".join(dict.fromkeys(piece.path.rsplit("/", 1)[-1] for piece in pieces))
+        self.held_out = held_out or {}
+        self.num_pieces = len(pieces)
+        # Without folders, and so without the Hub's commit: a moved copy is the same source.
+        self.listing = " ".join(f"{piece.path.rsplit('/', 1)[-1]}:{piece.begin}" for piece in pieces)
 
-    def read(self, count: int) -> list[str]:
-        """The next `count` documents; a new pass begins where the data set ends."""
-        texts: list[str] = []
-        while len(texts) < count:
-            row = self._next_row()
-            if row is None:
-                if self.texts == 0:
-                    raise InputError(f"{self.source.key}: '{self.source.path}' has no text for each of its readers")
-                self.passes, self.index = self.passes + 1, 0
-                self._rows_state = self._iterator = None
-                self.texts = 0
-                continue
-            self.index += 1
-            if (self.index - 1) % self.num_readers != self.reader:
-                continue
-            text = row[self.source.column]
-            if isinstance(text, str) and text.strip():
-                texts.append(text)
-                self.texts += 1
-            else:
-                self.skipped += 1
-        return texts
+    def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
+        """See `Rows`."""
+        held_out = self.held_out.get(piece, 0)
+        groups = random.Random(f"groups {self.seed} {epoch} {piece}")
+        skip = start % SHUFFLED_ROWS
+        rows = read_piece(self.key, self.pieces[piece], self.column, self.timeout, groups, start - skip)
+        block_number = start // SHUFFLED_ROWS
+        while block := list(islice(rows, SHUFFLED_ROWS)):
+            random.Random(f"rows {self.seed} {epoch} {piece} {block_number}").shuffle(block)
+            for number, value in block[skip:]:
+                yield number, HELD_OUT if number < held_out else value
+            skip, block_number = 0, block_number + 1
 
-    def _next_row(self) -> dict | None:
-        try:
-            if self._iterator is None:
-                self._rows = self.open_rows()
-                if self._rows_state is not None:
-                    self._rows.load_state_dict(copy.deepcopy(self._rows_state))
-                # Iterated row by row, `datasets` would by itself share out files to data-loader workers.
-                self._iterator = self._rows.iter(batch_size=1)
-            row = next(self._iterator, None)
-        except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-            raise InputError(
-                f"{self.source.key}: cannot read '{self.source.path}' after row {self.index}: {first_line(error)}"
-            ) from error
-        if row is None:
-            return None
-        require_columns(self.source.key, self.source.path, row, [self.source.column])
-        return {column: values[0] for column, values in row.items()}
+    def read_in_order(self) -> Iterator[tuple[int, int, str | Fault]]:
+        """(piece, row, value) as they lie in the files."""
+        for piece, unit in enumerate(self.pieces):
+            for number, value in read_piece(self.key, unit, self.column, self.timeout):
+                yield piece, number, value
 
-    def state_dict(self) -> dict:
-        """Where the next `read` begins; JSON can hold it."""
-        rows = self._rows_state if self._iterator is None else copy.deepcopy(self._rows.state_dict())
-        counts = {"passes": self.passes, "index": self.index, "texts": self.texts, "skipped": self.skipped}
-        return {**counts, "rows": rows}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Continue where `state` was taken."""
-        self.passes, self.index = state["passes"], state["index"]
-        self.texts, self.skipped = state["texts"], state["skipped"]
-        self._rows_state, self._iterator = state["rows"], None
+    def locate(self, piece: int, number: int) -> str:
+        """See `Rows`."""
+        return self.pieces[piece].locate(number)
 
 
-class ExamDocuments:
+class ExamRows:
     """Questions as the exam prompt with its answer, in another order and with other letters at every pass."""
 
-    def __init__(self, questions: list[Question], seed: int, reader: int = 0, num_readers: int = 1):
-        if len(questions) < num_readers:
-            raise InputError(f"sources: {len(questions)} MedQA questions are left for {num_readers} readers")
-        self.questions = questions
-        self.seed = seed
-        self.reader, self.num_readers = reader, num_readers
-        self.passes = 0
-        self.index = reader
+    def __init__(self, key: str, questions: list[Question], seed: int = 0):
+        self.key, self.questions, self.seed = key, questions, seed
+        self.name = "questions"
+        self.num_pieces = 1
+        self.listing = hashlib.sha256("".join(question.digest for question in questions).encode()).hexdigest()
 
-    def read(self, count: int) -> list[str]:
-        """The next `count` documents; a new pass begins where the questions end."""
-        texts = []
-        while len(texts) < count:
-            order = random.Random(f"order {self.seed} {self.passes}").sample(
-                range(len(self.questions)), len(self.questions)
-            )
-            for i in order[self.index :: self.num_readers][: count - len(texts)]:
-                rng = random.Random(f"options {self.seed} {self.passes} {i}")
-                question = self.questions[i].shuffled(rng)
-                texts.append(format_prompt(question) + format_answer(question))
-                self.index += self.num_readers
-            if self.index >= len(self.questions):
-                self.passes, self.index = self.passes + 1, self.reader
+    def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
+        """See `Rows`."""
+        count = len(self.questions)
+        for i in random.Random(f"order {self.seed} {epoch}").sample(range(count), count)[start:]:
+            question = self.questions[i].shuffled(random.Random(f"options {self.seed} {epoch} {i}"))
+            yield i, format_prompt(question) + format_answer(question)
+
+    def locate(self, piece: int, number: int) -> str:
+        """See `Rows`."""
+        return f"question {number}"
+
+
+class Position(NamedTuple):
+    """The row a reader reads next: row `row` of the piece that comes at `place` in pass `epoch`."""
+
+    epoch: int = 0
+    place: int = 0
+    row: int = 0
+
+
+class Readers:
+    """All readers of a source at one time: who owns which row, and, with their positions, what has been read."""
+
+    def __init__(self, num_pieces: int, num_readers: int, positions: list[Position] | None = None):
+        self.num_readers = num_readers
+        self.whole = num_pieces - num_pieces % num_readers  # pieces that go round; the others are shared by rows
+        self.positions = positions or []
+
+    def owner(self, place: int, row: int) -> int:
+        """The reader of a row of the piece at a place."""
+        return (place if place < self.whole else row) % self.num_readers
+
+    def has_read(self, epoch: int, place: int, row: int) -> bool:
+        """Whether the row's owner is past it."""
+        return (epoch, place, row) < self.positions[self.owner(place, row)]
+
+    def first_unread(self, epoch: int, place: int) -> int | None:
+        """A row of the piece at a place before which all have been read; None where the whole piece has."""
+        owners = [self.positions[self.owner(place, 0)]] if place < self.whole else self.positions
+        rows = [at.row if (epoch, place) == at[:2] else 0 for at in owners if (epoch, place) >= at[:2]]
+        return min(rows, default=None)
+
+
+class Documents:
+    """The documents of one reader.
+
+    Args:
+        reader, num_readers: which of all readers of the source this is.
+        max_epochs: after so many passes the source is exhausted; None for no end.
+        max_skipped: share of the rows that may be unusable before the source counts as failed; 100 are free.
+        guard: has `covers(text)`, true for a document that holds an evaluation question (`decontaminate.Guard`).
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        seed: int = 0,
+        reader: int = 0,
+        num_readers: int = 1,
+        max_epochs: int | None = None,
+        max_skipped: float = 0.05,
+        guard=None,
+    ):
+        self.rows, self.seed = rows, seed
+        self.reader, self.num_readers = reader, num_readers
+        self.max_epochs, self.max_skipped, self.guard = max_epochs, max_skipped, guard
+        self.readers = Readers(rows.num_pieces, num_readers)
+        self.earlier: list[Readers] = []  # those of the same passes before their number changed
+        self.position = Position()
+        self.rows_read = 0
+        self.given = 0  # documents
+        self.given_before_pass = 0
+        self.skipped: Counter[str] = Counter()
+        self._stream: Iterator[str] | None = None
+
+    def read(self, characters: int, count: int = 256) -> list[str]:
+        """The next `count` documents, fewer once they have so many `characters`; none when the source is exhausted.
+
+        Raises:
+            InputError: a whole pass held no document for this reader.
+            SourceFailed: the source cannot be read, or too much of it is unusable.
+        """
+        if self._stream is None:
+            self._stream = self._texts()
+        texts: list[str] = []
+        while len(texts) < count and characters > 0:
+            text = next(self._stream, None)
+            if text is None:
+                break
+            texts.append(text)
+            characters -= len(text)
         return texts
 
+    def _texts(self) -> Iterator[str]:
+        for piece, number, value in self._own_rows():
+            self.rows_read += 1
+            if isinstance(value, str) and self.guard is not None and self.guard.covers(value):
+                value = EVALUATION
+            if isinstance(value, Fault):
+                self.skipped[value.reason] += 1
+                self._check_limit(piece, number, value)
+            else:
+                self.given += 1
+                yield value
+
+    def _own_rows(self) -> Iterator[tuple[int, int, str | Fault]]:
+        """This reader's rows from its position on, which moves past each."""
+        while self.max_epochs is None or self.position.epoch < self.max_epochs:
+            epoch, first, start = self.position
+            order = random.Random(f"pieces {self.seed} {epoch}").sample(
+                range(self.rows.num_pieces), self.rows.num_pieces
+            )
+            for place in range(first, len(order)):
+                yield from self._own_rows_of_piece(epoch, place, order[place], start if place == first else 0)
+            if self.given == self.given_before_pass and not self.earlier:
+                raise InputError(
+                    f"{self.rows.key}: {self.rows.name}: no text for each of its {self.num_readers} readers"
+                    f"{self._skipped_note()}"
+                )
+            self.position, self.given_before_pass = Position(epoch + 1), self.given
+            self.earlier = [readers for readers in self.earlier if max(readers.positions).epoch > epoch]
+
+    def _own_rows_of_piece(self, epoch: int, place: int, piece: int, start: int):
+        shared = place >= self.readers.whole
+        if not shared and self.readers.owner(place, 0) != self.reader:
+            return
+        for readers in self.earlier:
+            unread = readers.first_unread(epoch, place)
+            if unread is None:
+                return
+            start = max(start, unread)
+        for row, (number, value) in enumerate(self.rows.read(piece, epoch, start), start):
+            self.position = Position(epoch, place, row + 1)
+            mine = not shared or self.readers.owner(place, row) == self.reader
+            if mine and not any(readers.has_read(epoch, place, row) for readers in self.earlier):
+                yield piece, number, value
+
+    def _check_limit(self, piece: int, number: int, fault: Fault) -> None:
+        faults = sum(count for reason, count in self.skipped.items() if reason not in INTENDED)
+        if fault.reason not in INTENDED and faults > FREE_FAULTS + self.max_skipped * self.rows_read:
+            detail = f" ({fault.detail})" if fault.detail else ""
+            raise SourceFailed(
+                f"{self.rows.key}: {faults:,} of {self.rows_read:,} rows cannot be used, more than max_skipped "
+                f"{self.max_skipped:g} allows{self._skipped_note()}; the last is {self.rows.locate(piece, number)}: "
+                f"{fault.reason}{detail}"
+            )
+
+    def _skipped_note(self) -> str:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
+        return f" (skipped: {reasons})" if reasons else ""
+
     def state_dict(self) -> dict:
-        """Where the next `read` begins; JSON can hold it."""
-        return {"passes": self.passes, "index": self.index}
+        """Where the next `read` begins and what has been counted; JSON can hold it."""
+        return {
+            "position": list(self.position),
+            "earlier": [[readers.num_readers, [list(at) for at in readers.positions]] for readers in self.earlier],
+            "rows_read": self.rows_read,
+            "given": self.given,
+            "given_before_pass": self.given_before_pass,
+            "skipped": dict(self.skipped),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where `state` was taken."""
-        self.passes, self.index = state["passes"], state["index"]
+        self.position = Position(*state["position"])
+        self.earlier = [
+            Readers(self.rows.num_pieces, count, [Position(*at) for at in positions])
+            for count, positions in state["earlier"]
+        ]
+        self.rows_read, self.given = state["rows_read"], state["given"]
+        self.given_before_pass = state["given_before_pass"]
+        self.skipped = Counter(state["skipped"])
+        self._stream = None
+
+
+def redistribute_documents(states: list[dict], first: bool) -> dict:
+    """The state with which one of a new number of readers goes on from the states of all readers before.
+
+    Args:
+        first: for one reader, which takes over the counts.
+    """
+    positions = [state["position"] for state in states]
+    counts: Counter[str] = Counter()
+    for state in states if first else []:
+        counts.update({"rows_read": state["rows_read"], "given": state["given"]})
+    skipped = sum((Counter(state["skipped"]) for state in states), Counter()) if first else Counter()
+    return {
+        "position": [min(positions)[0], 0, 0],
+        "earlier": [*states[0]["earlier"], [len(states), positions]],
+        "rows_read": counts["rows_read"],
+        "given": counts["given"],
+        "given_before_pass": counts["given"],
+        "skipped": dict(skipped),
+    }

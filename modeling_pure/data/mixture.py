@@ -1,61 +1,71 @@
 """The mixture: rows of all sources in exact proportion of tokens, and the position of every reader in it.
 
-    documents of a source  ->  packed rows of the source  ->  the mixture  ->  batches
-    (documents.py)             (packing.py)                   (here)           (a plain DataLoader)
+    pieces of files -> documents of a reader -> packed rows of a source -> the mixture -> batches
+    (files, readers)   (documents)              (packing)                  (here)        (a plain DataLoader)
 
-Each row is drawn from the source whose share is furthest behind, in integers and without a random draw: at 45/25/20/10
-any 20 consecutive rows of one reader hold 9, 5, 4 and 2. Mixing documents instead would give the source with the
-longest documents most of the tokens.
+Each row is drawn from the source whose share is due next (`schedule`): at 45/25/20/10 any 20 consecutive rows of one
+reader hold 9, 5, 4 and 2. Mixing documents instead would give the source with the longest documents most tokens.
 
 Every row carries the state that follows it, and every batch that of its last row. So the position of a run is that of
 the last batch it trained on, whatever data-loader workers have read ahead.
 """
 
+import hashlib
+import logging
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError
-from ..medqa.questions import Question, read_questions
-from ..medqa.splits import select_split
-from ..rows import open_rows
-from .documents import ExamDocuments, TextDocuments
-from .packing import PackedRows
-from .sources import Source, integer_weights
+from ..errors import InputError, RunStopped
+from .arguments import DataArguments
+from .documents import Documents
+from .held_out import OpenSource, evaluation_guard
+from .packing import DocumentTokenizer, PackedRows, redistribute_rows
+from .remote import SourceFailed
+from .schedule import Schedule
+from .sources import integer_weights
+
+logger = logging.getLogger(__name__)
 
 
 class Mixture(IterableDataset):
     """Endless rows from all sources, for one rank; the data loader's workers share the rank's part.
 
+    Each item has `input_ids`, int32 of shape (max_seq_length,), the name of its `source`, and `data_state`, which JSON
+    can hold.
+
     Args:
-        sources: the recipe's sources.
-        row_length: tokens of a row.
-        grpo_holdout: share of the train questions kept out of pretraining (`medqa.splits`).
+        opened: the recipe's sources.
+        batch_size: rows of a rank's batch. Readers begin their schedules so far apart that the batches of all ranks
+            at one time are a stretch of one and the same schedule, and so in proportion together.
         rank, world_size: this process among all that train.
     """
 
     def __init__(
         self,
-        sources: list[Source],
+        opened: list[OpenSource],
         tokenizer: PreTrainedTokenizerBase,
-        row_length: int,
+        arguments: DataArguments,
         seed: int = 0,
-        grpo_holdout: float = 0.0,
+        batch_size: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ):
-        self.sources = sources
+        self.opened = opened
+        self.sources = [one.source for one in opened]
         self.tokenizer = tokenizer
-        self.row_length = row_length
-        self.seed = seed
+        self.tokenize = DocumentTokenizer(tokenizer)
+        self.arguments = arguments
+        self.row_length = arguments.max_seq_length
+        self.seed, self.batch_size = seed, batch_size
         self.rank, self.world_size = rank, world_size
-        self.questions = {
-            source.name: training_questions(source, grpo_holdout) for source in sources if source.format == "medqa"
-        }
+        self.guard = evaluation_guard(opened, arguments)
+        self.names = [source.name for source in self.sources]
+        listing = "\n".join(f"{one.source.name} {one.rows.listing}" for one in opened)
+        self.files = hashlib.sha256(listing.encode()).hexdigest()[:16]  # a position means nothing in other files
         self.position: dict[str, dict] = {}  # by worker: the state to go on from
         self.first_worker = 0  # the worker whose turn it is when the run goes on
 
@@ -64,147 +74,172 @@ class Mixture(IterableDataset):
         num_workers = info.num_workers if info else 1
         # The data loader asks its workers in turn, always beginning with the first: play the worker whose turn it is.
         worker = ((info.id if info else 0) + self.first_worker) % num_workers
+        return self.rows_of_reader(worker, num_workers, self.position.get(str(worker)))
+
+    def rows_of_reader(self, worker: int = 0, num_workers: int = 1, state: dict | None = None) -> Iterator[dict]:
+        """The rows of one worker of this rank, each with the state that follows it.
+
+        Raises:
+            SourceFailed: a source cannot be read any more and `on_source_failure` is `stop`.
+            RunStopped: no source is left.
+        """
         reader, num_readers = self.rank * num_workers + worker, self.world_size * num_workers
-        packed = [self.packed_rows(source, reader, num_readers) for source in self.sources]
-        schedule = Schedule(integer_weights(self.sources))
-        if str(worker) in self.position:
-            state = self.position[str(worker)]
-            schedule.drawn = list(state["drawn"])
-            for source, rows in zip(self.sources, packed, strict=True):
-                rows.load_state_dict(state["sources"][source.name])
-        while True:
-            index = schedule.next_source()
-            row = packed[index].next_row()
-            states = {source.name: rows.state_dict() for source, rows in zip(self.sources, packed, strict=True)}
-            state = {"worker": worker, "num_workers": num_workers, "drawn": list(schedule.drawn), "sources": states}
-            yield {"input_ids": row, "data_state": state}
+        packed = {name: self.packed_rows(name, reader, num_readers) for name in self.names}
+        schedule = Schedule(integer_weights(self.sources), (worker * self.world_size + self.rank) * self.batch_size)
+        drawn = dict.fromkeys(self.names, 0)
+        if state:
+            if state["schedule"] is not None:
+                schedule.load_state_dict(state["schedule"])
+            drawn = dict(state["drawn"])
+            for name in state["sources"]:
+                packed[name].load_state_dict(state["sources"][name])
+        fixed = self._reader(worker, num_workers)
+        while schedule.weights:
+            name = schedule.next_source()
+            row = self._next_row(name, packed[name])
+            if row is None:
+                schedule.drop(name)
+                continue
+            schedule.draw(name)
+            drawn[name] += 1
+            states = {name: rows.state_dict() for name, rows in packed.items()}
+            state = {**fixed, "schedule": schedule.state_dict(), "drawn": dict(drawn), "sources": states}
+            yield {"input_ids": row, "source": name, "data_state": state}
+        raise RunStopped("sources: all have been read max_epochs times or have failed; nothing is left to train on")
 
-    def documents(self, source: Source, reader: int, num_readers: int) -> TextDocuments | ExamDocuments:
-        """The training documents of one source for one of all readers."""
-        if source.format == "medqa":
-            return ExamDocuments(self.questions[source.name], self.seed, reader, num_readers)
-        return TextDocuments(source, partial(training_rows, source), reader, num_readers)
+    def _reader(self, worker: int, num_workers: int) -> dict:
+        return {"worker": worker, "num_workers": num_workers, "files": self.files}
 
-    def packed_rows(self, source: Source, reader: int, num_readers: int) -> PackedRows:
-        """The training rows of one source for one of all readers."""
-        documents = self.documents(source, reader, num_readers)
-        return PackedRows(documents, self.tokenizer, self.row_length, self.seed)
+    def _next_row(self, name: str, packed: PackedRows) -> np.ndarray | None:
+        try:
+            row = packed.next_row()
+        except SourceFailed as error:
+            if self.arguments.on_source_failure == "stop":
+                raise
+            logger.warning(f"sources.{name} has failed, and the other sources get its share: {error}")
+            return None
+        if row is None:
+            logger.warning(
+                f"sources.{name} has been read max_epochs times; the other sources get its share "
+                f"({packed.leftover} tokens that fill no row are left over)"
+            )
+        return row
+
+    def packed_rows(self, name: str, reader: int = 0, num_readers: int = 1) -> PackedRows:
+        """The rows of one source for one of all readers."""
+        one = next(one for one in self.opened if one.source.name == name)
+        documents = Documents(
+            one.rows, self.seed, reader, num_readers, one.source.max_epochs, self.arguments.max_skipped, self.guard
+        )
+        return PackedRows(documents, self.tokenize, self.row_length)
+
+    def progress(self, states: list[dict]) -> dict[str, dict[str, int]]:
+        """By source, the rows drawn, passes completed and rows skipped in all, from the states of all readers."""
+        return {
+            name: {
+                "rows": sum(state["drawn"][name] for state in states),
+                "passes": min(state["sources"][name]["documents"]["position"][0] for state in states),
+                "skipped": sum(sum(state["sources"][name]["documents"]["skipped"].values()) for state in states),
+            }
+            for name in self.names
+        }
 
     def check_readers(self, num_workers: int) -> None:
         """Raise `InputError` where a source has no document for the last reader: better now than in a worker later."""
         num_readers = self.world_size * max(1, num_workers)
-        for source in self.sources:
-            self.documents(source, num_readers - 1, num_readers).read(1)
+        for name in self.names:
+            try:
+                self.packed_rows(name, num_readers - 1, num_readers).documents.read(1)
+            except SourceFailed as error:
+                raise InputError(str(error)) from error
 
-    def question_tokens(self, name: str) -> int:
-        """Tokens of one pass over a medqa source."""
-        texts = ExamDocuments(self.questions[name], self.seed).read(len(self.questions[name]))
-        encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        return sum(len(encoding.ids) + 1 for encoding in encodings)
+    def resume(self, ranks: list[dict], num_workers: int) -> str | None:
+        """Go on from the states of all ranks' workers.
 
-    def resume(self, position: dict[str, dict], last_worker: int) -> None:
-        """Go on from the states of this rank's workers; `last_worker` gave the last batch that was trained on."""
-        num_workers = next(iter(position.values()))["num_workers"]
-        self.position, self.first_worker = position, (last_worker + 1) % num_workers
+        With as many ranks and workers as wrote them, the same rows follow as if the run had not stopped. With other
+        numbers every source goes on after the documents that have been read, but in another order; each former
+        reader's last window of documents is read once more.
 
+        Args:
+            ranks: for each, `workers` (by number: the state of the last row trained on) and `last_worker`.
+            num_workers: data-loader workers of this run, at least 1.
 
-class Schedule:
-    """Which source comes next: the one furthest behind its share; the first of equals.
+        Returns:
+            What changes, for the user; None where nothing does.
 
-    With integer weights w of sum W and n_i rows drawn of t, that is the largest w_i (t + 1) - W n_i.
-    """
+        Raises:
+            InputError: the states are of other sources.
+        """
+        state = ranks[0]["workers"][str(ranks[0]["last_worker"])]
+        if list(state["drawn"]) != self.names:
+            raise InputError(f"sources: the checkpoint was written with {list(state['drawn'])}, found {self.names}")
+        if state["files"] != self.files:
+            raise InputError("sources: their files are not those that the checkpoint's position counts in")
+        before = (len(ranks), state["num_workers"])
+        if before == (self.world_size, num_workers):
+            mine = ranks[self.rank]
+            self.position, self.first_worker = mine["workers"], (mine["last_worker"] + 1) % num_workers
+            return None
+        self.position, self.first_worker = self._redistribute(ranks, before[1], num_workers), 0
+        return (
+            f"the order of documents changes from here on: {before[0]} rank(s) with {before[1]} data worker(s) each "
+            f"wrote the checkpoint, this run has {self.world_size} with {num_workers}. Every source goes on where it "
+            "was; at most the last window of documents of each former reader comes once more."
+        )
 
-    def __init__(self, weights: list[int]):
-        self.weights = weights
-        self.drawn = [0] * len(weights)
-
-    def next_source(self) -> int:
-        """The index of the next source, which is counted as drawn."""
-        rows, total = sum(self.drawn) + 1, sum(self.weights)
-        deficits = [w * rows - total * n for w, n in zip(self.weights, self.drawn, strict=True)]
-        index = deficits.index(max(deficits))
-        self.drawn[index] += 1
-        return index
-
-
-def training_rows(source: Source):
-    """The rows of a text source that are not held out for validation."""
-    rows = open_rows(source.key, source.path, source.config)
-    return rows if source.validation_path else rows.skip(source.validation_documents)
-
-
-def validation_mixture(
-    sources: list[Source], tokenizer: PreTrainedTokenizerBase, row_length: int, max_rows: int
-) -> list[dict[str, np.ndarray]]:
-    """Up to `max_rows` held-out rows in the proportions of the mixture, always the same; no document comes twice.
-
-    Reading them also shows, before training starts, that every source can be read.
-    """
-    packed = []
-    for source in sources:
-        if source.format == "medqa":
-            documents = ExamDocuments(validation_questions(source), seed=0)
-        else:
-            documents = TextDocuments(source, partial(validation_rows, source))
-        packed.append(PackedRows(documents, tokenizer, row_length, seed=0, window=8))
-    schedule, rows = Schedule(integer_weights(sources)), []
-    while len(rows) < max_rows:
-        index = schedule.next_source()
-        row = packed[index].next_row()
-        if packed[index].documents.passes:
-            break
-        rows.append({"input_ids": row})
-    if not rows:
-        raise InputError(f"sources: the held-out documents do not fill one row of {row_length} tokens for each source")
-    return rows
-
-
-def training_questions(source: Source, grpo_holdout: float) -> list[Question]:
-    """The questions of a medqa source that pretraining may read: none of its dev questions, nor a copy of one."""
-    questions = select_split(
-        read_questions(source.key, source.path, source.config), "train", grpo_holdout=grpo_holdout
-    )
-    held_out = {question.digest for question in validation_questions(source)}
-    return [question for question in questions if question.digest not in held_out]
-
-
-def validation_questions(source: Source) -> list[Question]:
-    """The dev questions of a medqa source."""
-    if source.validation_path:
-        return read_questions(f"{source.key}.validation_path", source.validation_path)
-    questions = select_split(read_questions(source.key, source.path, source.config), "dev")
-    if not questions:
-        raise InputError(f"{source.key}: '{source.path}' has no dev questions; give it a validation_path")
-    return questions
-
-
-def validation_rows(source: Source):
-    """The held-out rows of a text source."""
-    if source.validation_path:
-        return open_rows(f"{source.key}.validation_path", source.validation_path)
-    return open_rows(source.key, source.path, source.config).take(source.validation_documents)
+    def _redistribute(self, ranks: list[dict], workers_before: int, num_workers: int) -> dict[str, dict]:
+        """A state for each worker of this rank, from those of all workers of all ranks before."""
+        before = [rank["workers"].get(str(worker)) for rank in ranks for worker in range(workers_before)]
+        unread = {name: self.packed_rows(name).state_dict() for name in self.names}  # of a worker without a batch yet
+        position = {}
+        for worker in range(num_workers):
+            first = self.rank == worker == 0
+            sources = {
+                name: redistribute_rows([state["sources"][name] if state else unread[name] for state in before], first)
+                for name in self.names
+            }
+            drawn = {
+                name: sum(state["drawn"][name] for state in before if state) if first else 0 for name in self.names
+            }
+            position[str(worker)] = {
+                **self._reader(worker, num_workers),
+                "schedule": None,
+                "drawn": drawn,
+                "sources": sources,
+            }
+        return position
 
 
 def collate_rows(rows: list[dict], document_end: int | None = None) -> dict:
     """Rows as a batch: `input_ids` and `labels` int64 of shape (batch, row_length), and the last row's `data_state`.
 
     No attention mask: a row has no padding, and without a mask the causal kernel is used as it is. With a
-    `document_end` token the batch has `position_ids` that begin anew after it, which keeps documents apart.
+    `document_end` token the batch says where documents begin, in both ways that attention kernels want it:
+    `position_ids` that begin anew, and the boundaries of all documents of the flattened batch (`cu_seq_lens_q` and
+    `_k`, int32 of shape (documents + 1,)) with the length of the longest (`max_length_q` and `_k`).
     """
     input_ids = torch.from_numpy(np.stack([row["input_ids"] for row in rows])).long()
     batch = {"input_ids": input_ids, "labels": input_ids}
     if document_end is not None:
-        batch["position_ids"] = document_positions(input_ids, document_end)
+        batch |= document_boundaries(input_ids, document_end)
     return {**batch, "data_state": rows[-1]["data_state"]} if "data_state" in rows[-1] else batch
 
 
-def document_positions(input_ids: torch.Tensor, document_end: int) -> torch.Tensor:
-    """Position of each token in its document, counted from 0 at the row's beginning and after each `document_end`.
+def document_boundaries(input_ids: torch.Tensor, document_end: int) -> dict[str, torch.Tensor | int]:
+    """Where documents begin: at the beginning of each row and after each `document_end`.
 
     Args:
-        input_ids: int64 of shape (batch, row_length); so is the result.
+        input_ids: int64 of shape (batch, row_length); so are the `position_ids`, counted from 0 in each document.
     """
+    starts = torch.ones_like(input_ids, dtype=torch.bool)
+    starts[:, 1:] = input_ids[:, :-1] == document_end
     positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
-    starts = torch.zeros_like(input_ids)
-    starts[:, 1:] = torch.where(input_ids[:, :-1] == document_end, positions[:, 1:], 0)
-    return positions - starts.cummax(dim=1).values
+    offsets = torch.cat([starts.flatten().nonzero().flatten(), torch.tensor([input_ids.numel()])]).to(torch.int32)
+    longest = int(offsets.diff().max())
+    return {
+        "position_ids": positions - torch.where(starts, positions, 0).cummax(dim=1).values,
+        "cu_seq_lens_q": offsets,
+        "cu_seq_lens_k": offsets,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }

@@ -3,68 +3,119 @@
 No token is thrown away: what is left of a window of documents after its last full row begins the next row.
 """
 
-import random
+from collections.abc import Iterator
 
 import numpy as np
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from .documents import ExamDocuments, TextDocuments
+from .documents import Documents, redistribute_documents
+
+WINDOW_CHARACTERS = 500_000  # about 0.2 s of tokenising, which is what going on from a state costs for each source
+
+
+class DocumentTokenizer:
+    """Documents to token ids, each document ended by the end-of-text token.
+
+    The Rust tokenizer is called for many documents at once. A document that spells `<|endoftext|>` or another special
+    token is tokenised as the letters it consists of: no text can end a document or pad a row.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.backend.encode_special_tokens = True
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.document_end = tokenizer.eos_token_id
+
+    def __call__(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids of each text, int32 of shape (tokens + 1,)."""
+        encodings = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array([*encoding.ids, self.document_end], dtype=np.int32) for encoding in encodings]
 
 
 class PackedRows:
-    """Endless rows of `row_length` tokens from one source.
+    """Rows of `row_length` tokens from one source.
 
-    Documents are taken in windows, shuffled within the window and tokenised together (the Rust tokenizer is several
-    times faster on a batch). The state is where the window began and how many rows have been drawn since: going on
-    from it costs one window of tokenising, wherever in the run it was taken.
+    The state is where the window of documents began that is being cut into rows, what was left of the one before, and
+    how many rows have been drawn since: going on from it costs one window of tokenising, wherever it was taken.
     """
 
     def __init__(
         self,
-        documents: TextDocuments | ExamDocuments,
-        tokenizer: PreTrainedTokenizerBase,
+        documents: Documents,
+        tokenize: DocumentTokenizer,
         row_length: int,
-        seed: int,
-        window: int = 256,
+        window_characters: int = WINDOW_CHARACTERS,
     ):
-        self.documents = documents
-        self.tokenizer = tokenizer
-        self.row_length = row_length
-        self.seed = seed
-        self.window = window
+        self.documents, self.tokenize = documents, tokenize
+        self.row_length, self.window_characters = row_length, window_characters
+        self.tokens_read = 0
         self._tokens = np.empty(0, dtype=np.int32)
         self._begin_window()
 
-    def next_row(self) -> np.ndarray:
-        """The next row: int32 of shape (row_length,)."""
+    def next_row(self) -> np.ndarray | None:
+        """The next row, int32 of shape (row_length,); None when the source is exhausted.
+
+        Then less than a row is left over (`leftover`), which is the end of the last document.
+        """
         while len(self._tokens) < self.row_length:
-            self._read_window()
+            self._begin_window()
+            texts = self.documents.read(self.window_characters)
+            if not texts:
+                return None
+            window = np.concatenate([self._tokens, *self.tokenize(texts)])
+            self.tokens_read += len(window) - len(self._tokens)
+            self._tokens = window
         row, self._tokens = self._tokens[: self.row_length], self._tokens[self.row_length :]
-        self._rows += 1
+        self._drawn += 1
         return row
+
+    @property
+    def leftover(self) -> int:
+        """Tokens that have been read and not drawn."""
+        return len(self._tokens)
 
     def state_dict(self) -> dict:
         """Where the next row begins; JSON can hold it."""
-        return {**self._window_start, "rows": self._rows}
+        return {**self._window_start, "drawn": self._drawn}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue with the row that would have followed `state`."""
         self.documents.load_state_dict(state["documents"])
+        self.tokens_read = state["tokens_read"]
         self._tokens = np.array(state["remainder"], dtype=np.int32)
         self._begin_window()
-        for _ in range(state["rows"]):
+        for _ in range(state["drawn"]):
             self.next_row()
 
     def _begin_window(self) -> None:
-        self._window_start = {"documents": self.documents.state_dict(), "remainder": self._tokens.tolist()}
-        self._rows = 0
+        self._window_start = {
+            "documents": self.documents.state_dict(),
+            "tokens_read": self.tokens_read,
+            "remainder": self._tokens.tolist(),
+        }
+        self._drawn = 0
 
-    def _read_window(self) -> None:
-        self._begin_window()
-        start = self._window_start["documents"]
-        texts = self.documents.read(self.window)
-        random.Random(f"window {self.seed} {start['passes']} {start['index']}").shuffle(texts)
-        pieces = [self._tokens]
-        for encoding in self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            pieces.append(np.array([*encoding.ids, self.tokenizer.eos_token_id], dtype=np.int32))
-        self._tokens = np.concatenate(pieces)
+
+def redistribute_rows(states: list[dict], first: bool) -> dict:
+    """The state with which one of a new number of readers goes on from the states of all readers before.
+
+    Every reader's last window is read again; the `first` one takes over what was left of the windows before.
+    """
+    return {
+        "documents": redistribute_documents([state["documents"] for state in states], first),
+        "tokens_read": sum(state["tokens_read"] for state in states) if first else 0,
+        "remainder": [token for state in states for token in state["remainder"]] if first else [],
+        "drawn": 0,
+    }
+
+
+def pack_in_order(texts: Iterator[str], tokenize: DocumentTokenizer, row_length: int) -> Iterator[np.ndarray]:
+    """Rows of the texts as they come; the end of the last one that does not fill a row is left out."""
+    tokens = np.empty(0, dtype=np.int32)
+    for text in texts:
+        tokens = np.concatenate([tokens, *tokenize([text])])
+        while len(tokens) >= row_length:
+            row, tokens = tokens[:row_length], tokens[row_length:]
+            yield row

@@ -7,7 +7,8 @@ from math import lcm
 from ..errors import InputError
 
 FORMATS = ("text", "medqa")
-TEXT_FIELDS = ("path", "config", "column", "validation_path")
+TEXT_FIELDS = ("config", "column", "validation_path")
+COUNT_FIELDS = ("validation_documents", "max_epochs")
 
 
 @dataclass(frozen=True)
@@ -15,24 +16,31 @@ class Source:
     """One source of the mixture; the recipe holds a mapping of these fields under the source's name.
 
     Args:
-        path: a Hub id, or local parquet/jsonl files (a file, a glob or a folder).
+        path: a Hub id, a URL, or local files (a file, a glob or a folder); or a list of these.
         weight: the source's share of all training tokens; the weights of a recipe add up to 1.
         config: the Hub data set's configuration (`en` for C4).
         format: `text` reads a column of text; `medqa` writes each question as the exam prompt with its answer.
         column: the column that holds the text.
         validation_path: held-out rows of this source; without it the first `validation_documents` documents of a text
             source are held out, and the questions that `medqa.splits` calls dev of a medqa source.
-        validation_documents: how many documents of a text source are held out when it has no `validation_path`.
+        validation_documents: how many documents of a text source are read for validation at most.
+        max_epochs: how often a document may come; then the other sources get this one's share, in proportion.
     """
 
     name: str
-    path: str
+    path: str | list[str]
     weight: Fraction
     config: str | None = None
     format: str = "text"
     column: str = "text"
     validation_path: str | None = None
     validation_documents: int = 64
+    max_epochs: int | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        """All paths."""
+        return [self.path] if isinstance(self.path, str) else self.path
 
     @property
     def key(self) -> str:
@@ -67,13 +75,7 @@ def parse_source(name: str, entry: dict) -> Source:
     for required in ("path", "weight"):
         if entry.get(required) is None:
             raise InputError(f"{key}.{required}: missing")
-    for text_field in TEXT_FIELDS:
-        if not isinstance(entry.get(text_field, ""), str | None):
-            raise InputError(f"{key}.{text_field}: expected text, found {entry[text_field]!r}")
-    if not isinstance(entry.get("validation_documents", 0), int):
-        raise InputError(
-            f"{key}.validation_documents: expected a whole number, found {entry['validation_documents']!r}"
-        )
+    check_kinds(key, entry)
     weight = entry["weight"]
     try:
         # Through the decimal text: 0.45 becomes 9/20, which the mixture then reaches exactly.
@@ -88,7 +90,23 @@ def parse_source(name: str, entry: dict) -> Source:
     return source
 
 
-def integer_weights(sources: list[Source]) -> list[int]:
+def check_kinds(key: str, entry: dict) -> None:
+    """Raise `InputError` where a field of an entry holds another kind of value than it should."""
+    paths = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
+    if not paths or not all(isinstance(path, str) for path in paths):
+        raise InputError(f"{key}.path: expected text or a list of texts, found {entry['path']!r}")
+    if len(paths) > 1 and entry.get("format") == "medqa":
+        raise InputError(f"{key}.path: a medqa source has one path, found {len(paths)}")
+    for field in TEXT_FIELDS:
+        if not isinstance(entry.get(field, ""), str | None):
+            raise InputError(f"{key}.{field}: expected text, found {entry[field]!r}")
+    for field in COUNT_FIELDS:
+        value = entry.get(field)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InputError(f"{key}.{field}: expected a whole number above 0, found {value!r}")
+
+
+def integer_weights(sources: list[Source]) -> dict[str, int]:
     """The weights as the smallest integers in the same proportion: 45/25/20/10 % gives 9, 5, 4, 2."""
     denominator = lcm(*(source.weight.denominator for source in sources))
-    return [int(source.weight * denominator) for source in sources]
+    return {source.name: int(source.weight * denominator) for source in sources}

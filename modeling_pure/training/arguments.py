@@ -9,8 +9,8 @@ from ..errors import InputError
 
 
 @dataclass
-class PretrainArguments:
-    """Model and data."""
+class ModelArguments:
+    """The model."""
 
     preset: str = field(
         default="medium-large",
@@ -18,23 +18,6 @@ class PretrainArguments:
     )
     model_overrides: dict | None = field(
         default=None, metadata={"help": "PureConfig fields that differ from the preset, e.g. vocab_size"}
-    )
-    tokenizer_name_or_path: str = field(
-        default="openai-community/gpt2", metadata={"help": "tokenizer: a Hub id or a folder"}
-    )
-    sources: dict | None = field(
-        default=None,
-        metadata={"help": "the mixture: name -> {path, weight, config, format, column, validation_path, ...}"},
-    )
-    max_seq_length: int = field(default=2048, metadata={"help": "tokens in a row"})
-    document_mask: bool = field(
-        default=False, metadata={"help": "keep the documents of a row from attending to each other"}
-    )
-    validation_rows: int = field(
-        default=200, metadata={"help": "rows of held-out text, in the mixture's proportions, at most"}
-    )
-    grpo_holdout: float = field(
-        default=0.0, metadata={"help": "share of the train questions kept out of pretraining for GRPO, 0 to 1"}
     )
 
 

@@ -10,7 +10,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from ..data.mixture import Mixture, collate_rows
-from ..errors import InputError
+from ..data.packed import PackedMixture
+from ..errors import RunStopped
 from .checkpoint import callback_attributes, checkpoint_step, restore_finished
 
 
@@ -32,25 +33,14 @@ class DataPosition(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"ranks": self.ranks}}
 
 
-def read_position(checkpoint: str | Path, mixture: Mixture, args: TrainingArguments) -> dict:
-    """This rank's place in its data when a checkpoint was written: `workers` and `last_worker` of `DataPosition`.
+def resume_data(checkpoint: str | Path, dataset: Mixture | PackedMixture, args: TrainingArguments) -> str | None:
+    """Put the data where it was when a checkpoint was written; returns what changes for the user, if anything does.
 
     Raises:
-        InputError: another kind of run wrote it, or one with other sources or other numbers of processes or workers.
+        InputError: another kind of run wrote the checkpoint, or one with other sources.
     """
     ranks = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
-    workers = max(1, args.dataloader_num_workers)
-    written_by = (len(ranks), next(iter(ranks[0]["workers"].values()))["num_workers"])
-    if written_by != (args.world_size, workers):
-        raise InputError(
-            f"dataloader_num_workers: {checkpoint} was written by {written_by[0]} processes with {written_by[1]} "
-            f"data workers each, this run has {args.world_size} with {workers}; use the same numbers"
-        )
-    mine = ranks[args.process_index]
-    names = [source.name for source in mixture.sources]
-    if list(next(iter(mine["workers"].values()))["sources"]) != names:
-        raise InputError(f"sources: {checkpoint} was written with other sources than {names}")
-    return mine
+    return dataset.resume(ranks, max(1, args.dataloader_num_workers))
 
 
 class PureTrainer(Trainer):
@@ -60,7 +50,7 @@ class PureTrainer(Trainer):
         document_mask: whether the documents of a row are kept from attending to each other.
     """
 
-    def __init__(self, *args, train_dataset: Mixture, document_mask: bool = False, **kwargs):
+    def __init__(self, *args, train_dataset: Mixture | PackedMixture, document_mask: bool = False, **kwargs):
         self.data_position = DataPosition()
         document_end = train_dataset.tokenizer.eos_token_id if document_mask else None
         collator = partial(collate_rows, document_end=document_end)
@@ -89,16 +79,20 @@ class PureTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """Train; with a checkpoint, first put the data where that checkpoint left it."""
         if resume_from_checkpoint:
-            self._resume_data(resume_from_checkpoint)
+            resume_data(resume_from_checkpoint, self.train_dataset, self.args)
+            self.data_position.workers = dict(self.train_dataset.position)
+            self.data_position.last_worker = (self.train_dataset.first_worker - 1) % len(self.data_position.workers)
             if checkpoint_step(Path(resume_from_checkpoint)) >= self.args.max_steps:
                 return restore_finished(self, resume_from_checkpoint)
         self._last_log = (time.perf_counter(), None)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    def _resume_data(self, checkpoint: str) -> None:
-        mine = read_position(checkpoint, self.train_dataset, self.args)
-        self.data_position.workers, self.data_position.last_worker = mine["workers"], mine["last_worker"]
-        self.train_dataset.resume(mine["workers"], mine["last_worker"])
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except RunStopped:
+            # The data have ended between two steps. Other ranks wait in the next step, not here, so that only a run
+            # of one process can still save.
+            if self.args.world_size == 1 and self.state.global_step:
+                self._save_checkpoint(self.model, trial=None)
+            raise
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """One forward and backward pass; notes the batch's place in the data."""
@@ -122,6 +116,8 @@ class PureTrainer(Trainer):
                 logs["tokens_per_second"] = round((step - last_step) * self.tokens_per_step / (now - then), 1)
             self._last_log = (now, step)
             logs["tokens"] = step * self.tokens_per_step
-            for name, source in self.data_position.workers[str(self.data_position.last_worker)]["sources"].items():
-                logs[f"passes/{name}"] = source["documents"]["passes"]
+            states = gather_object(list(self.data_position.workers.values()))
+            for name, done in self.train_dataset.progress(states).items():
+                logs[f"tokens/{name}"] = done["rows"] * self.train_dataset.row_length
+                logs |= {f"{fact}/{name}": done[fact] for fact in ("passes", "skipped") if fact in done}
         super().log(logs, start_time)

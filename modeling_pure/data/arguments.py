@@ -1,0 +1,62 @@
+"""What a recipe says about its data."""
+
+from dataclasses import dataclass, field
+
+from ..errors import InputError
+
+ON_SOURCE_FAILURE = ("stop", "redistribute")
+
+
+@dataclass
+class DataArguments:
+    """The text a run trains on."""
+
+    tokenizer_name_or_path: str = field(
+        default="openai-community/gpt2", metadata={"help": "tokenizer: a Hub id or a folder"}
+    )
+    sources: dict | None = field(
+        default=None,
+        metadata={"help": "the mixture: name -> {path, weight, config, format, column, max_epochs, ...}"},
+    )
+    max_seq_length: int = field(default=2048, metadata={"help": "tokens in a row"})
+    document_mask: bool = field(
+        default=False, metadata={"help": "keep the documents of a row from attending to each other"}
+    )
+    validation_rows: int = field(
+        default=200, metadata={"help": "rows of held-out text, in the mixture's proportions, at most"}
+    )
+    grpo_holdout: float = field(
+        default=0.0, metadata={"help": "share of the train questions kept out of pretraining for GRPO, 0 to 1"}
+    )
+    decontaminate: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "MedQA-format files or Hub ids (their test split): documents that hold one of their questions are "
+            "left out, as are those that hold a dev question of a medqa source"
+        },
+    )
+    max_skipped: float = field(
+        default=0.05, metadata={"help": "share of a source's rows that may be unusable, beyond the first 100"}
+    )
+    on_source_failure: str = field(
+        default="stop",
+        metadata={"help": "when a source cannot be read any more: stop, or redistribute its share to the others"},
+    )
+    streaming_timeout: float = field(
+        default=300.0, metadata={"help": "seconds for which a failing read from the network is tried again"}
+    )
+    packed_dir: str | None = field(
+        default=None, metadata={"help": "read the rows that modeling_pure.data.pack wrote to this folder"}
+    )
+
+    def __post_init__(self):
+        if self.on_source_failure not in ON_SOURCE_FAILURE:
+            raise InputError(
+                f"on_source_failure: expected one of {list(ON_SOURCE_FAILURE)}, found {self.on_source_failure!r}"
+            )
+        if not 0 <= self.max_skipped <= 1:
+            raise InputError(f"max_skipped: expected a share from 0 to 1, found {self.max_skipped}")
+        if self.max_seq_length < 2:
+            raise InputError(f"max_seq_length: expected at least 2 tokens, found {self.max_seq_length}")
+        if self.streaming_timeout <= 0:
+            raise InputError(f"streaming_timeout: expected seconds above 0, found {self.streaming_timeout}")

@@ -1,0 +1,55 @@
+"""How large a source is, from its first documents: enough to say how often a run will read it."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from .documents import ExamRows, TextRows
+from .files import Piece
+from .held_out import OpenSource
+from .packing import DocumentTokenizer
+from .readers import lines_of
+from .remote import open_file
+
+SAMPLE_LINES = 256
+
+
+def tokens_per_pass(one: OpenSource, tokenize: DocumentTokenizer) -> float:
+    """Tokens of one pass over a source: counted for questions, estimated for text from its held-out documents."""
+    if isinstance(one.rows, ExamRows):
+        texts = [text for _, text in one.rows.read(0, 0, 0)]
+        return float(sum(map(len, tokenize(texts))))
+    tokens = sum(map(len, tokenize(one.held_out)))
+    return tokens / len(one.held_out) * number_of_rows(one.rows)
+
+
+def number_of_rows(rows: TextRows) -> float:
+    """Rows of a text source, from its first piece and the size of the others."""
+    first, same_kind = rows.pieces[0], len(rows.pieces)
+    sizes = [piece_size(piece) for piece in rows.pieces]
+    if None not in sizes and sizes[0]:
+        same_kind = sum(sizes) / sizes[0]
+    return rows_of_piece(rows, first) * same_kind
+
+
+def piece_size(piece: Piece) -> int | None:
+    """Bytes of a piece; None where only a server knows."""
+    if piece.end is not None:
+        return piece.end - piece.begin
+    return None if "://" in piece.path else Path(piece.path).stat().st_size
+
+
+def rows_of_piece(rows: TextRows, piece: Piece) -> float:
+    """Rows of a piece: as its footer says, or as many as its size holds of its first lines."""
+    name = piece.path.split("?")[0]
+    if name.endswith(".txt"):
+        return 1
+    with open_file(rows.key, piece.path, rows.timeout) as file:
+        if name.endswith(".parquet"):
+            return pq.ParquetFile(file).metadata.num_rows
+        lines = sum(1 for _ in islice(lines_of(file, piece), SAMPLE_LINES))
+        consumed = file.tell() - piece.begin  # of the compressed bytes, where there are such
+        size = file.seek(0, os.SEEK_END) if piece.end is None else piece.end - piece.begin
+        return lines if lines < SAMPLE_LINES else lines * size / consumed

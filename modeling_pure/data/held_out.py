@@ -1,0 +1,133 @@
+"""What each source trains on and what is held out of it, decided before a run starts and the same on every rank."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from ..errors import InputError
+from ..medqa.questions import Question, read_questions
+from ..medqa.splits import select_split
+from .arguments import DataArguments
+from .decontaminate import Guard
+from .documents import FREE_FAULTS, ExamRows, TextRows
+from .files import find_files, split_files
+from .packing import DocumentTokenizer, pack_in_order
+from .readers import Fault
+from .schedule import Schedule
+from .sources import Source, integer_weights
+
+
+@dataclass
+class OpenSource:
+    """A source that has been found and read from: what it trains on, and its held-out documents."""
+
+    source: Source
+    rows: TextRows | ExamRows
+    held_out: list[str]
+    dev: list[Question] = field(default_factory=list)
+
+
+def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> list[OpenSource]:
+    """Find the files of every source and read its held-out documents: nothing goes wrong later that can go wrong here.
+
+    Raises:
+        InputError: a source cannot be found or read, or nothing of it is left for training.
+    """
+    return [
+        open_exam(source, arguments, seed) if source.format == "medqa" else open_text(source, arguments, seed)
+        for source in sources
+    ]
+
+
+def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource:
+    """A medqa source: its dev questions are held out."""
+    questions = training_questions(source, arguments.grpo_holdout)
+    if not questions:
+        raise InputError(f"{source.key}: no question of '{source.paths[0]}' is left for training")
+    dev = validation_questions(source)
+    texts = [text for _, text in ExamRows(source.key, dev).read(0, 0, 0)]
+    return OpenSource(source, ExamRows(source.key, questions, seed), texts, dev)
+
+
+def open_text(source: Source, arguments: DataArguments, seed: int) -> OpenSource:
+    """A text source: documents of its `validation_path`, or else its own first ones, are held out."""
+    pieces = split_files(find_files(source.key, source.paths, source.config))
+    rows = TextRows(source.key, pieces, source.column, arguments.streaming_timeout, seed)
+    if source.validation_path:
+        key = f"{source.key}.validation_path"
+        held_out_pieces = split_files(find_files(key, [source.validation_path]))
+        held_out = TextRows(key, held_out_pieces, source.column, arguments.streaming_timeout)
+        first_documents(rows, 1)  # the source itself can be read too
+        return OpenSource(source, rows, [text for *_, text in first_documents(held_out, source.validation_documents)])
+    documents = first_documents(rows, source.validation_documents)
+    if len(documents) < source.validation_documents:
+        raise InputError(
+            f"{source.key}: '{source.paths[0]}' has no more than {len(documents)} documents, and validation_documents "
+            f"holds out {source.validation_documents}; hold out fewer, or give it a validation_path"
+        )
+    rows.held_out = {piece: number + 1 for piece, number, _ in documents}  # of each piece the last one counts
+    return OpenSource(source, rows, [text for *_, text in documents])
+
+
+def first_documents(rows: TextRows, count: int) -> list[tuple[int, int, str]]:
+    """The first `count` documents of a source, as they lie in its files, with their piece and row."""
+    documents, faults = [], 0
+    for piece, number, value in rows.read_in_order():
+        if not isinstance(value, Fault):
+            documents.append((piece, number, value))
+            if len(documents) == count:
+                break
+            continue
+        faults, last = faults + 1, f"{rows.locate(piece, number)}: {value.reason} {value.detail}".strip()
+        if faults > FREE_FAULTS + len(documents):
+            raise InputError(f"{rows.key}: most of its first rows cannot be used; {last}")
+    if not documents:
+        raise InputError(f"{rows.key}: no text in {rows.name}" + (f"; {last}" if faults else ""))
+    return documents
+
+
+def evaluation_guard(opened: list[OpenSource], arguments: DataArguments) -> Guard | None:
+    """The guard against documents that hold a question of the evaluation sets; None where there is no question."""
+    questions = [question for source in opened for question in source.dev]
+    for path in arguments.decontaminate or []:
+        questions += read_questions("decontaminate", path, split="test")
+    return Guard(questions) if questions else None
+
+
+def training_questions(source: Source, grpo_holdout: float) -> list[Question]:
+    """The questions of a medqa source that pretraining may read: none of its dev questions, nor a copy of one."""
+    questions = select_split(
+        read_questions(source.key, source.paths[0], source.config), "train", grpo_holdout=grpo_holdout
+    )
+    held_out = {question.digest for question in validation_questions(source)}
+    return [question for question in questions if question.digest not in held_out]
+
+
+def validation_questions(source: Source) -> list[Question]:
+    """The dev questions of a medqa source."""
+    if source.validation_path:
+        return read_questions(f"{source.key}.validation_path", source.validation_path)
+    questions = select_split(read_questions(source.key, source.paths[0], source.config), "dev")
+    if not questions:
+        raise InputError(f"{source.key}: '{source.paths[0]}' has no dev questions; give it a validation_path")
+    return questions
+
+
+def validation_mixture(
+    opened: list[OpenSource], tokenize: DocumentTokenizer, row_length: int, max_rows: int
+) -> list[dict[str, np.ndarray]]:
+    """Up to `max_rows` held-out rows in the proportions of the mixture, always the same; no document comes twice."""
+    packed = {one.source.name: pack_in_order(iter(one.held_out), tokenize, row_length) for one in opened}
+    rows = list(islice(mixed_rows(packed, Schedule(integer_weights([one.source for one in opened]))), max_rows))
+    if not rows:
+        raise InputError(f"sources: the held-out documents do not fill one row of {row_length} tokens for each source")
+    return rows
+
+
+def mixed_rows(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[dict[str, np.ndarray]]:
+    """Rows in the order of a schedule, up to the end of the first source that ends."""
+    while (row := next(packed[name := schedule.next_source()], None)) is not None:
+        schedule.draw(name)
+        yield {"input_ids": row}

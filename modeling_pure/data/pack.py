@@ -1,0 +1,126 @@
+"""Write the rows of a recipe's mixture once, so that training reads them without tokenising.
+
+    python -m modeling_pure.data.pack --config RECIPE --out DIR
+    python train_pretrain.py --config RECIPE --packed_dir DIR
+
+Writes as many rows as the recipe's max_steps take on one device (--rows says another number), and the held-out rows.
+The same command again continues. The folder needs nothing else: neither the sources nor a network.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from ..errors import InputError, run_script
+from ..recipe import RecipeParser
+from ..training.arguments import ModelArguments, PureTrainingArguments
+from .arguments import DataArguments
+from .held_out import open_sources, validation_mixture
+from .mixture import Mixture
+from .packed import FACTS_FILE, STATE_KEY, VALIDATION_FILE, file_state, open_table, read_facts, rows_file, settings
+from .sources import parse_sources
+from .tokenizer import load_tokenizer
+
+ROWS_PER_FILE = 4096
+
+
+@dataclass
+class PackArguments:
+    """What this command is told beside the recipe."""
+
+    out: str | None = field(default=None, metadata={"help": "folder for the rows"})
+    rows: int | None = field(default=None, metadata={"help": "rows to write; by default what the recipe's run takes"})
+
+
+def main() -> None:
+    """Arguments, sources, rows."""
+    parser = RecipeParser((PackArguments, ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
+    pack, _, arguments, training = parser.parse_recipe(sys.argv[1:])
+    if not pack.out:
+        raise InputError("out: expected a folder for the rows")
+    rows = pack.rows or training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # one reader, whose windows are tokenised on all cores
+    tokenizer = load_tokenizer("tokenizer_name_or_path", arguments.tokenizer_name_or_path)
+    sources = parse_sources(arguments.sources)
+    folder = Path(pack.out)
+    facts = {"settings": settings(sources, tokenizer, arguments, training.seed), "rows_per_file": ROWS_PER_FILE}
+    if (folder / FACTS_FILE).exists():
+        read_facts(folder, facts["settings"])
+    mixture = Mixture(open_sources(sources, arguments, training.seed), tokenizer, arguments, training.seed)
+    validation = validation_mixture(mixture.opened, mixture.tokenize, mixture.row_length, arguments.validation_rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2).encode())
+    write_rows(folder / VALIDATION_FILE, [row["input_ids"] for row in validation], [0] * len(validation), {})
+    state = write_mixture(folder, mixture, rows)
+    print(f"{folder}: {rows:,} rows of {mixture.row_length:,} tokens")
+    for name, done in mixture.progress([state]).items():
+        print(f"  {name}: {done['rows']:,} rows, {done['passes']} passes completed, {done['skipped']:,} rows skipped")
+
+
+def write_mixture(folder: Path, mixture: Mixture, rows: int, rows_per_file: int = ROWS_PER_FILE) -> dict:
+    """Write the first `rows` rows of a mixture, of which some files may be there already; returns the last state.
+
+    A file that is not full is written anew, so that what follows it joins on without a gap.
+    """
+    number, state = 0, None
+    while (number + 1) * rows_per_file <= rows and is_full(rows_file(folder, number), rows_per_file):
+        state = file_state(rows_file(folder, number))
+        number += 1
+    stream = islice(mixture.rows_of_reader(state=state), rows - number * rows_per_file)
+    done, tokens = number * rows_per_file * mixture.row_length, rows * mixture.row_length
+    with tqdm(total=tokens, initial=done, unit="tok", unit_scale=True, desc="packing") as bar:
+        batch: list[dict] = []
+        for row in stream:
+            batch.append(row)
+            bar.update(mixture.row_length)
+            if len(batch) == rows_per_file:
+                write_batch(rows_file(folder, number), batch, mixture.names)
+                number, state, batch = number + 1, row["data_state"], []
+    if batch:
+        write_batch(rows_file(folder, number), batch, mixture.names)
+        state = batch[-1]["data_state"]
+    return state
+
+
+def is_full(file: Path, rows_per_file: int) -> bool:
+    """Whether a file of rows is there and has all its rows."""
+    return file.exists() and open_table(file).num_rows == rows_per_file
+
+
+def write_batch(file: Path, batch: list[dict], names: list[str]) -> None:
+    """Write rows of a mixture with their sources, and the state after the last one."""
+    sources = [names.index(row["source"]) for row in batch]
+    write_rows(file, [row["input_ids"] for row in batch], sources, batch[-1]["data_state"])
+
+
+def write_rows(file: Path, rows: list[np.ndarray], sources: list[int], state: dict) -> None:
+    """Write one table of `input_ids` and `source`, under its name only once it is whole."""
+    tokens = np.stack(rows)
+    tokens = tokens.astype(np.uint16 if tokens.max() < 1 << 16 else np.int32)
+    columns = {
+        "input_ids": pa.FixedSizeListArray.from_arrays(tokens.reshape(-1), tokens.shape[1]),
+        "source": pa.array(sources, pa.int16()),
+    }
+    table = pa.table(columns).replace_schema_metadata({STATE_KEY: json.dumps(state)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    write_atomically(file, sink.getvalue())
+
+
+def write_atomically(file: Path, content: bytes | pa.Buffer) -> None:
+    """Write under another name and rename: a file is whole or not there."""
+    unfinished = file.with_name(file.name + ".unfinished")
+    unfinished.write_bytes(content)
+    os.replace(unfinished, file)
+
+
+if __name__ == "__main__":
+    run_script(main, "modeling_pure.data.pack")

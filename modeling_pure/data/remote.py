@@ -1,0 +1,133 @@
+"""Files opened for reading, local or remote; what a network does to a remote one is mended below the decoders."""
+
+import io
+import logging
+from typing import BinaryIO
+
+import fsspec
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
+
+from ..errors import RunStopped, first_line
+
+logger = logging.getLogger(__name__)
+
+NETWORK_LIBRARIES = {"aiohttp", "httpx", "httpx2", "requests", "urllib3"}
+
+
+class SourceFailed(RunStopped):
+    """A source cannot be read any more; the message names it, the file and the place."""
+
+
+def open_file(key: str, path: str, timeout: float) -> BinaryIO:
+    """Open a local path or a URL that fsspec knows (`hf://`, `https://`, ...), seekable.
+
+    Args:
+        key: the recipe key that error messages name.
+        timeout: for how many seconds a failing read of a remote file is tried again.
+
+    Raises:
+        SourceFailed: there is no such file, or the timeout has passed.
+    """
+    try:
+        return io.BufferedReader(RetryingFile(key, path, timeout), 1 << 20) if "://" in path else open(path, "rb")
+    except OSError as error:
+        raise SourceFailed(f"{key}: cannot open '{path}': {first_line(error)}") from error
+
+
+class RetryingFile(io.RawIOBase):
+    """A remote file that is read again from the same byte when a read fails or comes back short.
+
+    Retried here, before anything is decoded, a dropped connection costs time and nothing else. `datasets` and fsspec
+    retry above a decoder, which then has lost what it had consumed: a .gz that meets a refused connection ends in
+    "JSON parse error" (datasets issue 5053), and a 503 that lasts ends the run.
+    """
+
+    def __init__(self, key: str, path: str, timeout: float):
+        self.key, self.path, self.timeout = key, path, timeout
+        self.position = 0
+        self._file = None
+        self._retrying = Retrying(
+            stop=stop_after_delay(timeout),
+            wait=wait_exponential(multiplier=0.5, max=30),
+            retry=retry_if_exception(is_transient),
+            before_sleep=self._report,
+            reraise=True,
+        )
+        self.size = self._retry(self._open)
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def tell(self) -> int:
+        """The byte the next read begins at."""
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to another byte; nothing is read."""
+        self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        return self.position
+
+    def readinto(self, buffer) -> int:
+        """Fill `buffer` as far as the file goes."""
+        count = min(len(buffer), max(0, self.size - self.position))
+        if count:
+            buffer[:count] = self._retry(lambda: self._read(count))
+            self.position += count
+        return count
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def _open(self) -> int:
+        filesystem, path = fsspec.core.url_to_fs(self.path)
+        size = filesystem.size(path)
+        if size is None:
+            raise SourceFailed(f"{self.key}: the server of '{self.path}' does not tell the file's size")
+        self._file = filesystem.open(path, "rb")
+        return size
+
+    def _read(self, count: int) -> bytes:
+        if self._file is None:
+            self._open()
+        self._file.seek(self.position)
+        data = self._file.read(count)
+        if len(data) < count:
+            raise ConnectionError(f"{len(data)} of {count} bytes came")
+        return data
+
+    def _retry(self, call):
+        try:
+            return self._retrying(call)
+        except Exception as error:
+            if is_transient(error) or isinstance(error, OSError):
+                place = f"'{self.path}' at byte {self.position:,}"
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                tried = f" (tried for {self.timeout:g} s: streaming_timeout)" if is_transient(error) else ""
+                raise SourceFailed(f"{self.key}: cannot read {place}: {reason}{tried}") from error
+            raise
+
+    def _report(self, state: RetryCallState) -> None:
+        error, pause = state.outcome.exception(), state.next_action.sleep
+        self._file = None  # a connection that failed once is not trusted again
+        logger.warning(
+            f"{self.key}: '{self.path}' at byte {self.position:,}: {type(error).__name__}: {first_line(error)}; "
+            f"trying again in {pause:.1f} s"
+        )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same read may succeed later: no connection, a timeout, a short answer, HTTP 408, 429 or 5xx."""
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
+    if isinstance(status, int) and status:
+        return status in (408, 429) or status >= 500
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+    return any(kind.__module__.split(".")[0] in NETWORK_LIBRARIES for kind in type(error).__mro__)
