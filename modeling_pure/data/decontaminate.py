@@ -9,13 +9,17 @@ reads the sources of a recipe and reports which of their documents would be drop
 --sources.mine.path 'mine/*.parquet' --sources.mine.weight 1 --decontaminate medqa/dev.jsonl
 """
 
+import json
 import re
+import sys
 import zlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from tqdm import tqdm
 
+from ..errors import InputError, run_script
 from ..medqa.questions import Question
 
 WORD = re.compile(rb"[a-z0-9]+")
@@ -107,3 +111,59 @@ def table_slots(words: list[bytes]) -> np.ndarray:
     for offset in range(GRAM):
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + checksums[offset : offset + grams]
     return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
+
+
+@dataclass
+class ReportArguments:
+    """What this command is told beside the recipe."""
+
+    documents: int = field(default=10_000, metadata={"help": "documents to read of each source, 0 for all"})
+    report: str | None = field(default=None, metadata={"help": "jsonl file for the documents that would be dropped"})
+
+
+def main() -> None:
+    """For each source of a recipe, the documents that hold an evaluation question."""
+    # A command stands above the room it lies in: nothing else in this file needs the recipe or the sources.
+    from ..recipe import RecipeParser
+    from ..training.arguments import ModelArguments, PureTrainingArguments
+    from .arguments import DataArguments
+    from .held_out import evaluation_guard, open_sources
+    from .sources import parse_sources
+
+    parser = RecipeParser((ReportArguments, ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
+    report, _, arguments, training = parser.parse_recipe(sys.argv[1:])
+    opened = open_sources(parse_sources(arguments.sources), arguments, training.seed)
+    guard = evaluation_guard(opened, arguments)
+    if guard is None:
+        raise InputError("decontaminate: expected a file or Hub id of evaluation questions, or a medqa source")
+    print(f"{len(guard.questions):,} evaluation questions, {guard.unchecked:,} of them too short to be checked")
+    hits = [hit for one in opened for hit in report_source(one.rows, guard, report.documents)]
+    if report.report:
+        with open(report.report, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(hit) + "\n" for hit in hits)
+        print(f"{report.report}: {len(hits):,} documents")
+
+
+def report_source(rows, guard: Guard, documents: int) -> list[dict]:
+    """Read up to `documents` documents of a source, print how many hold a question, and return which."""
+    hits, read = [], 0
+    for piece in range(rows.num_pieces):
+        for number, text in tqdm(rows.read(piece, 0, 0), desc=rows.key, unit="doc", disable=None, leave=False):
+            if not isinstance(text, str):
+                continue
+            read += 1
+            if match := guard.find(text):
+                where = {"source": rows.key.removeprefix("sources."), "row": rows.locate(piece, number)}
+                measure = {"coverage": round(match.coverage, 3), "end_words": match.end_words}
+                hits.append({**where, "question": match.question.digest, **measure})
+            if read == documents:
+                break
+        if read == documents:
+            break
+    questions = len({hit["question"] for hit in hits})
+    print(f"{rows.key}: {len(hits):,} of {read:,} documents hold an evaluation question ({questions:,} different)")
+    return hits
+
+
+if __name__ == "__main__":
+    run_script(main, "modeling_pure.data.decontaminate")

@@ -7,107 +7,20 @@ row), and what a reader has read is every row of its share before its position; 
 readers changes, which rows of the pass are still to be read.
 """
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..errors import InputError
-from ..medqa.prompt import format_answer, format_prompt
-from ..medqa.questions import Question
-from .files import Piece
-from .readers import Fault, read_piece
+from .decontaminate import Guard
+from .readers import Fault
 from .remote import SourceFailed
+from .source_rows import HELD_OUT, Rows
 
-SHUFFLED_ROWS = 512
-HELD_OUT, EVALUATION = Fault("held out"), Fault("evaluation question")
+EVALUATION = Fault("evaluation question")
 INTENDED = (HELD_OUT.reason, EVALUATION.reason)  # not a sign of bad data, so no limit counts them
 FREE_FAULTS = 100
-
-
-class Rows(Protocol):
-    """What `Documents` reads: a source in pieces, each in an order of its own at every pass."""
-
-    key: str
-    name: str
-    num_pieces: int
-    listing: str  # what rows are counted in: a position means nothing where this differs
-
-    def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
-        """The rows of a piece in the order of pass `epoch`, from the `start`-th on, with their numbers in the file."""
-
-    def locate(self, piece: int, number: int) -> str:
-        """Where a row is, for a message."""
-
-
-class TextRows:
-    """A source's files. Row groups of a parquet file are shuffled, and rows in blocks of 512, anew at every pass.
-
-    Args:
-        held_out: by piece, how many of its first rows are kept for validation.
-    """
-
-    def __init__(
-        self,
-        key: str,
-        pieces: list[Piece],
-        column: str = "text",
-        timeout: float = 300.0,
-        seed: int = 0,
-        held_out: dict[int, int] | None = None,
-    ):
-        self.key, self.pieces, self.column, self.timeout, self.seed = key, pieces, column, timeout, seed
-        self.name = ", ".join(dict.fromkeys(piece.path.rsplit("/", 1)[-1] for piece in pieces))
-        self.held_out = held_out or {}
-        self.num_pieces = len(pieces)
-        # Without folders, and so without the Hub's commit: a moved copy is the same source.
-        self.listing = " ".join(f"{piece.path.rsplit('/', 1)[-1]}:{piece.begin}" for piece in pieces)
-
-    def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
-        """See `Rows`."""
-        held_out = self.held_out.get(piece, 0)
-        groups = random.Random(f"groups {self.seed} {epoch} {piece}")
-        skip = start % SHUFFLED_ROWS
-        rows = read_piece(self.key, self.pieces[piece], self.column, self.timeout, groups, start - skip)
-        block_number = start // SHUFFLED_ROWS
-        while block := list(islice(rows, SHUFFLED_ROWS)):
-            random.Random(f"rows {self.seed} {epoch} {piece} {block_number}").shuffle(block)
-            for number, value in block[skip:]:
-                yield number, HELD_OUT if number < held_out else value
-            skip, block_number = 0, block_number + 1
-
-    def read_in_order(self) -> Iterator[tuple[int, int, str | Fault]]:
-        """(piece, row, value) as they lie in the files."""
-        for piece, unit in enumerate(self.pieces):
-            for number, value in read_piece(self.key, unit, self.column, self.timeout):
-                yield piece, number, value
-
-    def locate(self, piece: int, number: int) -> str:
-        """See `Rows`."""
-        return self.pieces[piece].locate(number)
-
-
-class ExamRows:
-    """Questions as the exam prompt with its answer, in another order and with other letters at every pass."""
-
-    def __init__(self, key: str, questions: list[Question], seed: int = 0):
-        self.key, self.questions, self.seed = key, questions, seed
-        self.name = "questions"
-        self.num_pieces = 1
-        self.listing = hashlib.sha256("".join(question.digest for question in questions).encode()).hexdigest()
-
-    def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
-        """See `Rows`."""
-        count = len(self.questions)
-        for i in random.Random(f"order {self.seed} {epoch}").sample(range(count), count)[start:]:
-            question = self.questions[i].shuffled(random.Random(f"options {self.seed} {epoch} {i}"))
-            yield i, format_prompt(question) + format_answer(question)
-
-    def locate(self, piece: int, number: int) -> str:
-        """See `Rows`."""
-        return f"question {number}"
 
 
 class Position(NamedTuple):
@@ -147,8 +60,8 @@ class Documents:
     Args:
         reader, num_readers: which of all readers of the source this is.
         max_epochs: after so many passes the source is exhausted; None for no end.
-        max_skipped: share of the rows that may be unusable before the source counts as failed; 100 are free.
-        guard: has `covers(text)`, true for a document that holds an evaluation question (`decontaminate.Guard`).
+        max_skipped: share of a pass's rows that may be unusable before the source counts as failed; 100 are free.
+        guard: leaves out documents that hold an evaluation question.
     """
 
     def __init__(
@@ -159,7 +72,7 @@ class Documents:
         num_readers: int = 1,
         max_epochs: int | None = None,
         max_skipped: float = 0.05,
-        guard=None,
+        guard: Guard | None = None,
     ):
         self.rows, self.seed = rows, seed
         self.reader, self.num_readers = reader, num_readers
@@ -169,7 +82,7 @@ class Documents:
         self.position = Position()
         self.rows_read = 0
         self.given = 0  # documents
-        self.given_before_pass = 0
+        self.before_pass = {"rows_read": 0, "given": 0, "faults": 0}
         self.skipped: Counter[str] = Counter()
         self._stream: Iterator[str] | None = None
 
@@ -212,12 +125,13 @@ class Documents:
             )
             for place in range(first, len(order)):
                 yield from self._own_rows_of_piece(epoch, place, order[place], start if place == first else 0)
-            if self.given == self.given_before_pass and not self.earlier:
+            if self.given == self.before_pass["given"] and not self.earlier:
                 raise InputError(
                     f"{self.rows.key}: {self.rows.name}: no text for each of its {self.num_readers} readers"
                     f"{self._skipped_note()}"
                 )
-            self.position, self.given_before_pass = Position(epoch + 1), self.given
+            self.position = Position(epoch + 1)
+            self.before_pass = {"rows_read": self.rows_read, "given": self.given, "faults": count_faults(self.skipped)}
             self.earlier = [readers for readers in self.earlier if max(readers.positions).epoch > epoch]
 
     def _own_rows_of_piece(self, epoch: int, place: int, piece: int, start: int):
@@ -236,13 +150,13 @@ class Documents:
                 yield piece, number, value
 
     def _check_limit(self, piece: int, number: int, fault: Fault) -> None:
-        faults = sum(count for reason, count in self.skipped.items() if reason not in INTENDED)
-        if fault.reason not in INTENDED and faults > FREE_FAULTS + self.max_skipped * self.rows_read:
-            detail = f" ({fault.detail})" if fault.detail else ""
+        faults = count_faults(self.skipped) - self.before_pass["faults"]
+        rows = self.rows_read - self.before_pass["rows_read"]
+        if fault.reason not in INTENDED and faults > FREE_FAULTS + self.max_skipped * rows:
             raise SourceFailed(
-                f"{self.rows.key}: {faults:,} of {self.rows_read:,} rows cannot be used, more than max_skipped "
+                f"{self.rows.key}: {faults:,} of a pass's first {rows:,} rows cannot be used, more than max_skipped "
                 f"{self.max_skipped:g} allows{self._skipped_note()}; the last is {self.rows.locate(piece, number)}: "
-                f"{fault.reason}{detail}"
+                f"{fault}"
             )
 
     def _skipped_note(self) -> str:
@@ -256,7 +170,7 @@ class Documents:
             "earlier": [[readers.num_readers, [list(at) for at in readers.positions]] for readers in self.earlier],
             "rows_read": self.rows_read,
             "given": self.given,
-            "given_before_pass": self.given_before_pass,
+            "before_pass": self.before_pass,
             "skipped": dict(self.skipped),
         }
 
@@ -268,9 +182,14 @@ class Documents:
             for count, positions in state["earlier"]
         ]
         self.rows_read, self.given = state["rows_read"], state["given"]
-        self.given_before_pass = state["given_before_pass"]
+        self.before_pass = state["before_pass"]
         self.skipped = Counter(state["skipped"])
         self._stream = None
+
+
+def count_faults(skipped: Counter[str]) -> int:
+    """How many of the skipped rows were unusable; the others were left out on purpose."""
+    return sum(count for reason, count in skipped.items() if reason not in INTENDED)
 
 
 def redistribute_documents(states: list[dict], first: bool) -> dict:
@@ -280,15 +199,14 @@ def redistribute_documents(states: list[dict], first: bool) -> dict:
         first: for one reader, which takes over the counts.
     """
     positions = [state["position"] for state in states]
-    counts: Counter[str] = Counter()
-    for state in states if first else []:
-        counts.update({"rows_read": state["rows_read"], "given": state["given"]})
-    skipped = sum((Counter(state["skipped"]) for state in states), Counter()) if first else Counter()
+    slowest = min(states, key=lambda state: state["position"])  # the others may have forgotten what it still needs
+    counted = states if first else []
+    skipped = sum((Counter(state["skipped"]) for state in counted), Counter())
+    counts = {fact: sum(state[fact] for state in counted) for fact in ("rows_read", "given")}
     return {
-        "position": [min(positions)[0], 0, 0],
-        "earlier": [*states[0]["earlier"], [len(states), positions]],
-        "rows_read": counts["rows_read"],
-        "given": counts["given"],
-        "given_before_pass": counts["given"],
+        "position": [slowest["position"][0], 0, 0],
+        "earlier": [*slowest["earlier"], [len(states), positions]],
+        **counts,
+        "before_pass": {**counts, "faults": count_faults(skipped)},
         "skipped": dict(skipped),
     }

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from .documents import ExamRows, TextRows
 from .files import Piece
 from .held_out import OpenSource
 from .packing import DocumentTokenizer
 from .readers import lines_of
 from .remote import open_file
+from .source_rows import ExamRows, TextRows
 
 SAMPLE_LINES = 256
 

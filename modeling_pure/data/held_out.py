@@ -11,11 +11,12 @@ from ..medqa.questions import Question, read_questions
 from ..medqa.splits import select_split
 from .arguments import DataArguments
 from .decontaminate import Guard
-from .documents import FREE_FAULTS, ExamRows, TextRows
+from .documents import FREE_FAULTS
 from .files import find_files, split_files
 from .packing import DocumentTokenizer, pack_in_order
 from .readers import Fault
 from .schedule import Schedule
+from .source_rows import ExamRows, TextRows
 from .sources import Source, integer_weights
 
 
@@ -80,7 +81,7 @@ def first_documents(rows: TextRows, count: int) -> list[tuple[int, int, str]]:
             if len(documents) == count:
                 break
             continue
-        faults, last = faults + 1, f"{rows.locate(piece, number)}: {value.reason} {value.detail}".strip()
+        faults, last = faults + 1, f"{rows.locate(piece, number)}: {value}"
         if faults > FREE_FAULTS + len(documents):
             raise InputError(f"{rows.key}: most of its first rows cannot be used; {last}")
     if not documents:
@@ -117,8 +118,11 @@ def validation_questions(source: Source) -> list[Question]:
 
 def validation_mixture(
     opened: list[OpenSource], tokenize: DocumentTokenizer, row_length: int, max_rows: int
-) -> list[dict[str, np.ndarray]]:
-    """Up to `max_rows` held-out rows in the proportions of the mixture, always the same; no document comes twice."""
+) -> list[dict]:
+    """Up to `max_rows` held-out rows in the proportions of the mixture, always the same; no document comes twice.
+
+    Each has `input_ids`, int32 of shape (row_length,), and the name of its `source`.
+    """
     packed = {one.source.name: pack_in_order(iter(one.held_out), tokenize, row_length) for one in opened}
     rows = list(islice(mixed_rows(packed, Schedule(integer_weights([one.source for one in opened]))), max_rows))
     if not rows:
@@ -126,8 +130,8 @@ def validation_mixture(
     return rows
 
 
-def mixed_rows(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[dict[str, np.ndarray]]:
+def mixed_rows(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[dict]:
     """Rows in the order of a schedule, up to the end of the first source that ends."""
     while (row := next(packed[name := schedule.next_source()], None)) is not None:
         schedule.draw(name)
-        yield {"input_ids": row}
+        yield {"input_ids": row, "source": name}

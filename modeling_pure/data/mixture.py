@@ -23,7 +23,7 @@ from ..errors import InputError, RunStopped
 from .arguments import DataArguments
 from .documents import Documents
 from .held_out import OpenSource, evaluation_guard
-from .packing import DocumentTokenizer, PackedRows, redistribute_rows
+from .packing import WINDOW_CHARACTERS, DocumentTokenizer, PackedRows, redistribute_rows
 from .remote import SourceFailed
 from .schedule import Schedule
 from .sources import integer_weights
@@ -62,6 +62,7 @@ class Mixture(IterableDataset):
         self.row_length = arguments.max_seq_length
         self.seed, self.batch_size = seed, batch_size
         self.rank, self.world_size = rank, world_size
+        self.window_characters = WINDOW_CHARACTERS
         self.guard = evaluation_guard(opened, arguments)
         self.names = [source.name for source in self.sources]
         listing = "\n".join(f"{one.source.name} {one.rows.listing}" for one in opened)
@@ -131,7 +132,7 @@ class Mixture(IterableDataset):
         documents = Documents(
             one.rows, self.seed, reader, num_readers, one.source.max_epochs, self.arguments.max_skipped, self.guard
         )
-        return PackedRows(documents, self.tokenize, self.row_length)
+        return PackedRows(documents, self.tokenize, self.row_length, self.window_characters)
 
     def progress(self, states: list[dict]) -> dict[str, dict[str, int]]:
         """By source, the rows drawn, passes completed and rows skipped in all, from the states of all readers."""

@@ -26,9 +26,9 @@ STATE_KEY = b"pure_state"
 
 def settings(sources: list[Source], tokenizer: PreTrainedTokenizerBase, arguments: DataArguments, seed: int) -> dict:
     """What the rows depend on, by recipe key."""
-    described = {source.name: {**asdict(source), "weight": str(source.weight)} for source in sources}
     return {
-        "sources": described,
+        # A list, for their order matters too.
+        "sources": [{**asdict(source), "weight": str(source.weight)} for source in sources],
         "tokenizer_name_or_path": hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
         "max_seq_length": arguments.max_seq_length,
         "grpo_holdout": arguments.grpo_holdout,

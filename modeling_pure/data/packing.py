@@ -46,7 +46,7 @@ class PackedRows:
         documents: Documents,
         tokenize: DocumentTokenizer,
         row_length: int,
-        window_characters: int = WINDOW_CHARACTERS,
+        window_characters: int,
     ):
         self.documents, self.tokenize = documents, tokenize
         self.row_length, self.window_characters = row_length, window_characters

@@ -31,6 +31,9 @@ class Fault:
     reason: str
     detail: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
 
 def read_piece(
     key: str, piece: Piece, column: str, timeout: float, rng: random.Random | None = None, start: int = 0

@@ -1,99 +1,178 @@
-"""Documents come once a pass, in every reader's own share, and go on exactly from a saved state."""
+"""Each row of a pass comes once, to one reader; positions go on exactly, and with another number of readers too."""
 
 import json
-from functools import partial
+import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from modeling_pure.data.documents import ExamDocuments, TextDocuments
-from modeling_pure.data.sources import Source
+from modeling_pure.data.documents import Documents, redistribute_documents
+from modeling_pure.data.files import split_files
+from modeling_pure.data.readers import Fault
+from modeling_pure.data.source_rows import ExamRows, TextRows
 from modeling_pure.errors import InputError
 from modeling_pure.medqa.prompt import format_answer, format_prompt
-from modeling_pure.rows import open_rows
 from tests.conftest import write_jsonl
 
 
-def text_documents(path, reader=0, num_readers=1) -> TextDocuments:
-    source = Source("c4", str(path), 1)
-    return TextDocuments(source, partial(open_rows, source.key, source.path), reader, num_readers)
+class NumberedRows:
+    """Pieces of so many rows; each row is a text that says where it is from, or nothing."""
+
+    key = name = listing = "numbered"
+
+    def __init__(self, sizes: list[int], faulty: frozenset[int] = frozenset()):
+        self.sizes, self.faulty = sizes, faulty
+        self.num_pieces = len(sizes)
+
+    def read(self, piece: int, epoch: int, start: int):
+        rows = list(range(self.sizes[piece]))
+        random.Random(f"{epoch} {piece}").shuffle(rows)
+        for row in rows[start:]:
+            yield row, Fault("no text") if row in self.faulty else f"{epoch} {piece} {row}"
+
+    def locate(self, piece: int, number: int) -> str:
+        return f"{piece} {number}"
+
+    def texts(self, epochs: int) -> list[str]:
+        return sorted(
+            f"{epoch} {piece} {row}"
+            for epoch in range(epochs)
+            for piece, size in enumerate(self.sizes)
+            for row in range(size)
+            if row not in self.faulty
+        )
 
 
 def through_json(state: dict) -> dict:
     return json.loads(json.dumps(state))
 
 
-def test_a_pass_reads_every_document_once_in_order(corpus):
-    documents = text_documents(corpus / "c4.jsonl")
-    texts = documents.read(700)
-    assert texts[:300] == texts[300:600]
-    assert len(set(texts)) == 300
-    assert documents.passes == 2
+def read(documents: Documents, count: int) -> list[str]:
+    return documents.read(10**9, count)
 
 
-@pytest.mark.parametrize("num_readers", [2, 3, 7])
-def test_readers_share_a_pass_without_overlap_or_gap(corpus, num_readers):
-    shares = []
-    for reader in range(num_readers):
-        documents, share = text_documents(corpus / "c4.jsonl", reader, num_readers), []
-        while documents.passes == 0:
-            share += documents.read(1)
-        shares.append(share[:-1])  # the last one began the second pass
-    assert sorted(text for share in shares for text in share) == sorted(
-        set(text_documents(corpus / "c4.jsonl").read(300))
-    )
+def read_all(documents: Documents) -> list[str]:
+    texts = []
+    while more := read(documents, 7):
+        texts += more
+    return texts
 
 
-@pytest.mark.parametrize("cut", [0, 1, 299, 300, 301, 650])
-def test_text_goes_on_from_a_saved_state(corpus, cut):
-    straight = text_documents(corpus / "c4.jsonl").read(cut + 50)
-    documents = text_documents(corpus / "c4.jsonl")
-    documents.read(cut)
-    again = text_documents(corpus / "c4.jsonl")
-    again.load_state_dict(through_json(documents.state_dict()))
-    middle = again.read(20)
-    once_more = text_documents(corpus / "c4.jsonl")
-    once_more.load_state_dict(through_json(again.state_dict()))
-    assert middle + once_more.read(30) == straight[cut:]
+SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 
-def test_rows_without_text_are_skipped_and_counted(tmp_path):
-    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"text": None}, {"text": "  "}, {"text": "two"}])
-    documents = text_documents(path)
-    assert documents.read(2) == ["one", "two"]
-    assert documents.skipped == 2
+@given(sizes=SIZES, num_readers=st.integers(1, 5))
+def test_readers_share_every_pass_without_overlap_or_gap(sizes, num_readers):
+    rows = NumberedRows([size + num_readers for size in sizes])
+    texts = [
+        text
+        for reader in range(num_readers)
+        for text in read_all(Documents(rows, 0, reader, num_readers, max_epochs=2))
+    ]
+    assert sorted(texts) == rows.texts(epochs=2)
 
 
-def test_a_missing_column_is_named(tmp_path):
-    path = write_jsonl(tmp_path / "a.jsonl", [{"content": "one"}])
-    with pytest.raises(
-        InputError, match=r"sources.c4: '.*a.jsonl' has no column 'text'; its columns are \['content'\]"
-    ):
-        text_documents(path).read(1)
+@given(sizes=SIZES, num_readers=st.integers(1, 4), cuts=st.lists(st.integers(0, 25), min_size=1, max_size=3))
+def test_documents_go_on_from_a_saved_state(sizes, num_readers, cuts):
+    rows = NumberedRows([size + 2 * num_readers for size in sizes], faulty=frozenset([3]))
+    straight = read(Documents(rows, 0, num_readers - 1, num_readers), sum(cuts) + 20)
+    documents, seen = Documents(rows, 0, num_readers - 1, num_readers), []
+    for cut in [*cuts, 20]:
+        seen += read(documents, cut)
+        state = through_json(documents.state_dict())
+        documents = Documents(rows, 0, num_readers - 1, num_readers)
+        documents.load_state_dict(state)
+        assert documents.rows_read == documents.given + documents.skipped.total()
+        assert documents.given == len(seen)
+    assert seen == straight
 
 
-def test_a_broken_line_is_an_input_error(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": \n')
-    with pytest.raises(InputError, match="sources.c4: cannot read"):
-        text_documents(tmp_path / "a.jsonl").read(2)
+@settings(max_examples=60)
+@given(
+    sizes=SIZES,
+    readers=st.lists(st.integers(1, 5), min_size=2, max_size=4),
+    data=st.data(),
+)
+def test_other_numbers_of_readers_take_up_what_is_unread(sizes, readers, data):
+    rows = NumberedRows([size + 5 for size in sizes])
+    texts, states = [], None
+    for num_readers in readers:
+        group = [Documents(rows, 0, reader, num_readers, max_epochs=3) for reader in range(num_readers)]
+        for reader, documents in enumerate(group):
+            if states:
+                documents.load_state_dict(through_json(redistribute_documents(states, first=reader == 0)))
+            texts += read(documents, data.draw(st.integers(0, 12)))
+        states = [through_json(documents.state_dict()) for documents in group]
+        assert sum(state["given"] for state in states) == len(texts)
+    for reader in range(2):
+        documents = Documents(rows, 0, reader, 2, max_epochs=3)
+        documents.load_state_dict(redistribute_documents(states, first=reader == 0))
+        texts += read_all(documents)
+    assert sorted(texts) == rows.texts(epochs=3)
 
 
-def test_a_source_without_text_ends_instead_of_turning_forever(tmp_path):
-    with pytest.raises(InputError, match="no text"):
-        text_documents(write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": None}])).read(1)
+def test_a_cap_ends_a_source_after_its_passes():
+    documents = Documents(NumberedRows([5, 3]), max_epochs=2)
+    assert len(read(documents, 100)) == 16
+    assert read(documents, 1) == []
+
+
+def test_a_window_ends_with_its_characters():
+    documents = Documents(NumberedRows([50]))
+    assert len(documents.read(characters=1)) == 1
+    assert len(documents.read(characters=20)) in (4, 5)  # each text has 5 or 6 characters
+
+
+def text_rows(path, **kwargs) -> TextRows:
+    return TextRows("sources.c4", split_files([str(path)], piece_bytes=2000), **kwargs)
+
+
+def test_passes_hold_the_same_documents_in_another_order(corpus):
+    documents = Documents(text_rows(corpus / "c4.jsonl"))
+    first, second = read(documents, 300), read(documents, 300)
+    assert len(set(first)) == 300 and sorted(first) == sorted(second) and first != second
+    in_file_order = [text for *_, text in text_rows(corpus / "c4.jsonl").read_in_order()]
+    assert sorted(first) == sorted(in_file_order) and first != in_file_order
+
+
+def test_rows_of_a_row_group_are_shuffled_in_blocks(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(2000)])
+    rows = TextRows("sources.c4", split_files([str(path)]))
+    order = [int(text) for _, text in rows.read(0, epoch=0, start=0)]
+    assert sorted(order[:512]) == list(range(512)) and order[:512] != list(range(512))
+    assert [int(text) for _, text in rows.read(0, epoch=0, start=700)] == order[700:]
+    assert [int(text) for _, text in rows.read(0, epoch=1, start=0)][:512] != order[:512]
+
+
+def test_held_out_rows_are_counted_and_not_given(corpus):
+    documents = Documents(text_rows(corpus / "c4.jsonl", held_out={0: 3, 1: 2}), max_epochs=1)
+    assert len(read_all(documents)) == 295
+    assert documents.skipped == {"held out": 5} and documents.rows_read == 300
+
+
+def test_a_source_without_text_for_every_reader_is_named(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": None}])
+    with pytest.raises(InputError, match=r"sources.c4: a.jsonl: no text .* 1 readers \(skipped: 2 no text\)"):
+        read(Documents(text_rows(path)), 1)
+
+
+def exam(questions, seed=0, reader=0, num_readers=1) -> Documents:
+    return Documents(ExamRows("sources.usmle", questions, seed), seed, reader, num_readers)
 
 
 def test_exam_passes_hold_the_same_questions_with_other_letters(questions):
-    documents = ExamDocuments(questions, seed=0)
-    first, second = documents.read(len(questions)), documents.read(len(questions))
-    stems = [{text.split("\n")[0] for text in texts} for texts in (first, second)]
-    assert stems[0] == stems[1] and len(stems[0]) == len(questions)
-    assert [text.split("\n")[0] for text in first] != [text.split("\n")[0] for text in second]
+    documents = exam(questions)
+    first, second = read(documents, len(questions)), read(documents, len(questions))
+    stems = [[text.split("\n")[0] for text in texts] for texts in (first, second)]
+    assert set(stems[0]) == set(stems[1]) and len(set(stems[0])) == len(questions)
+    assert stems[0] != stems[1]
     assert len(set(first) & set(second)) < len(questions) / 4
 
 
 def test_exam_answers_stay_right_when_options_move(questions):
     right = {q.question: q.options[q.answer] for q in questions}
-    for text in ExamDocuments(questions, seed=3).read(200):
+    for text in read(exam(questions, seed=3), 200):
         stem, *options, answer = text.split("\n")
         letter, chosen = answer.removeprefix("Answer: ").split(". ")
         assert f"{letter}. {chosen}" in options
@@ -101,35 +180,17 @@ def test_exam_answers_stay_right_when_options_move(questions):
 
 
 def test_exam_letters_are_balanced_over_passes(questions):
-    letters = [text.split("\nAnswer: ")[1][0] for text in ExamDocuments(questions, seed=0).read(4000)]
+    letters = [text.split("\nAnswer: ")[1][0] for text in read(exam(questions), 4000)]
     assert all(abs(letters.count(letter) / 4000 - 0.25) < 0.04 for letter in "ABCD")
 
 
-@pytest.mark.parametrize("num_readers", [1, 3])
-@pytest.mark.parametrize("cut", [0, 5, 40, 121])
-def test_exam_goes_on_from_a_saved_state(questions, cut, num_readers):
-    straight = ExamDocuments(questions, 0, num_readers - 1, num_readers).read(cut + 60)
-    documents = ExamDocuments(questions, 0, num_readers - 1, num_readers)
-    documents.read(cut)
-    again = ExamDocuments(questions, 0, num_readers - 1, num_readers)
-    again.load_state_dict(through_json(documents.state_dict()))
-    assert again.read(60) == straight[cut:]
-
-
 def test_exam_readers_share_a_pass(questions):
-    stems = []
-    for reader in range(3):
-        stems += [text.split("\n")[0] for text in ExamDocuments(questions, 0, reader, 3).read(40)]
+    stems = [text.split("\n")[0] for reader in range(3) for text in read(exam(questions, 0, reader, 3), 40)]
     assert len(set(stems)) == len(questions)
 
 
-def test_a_source_without_questions_is_refused():
-    with pytest.raises(InputError, match="0 MedQA questions are left for 1 readers"):
-        ExamDocuments([], seed=0)
-
-
 def test_exam_text_is_the_prompt_and_its_answer(questions):
-    text = ExamDocuments(questions[:1], seed=0).read(1)[0]
+    text = read(exam(questions[:1]), 1)[0]
     prompt, answer = text.split("Answer:")
     assert prompt.startswith(format_prompt(questions[0]).split("\n")[0])
     assert answer[2:] == format_answer(questions[0])[2:]

@@ -1,120 +1,233 @@
-"""The mixture keeps its proportions at every prefix, and its position survives workers, prefetching and resuming."""
+"""The mixture keeps its proportions, and its position survives workers, prefetching, resuming and other readers."""
 
 import json
 import re
+from collections import Counter
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import torch
 from torch.utils.data import DataLoader
 
-from modeling_pure.data.mixture import (
-    Mixture,
-    Schedule,
-    collate_rows,
-    training_questions,
-    validation_mixture,
-    validation_questions,
-)
-from modeling_pure.data.sources import parse_sources
-from modeling_pure.errors import InputError
-
-
-@given(st.lists(st.integers(1, 100), min_size=1, max_size=6), st.integers(1, 400))
-def test_every_source_stays_within_one_row_of_its_share(weights, rows):
-    schedule = Schedule(weights)
-    for drawn in range(1, rows + 1):
-        schedule.next_source()
-        for weight, count in zip(weights, schedule.drawn, strict=True):
-            assert abs(count - drawn * weight / sum(weights)) < max(1, len(weights) - 1)
-
-
-def test_any_twenty_rows_hold_nine_five_four_two():
-    schedule = Schedule([9, 5, 4, 2])
-    drawn = [schedule.next_source() for _ in range(200)]
-    for start in range(180):
-        assert [drawn[start : start + 20].count(i) for i in range(4)] == [9, 5, 4, 2]
+from modeling_pure.data.mixture import collate_rows, document_boundaries
+from modeling_pure.errors import InputError, RunStopped
+from tests.conftest import write_jsonl
 
 
 def take(iterator, count: int) -> list[dict]:
-    return [next(iterator) for _ in range(count)]
+    return list(islice(iterator, count))
 
 
-def make_mixture(sources, tokenizer, **kwargs) -> Mixture:
-    return Mixture(parse_sources(sources), tokenizer, row_length=32, **kwargs)
+def documents_in(rows: list[dict], tokenizer, name: str) -> set[int]:
+    """The numbers of the documents of one text source that begin in these rows, which follow each other."""
+    tokens = [row["input_ids"] for row in rows if row["source"] == name]
+    text = tokenizer.decode(np.concatenate(tokens)) if tokens else ""
+    return {int(number) for number in re.findall(rf"{name} (\d+):", text)}
 
 
-def test_rows_come_from_the_sources_in_proportion(sources, tokenizer):
-    state = take(iter(make_mixture(sources, tokenizer)), 40)[-1]["data_state"]
-    assert state["drawn"] == [18, 10, 8, 4]
+def loader(mixture, workers: int, batch_size: int = 3) -> DataLoader:
+    return DataLoader(mixture, batch_size=batch_size, collate_fn=collate_rows, num_workers=workers)
 
 
-def test_held_out_text_is_not_trained_on(sources, tokenizer):
-    held_out = validation_mixture(parse_sources(sources), tokenizer, 32, 1000)
-    trained = take(iter(make_mixture(sources, tokenizer)), 1500)
-    for name in ("finepdfs", "c4"):
-        assert documents_in(held_out, tokenizer, name) <= set(range(40))
-        seen = documents_in(trained, tokenizer, name)
-        assert seen <= set(range(40, 300)) and len(seen) > 100
+def test_rows_come_from_the_sources_in_proportion(make_mixture):
+    rows = take(iter(make_mixture()), 40)
+    assert rows[-1]["data_state"]["drawn"] == {"finepdfs": 18, "fineweb_edu": 10, "c4": 8, "usmle": 4}
+    assert Counter(row["source"] for row in rows) == rows[-1]["data_state"]["drawn"]
 
 
-def test_dev_questions_are_not_trained_on(sources, tokenizer, corpus):
-    usmle = parse_sources(sources)[-1]
-    train, dev = training_questions(usmle, 0.0), validation_questions(usmle)
-    assert dev and not {q.digest for q in train} & {q.digest for q in dev}
-    assert len(train) + len(dev) == 120
-    assert len(training_questions(usmle, 0.5)) < 0.7 * len(train)
+def test_a_row_holds_text_of_its_source_alone(make_mixture, tokenizer):
+    for row in take(iter(make_mixture()), 200):
+        names = set(re.findall(r"(finepdfs|fineweb_edu|c4) \d+:|(Question):", tokenizer.decode(row["input_ids"])))
+        assert {name or "usmle" for name, _ in names} <= {row["source"]}
 
 
-def test_copies_of_questions_in_a_validation_file_are_not_trained_on(sources, corpus):
-    usmle = {**sources["usmle"], "validation_path": str(corpus / "questions.jsonl"), "weight": 1}
-    assert training_questions(parse_sources({"usmle": usmle})[0], 0.0) == []
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 1), (4, 2), (3, 0)])
+def test_every_global_batch_is_in_proportion(make_mixture, world_size, workers):
+    ranks = [make_mixture(rank=rank, world_size=world_size, batch_size=5) for rank in range(world_size)]
+    steps = 6
+    drawn = [[] for _ in range(steps)]  # by step, the sources of all ranks' rows
+    for mixture in ranks:
+        readers = [mixture.rows_of_reader(worker, max(1, workers)) for worker in range(max(1, workers))]
+        for step in range(steps):
+            drawn[step] += [row["source"] for row in take(readers[step % len(readers)], 5)]
+    for names in drawn:
+        for source in ranks[0].sources:
+            assert abs(names.count(source.name) - len(names) * source.weight) < 2
 
 
-def test_validation_rows_never_repeat_a_document(sources, tokenizer):
-    rows = validation_mixture(parse_sources(sources), tokenizer, 32, 10_000)
-    assert 20 < len(rows) < 10_000
-    with pytest.raises(InputError, match="do not fill one row"):
-        validation_mixture(parse_sources(sources), tokenizer, 8_000, 10)
-
-
-def loader(mixture: Mixture, workers: int) -> DataLoader:
-    return DataLoader(mixture, batch_size=3, collate_fn=collate_rows, num_workers=workers)
+def test_dev_questions_and_copies_of_them_are_not_trained_on(make_mixture, sources, corpus):
+    mixture = make_mixture()
+    usmle = mixture.opened[-1]
+    assert usmle.dev and not {q.digest for q in usmle.rows.questions} & {q.digest for q in usmle.dev}
+    assert len(usmle.rows.questions) + len(usmle.dev) == 120
+    assert len(make_mixture(grpo_holdout=0.5).opened[-1].rows.questions) < 0.7 * len(usmle.rows.questions)
+    copies = {**sources["usmle"], "validation_path": str(corpus / "questions.jsonl"), "weight": 1}
+    with pytest.raises(InputError, match="no question of .* is left for training"):
+        make_mixture({"usmle": copies})
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
-def test_a_run_goes_on_with_the_next_batch(sources, tokenizer, workers):
-    straight = [batch["input_ids"] for batch in take(iter(loader(make_mixture(sources, tokenizer), workers)), 17)]
-    position, last_worker, seen = {}, None, []
+def test_a_run_goes_on_with_the_next_batch(make_mixture, workers):
+    straight = [batch["input_ids"] for batch in take(iter(loader(make_mixture(), workers)), 17)]
+    states, last_worker, seen = {}, None, []
     for count in (4, 7, 6):  # two interruptions; workers have read ahead at each
-        mixture = make_mixture(sources, tokenizer)
-        if position:
-            mixture.resume(json.loads(json.dumps(position)), last_worker)
+        mixture = make_mixture()
+        if states:
+            ranks = json.loads(json.dumps([{"workers": states, "last_worker": last_worker}]))
+            assert mixture.resume(ranks, max(1, workers)) is None
         for batch in take(iter(loader(mixture, workers)), count):
             last_worker = batch["data_state"]["worker"]
-            position[str(last_worker)] = batch["data_state"]
+            states[str(last_worker)] = batch["data_state"]
             seen.append(batch["input_ids"])
     np.testing.assert_array_equal(np.stack(seen), np.stack(straight))
 
 
-def documents_in(rows: list[dict], tokenizer, name: str) -> set[int]:
-    """The numbers of the documents of one text source that begin in these rows."""
-    texts = [tokenizer.decode(row["input_ids"]) for row in rows]
-    return {int(number) for text in texts for number in re.findall(rf"{name} (\d+):", text)}
+@pytest.mark.parametrize("cut", [1, 30, 111, 400])
+def test_one_state_is_enough_wherever_it_was_taken(make_mixture, cut):
+    straight = take(iter(make_mixture()), cut + 40)
+    state = json.loads(json.dumps(straight[cut - 1]["data_state"]))
+    resumed = take(make_mixture().rows_of_reader(state=state), 40)
+    np.testing.assert_array_equal([r["input_ids"] for r in resumed], [r["input_ids"] for r in straight[cut:]])
+    assert resumed[-1]["data_state"] == straight[-1]["data_state"]
 
 
-def test_ranks_share_documents_without_overlap(sources, tokenizer):
-    seen = [
-        documents_in(take(iter(make_mixture(sources, tokenizer, rank=rank, world_size=2)), 60), tokenizer, "finepdfs")
-        for rank in range(2)
-    ]
-    assert len(seen[0]) > 10 and len(seen[1]) > 10
-    assert not seen[0] & seen[1]
+def test_ranks_and_workers_share_a_pass_without_overlap_or_gap(make_mixture, sources, tokenizer):
+    given = {"finepdfs": {**sources["finepdfs"], "weight": 1, "max_epochs": 1}}
+    seen = []
+    for rank in range(2):
+        mixture = make_mixture(given, rank=rank, world_size=2)
+        for worker in range(3):
+            rows = []
+            with pytest.raises(RunStopped, match="all have been read max_epochs times"):
+                for row in mixture.rows_of_reader(worker, 3):
+                    rows.append(row)
+            seen.append(documents_in(rows, tokenizer, "finepdfs"))
+    assert sum(map(len, seen)) == len(set.union(*seen))
+    # The end of the last document of each of the six readers may not fill a row.
+    assert set.union(*seen) <= set(range(40, 300)) and sum(map(len, seen)) >= 260 - 6 * 5
 
 
-def test_a_batch_has_no_mask_and_its_labels_are_its_inputs(sources, tokenizer):
-    batch = collate_rows(take(iter(make_mixture(sources, tokenizer)), 2))
+def rank_states(mixtures: list, workers: int, batches: int) -> tuple[list[dict], list[dict]]:
+    """The checkpointed states of all ranks after some batches each, and the rows that each reader gave."""
+    ranks, readers_rows = [], []
+    for mixture in mixtures:
+        states, last = {}, None
+        readers = [
+            mixture.rows_of_reader(worker, workers, mixture.position.get(str(worker))) for worker in range(workers)
+        ]
+        rows: list[list[dict]] = [[] for _ in readers]
+        for batch in range(batches):
+            drawn = take(readers[batch % workers], 3)
+            last = drawn[-1]["data_state"]["worker"]
+            states[str(last)] = drawn[-1]["data_state"]
+            rows[batch % workers] += drawn
+        readers_rows += rows
+        ranks.append({"workers": {**mixture.position, **states}, "last_worker": last})
+    return json.loads(json.dumps(ranks)), readers_rows
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, 1), (1, 2)), ((2, 2), (1, 1)), ((1, 3), (2, 2))])
+def test_other_ranks_and_workers_go_on_where_all_were(make_mixture, tokenizer, before, after):
+    def mixtures(world_size: int) -> list:
+        group = [make_mixture(rank=rank, world_size=world_size, batch_size=3) for rank in range(world_size)]
+        for mixture in group:
+            mixture.window_characters = 600
+        return group
+
+    ranks, first = rank_states(mixtures(before[0]), before[1], batches=30)
+    resumed = mixtures(after[0])
+    messages = [mixture.resume(ranks, after[1]) for mixture in resumed]
+    assert all("the order of documents changes" in message for message in messages)
+    ranks_after, second = rank_states(resumed, after[1], batches=20)
+    seen, again = (
+        set().union(*(documents_in(rows, tokenizer, "finepdfs") for rows in readers)) for readers in (first, second)
+    )
+    trained = sum(map(len, first)) + sum(map(len, second))
+    # A window of 600 characters holds up to 600 / 17 + 1 of these documents.
+    assert len(seen) > 20 and len(again) > 10 and len(seen & again) <= before[0] * before[1] * 36
+    states = [state for rank in ranks_after for state in rank["workers"].values()]
+    drawn = resumed[0].progress(states)
+    assert sum(done["rows"] for done in drawn.values()) == trained
+    readers = after[0] * after[1] + before[0] * before[1]
+    for source in resumed[0].sources:
+        assert abs(drawn[source.name]["rows"] - trained * source.weight) <= readers
+
+
+def test_a_change_of_readers_before_every_worker_had_a_turn(make_mixture):
+    ranks, _ = rank_states([make_mixture()], 4, batches=2)
+    mixture = make_mixture()
+    assert "the order of documents changes" in mixture.resume(ranks, 1)
+    assert len(take(iter(mixture), 50)) == 50
+
+
+def test_a_checkpoint_of_other_sources_or_files_is_refused(make_mixture, sources, tmp_path):
+    ranks, _ = rank_states([make_mixture()], 1, batches=1)
+    two = {name: {**sources[name], "weight": 0.5} for name in ("c4", "finepdfs")}
+    with pytest.raises(InputError, match="the checkpoint was written with"):
+        make_mixture(two).resume(ranks, 1)
+    other = write_jsonl(tmp_path / "other.jsonl", [{"text": f"c4 {i}: fever"} for i in range(100)])
+    with pytest.raises(InputError, match="their files are not those"):
+        make_mixture({**sources, "c4": {**sources["c4"], "path": str(other)}}).resume(ranks, 1)
+
+
+def test_a_capped_source_hands_its_share_to_the_others(make_mixture, sources):
+    capped = {**sources, "usmle": {**sources["usmle"], "max_epochs": 1}}
+    rows = take(iter(make_mixture(capped)), 3000)
+    names = [row["source"] for row in rows]
+    last = max(i for i, name in enumerate(names) if name == "usmle")
+    assert last < 2900
+    after = names[last + 1 :]
+    for name, weight in (("finepdfs", 9 / 18), ("fineweb_edu", 5 / 18), ("c4", 4 / 18)):
+        assert abs(after.count(name) - len(after) * weight) < 2
+    straight = take(iter(make_mixture(capped)), last + 30)  # and the change itself resumes exactly
+    resumed = take(make_mixture(capped).rows_of_reader(state=rows[last + 9]["data_state"]), 20)
+    np.testing.assert_array_equal([r["input_ids"] for r in resumed], [r["input_ids"] for r in straight[last + 10 :]])
+
+
+def test_what_was_read_is_what_was_given_and_skipped(make_mixture, sources, tmp_path):
+    rows = [{"text": text} for text in ["fever and cough", None, "", "rash"] * 30]
+    path = write_jsonl(tmp_path / "holes.jsonl", rows)
+    given = {"holes": {"path": str(path), "weight": 1, "validation_documents": 4}}
+    mixture = make_mixture(given)
+    mixture.window_characters = 100
+    state = take(iter(mixture), 40)[-1]["data_state"]
+    documents = state["sources"]["holes"]["documents"]
+    assert documents["rows_read"] == documents["given"] + sum(documents["skipped"].values())
+    assert documents["skipped"]["no text"] > 50 and documents["skipped"]["held out"] >= 4
+    assert mixture.progress([state])["holes"]["skipped"] == sum(documents["skipped"].values())
+
+
+def test_a_batch_has_no_mask_and_its_labels_are_its_inputs(make_mixture):
+    batch = collate_rows(take(iter(make_mixture()), 2))
     assert set(batch) == {"input_ids", "labels", "data_state"}
     assert batch["input_ids"].shape == (2, 32)
     assert (batch["labels"] == batch["input_ids"]).all()
+
+
+def test_document_boundaries_in_both_forms(make_mixture, tokenizer):
+    end = tokenizer.eos_token_id
+    batch = partial(collate_rows, document_end=end)(take(iter(make_mixture()), 20))
+    ids, positions = batch["input_ids"], batch["position_ids"]
+    expected, offsets = torch.zeros_like(ids), []
+    for row in range(20):
+        for column in range(32):
+            begins = column == 0 or ids[row, column - 1] == end
+            expected[row, column] = 0 if begins else expected[row, column - 1] + 1
+            offsets += [row * 32 + column] if begins else []
+    assert (positions == expected).all()
+    assert batch["cu_seq_lens_q"].tolist() == batch["cu_seq_lens_k"].tolist() == [*offsets, 20 * 32]
+    assert batch["cu_seq_lens_q"].dtype == torch.int32
+    assert batch["max_length_q"] == batch["max_length_k"] == max(np.diff([*offsets, 640]))
+
+
+def test_positions_begin_anew_after_each_end_of_text():
+    ids = torch.tensor([[5, 6, 0, 7, 0, 0, 8, 9], [0, 1, 2, 3, 4, 5, 6, 7]])
+    positions = document_boundaries(ids, 0)["position_ids"]
+    assert positions.tolist() == [[0, 1, 2, 0, 1, 0, 0, 1], [0, 0, 1, 2, 3, 4, 5, 6]]
+
+
+def test_a_row_of_one_document_is_one_stretch():
+    boundaries = document_boundaries(torch.ones(2, 5, dtype=torch.long), document_end=0)
+    assert boundaries["cu_seq_lens_q"].tolist() == [0, 5, 10] and boundaries["max_length_q"] == 5

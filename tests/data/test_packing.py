@@ -1,65 +1,116 @@
 """Packing loses no token and goes on exactly from a saved state."""
 
 import json
+import random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_pure.data.documents import ExamDocuments
-from modeling_pure.data.packing import PackedRows
+from modeling_pure.data.documents import Documents
+from modeling_pure.data.packing import DocumentTokenizer, PackedRows, pack_in_order, redistribute_rows
+from modeling_pure.data.source_rows import ExamRows
+from tests.conftest import WORDS
+from tests.data.test_documents import NumberedRows
 
 
-def packed(questions, tokenizer, row_length=48, window=16) -> PackedRows:
-    return PackedRows(ExamDocuments(questions, seed=0), tokenizer, row_length, seed=0, window=window)
+class LongRows(NumberedRows):
+    """Documents of very different lengths."""
+
+    def read(self, piece: int, epoch: int, start: int):
+        for row, text in super().read(piece, epoch, start):
+            yield row, f"{text} " + " ".join(random.Random(text).choices(WORDS, k=row**2))
 
 
-def test_every_token_of_every_document_comes_out_once(questions, tokenizer):
-    rows = packed(questions, tokenizer)
-    tokens = np.concatenate([rows.next_row() for _ in range(60)])
-    ends = np.flatnonzero(tokens == tokenizer.eos_token_id)
-    pieces = np.split(tokens, ends + 1)[:-1]
-    texts = ExamDocuments(questions, seed=0).read(len(pieces) + 16)
-    # Order changes within a window alone, so whole windows hold the same documents.
-    whole = len(pieces) // 16 * 16
-    assert whole >= 32
-    assert sorted(tokenizer.decode(piece[:-1]) for piece in pieces[:whole]) == sorted(texts[:whole])
+def packed(tokenizer, row_length=48, window=400, sizes=(6, 9), reader=0, num_readers=1, max_epochs=None):
+    documents = Documents(LongRows(list(sizes)), 0, reader, num_readers, max_epochs)
+    return PackedRows(documents, DocumentTokenizer(tokenizer), row_length, window)
 
 
-def test_rows_have_the_length_and_type_that_is_asked_for(questions, tokenizer):
-    row = packed(questions, tokenizer, row_length=37).next_row()
+def all_rows(rows: PackedRows) -> list[np.ndarray]:
+    drawn = []
+    while (row := rows.next_row()) is not None:
+        drawn.append(row)
+    return drawn
+
+
+@settings(deadline=None, max_examples=30)
+@given(row_length=st.sampled_from([5, 48, 500]), window=st.sampled_from([1, 100, 10_000]))
+def test_every_token_of_every_document_comes_out_once_and_in_order(tokenizer, row_length, window):
+    rows = packed(tokenizer, row_length, window, max_epochs=2)
+    drawn = all_rows(rows)
+    tokens = np.concatenate([*drawn, rows._tokens])
+    assert rows.leftover == len(rows._tokens) < row_length
+    assert rows.tokens_read == len(tokens) == len(drawn) * row_length + rows.leftover
+    documents = Documents(LongRows([6, 9]), max_epochs=2)
+    expected = [piece for text in documents.read(10**9) for piece in DocumentTokenizer(tokenizer)([text])]
+    np.testing.assert_array_equal(tokens, np.concatenate(expected))
+
+
+def test_rows_have_the_length_and_type_that_is_asked_for(tokenizer):
+    row = packed(tokenizer, row_length=37).next_row()
     assert row.shape == (37,) and row.dtype == np.int32
 
 
-@settings(max_examples=25, deadline=None)
-@given(cut=st.integers(0, 60), row_length=st.sampled_from([7, 48, 200]), window=st.sampled_from([1, 16]))
-def test_rows_go_on_from_a_saved_state(questions, tokenizer, cut, row_length, window):
-    rows = packed(questions, tokenizer, row_length, window)
-    straight = [rows.next_row() for _ in range(cut + 10)]
-    stopped = packed(questions, tokenizer, row_length, window)
-    for _ in range(cut):
-        stopped.next_row()
-    resumed = packed(questions, tokenizer, row_length, window)
-    resumed.load_state_dict(json.loads(json.dumps(stopped.state_dict())))
-    np.testing.assert_array_equal([resumed.next_row() for _ in range(10)], straight[cut:])
+@settings(deadline=None, max_examples=30)
+@given(
+    cuts=st.lists(st.integers(0, 40), min_size=1, max_size=3),
+    row_length=st.sampled_from([7, 48, 200]),
+    window=st.sampled_from([1, 400]),
+)
+def test_rows_go_on_from_a_saved_state(tokenizer, cuts, row_length, window):
+    straight = packed(tokenizer, row_length, window)
+    rows = packed(tokenizer, row_length, window)
+    for cut in [*cuts, 10]:
+        for _ in range(cut):
+            np.testing.assert_array_equal(rows.next_row(), straight.next_row())
+        state = json.loads(json.dumps(rows.state_dict()))
+        rows = packed(tokenizer, row_length, window)
+        rows.load_state_dict(state)
 
 
-def test_a_long_document_fills_several_rows(tokenizer):
-    class OneLong:
-        def read(self, count):
-            return ["fever cough rash " * 200]
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 5)])
+def test_other_readers_repeat_at_most_a_window_each_and_lose_nothing(tokenizer, before, after):
+    window = 300
 
-        def state_dict(self):
-            return {"passes": 0, "index": 0}
+    def group(count: int) -> list[PackedRows]:
+        return [packed(tokenizer, 48, window, [15, 12], reader, count, max_epochs=2) for reader in range(count)]
 
-    rows = PackedRows(OneLong(), tokenizer, 64, seed=0, window=1)
-    text = tokenizer.decode(np.concatenate([rows.next_row() for _ in range(4)]))
-    assert ("fever cough rash " * 200).startswith(text)
+    old, drawn = group(before), []
+    for number, rows in enumerate(old):
+        drawn += [rows.next_row() for _ in range(6 + 3 * number)]
+    states = [rows.state_dict() for rows in old]
+    new = group(after)
+    for number, rows in enumerate(new):
+        rows.load_state_dict(json.loads(json.dumps(redistribute_rows(states, first=number == 0))))
+        drawn += [*all_rows(rows), rows._tokens]
+    straight = packed(tokenizer, 48, window, [15, 12], max_epochs=2)
+    once = sum(map(len, all_rows(straight))) + straight.leftover
+    repeated = sum(map(len, drawn)) - once
+    longest = max(len(tokens) for tokens in straight.tokenize([text for _, text in LongRows([15]).read(0, 0, 0)]))
+    assert 0 <= repeated <= before * (window + longest)  # a token is a character at least
+    starts = {tuple(row[:5]) for row in drawn}
+    assert len(starts) > 10
 
 
-@pytest.mark.parametrize("window", [1, 4, 64])
-def test_windows_change_order_and_nothing_else(questions, tokenizer, window):
-    rows = packed(questions, tokenizer, window=window)
-    first = rows.next_row()
-    np.testing.assert_array_equal(first, packed(questions, tokenizer, window=window).next_row())
+def test_text_that_spells_a_special_token_does_not_end_a_document(tokenizer):
+    tokenize = DocumentTokenizer(tokenizer)
+    text = f"before {tokenizer.eos_token} after {tokenizer.pad_token}"
+    ids = tokenize([text])[0]
+    assert ids.tolist().count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+    assert tokenizer.pad_token_id not in ids
+    assert tokenizer.decode(ids[:-1]) == text
+
+
+def test_tokens_are_those_of_the_tokenizer(tokenizer, questions):
+    texts = [text for _, text in ExamRows("key", questions).read(0, 0, 0)]
+    for text, ids in zip(texts, DocumentTokenizer(tokenizer)(texts), strict=True):
+        assert ids.tolist() == [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+
+
+def test_packing_in_order_leaves_out_the_end_that_fills_no_row(tokenizer):
+    texts = ["fever cough rash", "pain fatigue", "heart lungs"]
+    rows = list(pack_in_order(iter(texts), DocumentTokenizer(tokenizer), 4))
+    tokens = np.concatenate(DocumentTokenizer(tokenizer)(texts))
+    np.testing.assert_array_equal(np.concatenate(rows), tokens[: len(tokens) // 4 * 4])

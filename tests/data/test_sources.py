@@ -12,7 +12,7 @@ def test_weights_become_the_smallest_integers():
     names = {"a": 0.45, "b": 0.25, "c": 0.2, "d": 0.1}
     sources = parse_sources({name: {"path": name, "weight": weight} for name, weight in names.items()})
     assert [source.weight for source in sources] == [Fraction(9, 20), Fraction(1, 4), Fraction(1, 5), Fraction(1, 10)]
-    assert integer_weights(sources) == [9, 5, 4, 2]
+    assert integer_weights(sources) == {"a": 9, "b": 5, "c": 4, "d": 2}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,14 @@ def test_weights_become_the_smallest_integers():
         ({"c4": {"path": "x", "weight": float("nan")}}, "sources.c4.weight: expected a number"),
         ({"c4": {"path": "x", "weight": [1]}}, "sources.c4.weight: expected a number"),
         ({"c4": {"path": "x", "weight": 1, "wieght": 1}}, "sources.c4.wieght: unknown key"),
+        ({"c4": {"path": [], "weight": 1}}, "sources.c4.path: expected text or a list of texts, found []"),
+        ({"c4": {"path": ["x", 1], "weight": 1}}, "sources.c4.path: expected text or a list of texts"),
+        ({"c4": {"path": ["x", "y"], "weight": 1, "format": "medqa"}}, "sources.c4.path: a medqa source has one path"),
+        (
+            {"c4": {"path": "x", "weight": 1, "max_epochs": 0}},
+            "sources.c4.max_epochs: expected a whole number above 0",
+        ),
+        ({"c4": {"path": "x", "weight": 1, "max_epochs": True}}, "sources.c4.max_epochs: expected a whole number"),
         ({"c4": {"path": "x", "weight": 1, "format": "pdf"}}, "sources.c4.format: expected one of"),
         (
             {"a": {"path": "x", "weight": 0.5}, "b": {"path": "x", "weight": 0.6}},

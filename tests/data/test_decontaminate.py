@@ -1,0 +1,122 @@
+"""A document that holds an evaluation question is found; one that shares stock phrases with it is not."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_pure.data.decontaminate import GRAM, Guard, gram_at, table_slots, words_of
+from modeling_pure.medqa.questions import Question
+from tests.conftest import WORDS, question_row, write_jsonl
+
+STOCK = "which of the following is the most appropriate next step in the management of this patient"
+
+
+def vignette(number: int, words: int = 60) -> Question:
+    """A question of its own words that ends in a stock phrase."""
+    rng = random.Random(number)
+    stem = " ".join(f"{rng.choice(WORDS)}{rng.randrange(100)}" for _ in range(words))
+    return Question(f"{stem}, {STOCK}?", ("a", "b", "c", "d"), 0)
+
+
+QUESTIONS = [vignette(number) for number in range(20)]
+GUARD = Guard(QUESTIONS)
+
+
+@pytest.mark.parametrize("number", [0, 7, 19])
+def test_a_planted_question_is_found(number):
+    text = f"Lecture notes. {QUESTIONS[number].question.upper()} The answer is discussed below."
+    match = GUARD.find(text)
+    assert match.question == QUESTIONS[number] and match.coverage == 1
+
+
+def test_another_layout_does_not_hide_a_question():
+    text = QUESTIONS[3].question.replace(" ", "\n  ").replace(",", " --")
+    assert GUARD.find(text).question == QUESTIONS[3]
+
+
+def test_neighbours_of_a_question_are_spared():
+    assert not GUARD.covers(vignette(100).question)  # the same stock phrase, 17 words of it
+    words = QUESTIONS[0].question.split()
+    assert not GUARD.covers(" ".join(words[:30]))  # 18 of 65 13-grams, not at the end
+    assert not GUARD.covers(STOCK) and not GUARD.covers("") and not GUARD.covers("a short text")
+
+
+def test_half_of_the_question_or_its_last_thirty_words_are_enough():
+    words = QUESTIONS[0].question.split()
+    grams = len(words) - GRAM + 1
+    half = -(-grams // 2)
+    assert GUARD.covers(" ".join(words[: half + GRAM - 1])) and not GUARD.covers(" ".join(words[: half + GRAM - 2]))
+    assert GUARD.covers(" ".join(words[-30:])) and not GUARD.covers(" ".join(words[-29:]))
+
+
+def test_parts_of_different_questions_do_not_add_up():
+    parts = [" ".join(question.question.split()[:40]) for question in QUESTIONS]
+    assert not GUARD.covers(" and ".join(parts))
+
+
+def test_short_questions_are_counted_as_unchecked():
+    guard = Guard([*QUESTIONS, Question("What is given?", ("a", "b", "c", "d"), 0)])
+    assert guard.unchecked == 1 and not guard.covers("What is given?")
+
+
+@given(st.lists(st.sampled_from([*WORDS, "the", "of", "12"]), max_size=60))
+def test_the_table_has_every_gram_that_a_look_up_would_find(words):
+    guard = Guard([Question(" ".join(words), ("a", "b", "c", "d"), 0)])
+    words = words_of(" ".join(words))
+    assert guard._table[table_slots(words)].all()
+    assert {gram_at(words, place) for place in range(len(words) - GRAM + 1)} == set(guard.grams)
+
+
+def test_a_planted_question_is_not_trained_on(make_mixture, tokenizer, tmp_path):
+    rows = [{"text": f"document {i}: " + " ".join(random.Random(i).choices(WORDS, k=20))} for i in range(200)]
+    rows[150]["text"] = f"Forum: {QUESTIONS[5].question}"
+    rows[151]["text"] = f"Forum: {STOCK}?"
+    source = {"path": str(write_jsonl(tmp_path / "web.jsonl", rows)), "weight": 1, "max_epochs": 1}
+    evaluation = write_jsonl(tmp_path / "test.jsonl", [question_row(question) for question in QUESTIONS])
+    documents = make_mixture({"web": source}, decontaminate=[str(evaluation)]).packed_rows("web").documents
+    texts = documents.read(10**9, 1000)
+    assert rows[150]["text"] not in texts and rows[151]["text"] in texts
+    assert documents.skipped == {"held out": 64, "evaluation question": 1} and len(texts) == 135
+    without = make_mixture({"web": source}).packed_rows("web").documents
+    assert rows[150]["text"] in without.read(10**9, 1000)
+
+
+def test_dev_questions_of_a_medqa_source_guard_its_own_train_questions(make_mixture, sources, tmp_path):
+    near_copy = Question(QUESTIONS[0].question + " Choose one.", ("e", "f", "g", "h"), 1)
+    train = write_jsonl(tmp_path / "train.jsonl", [question_row(q) for q in [near_copy, vignette(50)]])
+    dev = write_jsonl(tmp_path / "dev.jsonl", [question_row(QUESTIONS[0])])
+    source = {"path": str(train), "weight": 1, "format": "medqa", "validation_path": str(dev), "max_epochs": 1}
+    mixture = make_mixture({"usmle": source})
+    trainable = {question.digest for question in mixture.opened[0].rows.questions}
+    documents = mixture.packed_rows("usmle").documents
+    texts = documents.read(10**9)
+    assert all(near_copy.question not in text for text in texts)
+    assert len(texts) == len(trainable - {near_copy.digest})
+
+
+def test_the_command_reports_which_documents_would_go(tmp_path, tokenizer_folder):
+    rows = [{"text": f"document {i}"} for i in range(100)]
+    rows[90]["text"] = QUESTIONS[5].question
+    web = write_jsonl(tmp_path / "web.jsonl", rows)
+    evaluation = write_jsonl(tmp_path / "test.jsonl", [question_row(question) for question in QUESTIONS])
+    report = tmp_path / "hits.jsonl"
+    command = [sys.executable, "-m", "modeling_pure.data.decontaminate", "--sources.web.path", web]
+    command += ["--sources.web.weight", "1", "--decontaminate", evaluation, "--report", report]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "sources.web: 1 of 36 documents hold an evaluation question (1 different)" in result.stdout
+    (hit,) = [json.loads(line) for line in report.read_text().splitlines()]
+    assert hit == {
+        "source": "web",
+        "row": f"row 90 of '{web}'",
+        "question": QUESTIONS[5].digest,
+        "coverage": 1.0,
+        "end_words": hit["end_words"],
+    }
+    result = subprocess.run(list(map(str, command[:7])), capture_output=True, text=True)
+    assert result.returncode == 2 and "decontaminate: expected a file" in result.stderr

@@ -1,0 +1,73 @@
+"""What is held out is decided once, is the same for every reader, and is never trained on."""
+
+from itertools import islice
+
+import pytest
+
+from modeling_pure.data.held_out import validation_mixture
+from modeling_pure.errors import InputError
+from tests.conftest import write_jsonl
+from tests.data.test_mixture import documents_in
+
+
+def test_held_out_text_is_not_trained_on(make_mixture, tokenizer):
+    mixture = make_mixture()
+    held_out = validation_mixture(mixture.opened, mixture.tokenize, 32, 1000)
+    trained = list(islice(mixture, 1500))
+    for name in ("finepdfs", "c4"):
+        assert documents_in(held_out, tokenizer, name) <= set(range(40))
+        seen = documents_in(trained, tokenizer, name)
+        assert seen <= set(range(40, 300)) and len(seen) > 100
+
+
+def test_held_out_documents_may_lie_in_several_files(make_mixture, tokenizer, tmp_path):
+    for number in range(4):
+        rows = [{"text": f"part {5 * number + i}: fever and cough"} for i in range(5)]
+        write_jsonl(tmp_path / f"{number}.jsonl", rows)
+    given = {"part": {"path": str(tmp_path), "weight": 1, "validation_documents": 7, "max_epochs": 1}}
+    mixture = make_mixture(given, max_seq_length=4)
+    assert mixture.opened[0].rows.held_out == {0: 5, 1: 2}
+    documents = mixture.packed_rows("part").documents.read(10**6)
+    assert sorted(int(text.split()[1][:-1]) for text in documents) == list(range(7, 20))
+
+
+def test_validation_rows_are_in_proportion_and_never_repeat_a_document(make_mixture, tokenizer):
+    mixture = make_mixture()
+    rows = validation_mixture(mixture.opened, mixture.tokenize, 32, 10_000)
+    assert 20 < len(rows) < 10_000
+    assert len(validation_mixture(mixture.opened, mixture.tokenize, 32, 15)) == 15
+    with pytest.raises(InputError, match="do not fill one row"):
+        validation_mixture(mixture.opened, mixture.tokenize, 8_000, 10)
+
+
+def test_a_validation_path_is_read_instead(make_mixture, sources, tmp_path):
+    held_out = write_jsonl(tmp_path / "held.jsonl", [{"text": f"held {i}: fever"} for i in range(9)])
+    given = {"c4": {"path": sources["c4"]["path"], "weight": 1, "validation_path": str(held_out)}}
+    opened = make_mixture(given).opened[0]
+    assert opened.held_out == [f"held {i}: fever" for i in range(9)] and opened.rows.held_out == {}
+    assert make_mixture({"c4": {**given["c4"], "validation_documents": 4}}).opened[0].held_out == opened.held_out[:4]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"content": "one"}],
+            r"no text in a.jsonl; row 0 of '.*': no text: it has no 'text', only \['content'\]",
+        ),
+        ([{"text": "one"}] * 5, "has no more than 5 documents, and validation_documents holds out 64"),
+        ([{"text": None}] * 300, "most of its first rows cannot be used; row 100 of '.*a.jsonl': no text"),
+    ],
+)
+def test_a_source_without_documents_is_refused_at_once(make_mixture, tmp_path, rows, message):
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(InputError, match=message):
+        make_mixture({"c4": {"path": str(path), "weight": 1}})
+
+
+def test_a_source_with_less_documents_than_readers_is_refused(make_mixture, tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"fever {i}"} for i in range(10)])
+    mixture = make_mixture({"c4": {"path": str(path), "weight": 1, "validation_documents": 8}}, world_size=2)
+    mixture.check_readers(0)
+    with pytest.raises(InputError, match="no text for each of its 6 readers"):
+        mixture.check_readers(3)

@@ -1,0 +1,180 @@
+"""Packed rows are those of the mixture, for any number of readers, and are refused where they do not fit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+
+import numpy as np
+import pytest
+import yaml
+from torch.utils.data import DataLoader
+
+from modeling_pure.data.arguments import DataArguments
+from modeling_pure.data.mixture import collate_rows
+from modeling_pure.data.pack import write_mixture
+from modeling_pure.data.packed import PackedMixture
+from modeling_pure.data.sources import parse_sources
+from modeling_pure.errors import InputError, RunStopped
+
+ROWS = 150
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, sources, tokenizer_folder):
+    """A recipe whose run takes 150 rows."""
+    file = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    facts = {"max_seq_length": 32, "max_steps": 25, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
+    file.write_text(
+        yaml.dump({**facts, "sources": sources, "tokenizer_name_or_path": str(tokenizer_folder)}, sort_keys=False)
+    )
+    return file
+
+
+def pack(recipe, folder, *options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "modeling_pure.data.pack", "--config", recipe, "--out", folder, *options]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def packed(recipe, tmp_path_factory):
+    """The folder that the command writes."""
+    folder = tmp_path_factory.mktemp("packed")
+    result = pack(recipe, folder)
+    assert result.returncode == 0, result.stderr
+    assert f"{ROWS} rows of 32 tokens" in result.stdout and "passes completed" in result.stdout
+    return folder
+
+
+@pytest.fixture
+def open_packed(packed, sources, tokenizer):
+    """Opens the packed rows for one rank."""
+
+    def open_for(seed=0, batch_size=1, rank=0, world_size=1, folder=packed, **changes) -> PackedMixture:
+        arguments = DataArguments(**{"max_seq_length": 32, "packed_dir": str(folder), **changes})
+        return PackedMixture(parse_sources(sources), tokenizer, arguments, seed, batch_size, rank, world_size)
+
+    return open_for
+
+
+def straight(make_mixture, count: int = ROWS) -> np.ndarray:
+    return np.stack([row["input_ids"] for row in islice(make_mixture(), count)])
+
+
+def test_packed_rows_are_those_of_the_mixture(open_packed, make_mixture):
+    rows = []
+    with pytest.raises(RunStopped, match="all 150 rows of .* have been read"):
+        for row in open_packed():
+            rows.append(row["input_ids"])
+    np.testing.assert_array_equal(rows, straight(make_mixture))
+    assert rows[0].dtype == np.int32
+
+
+def test_held_out_rows_are_packed_too(open_packed, make_mixture):
+    from modeling_pure.data.held_out import validation_mixture
+
+    mixture = make_mixture()
+    expected = validation_mixture(mixture.opened, mixture.tokenize, 32, 200)
+    rows = open_packed().validation_rows()
+    np.testing.assert_array_equal([r["input_ids"] for r in rows], [r["input_ids"] for r in expected])
+
+
+def batches(open_packed, steps: int, ranks=None, world_size: int = 1, workers: int = 0):
+    """(the rows of all ranks step by step, the states they end with)"""
+    readers, states = [], [{"workers": {}, "last_worker": 0} for _ in range(world_size)]
+    for rank in range(world_size):
+        mixture = open_packed(batch_size=3, rank=rank, world_size=world_size)
+        if ranks:
+            assert mixture.resume(ranks, max(1, workers)) is None
+        readers.append(iter(DataLoader(mixture, batch_size=3, collate_fn=collate_rows, num_workers=workers)))
+    rows = []
+    for _ in range(steps):
+        for rank, reader in enumerate(readers):
+            batch = next(reader)
+            rows.append(batch["input_ids"])
+            state = batch["data_state"]
+            states[rank]["workers"][str(state["worker"])] = state
+            states[rank]["last_worker"] = state["worker"]
+    return np.concatenate(rows), json.loads(json.dumps(states))
+
+
+def test_readers_of_any_number_share_the_rows_in_their_order(open_packed, make_mixture):
+    seen, states = [], None
+    for steps, world_size, workers in ((4, 1, 0), (3, 2, 2), (5, 2, 0), (4, 3, 1), (8, 1, 3)):
+        rows, states = batches(open_packed, steps, states, world_size, workers)
+        seen.append(rows)
+    seen = np.concatenate(seen)
+    np.testing.assert_array_equal(seen, straight(make_mixture)[: len(seen)])
+    assert len(seen) == 120
+    drawn = open_packed().progress(list(states[0]["workers"].values()))
+    assert {name: done["rows"] for name, done in drawn.items()} == {
+        "finepdfs": 54,
+        "fineweb_edu": 30,
+        "c4": 24,
+        "usmle": 12,
+    }
+
+
+def test_a_second_run_takes_up_whole_files_and_writes_the_others_anew(make_mixture, tmp_path):
+    write_mixture(tmp_path, make_mixture(), rows=50, rows_per_file=20)
+    first = (tmp_path / "rows-00000.arrow").stat().st_mtime_ns
+    write_mixture(tmp_path, make_mixture(), rows=90, rows_per_file=20)
+    assert (tmp_path / "rows-00000.arrow").stat().st_mtime_ns == first
+    from modeling_pure.data.packed import open_table, token_rows
+
+    rows = np.concatenate([token_rows(open_table(file)) for file in sorted(tmp_path.glob("*.arrow"))])
+    np.testing.assert_array_equal(rows, straight(make_mixture, 90))
+
+
+def test_packing_goes_on_after_a_kill(recipe, make_mixture, tmp_path, open_packed):
+    command = [
+        sys.executable,
+        "-m",
+        "modeling_pure.data.pack",
+        "--config",
+        recipe,
+        "--out",
+        tmp_path,
+        "--rows",
+        "60000",
+    ]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "rows-00001.arrow").exists():
+        time.sleep(0.01)
+    assert process.poll() is None, "packing was over before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    result = pack(recipe, tmp_path, "--rows", "20000")
+    assert result.returncode == 0, result.stderr
+    rows = [row["input_ids"] for row in islice(open_packed(folder=tmp_path), 20000)]
+    np.testing.assert_array_equal(rows, straight(make_mixture, 20000))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_seq_length": 64}, "was packed with another max_seq_length \\(32, not 64\\)"),
+        ({"seed": 1}, "another seed"),
+        ({"grpo_holdout": 0.5}, "another grpo_holdout"),
+        ({"decontaminate": ["x.jsonl"]}, "another decontaminate"),
+    ],
+)
+def test_rows_of_other_settings_are_refused(open_packed, changes, message):
+    with pytest.raises(InputError, match=message):
+        open_packed(**changes)
+
+
+def test_what_cannot_be_packed_or_read_is_refused(open_packed, packed, recipe, tmp_path):
+    with pytest.raises(InputError, match="holds no packed rows"):
+        open_packed(folder=tmp_path)
+    with pytest.raises(InputError, match="holds 150 rows, the run needs 151"):
+        open_packed().check_rows(151)
+    with pytest.raises(InputError, match="did not read packed rows"):
+        open_packed().resume([{"workers": {"0": {"drawn": {}}}, "last_worker": 0}], 1)
+    result = pack(recipe, packed, "--seed", "1")
+    assert result.returncode == 2 and "another seed" in result.stderr
+    result = pack(recipe, "")
+    assert result.returncode == 2 and "out: expected a folder" in result.stderr
