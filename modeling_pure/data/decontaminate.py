@@ -12,7 +12,6 @@ reads the sources of a recipe and reports which of their documents would be drop
 import json
 import re
 import sys
-import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -27,6 +26,16 @@ GRAM = 13
 COVERAGE = 0.5
 END_WORDS = 30
 TABLE_BITS = 24
+TABLE_SHIFT = np.uint64(64 - TABLE_BITS)
+
+# For the hash of words: 1 to 36 for a letter or digit whatever its case, 0 for any other byte.
+CODES = 37
+CODE_OF_BYTE = np.zeros(256, dtype=np.int16)
+for _code, _letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789", 1):
+    CODE_OF_BYTE[[ord(_letter), ord(_letter.upper())]] = _code
+HASH_OF_PAIR = np.random.default_rng(0).integers(1 << 64, size=CODES * CODES, dtype=np.uint64)
+HASH_OF_PAIR[:CODES] = 0  # pairs that begin outside a word
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,16 @@ class Guard:
         self.questions = list(unique.values())
         self.grams: dict[bytes, list[tuple[int, int]]] = defaultdict(list)  # gram -> (question, place in it)
         self.gram_counts = []
-        self._table = np.zeros(1 << TABLE_BITS, dtype=bool)
         for index, question in enumerate(self.questions):
             words = words_of(question.question)
             places = range(len(words) - GRAM + 1)
             self.gram_counts.append(len({gram_at(words, place) for place in places}))
             for place in places:
                 self.grams[gram_at(words, place)].append((index, place))
-            self._table[table_slots(words)] = True
+        hashes = [gram_hashes(question.question) for question in self.questions]
+        self._hashes = np.unique(np.concatenate(hashes))
+        self._table = np.zeros(1 << TABLE_BITS, dtype=bool)
+        self._table[self._hashes >> TABLE_SHIFT] = True
         self.ends = [len(words_of(question.question)) - GRAM for question in self.questions]
         self.unchecked = self.gram_counts.count(0)
 
@@ -69,11 +80,13 @@ class Guard:
 
     def find(self, text: str) -> Match | None:
         """The question of which the document holds most, if it covers one."""
-        words = words_of(text)
-        # Most documents end here: a few array operations a document instead of a look-up for each word.
-        candidates = np.flatnonzero(self._table[table_slots(words)])
+        hashes = gram_hashes(text)
+        candidates = np.flatnonzero(self._table[hashes >> TABLE_SHIFT])  # a look-up each, and few are left
+        places = np.searchsorted(self._hashes[:-1], hashes[candidates])
+        candidates = candidates[self._hashes[places] == hashes[candidates]]
         if not len(candidates):
             return None
+        words = words_of(text)
         found: dict[int, dict[bytes, list[int]]] = defaultdict(dict)
         for gram in {gram_at(words, place) for place in candidates.tolist()}:
             for index, place in self.grams.get(gram, ()):
@@ -93,7 +106,7 @@ class Guard:
 
 def words_of(text: str) -> list[bytes]:
     """The words of a text, in lower case."""
-    return WORD.findall(text.lower().encode("utf-8", "ignore"))
+    return WORD.findall(text.encode("utf-8", "ignore").lower())
 
 
 def gram_at(words: list[bytes], place: int) -> bytes:
@@ -101,16 +114,27 @@ def gram_at(words: list[bytes], place: int) -> bytes:
     return b" ".join(words[place : place + GRAM])
 
 
-def table_slots(words: list[bytes]) -> np.ndarray:
-    """A slot of the table for each 13-gram: a polynomial hash of the words' checksums, int64 of shape (grams,)."""
-    if len(words) < GRAM:
-        return np.empty(0, dtype=np.int64)
-    checksums = np.fromiter(map(zlib.crc32, words), dtype=np.uint64, count=len(words))
-    grams = len(words) - GRAM + 1
-    hashes = np.zeros(grams, dtype=np.uint64)
-    for offset in range(GRAM):
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + checksums[offset : offset + grams]
-    return (hashes >> np.uint64(64 - TABLE_BITS)).astype(np.int64)
+def gram_hashes(text: str) -> np.ndarray:
+    """A hash of each 13-gram of a text: uint64 of shape (grams,).
+
+    Array operations over bytes alone, for every document passes through here. A word's hash is the sum of a random
+    number for each pair of neighbouring bytes; that of words in a row is a polynomial in those of the words.
+    """
+    codes = CODE_OF_BYTE[np.frombuffer(text.encode("utf-8", "ignore"), dtype=np.uint8)]
+    following = np.append(codes[1:], 0)
+    starts = np.flatnonzero((codes > 0) & (np.append(0, codes[:-1]) == 0))
+    if len(starts) < GRAM:
+        return np.empty(0, dtype=np.uint64)
+    hashes = np.add.reduceat(HASH_OF_PAIR[codes * CODES + following], starts)
+    pairs = joined(hashes, hashes[1:], 1)
+    fours = joined(pairs, pairs[2:], 2)
+    eights = joined(fours, fours[4:], 4)
+    return joined(joined(eights, fours[8:], 4), hashes[12:], 1)
+
+
+def joined(left: np.ndarray, right: np.ndarray, words: int) -> np.ndarray:
+    """Hashes of the words of `left` followed by the `words` words of `right`."""
+    return left[: len(right)] * MULTIPLIER**words + right
 
 
 @dataclass

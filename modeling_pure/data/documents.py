@@ -168,11 +168,13 @@ class Documents:
         return {
             "position": list(self.position),
             "earlier": [[readers.num_readers, [list(at) for at in readers.positions]] for readers in self.earlier],
-            "rows_read": self.rows_read,
-            "given": self.given,
             "before_pass": self.before_pass,
-            "skipped": dict(self.skipped),
+            **self.counts(),
         }
+
+    def counts(self) -> dict:
+        """Rows read, documents given, and rows skipped by reason; the latter two add up to the first."""
+        return {"rows_read": self.rows_read, "given": self.given, "skipped": dict(self.skipped)}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where `state` was taken."""

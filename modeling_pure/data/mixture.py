@@ -140,7 +140,7 @@ class Mixture(IterableDataset):
             name: {
                 "rows": sum(state["drawn"][name] for state in states),
                 "passes": min(state["sources"][name]["documents"]["position"][0] for state in states),
-                "skipped": sum(sum(state["sources"][name]["documents"]["skipped"].values()) for state in states),
+                "skipped": sum(sum(state["sources"][name]["read"]["skipped"].values()) for state in states),
             }
             for name in self.names
         }

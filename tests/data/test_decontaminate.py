@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_pure.data.decontaminate import GRAM, Guard, gram_at, table_slots, words_of
+from modeling_pure.data.decontaminate import GRAM, Guard, gram_at, gram_hashes, words_of
 from modeling_pure.medqa.questions import Question
 from tests.conftest import WORDS, question_row, write_jsonl
 
@@ -64,12 +64,21 @@ def test_short_questions_are_counted_as_unchecked():
     assert guard.unchecked == 1 and not guard.covers("What is given?")
 
 
-@given(st.lists(st.sampled_from([*WORDS, "the", "of", "12"]), max_size=60))
-def test_the_table_has_every_gram_that_a_look_up_would_find(words):
-    guard = Guard([Question(" ".join(words), ("a", "b", "c", "d"), 0)])
-    words = words_of(" ".join(words))
-    assert guard._table[table_slots(words)].all()
-    assert {gram_at(words, place) for place in range(len(words) - GRAM + 1)} == set(guard.grams)
+@given(st.lists(st.sampled_from([*WORDS, "THE", "of", "12", "--", "\n", "d\u00e9j\u00e0", "\u4e2d"]), max_size=60))
+def test_every_gram_has_its_hash_wherever_it_stands(words):
+    text = " ".join(words)
+    words = words_of(text)
+    hashes = gram_hashes(text)
+    assert len(hashes) == max(0, len(words) - GRAM + 1)
+    for place, gram_hash in enumerate(hashes):
+        gram = gram_at(words, place).decode().title().replace(" ", ", ")
+        assert gram_hashes(f"before, {gram}; after")[1] == gram_hash
+
+
+def test_different_grams_have_different_hashes():
+    rng = random.Random(0)
+    text = " ".join("".join(rng.choices("abcdefgh123", k=rng.randint(1, 8))) for _ in range(20_000))
+    assert len(set(gram_hashes(text).tolist())) == 20_000 - GRAM + 1
 
 
 def test_a_planted_question_is_not_trained_on(make_mixture, tokenizer, tmp_path):

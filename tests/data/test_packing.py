@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_pure.data.documents import Documents
-from modeling_pure.data.packing import DocumentTokenizer, PackedRows, pack_in_order, redistribute_rows
+from modeling_pure.data.packing import PackedRows, pack_in_order, redistribute_rows
 from modeling_pure.data.source_rows import ExamRows
+from modeling_pure.data.tokenizer import DocumentTokenizer
 from tests.conftest import WORDS
 from tests.data.test_documents import NumberedRows
 

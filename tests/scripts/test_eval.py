@@ -20,7 +20,7 @@ def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
 
 
 def test_dev_is_the_part_that_training_never_sees(pretrained, corpus, tmp_path):
-    from modeling_pure.data.mixture import training_questions
+    from modeling_pure.data.held_out import training_questions
     from modeling_pure.data.sources import Source
 
     options = ["--questions", corpus / "questions.jsonl", "--split", "dev", "--output_dir", tmp_path]

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_grpo
-from modeling_pure.data.mixture import training_questions
+from modeling_pure.data.held_out import training_questions
 from modeling_pure.data.sources import parse_source
 from modeling_pure.grpo.arguments import GRPOScriptArguments
 from modeling_pure.medqa.splits import split_of

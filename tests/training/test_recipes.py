@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 from eval_medqa import SPLITS, EvalArguments
+from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.recipe import RecipeParser
-from modeling_pure.training.arguments import PretrainArguments, PureTrainingArguments
+from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
 
 ROOT = Path(__file__).parents[2]
 
 
 def parse_pretrain(*argv):
-    return RecipeParser((PretrainArguments, PureTrainingArguments), "").parse_recipe(list(argv))
+    return RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), "").parse_recipe(list(argv))
 
 
 def parse_grpo(*argv):
@@ -26,8 +27,8 @@ def parse_grpo(*argv):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/pretrain.yaml")), ids=lambda path: path.parent.name)
 def test_pretraining_recipes_are_read(path):
-    script, training = parse_pretrain("--config", str(path))
-    assert len(parse_sources(script.sources)) == 4
+    _, data, training = parse_pretrain("--config", str(path))
+    assert len(parse_sources(data.sources)) == 4
     assert training.save_steps % training.eval_steps == 0 and training.max_steps > training.warmup_steps
 
 
@@ -47,16 +48,16 @@ def test_evaluation_recipes_are_read_and_measure_what_grpo_wrote(path):
 
 
 def test_the_a100_recipes_hold_the_numbers_of_the_seed():
-    script, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
-    tokens_per_step = training.per_device_train_batch_size * script.max_seq_length
+    model, data, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
+    tokens_per_step = training.per_device_train_batch_size * data.max_seq_length
     assert tokens_per_step == 32_768 and training.gradient_accumulation_steps == 1
     assert training.max_steps == 61_035 == 2_000_000_000 // tokens_per_step
     assert training.warmup_steps == round(50_000_000 / tokens_per_step)
     assert (training.learning_rate, training.lr_scheduler_kwargs) == (3e-4, {"min_lr": 3e-5})
     assert (training.save_steps, training.save_total_limit, training.metric_for_best_model) == (1000, 3, "eval_loss")
-    assert (script.preset, training.lr_scheduler_type) == ("medium-large", "cosine_with_min_lr")
+    assert (model.preset, training.lr_scheduler_type) == ("medium-large", "cosine_with_min_lr")
     assert training.optim.value.startswith("adamw_torch_fused") and training.report_to == ["tensorboard"]
-    sources = parse_sources(script.sources)
+    sources = parse_sources(data.sources)
     assert [float(source.weight) for source in sources] == [0.45, 0.25, 0.2, 0.1]
     assert [(source.path, source.config) for source in sources] == [
         ("codelion/finepdfs-1B", None),
@@ -74,11 +75,11 @@ def test_the_a100_recipes_hold_the_numbers_of_the_seed():
 def test_the_command_line_has_the_last_word(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("max_steps: 7\nlearning_rate: 1e-3\nsources:\n  c4: {path: a, weight: 1.0}\nbf16: false\n")
-    script, training = parse_pretrain(
+    _, data, training = parse_pretrain(
         "--config", str(recipe), "--max_steps", "9", "--sources.c4.path=b", "--sources.c4.column", "body"
     )
     assert (training.max_steps, training.learning_rate, training.bf16) == (9, 1e-3, False)
-    assert script.sources == {"c4": {"path": "b", "weight": 1.0, "column": "body"}}
+    assert data.sources == {"c4": {"path": "b", "weight": 1.0, "column": "body"}}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,43 @@
+"""English text of any amount without a download: sentences of Python's own reference manual in random order."""
+
+import json
+import random
+import re
+from pathlib import Path
+from pydoc_data import topics
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# Weight in the mixture, and sentences in a document: real sources differ in length as much as that.
+SOURCES = {"finepdfs": (0.45, 260), "fineweb_edu": (0.25, 42), "c4": (0.20, 21)}
+
+
+def sentences() -> list[str]:
+    """The manual's sentences of running text."""
+    text = " ".join(re.sub(r"\s+", " ", topic) for topic in topics.topics.values())
+    return [s for s in re.split(r"(?<=[.!?]) ", text) if 40 < len(s) < 400 and s[0].isupper()]
+
+
+def write_sources(folder: Path, megabytes: float, seed: int = 0) -> dict:
+    """Write three text sources and one of questions; returns a recipe's `sources`.
+
+    Args:
+        megabytes: of text for each text source.
+    """
+    rng, manual, recipe = random.Random(seed), sentences(), {}
+    for name, (weight, length) in SOURCES.items():
+        texts, size = [], 0
+        while size < megabytes * 1e6:
+            texts.append(" ".join(rng.choices(manual, k=max(1, int(rng.lognormvariate(0, 0.7) * length)))))
+            size += len(texts[-1])
+        pq.write_table(pa.table({"text": texts}), folder / f"{name}.parquet", row_group_size=1000)
+        recipe[name] = {"path": str(folder / f"{name}.parquet"), "weight": weight}
+    words = " ".join(manual).split()  # in another order, or the questions would be found in the texts and guarded
+    with (folder / "usmle.jsonl").open("w") as file:
+        for number in range(2000):
+            options = {letter: " ".join(rng.choices(words, k=5)) for letter in "ABCD"}
+            question = f"{number}. " + " ".join(rng.choices(words, k=130))
+            file.write(json.dumps({"question": question, "options": options, "answer_idx": "A"}) + "\n")
+    recipe["usmle"] = {"path": str(folder / "usmle.jsonl"), "weight": 0.1, "format": "medqa"}
+    return recipe

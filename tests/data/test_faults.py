@@ -1,0 +1,393 @@
+"""Bad data costs the rows it is in and nothing else, each is counted, and too much of it stops a run with a name."""
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from modeling_pure.data import readers
+from modeling_pure.data.documents import FREE_FAULTS, Documents
+from modeling_pure.data.files import find_files, split_files
+from modeling_pure.data.readers import Fault
+from modeling_pure.data.remote import SourceFailed
+from modeling_pure.data.source_rows import TextRows
+from modeling_pure.errors import InputError
+
+KEY = "sources.web"
+ROWS = 1200
+BAD_ROWS = (0, 511, 512, 700, 1199)  # at both ends of the file and of a block that is shuffled
+TEXTS = [f"document {i} " + f"{i * 7919 % 10007:05d} " * 20 for i in range(ROWS)]
+LINES = [json.dumps({"text": text}).encode() for text in TEXTS]
+GROUP_ROWS = 3000
+COMPRESS = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.bz2": lambda data: bz2.compress(data, 1)}
+COMPRESS[".jsonl.xz"] = lzma.compress
+DECOMPRESSORS = {
+    ".jsonl.gz": lambda: zlib.decompressobj(wbits=31),
+    ".jsonl.bz2": bz2.BZ2Decompressor,
+    ".jsonl.xz": lzma.LZMADecompressor,
+}
+BAD_LINES = {
+    "cut off": (b'{"text": "half of a', "not JSON"),
+    "not JSON": (b"<html>", "not JSON"),
+    "nested too deep": (b"[" * 100_000, "not JSON"),
+    "a number too long": (b'{"text": "x", "id": ' + b"9" * 5000 + b"}", "not JSON"),
+    "no object": (b'["text"]', "no text"),
+    "another column": (b'{"content": "x"}', "no text"),
+    "null": (b'{"text": null}', "no text"),
+    "empty": (b'{"text": ""}', "no text"),
+    "only spaces": (b'{"text": " \\n\\t"}', "no text"),
+    "not a text": (b'{"text": ["x"]}', "no text"),
+    "another encoding": ('{"text": "caf\xe9"}'.encode("latin-1"), "not UTF-8"),
+    "half of a surrogate pair": (b'{"text": "\\ud83d"}', "not UTF-8"),
+    "half of a surrogate pair in UTF-8": (b'{"text": "\xed\xa0\xbd"}', "not UTF-8"),
+    "zeros": (b"\0" * 64 + b"{}", "not UTF-8"),
+    "too long": (json.dumps({"text": "x" * 2001}).encode(), "too long"),
+}
+
+
+@pytest.fixture(autouse=True)
+def short_documents(monkeypatch):
+    """A document is too long from 2,001 characters on."""
+    monkeypatch.setattr(readers, "MAX_CHARACTERS", 2000)
+
+
+def write_lines(file: Path, lines: list[bytes]) -> Path:
+    """Lines as a file, compressed as its suffix says."""
+    file.parent.mkdir(exist_ok=True)
+    suffix = ".jsonl" + file.name.partition(".jsonl")[2]
+    file.write_bytes(COMPRESS[suffix](b"".join(line + b"\n" for line in lines)))
+    return file
+
+
+def write_parquet(file: Path, texts: list[str | bytes | None], group_rows: int = GROUP_ROWS) -> Path:
+    """Texts, or bytes that claim to be text, as a parquet file with small pages."""
+    values = pa.array([text.encode() if isinstance(text, str) else text for text in texts], pa.binary())
+    column = pa.Array.from_buffers(pa.string(), len(values), values.buffers(), values.null_count)
+    file.parent.mkdir(exist_ok=True)
+    pq.write_table(
+        pa.table({"text": column}), file, row_group_size=group_rows, data_page_size=4096, use_dictionary=False
+    )
+    return file
+
+
+def documents_of(files: Path | list[Path], max_epochs: int | None = 1, **kwargs) -> Documents:
+    paths = [str(file) for file in (files if isinstance(files, list) else [files])]
+    return Documents(TextRows(KEY, split_files(paths)), max_epochs=max_epochs, **kwargs)
+
+
+def read(documents: Documents, count: int) -> list[str]:
+    return documents.read(10**9, count)
+
+
+def assert_counts(documents: Documents, rows: int, skipped: dict[str, int]) -> None:
+    """Every row of the file was either given or counted by the reason why not."""
+    assert documents.rows_read == rows
+    assert documents.skipped == skipped
+    assert documents.rows_read == documents.given + sum(documents.skipped.values())
+
+
+def in_reading_order(file: Path, bad: set[int] = frozenset()) -> list[str]:
+    """The texts of a sound file in the order they are read in, without some of its rows."""
+    rows = TextRows(KEY, split_files([str(file)])).read(0, 0, 0)
+    return [text for number, text in rows if number not in bad]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("kind", BAD_LINES)
+def test_a_bad_line_costs_one_row(tmp_path, kind, suffix):
+    bad_line, reason = BAD_LINES[kind]
+    lines = [bad_line if i in BAD_ROWS else line for i, line in enumerate(LINES)]
+    documents = documents_of(write_lines(tmp_path / f"web{suffix}", lines))
+    sound = write_lines(tmp_path / "sound" / f"web{suffix}", LINES)
+    assert read(documents, 2 * ROWS) == in_reading_order(sound, set(BAD_ROWS))
+    assert_counts(documents, ROWS, {reason: len(BAD_ROWS)})
+
+
+def test_all_kinds_of_bad_lines_are_counted_apart(tmp_path):
+    lines = [line for bad_line, _ in BAD_LINES.values() for line in (bad_line, LINES[0], b"", b"  ")]
+    documents = documents_of(write_lines(tmp_path / "web.jsonl", lines))
+    assert read(documents, ROWS) == [TEXTS[0]] * len(BAD_LINES)
+    assert_counts(documents, 2 * len(BAD_LINES), Counter(reason for _, reason in BAD_LINES.values()))
+
+
+def test_what_looks_odd_and_is_text_is_given(tmp_path):
+    texts = ["\ufeffbyte order mark", "a\0zero", "\U0001f600", "line\u2028separator", "carriage\rreturn", "x" * 2000]
+    lines = [json.dumps({"text": text}, ensure_ascii=i % 2 == 0).encode() for i, text in enumerate(texts)]
+    lines += [b'\xef\xbb\xbf{"text": "marked"}', b'{"text": "\\ud83d\\ude00"}', b'  {"id": NaN, "text": "spaced"}  \r']
+    documents = documents_of(write_lines(tmp_path / "web.jsonl", lines))
+    assert sorted(read(documents, 100)) == sorted([*texts, "marked", "\U0001f600", "spaced"])
+    assert_counts(documents, len(lines), {})
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+@pytest.mark.parametrize("suffix", DECOMPRESSORS)
+def test_a_compressed_file_that_breaks_off_gives_the_lines_before(tmp_path, suffix, share):
+    file = write_lines(tmp_path / f"web{suffix}", LINES * 3)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(len(data) * share)])
+    whole_lines = DECOMPRESSORS[suffix]().decompress(file.read_bytes()).count(b"\n")
+    documents = documents_of(file)
+    assert Counter(read(documents, 10 * ROWS)) == Counter((TEXTS * 3)[:whole_lines])
+    assert_counts(documents, whole_lines + 1, {"broken file": 1})
+
+
+@pytest.mark.parametrize("suffix", DECOMPRESSORS)
+def test_a_compressed_file_that_is_none_is_one_bad_row(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_bytes(b"<html>not found</html>")
+    documents = documents_of([tmp_path / f"a{suffix}", write_lines(tmp_path / f"b{suffix}", LINES)])
+    assert sorted(read(documents, 2 * ROWS)) == sorted(TEXTS)
+    assert_counts(documents, ROWS + 1, {"broken file": 1})
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.xz"])
+def test_a_compressed_file_that_is_damaged_ends_there(tmp_path, suffix):
+    file = write_lines(tmp_path / f"web{suffix}", LINES)
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2] + b"\xff" * 40 + data[len(data) // 2 + 40 :])
+    documents = documents_of(file, max_skipped=1.0)
+    assert ROWS / 4 < len({*read(documents, 2 * ROWS)} & {*TEXTS}) < ROWS
+    assert documents.skipped["broken file"] == 1
+    assert documents.rows_read == documents.given + sum(documents.skipped.values())
+
+
+def test_an_empty_compressed_file_has_no_row(tmp_path):
+    empty, full = write_lines(tmp_path / "a.jsonl.gz", []), write_lines(tmp_path / "b.jsonl.gz", LINES)
+    documents = documents_of([empty, full])
+    assert sorted(read(documents, 2 * ROWS)) == sorted(TEXTS)
+    assert_counts(documents, ROWS, {})
+    with pytest.raises(InputError, match=r"sources\.web: a\.jsonl\.gz: no text"):
+        read(documents_of(empty), 1)
+
+
+def test_a_file_of_no_bytes_is_refused_before_a_run(tmp_path):
+    write_lines(tmp_path / "b.jsonl.gz", LINES)
+    (tmp_path / "a.jsonl.gz").touch()
+    with pytest.raises(InputError, match=r"sources\.web: '.*a\.jsonl\.gz' is empty"):
+        find_files(KEY, [str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "no text"),
+        ("", "no text"),
+        (" \n", "no text"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"cut off in a letter \xc3", "not UTF-8"),
+        (b"\xed\xa0\xbd", "not UTF-8"),
+        ("x" * 2001, "too long"),
+    ],
+)
+def test_a_bad_value_in_parquet_costs_one_row(tmp_path, value, reason):
+    values = [value if i in BAD_ROWS else text for i, text in enumerate(TEXTS)]
+    documents = documents_of(write_parquet(tmp_path / "web.parquet", values, 300))
+    sound = write_parquet(tmp_path / "sound" / "web.parquet", TEXTS, 300)
+    assert read(documents, 2 * ROWS) == in_reading_order(sound, set(BAD_ROWS))
+    assert_counts(documents, ROWS, {reason: len(BAD_ROWS)})
+
+
+def damage(file: Path, group: int, share: float) -> None:
+    """Overwrite 48 bytes of a row group's text so far into it."""
+    chunk = pq.ParquetFile(file).metadata.row_group(group).column(0)
+    place = chunk.data_page_offset + int(chunk.total_compressed_size * share)
+    data = bytearray(file.read_bytes())
+    data[place : place + 48] = b"\xff" * 48
+    file.write_bytes(data)
+
+
+def long_parquet(file: Path) -> tuple[Path, list[str]]:
+    """Three row groups of 3,000 rows, each in many pages."""
+    texts = [f"{i} {text}" for i, text in enumerate(TEXTS * 8)][: 3 * GROUP_ROWS]
+    return write_parquet(file, texts), texts
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.95])
+@pytest.mark.parametrize("group", [0, 1, 2])
+def test_a_page_that_is_damaged_costs_the_rest_of_its_row_group(tmp_path, group, share):
+    file, texts = long_parquet(tmp_path / "web.parquet")
+    damage(file, group, share)
+    first, last = group * GROUP_ROWS, (group + 1) * GROUP_ROWS
+    rows = dict(TextRows(KEY, split_files([str(file)])).read(0, 0, 0))
+    assert sorted(rows) == list(range(len(texts)))
+    bad = [number for number, value in sorted(rows.items()) if isinstance(value, Fault)]
+    assert bad == list(range(bad[0], last))
+    assert first <= bad[0] <= first + GROUP_ROWS * share
+    assert share < 0.9 or bad[0] > first  # the group is not given up as a whole
+    documents = documents_of(file, max_skipped=1.0)
+    assert Counter(read(documents, 10**6)) == Counter(texts[: bad[0]] + texts[last:])
+    assert_counts(documents, len(texts), {"unreadable": len(bad)})
+
+
+def cut_short(data: bytes) -> bytes:
+    return data[: len(data) * 2 // 3]
+
+
+def without_footer(data: bytes) -> bytes:
+    return data[: -8 - int.from_bytes(data[-8:-4], "little")]
+
+
+def with_damaged_footer(data: bytes) -> bytes:
+    begin = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    return data[:begin] + b"\xff" * 100 + data[begin + 100 :]
+
+
+@pytest.mark.parametrize(
+    "spoil", [cut_short, without_footer, with_damaged_footer, lambda data: b"PAR1", lambda _: b""]
+)
+def test_a_parquet_file_without_its_footer_is_one_bad_row(tmp_path, spoil: Callable[[bytes], bytes]):
+    file, sound = write_parquet(tmp_path / "a.parquet", TEXTS), write_parquet(tmp_path / "b.parquet", TEXTS)
+    file.write_bytes(spoil(file.read_bytes()))
+    documents = documents_of([file, sound])
+    assert sorted(read(documents, 2 * ROWS)) == sorted(TEXTS)
+    assert_counts(documents, ROWS + 1, {"broken file": 1})
+
+
+def test_a_parquet_file_that_lacks_the_column_is_named(tmp_path):
+    pq.write_table(pa.table({"content": ["x"], "id": [1]}), tmp_path / "web.parquet")
+    with pytest.raises(InputError, match=r"sources\.web: '.*web\.parquet' has no column 'text'; .*'content', 'id'"):
+        read(documents_of(tmp_path / "web.parquet"), 1)
+
+
+def bad_lines_file(folder: Path) -> Path:
+    return write_lines(folder / "web.jsonl", [b"{" if i % 15 == 4 else line for i, line in enumerate(LINES)])
+
+
+def broken_off_file(folder: Path) -> Path:
+    file = write_lines(folder / "web.jsonl.gz", LINES * 3)
+    file.write_bytes(cut_short(file.read_bytes()))
+    return file
+
+
+def damaged_parquet_file(folder: Path) -> Path:
+    file, _ = long_parquet(folder / "web.parquet")
+    damage(file, 1, 0.95)
+    return file
+
+
+@pytest.mark.parametrize("num_readers", [1, 2])
+@pytest.mark.parametrize("make", [bad_lines_file, broken_off_file, damaged_parquet_file])
+def test_a_state_saved_in_a_bad_file_goes_on_exactly(tmp_path, make: Callable[[Path], Path], num_readers):
+    files = [make(tmp_path), write_lines(tmp_path / "more.jsonl", LINES[:300])]
+    options = {"max_epochs": 2, "max_skipped": 1.0, "reader": num_readers - 1, "num_readers": num_readers}
+    straight = documents_of(files, **options)
+    texts = read(straight, 10**6)
+    assert straight.skipped.total() > 0
+    for cut in range(0, len(texts), len(texts) // 12):
+        begun = documents_of(files, **options)
+        assert read(begun, cut) == texts[:cut]
+        again = documents_of(files, **options)
+        again.load_state_dict(json.loads(json.dumps(begun.state_dict())))
+        assert again.counts() == begun.counts()
+        assert read(again, 10**6) == texts[cut:]
+        assert again.state_dict() == straight.state_dict()
+
+
+@pytest.mark.parametrize("max_skipped", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("piece_bytes", [1 << 24, 50_000])
+def test_too_many_bad_rows_stop_the_source_by_name(tmp_path, max_skipped, piece_bytes):
+    lines = [b'{"broken %d"' % i if i % 3 == 1 else line for i, line in enumerate(LINES)]
+    file = write_lines(tmp_path / "web.jsonl", lines)
+    pieces = split_files([str(file)], piece_bytes)
+    assert (len(pieces) > 2) == (piece_bytes < 1 << 24)
+    documents = Documents(TextRows(KEY, pieces), max_epochs=1, max_skipped=max_skipped)
+    with pytest.raises(SourceFailed) as error:
+        read(documents, 10 * ROWS)
+    faults, rows = documents.skipped["not JSON"], documents.rows_read
+    assert faults > FREE_FAULTS + max_skipped * rows
+    assert faults - 1 <= FREE_FAULTS + max_skipped * rows  # not before
+    pattern = (
+        rf"sources\.web: {faults} of .*{rows} rows .* max_skipped {max_skipped:g} .*\(skipped: {faults} not JSON\)"
+    )
+    place = r"row (\d+) of '(.+)'(?: counted from byte (\d+))?: not JSON: .+"
+    match = re.fullmatch(rf"{pattern}; the last is {place}", str(error.value))
+    assert match, str(error.value)
+    assert match[2] == str(file)
+    data, begin = file.read_bytes(), int(match[3] or 0)
+    begin = data.index(b"\n", begin - 1) + 1 if begin else 0  # a line belongs to the piece that it begins in
+    assert data[begin:].splitlines()[int(match[1])].startswith(b'{"broken')
+
+
+@pytest.mark.parametrize(("bad", "fails"), [(FREE_FAULTS, False), (FREE_FAULTS + 1, True)])
+def test_a_hundred_bad_rows_are_free(tmp_path, bad, fails):
+    documents = documents_of(write_lines(tmp_path / "web.jsonl", [b"{"] * bad + LINES[:10]), max_skipped=0)
+    if fails:
+        with pytest.raises(SourceFailed, match=r"sources\.web: 101 of "):
+            read(documents, 100)
+    else:
+        assert len(read(documents, 100)) == 10
+
+
+def test_a_few_bad_rows_in_many_passes_do_not_add_up(tmp_path):
+    lines = [b"{" if i % 30 == 0 else line for i, line in enumerate(LINES)]
+    documents = documents_of(write_lines(tmp_path / "web.jsonl", lines), max_epochs=20, max_skipped=0)
+    assert len(read(documents, 10**6)) == 20 * (ROWS - 40)
+    assert_counts(documents, 20 * ROWS, {"not JSON": 20 * 40})
+
+
+@pytest.fixture
+def two_sources(tmp_path) -> dict:
+    """A sound source, and one of two files of which the second can be spoiled; 400 documents each."""
+    write_lines(tmp_path / "sound.jsonl", LINES)
+    write_lines(tmp_path / "web" / "a.jsonl", LINES[:200])
+    write_lines(tmp_path / "web" / "b.jsonl", LINES[200:400])
+    paths = {"sound": str(tmp_path / "sound.jsonl"), "web": str(tmp_path / "web")}
+    return {name: {"path": path, "weight": 0.5} for name, path in paths.items()}
+
+
+def lose(file: Path) -> None:
+    file.unlink()
+
+
+def spoil(file: Path) -> None:
+    write_lines(file, [b"{" + b" " * (len(line) - 1) for line in LINES[200:400]])
+
+
+@pytest.mark.parametrize(("harm", "said"), [(lose, "No such file"), (spoil, "max_skipped 0 allows")])
+def test_a_source_that_fails_stops_the_run_or_leaves_its_share(
+    tmp_path, two_sources, make_mixture, harm: Callable[[Path], None], said, caplog
+):
+    stop = make_mixture(two_sources, max_skipped=0.0)
+    redistribute = make_mixture(two_sources, max_skipped=0.0, on_source_failure="redistribute")
+    harm(tmp_path / "web" / "b.jsonl")
+    with pytest.raises(SourceFailed, match=r"sources\.web: .*b\.jsonl'") as error:
+        list(islice(stop.rows_of_reader(), 10**4))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    rows = list(islice(redistribute.rows_of_reader(), 1000))
+    assert {row["source"] for row in rows[-100:]} == {"sound"}
+    assert f"sources.web has failed, and the other sources get its share: {error.value}" in caplog.text
+    state = json.loads(json.dumps(rows[600]["data_state"]))
+    again = list(islice(redistribute.rows_of_reader(state=state), 399))
+    assert [(row["source"], row["input_ids"].tolist()) for row in again] == [
+        (row["source"], row["input_ids"].tolist()) for row in rows[601:]
+    ]
+
+
+def test_a_source_that_fails_while_a_run_resumes_leaves_its_share_too(tmp_path, two_sources, make_mixture):
+    mixture = make_mixture(two_sources, on_source_failure="redistribute")
+    state = next(islice(mixture.rows_of_reader(), 20, None))["data_state"]
+    assert state["drawn"]["web"] > 0
+    lose(tmp_path / "web" / "a.jsonl")
+    lose(tmp_path / "web" / "b.jsonl")
+    rows = list(islice(mixture.rows_of_reader(state=state), 20))
+    assert {row["source"] for row in rows} == {"sound"}
+    assert rows[-1]["data_state"]["drawn"]["sound"] == state["drawn"]["sound"] + 20
+
+
+def test_a_source_that_fails_while_a_run_resumes_stops_it(tmp_path, two_sources, make_mixture):
+    mixture = make_mixture(two_sources)
+    state = next(islice(mixture.rows_of_reader(), 20, None))["data_state"]
+    lose(tmp_path / "web" / "a.jsonl")
+    lose(tmp_path / "web" / "b.jsonl")
+    with pytest.raises(SourceFailed, match=r"sources\.web: cannot open '.*\.jsonl': .*No such file"):
+        next(mixture.rows_of_reader(state=state))

@@ -1,0 +1,264 @@
+"""Data sets of the Hub are read as their local copies are, over its protocol and whatever the network does."""
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from torch.utils.data import DataLoader
+
+from modeling_pure.data.arguments import DataArguments
+from modeling_pure.data.held_out import open_sources
+from modeling_pure.data.mixture import Mixture
+from modeling_pure.data.sources import parse_sources
+from modeling_pure.data.tokenizer import load_tokenizer
+from modeling_pure.errors import InputError, RunStopped
+from tests.data.http_server import COMMIT, Failure, FileServer
+
+ROOT = Path(__file__).parents[2]
+HUB_RETRIES = 5
+CARD = """---
+configs:
+- config_name: en
+  data_files:
+  - split: train
+    path: en/c4-train.*.json.gz
+  - split: validation
+    path: en/c4-validation.*.json.gz
+- config_name: de
+  data_files:
+  - split: train
+    path: de/c4-train.*.json.gz
+---
+# A card
+"""
+
+
+class Job(NamedTuple):
+    """A mixture to read: so many rows by so many workers."""
+
+    sources: dict
+    rows: int
+    workers: int = 0
+    arguments: dict = {}
+
+
+def read_rows(job: Job, tokenizer_folder: str) -> dict:
+    """The rows' sources and digests, and the error that ended them if one did."""
+    arguments = DataArguments(max_seq_length=1024, **job.arguments)
+    rows, error = [], None
+    try:
+        opened = open_sources(parse_sources(job.sources), arguments, seed=1)
+        mixture = Mixture(opened, load_tokenizer("tokenizer", tokenizer_folder), arguments, seed=1)
+        loader = DataLoader(mixture, batch_size=None, num_workers=job.workers)
+        for row in islice(loader, job.rows):
+            rows.append([row["source"], hashlib.sha256(row["input_ids"].numpy().tobytes()).hexdigest()])
+    except (InputError, RunStopped) as caught:
+        error = [type(caught).__name__, str(caught)]
+    return {"rows": rows, "error": error}
+
+
+def main() -> None:
+    """Read the jobs of the standard input in this process, where the Hub is the one that the environment names."""
+    import time
+
+    from fsspec.spec import AbstractBufferedFile
+
+    sleep = time.sleep
+    time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+    AbstractBufferedFile.DEFAULT_BLOCK_SIZE = 1 << 16  # ask for little more than is needed: many requests
+    tokenizer_folder, jobs = json.load(sys.stdin)
+    print(json.dumps({name: read_rows(Job(*job), tokenizer_folder) for name, job in jobs.items()}))
+
+
+def write_lines(file: Path, texts: list[str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(file, "wt", compresslevel=1) as lines:
+        lines.writelines(json.dumps({"text": text, "url": "https://example.org"}) + "\n" for text in texts)
+
+
+def write_table(file: Path, texts: list[str]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"text": texts, "id": range(len(texts))}), file, row_group_size=200)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory) -> Path:
+    """A data set of parquet files, and one of .json.gz files in configurations; each file takes several requests."""
+    folder, rng = tmp_path_factory.mktemp("hub"), random.Random(0)
+
+    def texts(name: str, count: int = 800) -> list[str]:
+        return [f"{name} {i} {base64.b64encode(rng.randbytes(1500)).decode()}" for i in range(count)]
+
+    for i in range(2):
+        write_table(folder / f"owner/table/data/train-0000{i}-of-00002.parquet", texts(f"table {i}"))
+        write_table(folder / f"owner/gone/train-0000{i}.parquet", texts(f"gone {i}", 600))
+        write_lines(folder / f"owner/c4/en/c4-train.0000{i}-of-00002.json.gz", texts(f"c4 {i}"))
+    for name in ("en/c4-validation.00000-of-00001", "de/c4-train.00000-of-00001"):
+        write_lines(folder / f"owner/c4/{name}.json.gz", ["not to be read"] * 100)
+    (folder / "owner/c4/README.md").write_text(CARD)
+    return folder
+
+
+class Network:
+    """What goes wrong, by file: at its first and later requests."""
+
+    def __init__(self, server: FileServer):
+        self.server = server
+        self.refused = Failure(drop=True)  # and no connection for a second
+        outage = [Failure(503)] * 3 * (HUB_RETRIES + 1)  # three times what huggingface_hub tries by itself
+        self.plans: dict[str, list[Failure | None]] = {
+            "owner/table/data/train-00000-of-00002.parquet": [None, *outage, Failure(cut=1000)],
+            "owner/table/data/train-00001-of-00002.parquet": [Failure(429), None, Failure(cut=1), Failure(drop=True)],
+            "owner/c4/en/c4-train.00000-of-00002.json.gz": [None, self.refused],
+            "owner/c4/en/c4-train.00001-of-00002.json.gz": [Failure(cut=200_000), *outage, None, Failure(cut=0)],
+            "owner/gone/train-00001.parquet": [None, Failure(404)] * 2,  # for two jobs
+        }
+
+    def fail(self, method: str, path: str) -> Failure | None:
+        """See `FileServer.failures`."""
+        plan = self.plans.get(path)
+        failure = plan.pop(0) if plan and method == "GET" else None
+        if failure is self.refused:
+            self.server.stop()
+            threading.Timer(1.0, self.server.start).start()
+        return failure
+
+
+SOURCES = {
+    "table": {"path": "owner/table", "weight": 0.5},
+    "c4": {"path": "owner/c4", "config": "en", "weight": 0.5},
+}
+GONE = {"gone": {"path": "owner/gone", "weight": 0.5}, "c4": SOURCES["c4"] | {"weight": 0.5}}
+JOBS = {
+    "mixture": Job(SOURCES, 5800, workers=2),
+    "stop": Job(GONE, 2000),
+    "redistribute": Job(GONE, 2000, arguments={"on_source_failure": "redistribute"}),
+    "no data set": Job({"web": {"path": "owner/none", "weight": 1}}, 1),
+    "no such config": Job({"web": {"path": "owner/c4", "config": "fr", "weight": 1}}, 1),
+    "no config": Job({"web": {"path": "owner/c4", "weight": 1}}, 1),
+}
+
+
+class Run(NamedTuple):
+    """What a process read of a hub that fails."""
+
+    results: dict[str, dict]
+    log: str
+    plans: dict[str, list[Failure | None]]
+
+
+@pytest.fixture(scope="module")
+def run(hub, tokenizer_folder, tmp_path_factory) -> Run:
+    """All jobs, read in a process of their own: the Hub's address is read when its library is imported."""
+    server = FileServer(hub)
+    network = Network(server)
+    server.failures = network.fail
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": server.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path_factory.mktemp("home")),
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.data.test_hub_streaming"],
+        cwd=ROOT,
+        env=environment,
+        input=json.dumps([str(tokenizer_folder), JOBS]),
+        capture_output=True,
+        text=True,
+    )
+    server.stop()
+    assert process.returncode == 0, process.stderr[-3000:]
+    return Run(json.loads(process.stdout.splitlines()[-1]), process.stderr, network.plans)
+
+
+def local(hub: Path, job: Job) -> Job:
+    """The same job on the files themselves."""
+    patterns = {
+        "owner/table": "owner/table/data/*.parquet",
+        "owner/c4": "owner/c4/en/c4-train.*",
+        "owner/gone": "owner/gone",
+    }
+    sources = {
+        name: {key: value for key, value in source.items() if key != "config"}
+        | {"path": str(hub / patterns[source["path"]])}
+        for name, source in job.sources.items()
+    }
+    return job._replace(sources=sources)
+
+
+def test_a_mixture_over_a_failing_hub_is_that_of_the_local_files(run, hub, tokenizer_folder):
+    result = run.results["mixture"]
+    assert result["error"] is None
+    assert result == read_rows(local(hub, JOBS["mixture"]), str(tokenizer_folder))
+    assert {source for source, _ in result["rows"]} == {"table", "c4"}
+
+
+@pytest.mark.parametrize("name", ["table/data/train-00000-of-00002.parquet", "c4/en/c4-train.00001-of-00002.json.gz"])
+def test_an_outage_was_longer_than_the_library_of_the_hub_tries(run, name):
+    source, _, path = name.partition("/")
+    warning = f"sources.{source}: 'hf://datasets/owner/{source}@{COMMIT}/{path}' at byte "
+    assert any(warning in line and "trying again in" in line for line in run.log.splitlines())
+
+
+def test_all_that_could_go_wrong_did(run):
+    assert not any(run.plans.values())
+
+
+def test_a_file_that_goes_away_stops_the_run_by_name(run, hub, tokenizer_folder):
+    result = run.results["stop"]
+    kind, message = result["error"]
+    assert kind == "SourceFailed"
+    assert message.startswith(
+        f"sources.gone: cannot read 'hf://datasets/owner/gone@{COMMIT}/train-00001.parquet' at byte "
+    )
+    assert "404" in message
+    assert "streaming_timeout" not in message  # not tried again
+    assert "\n" not in message
+    assert "gone" in dict(result["rows"])
+    job = local(hub, JOBS["stop"])._replace(rows=len(result["rows"]))
+    assert result["rows"] == read_rows(job, str(tokenizer_folder))["rows"]
+
+
+def test_a_file_that_goes_away_leaves_its_share_to_the_other_sources(run):
+    result, stopped = run.results["redistribute"], run.results["stop"]["rows"]
+    assert result["error"] is None
+    assert result["rows"][: len(stopped)] == stopped
+    assert {source for source, _ in result["rows"][len(stopped) :]} == {"c4"}
+    assert "sources.gone has failed, and the other sources get its share" in run.log
+
+
+@pytest.mark.parametrize(
+    ("job", "parts"),
+    [
+        ("no data set", ["owner/none", "doesn't exist on the Hub"]),
+        ("no such config", ["owner/c4", "'fr' not found", "['en', 'de']"]),
+        ("no config", ["owner/c4", "Config name is missing", "['en', 'de']"]),
+    ],
+)
+def test_a_data_set_that_cannot_be_opened_is_a_line_that_names_the_key(run, job, parts):
+    kind, message = run.results[job]["error"]
+    assert kind == "InputError"
+    assert message.startswith("sources.web: cannot open Hub data set '")
+    assert all(part in message for part in parts), message
+    assert "\n" not in message
+
+
+if __name__ == "__main__":
+    main()
