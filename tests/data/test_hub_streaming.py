@@ -108,6 +108,7 @@ def hub(tmp_path_factory) -> Path:
     for name in ("en/c4-validation.00000-of-00001", "de/c4-train.00000-of-00001"):
         write_lines(folder / f"owner/c4/{name}.json.gz", ["not to be read"] * 100)
     (folder / "owner/c4/README.md").write_text(CARD)
+    (folder / "owner/lost").mkdir()
     return folder
 
 
@@ -128,6 +129,8 @@ class Network:
 
     def fail(self, method: str, path: str) -> Failure | None:
         """See `FileServer.failures`."""
+        if path.startswith("api/datasets/owner/lost"):
+            return Failure(drop=True)
         plan = self.plans.get(path)
         failure = plan.pop(0) if plan and method == "GET" else None
         if failure is self.refused:
@@ -145,8 +148,11 @@ JOBS = {
     "mixture": Job(SOURCES, 5800, workers=2),
     "stop": Job(GONE, 2000),
     "redistribute": Job(GONE, 2000, arguments={"on_source_failure": "redistribute"}),
+    "pattern": Job({"table": {"path": "hf://datasets/owner/table/data/*.parquet", "weight": 1}}, 100),
+    "no match": Job({"web": {"path": "hf://datasets/owner/none/*.parquet", "weight": 1}}, 1),
     "no data set": Job({"web": {"path": "owner/none", "weight": 1}}, 1),
     "no such config": Job({"web": {"path": "owner/c4", "config": "fr", "weight": 1}}, 1),
+    "lost": Job({"web": {"path": "owner/lost", "weight": 1}}, 1),
     "no config": Job({"web": {"path": "owner/c4", "weight": 1}}, 1),
 }
 
@@ -194,6 +200,7 @@ def local(hub: Path, job: Job) -> Job:
         "owner/table": "owner/table/data/*.parquet",
         "owner/c4": "owner/c4/en/c4-train.*",
         "owner/gone": "owner/gone",
+        "hf://datasets/owner/table/data/*.parquet": "owner/table/data/*.parquet",
     }
     sources = {
         name: {key: value for key, value in source.items() if key != "config"}
@@ -208,6 +215,10 @@ def test_a_mixture_over_a_failing_hub_is_that_of_the_local_files(run, hub, token
     assert result["error"] is None
     assert result == read_rows(local(hub, JOBS["mixture"]), str(tokenizer_folder))
     assert {source for source, _ in result["rows"]} == {"table", "c4"}
+
+
+def test_a_pattern_of_urls_stands_for_its_files(run, hub, tokenizer_folder):
+    assert run.results["pattern"] == read_rows(local(hub, JOBS["pattern"]), str(tokenizer_folder))
 
 
 @pytest.mark.parametrize("name", ["table/data/train-00000-of-00002.parquet", "c4/en/c4-train.00001-of-00002.json.gz"])
@@ -247,15 +258,17 @@ def test_a_file_that_goes_away_leaves_its_share_to_the_other_sources(run):
 @pytest.mark.parametrize(
     ("job", "parts"),
     [
-        ("no data set", ["owner/none", "doesn't exist on the Hub"]),
+        ("no match", ["hf://datasets/owner/none/*.parquet"]),
+        ("no data set", ["cannot open Hub data set 'owner/none'", "doesn't exist on the Hub"]),
         ("no such config", ["owner/c4", "'fr' not found", "['en', 'de']"]),
+        ("lost", ["owner/lost", "isconnected"]),
         ("no config", ["owner/c4", "Config name is missing", "['en', 'de']"]),
     ],
 )
 def test_a_data_set_that_cannot_be_opened_is_a_line_that_names_the_key(run, job, parts):
     kind, message = run.results[job]["error"]
     assert kind == "InputError"
-    assert message.startswith("sources.web: cannot open Hub data set '")
+    assert message.startswith("sources.web: ")
     assert all(part in message for part in parts), message
     assert "\n" not in message
 
