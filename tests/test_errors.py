@@ -1,22 +1,27 @@
-"""Bad input becomes one line, also where a data-loader worker met it."""
+"""What stops a script becomes one line and an exit code, also where a data-loader worker met it."""
 
 import pytest
 from torch.utils.data import DataLoader, IterableDataset
 
-from modeling_pure.errors import InputError, run_script
+from modeling_pure.data.remote import SourceFailed
+from modeling_pure.errors import InputError, RunStopped, run_script
 
 
 class Unreadable(IterableDataset):
     """Raises what a source raises that cannot be read."""
 
+    def __init__(self, kind: type):
+        self.kind = kind
+
     def __iter__(self):
-        raise InputError("sources.c4: cannot read 'x.parquet' after row 7")
+        raise self.kind("sources.c4: cannot read 'x.parquet' after row 7")
         yield
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_workers_error_is_one_line_too(num_workers, capsys):
+@pytest.mark.parametrize(("kind", "code"), [(InputError, 2), (RunStopped, 3), (SourceFailed, 3)])
+def test_a_workers_error_is_one_line_too(kind, code, num_workers, capsys):
     with pytest.raises(SystemExit) as stop:
-        run_script(lambda: next(iter(DataLoader(Unreadable(), num_workers=num_workers))), "script")
-    assert stop.value.code == 2
+        run_script(lambda: next(iter(DataLoader(Unreadable(kind), num_workers=num_workers))), "script")
+    assert stop.value.code == code
     assert capsys.readouterr().err == "script: error: sources.c4: cannot read 'x.parquet' after row 7\n"

@@ -1,7 +1,7 @@
 """How large a source is, from its first documents: enough to say how often a run will read it."""
 
 import os
-from itertools import islice
+from itertools import takewhile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +13,7 @@ from .readers import lines_of
 from .remote import open_file
 from .source_rows import ExamRows, TextRows
 
-SAMPLE_LINES = 256
+SAMPLE_BYTES = 1 << 20  # many times what a decompressor reads at once
 
 
 def tokens_per_pass(one: OpenSource, tokenize: DocumentTokenizer) -> float:
@@ -49,7 +49,8 @@ def rows_of_piece(rows: TextRows, piece: Piece) -> float:
     with open_file(rows.key, piece.path, rows.timeout) as file:
         if name.endswith(".parquet"):
             return pq.ParquetFile(file).metadata.num_rows
-        lines = sum(1 for _ in islice(lines_of(file, piece), SAMPLE_LINES))
+        sample = takewhile(lambda _: file.tell() - piece.begin < SAMPLE_BYTES, lines_of(file, piece))
+        lines = sum(1 for _ in sample)
         consumed = file.tell() - piece.begin  # of the compressed bytes, where there are such
         size = file.seek(0, os.SEEK_END) if piece.end is None else piece.end - piece.begin
-        return lines if lines < SAMPLE_LINES else lines * size / consumed
+        return lines if consumed < SAMPLE_BYTES else lines * size / consumed

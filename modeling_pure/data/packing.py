@@ -82,11 +82,13 @@ def redistribute_rows(states: list[dict], first: bool) -> dict:
 
     Every reader's last window is read again; the `first` one takes over what was left of the windows before.
     """
+    documents = redistribute_documents([state["documents"] for state in states], first)
     return {
-        "documents": redistribute_documents([state["documents"] for state in states], first),
+        "documents": documents,
         "tokens_read": sum(state["tokens_read"] for state in states) if first else 0,
         "remainder": [token for state in states for token in state["remainder"]] if first else [],
         "drawn": 0,
+        "read": {fact: documents[fact] for fact in ("rows_read", "given", "skipped")},
     }
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +23,22 @@ RESOLVE = re.compile(r"datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 @dataclass(frozen=True)
 class Failure:
-    """How a request fails: an error status, no answer at all, a body that is cut off, an answer that comes late."""
+    """How a request fails: an error status, no answer, less of the file than was asked for, an answer that is late."""
 
     status: int | None = None
     drop: bool = False
     cut: int | None = None  # bytes of the body that are sent, though the header says more
+    short: int | None = None  # bytes of the body that are sent, and the header says so
     delay: float = 0.0  # seconds
+
+
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing of clients that do not wait for the end of an answer."""
+
+    def handle_error(self, request, client_address) -> None:
+        """Print any other error of a handler."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class FileServer:
@@ -46,7 +57,7 @@ class FileServer:
         self.ranges = True
         self.sent = 0
         self._port = 0  # any free one
-        self._server: ThreadingHTTPServer | None = None
+        self._server: QuietServer | None = None
         self.start()
 
     @property
@@ -56,7 +67,7 @@ class FileServer:
 
     def start(self) -> None:
         """Listen."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), type("Bound", (Handler,), {"owner": self}))
+        self._server = QuietServer(("127.0.0.1", self._port), type("Bound", (Handler,), {"owner": self}))
         self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -98,11 +109,11 @@ class Handler(BaseHTTPRequestHandler):
         elif match := API.fullmatch(path):
             self.tell(*match.groups())
         else:
-            self.send_file(self.owner.folder / path, headers, failure.cut)
+            self.send_file(self.owner.folder / path, headers, failure)
 
     do_HEAD = do_POST = do_GET
 
-    def send_file(self, file: Path, headers: dict[str, str], cut: int | None) -> None:
+    def send_file(self, file: Path, headers: dict[str, str], failure: Failure) -> None:
         """A file, or the part of it that is asked for."""
         if not file.is_file():
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
@@ -112,9 +123,10 @@ class Handler(BaseHTTPRequestHandler):
             begin, end = int(asked[1]), min(int(asked[2]), len(body) - 1)
             headers["Content-Range"] = f"bytes {begin}-{end}/{len(body)}"
             status, body = 206, body[begin : end + 1]
+        body = body[: failure.short]
         if self.command == "GET":  # counted before it is sent: the client may be faster than this thread
-            self.owner.sent += len(body[:cut])
-        self.send(status, body, headers, cut)
+            self.owner.sent += len(body[: failure.cut])
+        self.send(status, body, headers, failure.cut)
 
     def send(self, status: int, body: bytes, headers: dict[str, str], cut: int | None = None) -> None:
         """An answer, with the first `cut` bytes of its body."""

@@ -106,6 +106,7 @@ BURSTS = {
     "dropped at the first byte": [Failure(drop=True)] * 4,
     "cut": [None, Failure(cut=100_000), Failure(cut=1), Failure(cut=0)],
     "cut at the first byte": [Failure(cut=100)],
+    "shorter than asked for": [None, Failure(short=1000), Failure(short=0)],
     "mixed": [Failure(cut=5000), Failure(503), None, Failure(drop=True), Failure(429), Failure(cut=70_000)],
 }
 
@@ -251,6 +252,16 @@ def test_ranges_of_a_file_joined_are_the_file(server, clock, folder, piece_bytes
     server.failures = [Failure(503), None, Failure(cut=50_000), None, Failure(drop=True)]
     texts = [text for piece in pieces for _, text in read_piece(KEY, piece, "text", TIMEOUT)]
     assert texts == [text for _, text in read(folder / "web.jsonl")]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_ranges_of_any_size_joined_are_the_file(tmp_path, end):
+    texts = [str(i) * (i % 5 + 1) for i in range(12)]
+    lines = [json.dumps({"text": text}) + "\n" * (i % 3 == 2) + "\r" * (i % 4 == 3) for i, text in enumerate(texts)]
+    (tmp_path / "web.jsonl").write_bytes(("\n".join(lines) + end).encode())
+    for piece_bytes in range(1, 100):
+        pieces = split_files([str(tmp_path / "web.jsonl")], piece_bytes)
+        assert [text for piece in pieces for _, text in read_piece(KEY, piece, "text", TIMEOUT)] == texts
 
 
 def test_a_range_costs_little_more_than_itself(server, clock):

@@ -34,7 +34,7 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
         (["--sources.c4.path", "/no/such/file.parquet"], "sources.c4: no file matches '/no/such/file.parquet'"),
         (["--sources.c4.weight", "heavy"], "sources.c4.weight: expected a number between 0 and 1, found 'heavy'"),
         (["--sources.c4.weight", "0.9"], "sources: the weights add up to 1.7, expected 1"),
-        (["--sources.c4.column", "body"], "has no column 'body'; its columns are ['text']"),
+        (["--sources.c4.column", "body"], "no text: it has no 'body', only ['text']"),
         (["--sources.c4.format", "medqa"], "is not a MedQA question"),
         (["--sources.c4.colum", "x"], "sources.c4.colum: unknown key"),
         (["--model_overrides", "{vocab_size: 300}"], "vocab_size: the tokenizer has 401 tokens"),
@@ -45,9 +45,16 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
         (["--max_seq_length", "4096"], "max_seq_length: 4096 is longer than the model's 256"),
         (["--grpo_holdout", "1.5"], "grpo_holdout: expected a share"),
         (["--sources.c4.path", "*.parquet"], "sources.c4: no file matches '*.parquet'"),
-        (["--sources.c4.path", "5"], "sources.c4.path: expected text, found 5"),
-        (["--sources.c4.validation_documents", "many"], "validation_documents: expected a whole number, found 'many'"),
-        (["--sources.c4.validation_documents", "100000"], "has no text for each of its readers"),
+        (["--sources.c4.path", "5"], "sources.c4.path: expected text or a list of texts, found 5"),
+        (["--sources.c4.validation_documents", "many"], "expected a whole number above 0, found 'many'"),
+        (["--sources.c4.validation_documents", "100000"], "has no more than 300 documents, and validation_documents"),
+        (["--dataloader_num_workers", "261"], "no text for each of its 261 readers"),
+        (["--sources.c4.max_epochs", "-1"], "sources.c4.max_epochs: expected a whole number above 0, found -1"),
+        (["--decontaminate", "/nowhere.jsonl"], "decontaminate: no file matches '/nowhere.jsonl'"),
+        (["--on_source_failure", "shrug"], "on_source_failure: expected one of ['stop', 'redistribute']"),
+        (["--max_skipped", "2"], "max_skipped: expected a share from 0 to 1, found 2.0"),
+        (["--streaming_timeout", "0"], "streaming_timeout: expected seconds above 0"),
+        (["--packed_dir", "/nowhere"], "packed_dir: '/nowhere' holds no packed rows"),
         (["--sources.c4.weight", "1/0"], "sources.c4.weight: expected a number between 0 and 1, found '1/0'"),
         (["--model_overrides", "{vocab_size: 300"], "argument --model_overrides: expected a mapping"),
         (["--model_overrides", "{vocab_size: big}"], "preset: "),
@@ -155,17 +162,12 @@ def test_a_checkpoint_of_another_mixture_is_refused(
     argv = ["--config", pretrain_recipe, "--sources", json.dumps(other)]
     argv += ["--resume_from_checkpoint", pretrained / "checkpoint-8"]
     line = refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
-    assert "sources: " in line and "was written with other sources" in line
+    assert "sources: the checkpoint was written with" in line
 
 
-def test_a_checkpoint_of_other_workers_or_another_kind_of_run_is_refused(
-    pretrained, pretrain_recipe, grpo_recipe, tmp_path, monkeypatch, capsys
-):
-    checkpoint = ["--resume_from_checkpoint", pretrained / "checkpoint-8"]
-    argv = ["--config", pretrain_recipe, *checkpoint, "--dataloader_num_workers", "2"]
-    line = refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
-    assert "was written by 1 processes with 1 data workers each" in line
-    line = refuse(train_grpo, ["--config", grpo_recipe, *checkpoint], tmp_path, monkeypatch, capsys)
+def test_a_checkpoint_of_another_kind_of_run_is_refused(pretrained, grpo_recipe, tmp_path, monkeypatch, capsys):
+    argv = ["--config", grpo_recipe, "--resume_from_checkpoint", pretrained / "checkpoint-8"]
+    line = refuse(train_grpo, argv, tmp_path, monkeypatch, capsys)
     assert "was not written by this kind of run (no TokenBudget state)" in line
 
 

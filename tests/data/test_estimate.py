@@ -1,0 +1,57 @@
+"""The size of a source, estimated from its first documents, is near the truth."""
+
+import bz2
+import gzip
+import json
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from modeling_pure.data.estimate import tokens_per_pass
+from tests.conftest import WORDS
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz", "jsonl.bz2", "txt"])
+@pytest.mark.parametrize("files", [1, 3])
+def test_the_estimate_is_near_the_count(make_mixture, tmp_path, kind, files):
+    rng = random.Random(0)
+    texts = []
+    for file in range(files):
+        part = [" ".join(rng.choices(WORDS, k=rng.randint(20, 60))) for _ in range(1200)]
+        texts += part
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in part).encode()
+        path = tmp_path / f"{file}.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.table({"text": part}), path)
+        elif kind == "txt":
+            path.write_text("\n".join(part))
+        else:
+            compress = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.bz2": bz2.compress}[kind]
+            path.write_bytes(compress(lines))
+    source = {"path": str(tmp_path), "weight": 1, "validation_path": str(path)}
+    mixture = make_mixture({"text": source})
+    documents = ["\n".join(texts)] if kind == "txt" else texts
+    tokens = sum(map(len, mixture.tokenize(documents)))
+    assert abs(tokens_per_pass(mixture.opened[0], mixture.tokenize) / tokens - 1) < 0.15
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz"])
+def test_a_large_file_is_sampled(make_mixture, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("modeling_pure.data.estimate.SAMPLE_BYTES", 50_000)
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(WORDS, k=rng.randint(20, 60))) for _ in range(10_000)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(gzip.compress(lines) if kind.endswith("gz") else lines)
+    mixture = make_mixture({"text": {"path": str(path), "weight": 1}})
+    estimate, tokens = tokens_per_pass(mixture.opened[0], mixture.tokenize), sum(map(len, mixture.tokenize(texts)))
+    assert estimate != tokens and abs(estimate / tokens - 1) < 0.25
+
+
+def test_questions_are_counted(make_mixture):
+    mixture = make_mixture()
+    usmle = mixture.opened[-1]
+    texts = [text for _, text in usmle.rows.read(0, 0, 0)]
+    assert tokens_per_pass(usmle, mixture.tokenize) == sum(map(len, mixture.tokenize(texts)))

@@ -1,0 +1,149 @@
+"""Pretraining and its data from the command line: other workers, packed rows, faults, what is said and logged."""
+
+import gzip
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.scripts.conftest import kill_once_written, metrics, run
+
+
+def same_weights(first, second) -> bool:
+    """Whether two runs ended with the same model, bit for bit."""
+    first, second = (load_file(folder / "model.safetensors") for folder in (first, second))
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def train(recipe, folder, *options, expect=0):
+    return run("train_pretrain.py", "--config", recipe, "--output_dir", folder, *options, expect=expect)
+
+
+def start_from(pretrained, folder, step: int):
+    """A run's folder as it was after a checkpoint."""
+    shutil.copytree(pretrained / f"checkpoint-{step}", folder / f"checkpoint-{step}")
+    lines = [json.dumps(line) + "\n" for line in metrics(pretrained) if line["step"] <= step]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    return folder
+
+
+def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
+    line = [line for line in metrics(pretrained) if "loss" in line][-1]
+    tokens = {name: line[f"tokens/{name}"] for name in sources}
+    assert sum(tokens.values()) == line["tokens"] == 12 * 256
+    for name, source in sources.items():
+        assert abs(tokens[name] - source["weight"] * line["tokens"]) < 64
+        assert line[f"passes/{name}"] == 0 and line[f"skipped/{name}"] >= 0
+
+
+def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, tmp_path):
+    output = train(pretrain_recipe, tmp_path, "--max_steps", "1", "--max_seq_length", "8").stdout
+    for name in ("finepdfs", "fineweb_edu", "c4", "usmle"):
+        (line,) = [line for line in output.splitlines() if line.strip().startswith(name)]
+        assert "about 0.0 passes over" in line
+    assert "decontaminated" in output and "of them too short" in output
+
+
+def test_other_workers_go_on_and_the_run_says_so(pretrained, pretrain_recipe, sources, tmp_path):
+    folder = start_from(pretrained, tmp_path, 8)
+    output = train(pretrain_recipe, folder, "--dataloader_num_workers", "3").stdout
+    assert "the order of documents changes from here on: 1 rank(s) with 1 data worker(s) each" in output
+    line = [line for line in metrics(folder) if "loss" in line][-1]
+    assert sum(line[f"tokens/{name}"] for name in sources) == line["tokens"] == 12 * 256
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory, pretrain_recipe):
+    folder = tmp_path_factory.mktemp("packed")
+    run("-m", "modeling_pure.data.pack", "--config", pretrain_recipe, "--out", folder)
+    return folder
+
+
+def test_packed_rows_train_the_same_model(packed, pretrained, pretrain_recipe, tmp_path):
+    output = train(pretrain_recipe, tmp_path, "--packed_dir", packed).stdout
+    assert f"48 in {packed}" in output
+    assert same_weights(pretrained, tmp_path)
+
+
+def test_a_packed_run_goes_on_exactly_with_other_workers(packed, pretrained, pretrain_recipe, tmp_path):
+    train(pretrain_recipe, tmp_path, "--packed_dir", packed, "--dataloader_num_workers", "2")
+    shutil.rmtree(tmp_path / "checkpoint-12")
+    (tmp_path / "model.safetensors").unlink()
+    train(pretrain_recipe, tmp_path, "--packed_dir", packed, "--dataloader_num_workers", "0")
+    assert same_weights(pretrained, tmp_path)
+
+
+def test_a_run_that_needs_more_than_was_packed_is_refused(packed, pretrain_recipe, tmp_path):
+    error = train(pretrain_recipe, tmp_path, "--packed_dir", packed, "--max_steps", "13", expect=2).stderr
+    assert "holds 48 rows, the run needs 52" in error
+
+
+@pytest.fixture(scope="module")
+def mixed_recipe(tmp_path_factory, corpus, pretrain_recipe):
+    """The recipe with a parquet folder, a .jsonl.gz and a list of files as sources, and two workers."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rows = [json.loads(line) for line in (corpus / "finepdfs.jsonl").read_text().splitlines()]
+    for part in range(3):
+        pq.write_table(pa.Table.from_pylist(rows[part::3]), folder / f"{part}.parquet", row_group_size=30)
+    (folder / "web.jsonl.gz").write_bytes(gzip.compress((corpus / "fineweb_edu.jsonl").read_bytes()))
+    lines = (corpus / "c4.jsonl").read_text().splitlines(keepends=True)
+    for part in range(2):
+        (folder / f"c4_{part}.jsonl").write_text("".join(lines[part::2]))
+    recipe = yaml.safe_load(pretrain_recipe.read_text())
+    recipe["sources"]["finepdfs"]["path"] = str(folder / "*.parquet")
+    recipe["sources"]["fineweb_edu"]["path"] = str(folder / "web.jsonl.gz")
+    recipe["sources"]["c4"]["path"] = [str(folder / "c4_0.jsonl"), str(folder / "c4_1.jsonl")]
+    recipe["dataloader_num_workers"] = 2
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_files_of_all_kinds_and_a_kill_with_two_workers(mixed_recipe, tmp_path):
+    train(mixed_recipe, tmp_path / "straight")
+    killed = tmp_path / "killed"
+    command = ["train_pretrain.py", "--config", mixed_recipe, "--output_dir", killed]
+    kill_once_written(killed / "checkpoint-4" / "trainer_state.json", *command)
+    assert not (killed / "model.safetensors").exists()
+    train(mixed_recipe, killed)
+    assert same_weights(tmp_path / "straight", killed)
+    losses = [[line["loss"] for line in metrics(run) if "loss" in line] for run in (tmp_path / "straight", killed)]
+    assert losses[0] == losses[1] and len(losses[0]) == 12
+
+
+def test_a_source_that_goes_bad_stops_the_run_after_a_checkpoint(pretrain_recipe, tmp_path):
+    good = [json.dumps({"text": f"fever {i}"}) + "\n" for i in range(512)]
+    path = tmp_path / "c4.jsonl"
+    path.write_text("".join(good + ['{"text": "cut\n'] * 300))
+    recipe = yaml.safe_load(pretrain_recipe.read_text())
+    recipe["sources"] = {"c4": {"path": str(path), "weight": 1, "validation_documents": 100}}
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text(yaml.safe_dump(recipe))
+    options = ["--max_steps", "20", "--save_steps", "100", "--eval_steps", "100"]
+    result = train(recipe_file, tmp_path / "run", *options, expect=3)
+    (error,) = [line for line in result.stderr.splitlines() if "train_pretrain.py: error: sources.c4: " in line]
+    assert "of a pass's first" in error and "Traceback" not in result.stderr
+    assert "c4.jsonl': not JSON: " in error
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
+    step = int(checkpoint.name.split("-")[1])
+    assert 1 <= step < 20
+    train(recipe_file, tmp_path / "run", *options, "--max_skipped", "1")
+    steps = [line["step"] for line in metrics(tmp_path / "run") if "loss" in line]
+    assert steps == list(range(1, 21))
+
+
+def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
+    picture = tmp_path / "mixture.png"
+    command = ["-m", "modeling_pure.data.inspect", "--config", pretrain_recipe, "--rows", "200", "--picture", picture]
+    output = run(*command).stdout
+    for name, share in (("finepdfs", "45.00%"), ("fineweb_edu", "25.00%"), ("c4", "20.00%"), ("usmle", "10.00%")):
+        (line,) = [line for line in output.splitlines() if f"│ {name}" in line]
+        assert line.count(share) == 2 and "passes" in line
+        assert f"{name}, beginning of a row:" in output
+    assert "40 held out" in output and "tokens/s" in output
+    assert picture.read_bytes().startswith(b"\x89PNG")
