@@ -1,0 +1,64 @@
+"""What a source's path stands for, and how its files are cut into pieces."""
+
+import pytest
+
+from modeling_pure.data.files import Piece, find_files, split_files
+from modeling_pure.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "c.parquet", "d.json.gz", "notes.md", "deep/e.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    return tmp_path
+
+
+def names(files: list[str]) -> list[str]:
+    return [file.rsplit("/", 1)[-1] for file in files]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["a.jsonl"], ["a.jsonl"]),
+        (["*.jsonl"], ["a.jsonl", "b.jsonl"]),
+        (["."], ["a.jsonl", "b.jsonl", "c.parquet", "d.json.gz"]),
+        (["**/*.txt", "b.jsonl"], ["e.txt", "b.jsonl"]),
+        (["file://{folder}/*.jsonl"], ["a.jsonl", "b.jsonl"]),
+    ],
+)
+def test_files_of_a_path(folder, paths, expected):
+    paths = [path.format(folder=folder) if "://" in path else str(folder / path) for path in paths]
+    assert names(find_files("sources.x", paths)) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("none*.jsonl", "sources.x: no file matches"),
+        ("notes.md", "sources.x: cannot stream '.*notes.md'; expected one of .parquet, .txt"),
+        ("deep/none", "sources.x: no file matches"),
+    ],
+)
+def test_what_cannot_be_streamed_is_refused(folder, path, message):
+    with pytest.raises(InputError, match=message):
+        find_files("sources.x", [str(folder / path)])
+
+
+def test_an_empty_file_is_refused(folder):
+    (folder / "a.jsonl").write_text("")
+    with pytest.raises(InputError, match="a.jsonl' is empty"):
+        find_files("sources.x", [str(folder)])
+
+
+def test_only_uncompressed_lines_are_cut(folder):
+    (folder / "a.jsonl").write_text("{}\n" * 10)
+    files = [str(folder / name) for name in ("a.jsonl", "c.parquet", "d.json.gz")]
+    assert split_files(files, piece_bytes=12) == [
+        Piece(files[0], 0, 12),
+        Piece(files[0], 12, 24),
+        Piece(files[0], 24, 30),
+        Piece(files[1]),
+        Piece(files[2]),
+    ]
