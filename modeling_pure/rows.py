@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
 
-from .errors import InputError, first_line
+from .errors import InputError
 
 LOCAL_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
@@ -68,6 +68,7 @@ def hub_errors(key: str, path: str) -> Iterator[None]:
     """Turns what `datasets` raises about a Hub data set into an `InputError`."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        # DatasetNotFoundError and HfHubHTTPError are OSErrors; a wrong config or split is a ValueError.
-        raise InputError(f"{key}: cannot open Hub data set '{path}': {first_line(error)}") from error
+    except Exception as error:  # OSErrors, ValueErrors and whatever the HTTP library calls a lost connection
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2])  # the second line lists the configurations where none was given
+        raise InputError(f"{key}: cannot open Hub data set '{path}': {reason}") from error

@@ -51,6 +51,11 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
+def through_checkpoint(state):
+    """What a state is after Trainer has written it to trainer_state.json, with sorted keys, and read it."""
+    return json.loads(json.dumps(state, sort_keys=True))
+
+
 @pytest.fixture(scope="session")
 def questions() -> list[Question]:
     """120 questions."""

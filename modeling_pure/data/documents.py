@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from ..errors import InputError
 from .decontaminate import Guard
-from .readers import Fault
+from .readers import LOST, Fault
 from .remote import SourceFailed
 from .source_rows import HELD_OUT, Rows
 
 EVALUATION = Fault("evaluation question")
-INTENDED = (HELD_OUT.reason, EVALUATION.reason)  # not a sign of bad data, so no limit counts them
+NOT_COUNTED = (HELD_OUT.reason, EVALUATION.reason, LOST.reason)  # towards the limit
 FREE_FAULTS = 100
 
 
@@ -85,6 +85,7 @@ class Documents:
         self.before_pass = {"rows_read": 0, "given": 0, "faults": 0}
         self.skipped: Counter[str] = Counter()
         self._stream: Iterator[str] | None = None
+        self._failure: SourceFailed | None = None
 
     def read(self, characters: int, count: int = 256) -> list[str]:
         """The next `count` documents, fewer once they have so many `characters`; none when the source is exhausted.
@@ -93,16 +94,27 @@ class Documents:
             InputError: a whole pass held no document for this reader.
             SourceFailed: the source cannot be read, or too much of it is unusable.
         """
-        if self._stream is None:
-            self._stream = self._texts()
+        if self._failure:
+            raise self._failure
         texts: list[str] = []
         while len(texts) < count and characters > 0:
-            text = next(self._stream, None)
+            text = self._next_text()
             if text is None:
                 break
             texts.append(text)
             characters -= len(text)
+        if self._failure and not texts:
+            raise self._failure
         return texts
+
+    def _next_text(self) -> str | None:
+        if self._stream is None:
+            self._stream = self._texts()
+        try:
+            return next(self._stream, None)
+        except SourceFailed as error:  # what was read before it is still given
+            self._failure = error
+            return None
 
     def _texts(self) -> Iterator[str]:
         for piece, number, value in self._own_rows():
@@ -152,7 +164,7 @@ class Documents:
     def _check_limit(self, piece: int, number: int, fault: Fault) -> None:
         faults = count_faults(self.skipped) - self.before_pass["faults"]
         rows = self.rows_read - self.before_pass["rows_read"]
-        if fault.reason not in INTENDED and faults > FREE_FAULTS + self.max_skipped * rows:
+        if fault.reason not in NOT_COUNTED and faults > FREE_FAULTS + self.max_skipped * rows:
             raise SourceFailed(
                 f"{self.rows.key}: {faults:,} of a pass's first {rows:,} rows cannot be used, more than max_skipped "
                 f"{self.max_skipped:g} allows{self._skipped_note()}; the last is {self.rows.locate(piece, number)}: "
@@ -190,8 +202,8 @@ class Documents:
 
 
 def count_faults(skipped: Counter[str]) -> int:
-    """How many of the skipped rows were unusable; the others were left out on purpose."""
-    return sum(count for reason, count in skipped.items() if reason not in INTENDED)
+    """How many of the skipped rows count towards the limit: not those that were left out on purpose."""
+    return sum(count for reason, count in skipped.items() if reason not in NOT_COUNTED)
 
 
 def redistribute_documents(states: list[dict], first: bool) -> dict:

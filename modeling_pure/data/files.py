@@ -1,12 +1,14 @@
 """The files of a source, and the pieces in which they are read."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..rows import hub_errors, local_files, looks_local, require_files
+from .remote import open_file
 
 LINES = (".jsonl", ".json")
 COMPRESSIONS = (".gz", ".bz2", ".xz")
@@ -54,7 +56,10 @@ def files_of_path(key: str, path: str, config: str | None) -> list[str]:
         filesystem, inner = fsspec.core.url_to_fs(path)
         if "*" not in path:
             return [path]
-        files = [filesystem.unstrip_protocol(file) for file in sorted(filesystem.glob(inner))]
+        try:
+            files = [filesystem.unstrip_protocol(file) for file in sorted(filesystem.glob(inner))]
+        except Exception as error:  # of any file system's library
+            raise InputError(f"{key}: cannot list '{path}': {first_line(error)}") from error
         if not files:
             raise InputError(f"{key}: no file matches '{path}'")
         return files
@@ -76,13 +81,20 @@ def hub_files(key: str, path: str, config: str | None) -> list[str]:
         return [str(file) for file in splits["train"]]
 
 
-def split_files(files: list[str], piece_bytes: int = PIECE_BYTES) -> list[Piece]:
-    """The pieces of a source. Uncompressed lines are cut into ranges, so that one large file is neither read by every
-    reader nor read from its beginning by a run that goes on in its middle; parquet can do both within the file."""
+def split_files(key: str, files: list[str], timeout: float = 300.0, piece_bytes: int = PIECE_BYTES) -> list[Piece]:
+    """The pieces of a source.
+
+    Uncompressed lines are cut into ranges, so that one large file is neither read by every reader nor read from its
+    beginning by a run that goes on in its middle; parquet can do both within the file.
+
+    Raises:
+        SourceFailed: the size of a file cannot be found out.
+    """
     pieces = []
     for file in files:
         if file.endswith(LINES):
-            size = Path(file).stat().st_size if "://" not in file else fsspec.core.url_to_fs(file)[0].size(file)
+            with open_file(key, file, timeout) as opened:
+                size = opened.seek(0, io.SEEK_END)
             pieces += [Piece(file, begin, min(begin + piece_bytes, size)) for begin in range(0, size, piece_bytes)]
         else:
             pieces.append(Piece(file))

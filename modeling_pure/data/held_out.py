@@ -15,6 +15,7 @@ from .documents import FREE_FAULTS
 from .files import find_files, split_files
 from .packing import DocumentTokenizer, pack_in_order
 from .readers import Fault
+from .remote import SourceFailed
 from .schedule import Schedule
 from .source_rows import ExamRows, TextRows
 from .sources import Source, integer_weights
@@ -36,10 +37,13 @@ def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> 
     Raises:
         InputError: a source cannot be found or read, or nothing of it is left for training.
     """
-    return [
-        open_exam(source, arguments, seed) if source.format == "medqa" else open_text(source, arguments, seed)
-        for source in sources
-    ]
+    try:
+        return [
+            open_exam(source, arguments, seed) if source.format == "medqa" else open_text(source, arguments, seed)
+            for source in sources
+        ]
+    except SourceFailed as error:
+        raise InputError(str(error)) from error
 
 
 def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource:
@@ -54,13 +58,10 @@ def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource
 
 def open_text(source: Source, arguments: DataArguments, seed: int) -> OpenSource:
     """A text source: documents of its `validation_path`, or else its own first ones, are held out."""
-    pieces = split_files(find_files(source.key, source.paths, source.config))
-    rows = TextRows(source.key, pieces, source.column, arguments.streaming_timeout, seed)
+    rows = text_rows(source.key, source, source.paths, arguments, seed)
     if source.validation_path:
-        key = f"{source.key}.validation_path"
-        held_out_pieces = split_files(find_files(key, [source.validation_path]))
-        held_out = TextRows(key, held_out_pieces, source.column, arguments.streaming_timeout)
         first_documents(rows, 1)  # the source itself can be read too
+        held_out = text_rows(f"{source.key}.validation_path", source, [source.validation_path], arguments, seed)
         return OpenSource(source, rows, [text for *_, text in first_documents(held_out, source.validation_documents)])
     documents = first_documents(rows, source.validation_documents)
     if len(documents) < source.validation_documents:
@@ -70,6 +71,13 @@ def open_text(source: Source, arguments: DataArguments, seed: int) -> OpenSource
         )
     rows.held_out = {piece: number + 1 for piece, number, _ in documents}  # of each piece the last one counts
     return OpenSource(source, rows, [text for *_, text in documents])
+
+
+def text_rows(key: str, source: Source, paths: list[str], arguments: DataArguments, seed: int) -> TextRows:
+    """The rows of some paths of a text source."""
+    files = find_files(key, paths, None if paths != source.paths else source.config)
+    pieces = split_files(key, files, arguments.streaming_timeout)
+    return TextRows(key, pieces, source.column, arguments.streaming_timeout, seed)
 
 
 def first_documents(rows: TextRows, count: int) -> list[tuple[int, int, str]]:

@@ -65,7 +65,7 @@ class Mixture(IterableDataset):
         self.window_characters = WINDOW_CHARACTERS
         self.guard = evaluation_guard(opened, arguments)
         self.names = [source.name for source in self.sources]
-        listing = "\n".join(f"{one.source.name} {one.rows.listing}" for one in opened)
+        listing = "\n".join(sorted(f"{one.source.name} {one.rows.listing}" for one in opened))
         self.files = hashlib.sha256(listing.encode()).hexdigest()[:16]  # a position means nothing in other files
         self.position: dict[str, dict] = {}  # by worker: the state to go on from
         self.first_worker = 0  # the worker whose turn it is when the run goes on
@@ -88,12 +88,17 @@ class Mixture(IterableDataset):
         packed = {name: self.packed_rows(name, reader, num_readers) for name in self.names}
         schedule = Schedule(integer_weights(self.sources), (worker * self.world_size + self.rank) * self.batch_size)
         drawn = dict.fromkeys(self.names, 0)
+        states = {name: rows.state_dict() for name, rows in packed.items()}
         if state:
             if state["schedule"] is not None:
                 schedule.load_state_dict(state["schedule"])
-            drawn = dict(state["drawn"])
-            for name in state["sources"]:
-                packed[name].load_state_dict(state["sources"][name])
+            drawn, states = dict(state["drawn"]), dict(state["sources"])
+            for name in list(schedule.weights):
+                try:
+                    packed[name].load_state_dict(states[name])
+                except SourceFailed as error:
+                    self._give_up(name, error)
+                    schedule.drop(name)
         fixed = self._reader(worker, num_workers)
         while schedule.weights:
             name = schedule.next_source()
@@ -103,8 +108,8 @@ class Mixture(IterableDataset):
                 continue
             schedule.draw(name)
             drawn[name] += 1
-            states = {name: rows.state_dict() for name, rows in packed.items()}
-            state = {**fixed, "schedule": schedule.state_dict(), "drawn": dict(drawn), "sources": states}
+            states[name] = packed[name].state_dict()
+            state = {**fixed, "schedule": schedule.state_dict(), "drawn": dict(drawn), "sources": dict(states)}
             yield {"input_ids": row, "source": name, "data_state": state}
         raise RunStopped("sources: all have been read max_epochs times or have failed; nothing is left to train on")
 
@@ -115,9 +120,7 @@ class Mixture(IterableDataset):
         try:
             row = packed.next_row()
         except SourceFailed as error:
-            if self.arguments.on_source_failure == "stop":
-                raise
-            logger.warning(f"sources.{name} has failed, and the other sources get its share: {error}")
+            self._give_up(name, error)
             return None
         if row is None:
             logger.warning(
@@ -125,6 +128,11 @@ class Mixture(IterableDataset):
                 f"({packed.leftover} tokens that fill no row are left over)"
             )
         return row
+
+    def _give_up(self, name: str, error: SourceFailed) -> None:
+        if self.arguments.on_source_failure == "stop":
+            raise error
+        logger.warning(f"sources.{name} has failed, and the other sources get its share: {error}")
 
     def packed_rows(self, name: str, reader: int = 0, num_readers: int = 1) -> PackedRows:
         """The rows of one source for one of all readers."""
@@ -172,8 +180,8 @@ class Mixture(IterableDataset):
             InputError: the states are of other sources.
         """
         state = ranks[0]["workers"][str(ranks[0]["last_worker"])]
-        if list(state["drawn"]) != self.names:
-            raise InputError(f"sources: the checkpoint was written with {list(state['drawn'])}, found {self.names}")
+        if sorted(state["drawn"]) != sorted(self.names):
+            raise InputError(f"sources: the checkpoint was written with {sorted(state['drawn'])}, found {self.names}")
         if state["files"] != self.files:
             raise InputError("sources: their files are not those that the checkpoint's position counts in")
         before = (len(ranks), state["num_workers"])

@@ -35,6 +35,9 @@ class Fault:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
+LOST = Fault("after an unreadable one")  # in its row group: one damage, so that one of them counts as a fault
+
+
 def read_piece(
     key: str, piece: Piece, column: str, timeout: float, rng: random.Random | None = None, start: int = 0
 ) -> Iterator[tuple[int, str | Fault]]:
@@ -123,7 +126,7 @@ def parquet_rows(
     """The values of a column, row group by row group; row groups before `start` are not read."""
     try:
         parquet = pq.ParquetFile(file)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         if start == 0:
             yield 0, Fault("broken file", first_line(error))
         return
@@ -142,7 +145,7 @@ def parquet_rows(
 def group_rows(
     parquet: pq.ParquetFile, group: int, column: str, first: int, size: int
 ) -> Iterator[tuple[int, str | bytes | Fault | None]]:
-    """Numbered values of one row group; where a page cannot be read, the rest of the group are `Fault`s."""
+    """Numbered values of one row group; where a page cannot be read, so are the group's rows after it."""
     number = first
     try:
         for batch in parquet.iter_batches(1024, row_groups=[group], columns=[column], use_threads=False):
@@ -150,7 +153,8 @@ def group_rows(
                 yield number, value
                 number += 1
     except (pa.ArrowException, OSError) as error:
-        yield from zip(range(number, first + size), repeat(Fault("unreadable", first_line(error))), strict=False)
+        yield number, Fault("unreadable", first_line(error))
+        yield from zip(range(number + 1, first + size), repeat(LOST), strict=False)
 
 
 def values_of(array: pa.Array) -> list[str | bytes | None]:

@@ -4,6 +4,7 @@ import io
 import logging
 from typing import BinaryIO
 
+import aiohttp
 import fsspec
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
@@ -11,6 +12,8 @@ from ..errors import RunStopped, first_line
 
 logger = logging.getLogger(__name__)
 
+# aiohttp would wait for five minutes in all, however large the file, before a silent server is asked again.
+HTTP_OPTIONS = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=30)}}
 NETWORK_LIBRARIES = {"aiohttp", "httpx", "httpx2", "requests", "urllib3"}
 
 
@@ -87,16 +90,22 @@ class RetryingFile(io.RawIOBase):
         super().close()
 
     def _open(self) -> int:
-        filesystem, path = fsspec.core.url_to_fs(self.path)
-        size = filesystem.size(path)
+        options = HTTP_OPTIONS if self.path.startswith("http") else {}
+        filesystem, path = fsspec.core.url_to_fs(self.path, **options)
+        try:
+            size = filesystem.size(path)
+            self._file = filesystem.open(path, "rb")
+        except FileNotFoundError as error:  # which fsspec also raises where a server cannot be reached
+            if error.__cause__ is not None and is_transient(error.__cause__):
+                raise error.__cause__ from None
+            raise
         if size is None:
             raise SourceFailed(f"{self.key}: the server of '{self.path}' does not tell the file's size")
-        self._file = filesystem.open(path, "rb")
         return size
 
     def _read(self, count: int) -> bytes:
-        if self._file is None:
-            self._open()
+        if self._file is None and (size := self._open()) != self.size:
+            raise SourceFailed(f"{self.key}: '{self.path}' has changed: it had {self.size:,} bytes, now {size:,}")
         self._file.seek(self.position)
         data = self._file.read(count)
         if len(data) < count:
@@ -106,13 +115,13 @@ class RetryingFile(io.RawIOBase):
     def _retry(self, call):
         try:
             return self._retrying(call)
-        except Exception as error:
-            if is_transient(error) or isinstance(error, OSError):
-                place = f"'{self.path}' at byte {self.position:,}"
-                reason = f"{type(error).__name__}: {first_line(error)}"
-                tried = f" (tried for {self.timeout:g} s: streaming_timeout)" if is_transient(error) else ""
-                raise SourceFailed(f"{self.key}: cannot read {place}: {reason}{tried}") from error
+        except SourceFailed:
             raise
+        except Exception as error:  # many libraries have errors of their own, which are neither OSErrors nor transient
+            place = f"'{self.path}' at byte {self.position:,}"
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            tried = f" (tried for {self.timeout:g} s: streaming_timeout)" if is_transient(error) else ""
+            raise SourceFailed(f"{self.key}: cannot read {place}: {reason}{tried}") from error
 
     def _report(self, state: RetryCallState) -> None:
         error, pause = state.outcome.exception(), state.next_action.sleep

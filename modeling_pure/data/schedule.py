@@ -48,5 +48,6 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where `state` was taken."""
-        self.weights = {name: self.weights[name] for name in state}
+        # In the order of the recipe, which decides between equals: Trainer's JSON has its keys sorted.
+        self.weights = {name: weight for name, weight in self.weights.items() if name in state}
         self.counts = dict(state)

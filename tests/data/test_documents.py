@@ -1,6 +1,5 @@
 """Each row of a pass comes once, to one reader; positions go on exactly, and with another number of readers too."""
 
-import json
 import random
 
 import pytest
@@ -13,7 +12,7 @@ from modeling_pure.data.readers import Fault
 from modeling_pure.data.source_rows import ExamRows, TextRows
 from modeling_pure.errors import InputError
 from modeling_pure.medqa.prompt import format_answer, format_prompt
-from tests.conftest import write_jsonl
+from tests.conftest import through_checkpoint, write_jsonl
 
 
 class NumberedRows:
@@ -42,10 +41,6 @@ class NumberedRows:
             for row in range(size)
             if row not in self.faulty
         )
-
-
-def through_json(state: dict) -> dict:
-    return json.loads(json.dumps(state))
 
 
 def read(documents: Documents, count: int) -> list[str]:
@@ -80,7 +75,7 @@ def test_documents_go_on_from_a_saved_state(sizes, num_readers, cuts):
     documents, seen = Documents(rows, 0, num_readers - 1, num_readers), []
     for cut in [*cuts, 20]:
         seen += read(documents, cut)
-        state = through_json(documents.state_dict())
+        state = through_checkpoint(documents.state_dict())
         documents = Documents(rows, 0, num_readers - 1, num_readers)
         documents.load_state_dict(state)
         assert documents.rows_read == documents.given + documents.skipped.total()
@@ -101,9 +96,9 @@ def test_other_numbers_of_readers_take_up_what_is_unread(sizes, readers, data):
         group = [Documents(rows, 0, reader, num_readers, max_epochs=3) for reader in range(num_readers)]
         for reader, documents in enumerate(group):
             if states:
-                documents.load_state_dict(through_json(redistribute_documents(states, first=reader == 0)))
+                documents.load_state_dict(through_checkpoint(redistribute_documents(states, first=reader == 0)))
             texts += read(documents, data.draw(st.integers(0, 12)))
-        states = [through_json(documents.state_dict()) for documents in group]
+        states = [through_checkpoint(documents.state_dict()) for documents in group]
         assert sum(state["given"] for state in states) == len(texts)
     for reader in range(2):
         documents = Documents(rows, 0, reader, 2, max_epochs=3)
@@ -125,7 +120,7 @@ def test_a_window_ends_with_its_characters():
 
 
 def text_rows(path, **kwargs) -> TextRows:
-    return TextRows("sources.c4", split_files([str(path)], piece_bytes=2000), **kwargs)
+    return TextRows("sources.c4", split_files("sources.c4", [str(path)], piece_bytes=2000), **kwargs)
 
 
 def test_passes_hold_the_same_documents_in_another_order(corpus):
@@ -138,7 +133,7 @@ def test_passes_hold_the_same_documents_in_another_order(corpus):
 
 def test_rows_of_a_row_group_are_shuffled_in_blocks(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(2000)])
-    rows = TextRows("sources.c4", split_files([str(path)]))
+    rows = TextRows("sources.c4", split_files("sources.c4", [str(path)]))
     order = [int(text) for _, text in rows.read(0, epoch=0, start=0)]
     assert sorted(order[:512]) == list(range(512)) and order[:512] != list(range(512))
     assert [int(text) for _, text in rows.read(0, epoch=0, start=700)] == order[700:]

@@ -55,7 +55,7 @@ def test_an_empty_file_is_refused(folder):
 def test_only_uncompressed_lines_are_cut(folder):
     (folder / "a.jsonl").write_text("{}\n" * 10)
     files = [str(folder / name) for name in ("a.jsonl", "c.parquet", "d.json.gz")]
-    assert split_files(files, piece_bytes=12) == [
+    assert split_files("key", files, piece_bytes=12) == [
         Piece(files[0], 0, 12),
         Piece(files[0], 12, 24),
         Piece(files[0], 24, 30),

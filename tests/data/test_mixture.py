@@ -1,6 +1,5 @@
 """The mixture keeps its proportions, and its position survives workers, prefetching, resuming and other readers."""
 
-import json
 import re
 from collections import Counter
 from functools import partial
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from modeling_pure.data.mixture import collate_rows, document_boundaries
 from modeling_pure.errors import InputError, RunStopped
-from tests.conftest import write_jsonl
+from tests.conftest import through_checkpoint, write_jsonl
 
 
 def take(iterator, count: int) -> list[dict]:
@@ -75,7 +74,7 @@ def test_a_run_goes_on_with_the_next_batch(make_mixture, workers):
     for count in (4, 7, 6):  # two interruptions; workers have read ahead at each
         mixture = make_mixture()
         if states:
-            ranks = json.loads(json.dumps([{"workers": states, "last_worker": last_worker}]))
+            ranks = through_checkpoint([{"workers": states, "last_worker": last_worker}])
             assert mixture.resume(ranks, max(1, workers)) is None
         for batch in take(iter(loader(mixture, workers)), count):
             last_worker = batch["data_state"]["worker"]
@@ -87,7 +86,7 @@ def test_a_run_goes_on_with_the_next_batch(make_mixture, workers):
 @pytest.mark.parametrize("cut", [1, 30, 111, 400])
 def test_one_state_is_enough_wherever_it_was_taken(make_mixture, cut):
     straight = take(iter(make_mixture()), cut + 40)
-    state = json.loads(json.dumps(straight[cut - 1]["data_state"]))
+    state = through_checkpoint(straight[cut - 1]["data_state"])
     resumed = take(make_mixture().rows_of_reader(state=state), 40)
     np.testing.assert_array_equal([r["input_ids"] for r in resumed], [r["input_ids"] for r in straight[cut:]])
     assert resumed[-1]["data_state"] == straight[-1]["data_state"]
@@ -125,7 +124,7 @@ def rank_states(mixtures: list, workers: int, batches: int) -> tuple[list[dict],
             rows[batch % workers] += drawn
         readers_rows += rows
         ranks.append({"workers": {**mixture.position, **states}, "last_worker": last})
-    return json.loads(json.dumps(ranks)), readers_rows
+    return through_checkpoint(ranks), readers_rows
 
 
 @pytest.mark.parametrize(("before", "after"), [((1, 1), (1, 2)), ((2, 2), (1, 1)), ((1, 3), (2, 2))])
@@ -193,7 +192,7 @@ def test_what_was_read_is_what_was_given_and_skipped(make_mixture, sources, tmp_
     mixture = make_mixture(given)
     mixture.window_characters = 100
     state = take(iter(mixture), 40)[-1]["data_state"]
-    documents = state["sources"]["holes"]["documents"]
+    documents = state["sources"]["holes"]["read"]
     assert documents["rows_read"] == documents["given"] + sum(documents["skipped"].values())
     assert documents["skipped"]["no text"] > 50 and documents["skipped"]["held out"] >= 4
     assert mixture.progress([state])["holes"]["skipped"] == sum(documents["skipped"].values())

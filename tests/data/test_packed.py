@@ -1,6 +1,5 @@
 """Packed rows are those of the mixture, for any number of readers, and are refused where they do not fit."""
 
-import json
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from modeling_pure.data.pack import write_mixture
 from modeling_pure.data.packed import PackedMixture
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError, RunStopped
+from tests.conftest import through_checkpoint
 
 ROWS = 150
 
@@ -98,7 +98,7 @@ def batches(open_packed, steps: int, ranks=None, world_size: int = 1, workers: i
             state = batch["data_state"]
             states[rank]["workers"][str(state["worker"])] = state
             states[rank]["last_worker"] = state["worker"]
-    return np.concatenate(rows), json.loads(json.dumps(states))
+    return np.concatenate(rows), through_checkpoint(states)
 
 
 def test_readers_of_any_number_share_the_rows_in_their_order(open_packed, make_mixture):

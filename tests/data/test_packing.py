@@ -1,6 +1,5 @@
 """Packing loses no token and goes on exactly from a saved state."""
 
-import json
 import random
 
 import numpy as np
@@ -12,7 +11,7 @@ from modeling_pure.data.documents import Documents
 from modeling_pure.data.packing import PackedRows, pack_in_order, redistribute_rows
 from modeling_pure.data.source_rows import ExamRows
 from modeling_pure.data.tokenizer import DocumentTokenizer
-from tests.conftest import WORDS
+from tests.conftest import WORDS, through_checkpoint
 from tests.data.test_documents import NumberedRows
 
 
@@ -66,7 +65,7 @@ def test_rows_go_on_from_a_saved_state(tokenizer, cuts, row_length, window):
     for cut in [*cuts, 10]:
         for _ in range(cut):
             np.testing.assert_array_equal(rows.next_row(), straight.next_row())
-        state = json.loads(json.dumps(rows.state_dict()))
+        state = through_checkpoint(rows.state_dict())
         rows = packed(tokenizer, row_length, window)
         rows.load_state_dict(state)
 
@@ -84,7 +83,7 @@ def test_other_readers_repeat_at_most_a_window_each_and_lose_nothing(tokenizer, 
     states = [rows.state_dict() for rows in old]
     new = group(after)
     for number, rows in enumerate(new):
-        rows.load_state_dict(json.loads(json.dumps(redistribute_rows(states, first=number == 0))))
+        rows.load_state_dict(through_checkpoint(redistribute_rows(states, first=number == 0)))
         drawn += [*all_rows(rows), rows._tokens]
     straight = packed(tokenizer, 48, window, [15, 12], max_epochs=2)
     once = sum(map(len, all_rows(straight))) + straight.leftover

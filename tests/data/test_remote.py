@@ -154,7 +154,8 @@ def test_a_late_answer_is_waited_for(server, clock, folder):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_answer_that_does_not_come_is_asked_for_again(server, clock, folder, suffix, monkeypatch):
-    monkeypatch.setattr(aiohttp.client, "DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=0.5))
+    impatient = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_read=0.5)}}
+    monkeypatch.setattr("modeling_pure.data.remote.HTTP_OPTIONS", impatient)
     server.failures = [None, Failure(delay=1.5)]
     assert read(f"{server.url}/web{suffix}") == read(folder / f"web{suffix}")
     assert clock.now > 0
@@ -247,7 +248,7 @@ def test_the_first_rows_of_a_parquet_file_do_not_cost_the_whole_file(server, clo
 
 @pytest.mark.parametrize("piece_bytes", [1 << 20, 777_777])
 def test_ranges_of_a_file_joined_are_the_file(server, clock, folder, piece_bytes):
-    pieces = split_files([f"{server.url}/web.jsonl"], piece_bytes)
+    pieces = split_files(KEY, [f"{server.url}/web.jsonl"], piece_bytes=piece_bytes)
     assert len(pieces) > 3
     server.failures = [Failure(503), None, Failure(cut=50_000), None, Failure(drop=True)]
     texts = [text for piece in pieces for _, text in read_piece(KEY, piece, "text", TIMEOUT)]
@@ -260,12 +261,12 @@ def test_ranges_of_any_size_joined_are_the_file(tmp_path, end):
     lines = [json.dumps({"text": text}) + "\n" * (i % 3 == 2) + "\r" * (i % 4 == 3) for i, text in enumerate(texts)]
     (tmp_path / "web.jsonl").write_bytes(("\n".join(lines) + end).encode())
     for piece_bytes in range(1, 100):
-        pieces = split_files([str(tmp_path / "web.jsonl")], piece_bytes)
+        pieces = split_files(KEY, [str(tmp_path / "web.jsonl")], piece_bytes=piece_bytes)
         assert [text for piece in pieces for _, text in read_piece(KEY, piece, "text", TIMEOUT)] == texts
 
 
 def test_a_range_costs_little_more_than_itself(server, clock):
-    piece = split_files([f"{server.url}/web.jsonl"], 100_000)[20]
+    piece = split_files(KEY, [f"{server.url}/web.jsonl"], piece_bytes=100_000)[20]
     assert len(list(read_piece(KEY, piece, "text", TIMEOUT))) > 10
     assert server.sent < 100_000 + 2 * ((1 << 20) + (1 << 16))
 

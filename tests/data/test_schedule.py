@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_pure.data.schedule import Schedule
+from tests.conftest import through_checkpoint
 
 SEED_WEIGHTS = {"finepdfs": 9, "fineweb_edu": 5, "c4": 4, "usmle": 2}
 
@@ -63,5 +64,5 @@ def test_a_schedule_goes_on_from_its_state(rows, dropped):
     if dropped:
         schedule.drop("c4")
     again = Schedule(SEED_WEIGHTS)
-    again.load_state_dict(schedule.state_dict())
+    again.load_state_dict(through_checkpoint(schedule.state_dict()))
     assert draw(again, 50) == draw(schedule, 50)

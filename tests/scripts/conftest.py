@@ -74,7 +74,7 @@ def pretrain_recipe(tmp_path_factory, tokenizer_folder, sources) -> Path:
         "dataloader_num_workers": 1,
     }
     path = tmp_path_factory.mktemp("recipe") / "pretrain.yaml"
-    path.write_text(yaml.safe_dump(recipe))
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path
 
 

@@ -100,7 +100,7 @@ def mixed_recipe(tmp_path_factory, corpus, pretrain_recipe):
     recipe["sources"]["c4"]["path"] = [str(folder / "c4_0.jsonl"), str(folder / "c4_1.jsonl")]
     recipe["dataloader_num_workers"] = 2
     path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     return path
 
 
@@ -123,7 +123,7 @@ def test_a_source_that_goes_bad_stops_the_run_after_a_checkpoint(pretrain_recipe
     recipe = yaml.safe_load(pretrain_recipe.read_text())
     recipe["sources"] = {"c4": {"path": str(path), "weight": 1, "validation_documents": 100}}
     recipe_file = tmp_path / "recipe.yaml"
-    recipe_file.write_text(yaml.safe_dump(recipe))
+    recipe_file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     options = ["--max_steps", "20", "--save_steps", "100", "--eval_steps", "100"]
     result = train(recipe_file, tmp_path / "run", *options, expect=3)
     (error,) = [line for line in result.stderr.splitlines() if "train_pretrain.py: error: sources.c4: " in line]
