@@ -85,7 +85,7 @@ def test_documents_can_be_kept_apart(pretrain_recipe, pretrained, tmp_path):
     assert apart[0]["loss"] != together[0]["loss"]
 
 
-def test_two_processes_share_the_work(pretrain_recipe, tmp_path):
+def test_two_processes_share_the_work_and_one_goes_on(pretrain_recipe, sources, tmp_path):
     # `accelerate launch --cpu --num_processes 2` starts one process without a word; torchrun starts two.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29617"]
     options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--gradient_accumulation_steps", "1"]
@@ -99,5 +99,14 @@ def test_two_processes_share_the_work(pretrain_recipe, tmp_path):
         )
         assert result.returncode == 0, result.stderr[-3000:]
         assert "2 process(es)" in result.stdout
-    tokens = [line["tokens"] for line in metrics(tmp_path) if "tokens" in line]
-    assert tokens == [step * 2 * 2 * 64 for step in range(1, 9)]
+    # And one process goes on alone with what both had read, at twice the accumulation.
+    output = run(
+        "train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "10"
+    ).stdout
+    assert "2 rank(s) with 1 data worker(s) each wrote the checkpoint, this run has 1 with 1" in output
+    lines = [line for line in metrics(tmp_path) if "tokens" in line]
+    assert [line["tokens"] for line in lines] == [step * 2 * 2 * 64 for step in range(1, 11)]
+    for line in lines:
+        tokens = {name: line[f"tokens/{name}"] for name in sources}
+        assert sum(tokens.values()) == line["tokens"]
+        assert all(abs(tokens[name] - sources[name]["weight"] * line["tokens"]) <= 3 * 64 for name in sources)
