@@ -25,7 +25,7 @@ from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
-from modeling_pure.training.checkpoint import already_finished, resume_point
+from modeling_pure.training.checkpoint import already_finished, checkpoint_step, resume_point
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.report import DISCLAIMER, print_block, state_memory, training_flops, write_model_card
 from modeling_pure.training.trainer import PureTrainer, resume_data
@@ -57,6 +57,10 @@ def build_trainer(
     dataset, held_out = build_data(data_args, training_args, tokenizer)
     if checkpoint and (change := resume_data(checkpoint, dataset, training_args)) and training_args.process_index == 0:
         print(change)
+    if isinstance(dataset, PackedMixture):
+        rows = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+        steps = training_args.max_steps - (checkpoint_step(checkpoint) if checkpoint else 0)
+        dataset.check_rows(steps * rows)
     set_seed(training_args.seed)
     model = PureForCausalLM(config)
     return PureTrainer(
@@ -73,11 +77,10 @@ def build_trainer(
 def build_data(data_args: DataArguments, training_args: PureTrainingArguments, tokenizer) -> tuple:
     """The rows to train on, of this rank, and the held-out rows."""
     sources = parse_sources(data_args.sources)
-    seed, rows = training_args.seed, training_args.train_batch_size * training_args.gradient_accumulation_steps
+    seed = training_args.seed
     this_rank = (training_args.train_batch_size, training_args.process_index, training_args.world_size)
     if data_args.packed_dir:
         packed = PackedMixture(sources, tokenizer, data_args, seed, *this_rank)
-        packed.check_rows(training_args.max_steps * rows * training_args.world_size)
         return packed, packed.validation_rows()
     mixture = Mixture(open_sources(sources, data_args, seed), tokenizer, data_args, seed, *this_rank)
     mixture.check_readers(training_args.dataloader_num_workers)

@@ -9,6 +9,7 @@ is that of a process of its own.
 """
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -131,8 +132,8 @@ def packed_rows(recipe: dict, folder: str) -> Iterator[dict]:
     recipe_file = Path(folder) / "recipe.json"
     recipe_file.write_text(json.dumps({"sources": recipe, "tokenizer_name_or_path": folder}))
     sys.argv = ["pack", "--config", str(recipe_file), "--out", out, "--rows", str(count)]
-    pack()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    with contextlib.redirect_stdout(sys.stderr):
+        pack()
     arguments = DataArguments(sources=recipe, max_seq_length=ROW, tokenizer_name_or_path=folder, packed_dir=out)
     return iter(PackedMixture(parse_sources(recipe), load_tokenizer("tokenizer", folder), arguments))
 

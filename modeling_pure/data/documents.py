@@ -1,7 +1,7 @@
 """Documents of one source for one of all readers, pass after pass, from a position that can be saved.
 
 A reader is one data-loader worker of one rank. In every pass the pieces of a source come in another order, and the
-readers share them: whole pieces as far as they go round, and of the pieces left over every `num_readers`-th row each.
+readers share them: many pieces are dealt out whole, and of the others each reader has every `num_readers`-th row.
 So each row of a pass belongs to one reader, however few files there are. A position is three integers (pass, piece,
 row), and what a reader has read is every row of its share before its position; that also tells, when the number of
 readers changes, which rows of the pass are still to be read.
@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..errors import InputError
 from .decontaminate import Guard
 from .readers import LOST, Fault
 from .remote import SourceFailed
@@ -21,6 +20,8 @@ from .source_rows import HELD_OUT, Rows
 EVALUATION = Fault("evaluation question")
 NOT_COUNTED = (HELD_OUT.reason, EVALUATION.reason, LOST.reason)  # towards the limit
 FREE_FAULTS = 100
+MANY_PIECES = 8  # for each reader: shares then differ by their pieces' sizes alone
+EMPTY_PASSES = 20
 
 
 class Position(NamedTuple):
@@ -36,7 +37,8 @@ class Readers:
 
     def __init__(self, num_pieces: int, num_readers: int, positions: list[Position] | None = None):
         self.num_readers = num_readers
-        self.whole = num_pieces - num_pieces % num_readers  # pieces that go round; the others are shared by rows
+        # Pieces that are dealt out whole; the others are shared by rows. Only many of them are about equal shares.
+        self.whole = num_pieces - num_pieces % num_readers if num_pieces >= MANY_PIECES * num_readers else 0
         self.positions = positions or []
 
     def owner(self, place: int, row: int) -> int:
@@ -91,8 +93,7 @@ class Documents:
         """The next `count` documents, fewer once they have so many `characters`; none when the source is exhausted.
 
         Raises:
-            InputError: a whole pass held no document for this reader.
-            SourceFailed: the source cannot be read, or too much of it is unusable.
+            SourceFailed: the source cannot be read, too much of it is unusable, or it holds nothing for this reader.
         """
         if self._failure:
             raise self._failure
@@ -130,6 +131,7 @@ class Documents:
 
     def _own_rows(self) -> Iterator[tuple[int, int, str | Fault]]:
         """This reader's rows from its position on, which moves past each."""
+        empty_passes = 0
         while self.max_epochs is None or self.position.epoch < self.max_epochs:
             epoch, first, start = self.position
             order = random.Random(f"pieces {self.seed} {epoch}").sample(
@@ -137,8 +139,9 @@ class Documents:
             )
             for place in range(first, len(order)):
                 yield from self._own_rows_of_piece(epoch, place, order[place], start if place == first else 0)
-            if self.given == self.before_pass["given"] and not self.earlier:
-                raise InputError(
+            empty_passes = empty_passes + 1 if self.given == self.before_pass["given"] and not self.earlier else 0
+            if empty_passes == EMPTY_PASSES:  # few documents may by chance all be another reader's
+                raise SourceFailed(
                     f"{self.rows.key}: {self.rows.name}: no text for each of its {self.num_readers} readers"
                     f"{self._skipped_note()}"
                 )

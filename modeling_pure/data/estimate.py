@@ -4,12 +4,13 @@ import os
 from itertools import takewhile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .files import Piece
 from .held_out import OpenSource
 from .packing import DocumentTokenizer
-from .readers import lines_of
+from .readers import Fault, lines_of
 from .remote import open_file
 from .source_rows import ExamRows, TextRows
 
@@ -26,12 +27,11 @@ def tokens_per_pass(one: OpenSource, tokenize: DocumentTokenizer) -> float:
 
 
 def number_of_rows(rows: TextRows) -> float:
-    """Rows of a text source, from its first piece and the size of the others."""
-    first, same_kind = rows.pieces[0], len(rows.pieces)
+    """Rows of a text source, from its first piece that has any and the size of the others."""
+    counts = ((piece, rows_of_piece(rows, piece)) for piece in rows.pieces)
+    first, count = next((found for found in counts if found[1]), (rows.pieces[0], 1))
     sizes = [piece_size(piece) for piece in rows.pieces]
-    if None not in sizes and sizes[0]:
-        same_kind = sum(sizes) / sizes[0]
-    return rows_of_piece(rows, first) * same_kind
+    return count * (len(sizes) if None in sizes else sum(sizes) / piece_size(first))
 
 
 def piece_size(piece: Piece) -> int | None:
@@ -48,9 +48,12 @@ def rows_of_piece(rows: TextRows, piece: Piece) -> float:
         return 1
     with open_file(rows.key, piece.path, rows.timeout) as file:
         if name.endswith(".parquet"):
-            return pq.ParquetFile(file).metadata.num_rows
+            try:
+                return pq.ParquetFile(file).metadata.num_rows
+            except (pa.ArrowException, OSError):  # reading it will count it as broken
+                return 0
         sample = takewhile(lambda _: file.tell() - piece.begin < SAMPLE_BYTES, lines_of(file, piece))
-        lines = sum(1 for _ in sample)
+        lines = sum(1 for line in sample if not isinstance(line, Fault))
         consumed = file.tell() - piece.begin  # of the compressed bytes, where there are such
         size = file.seek(0, os.SEEK_END) if piece.end is None else piece.end - piece.begin
         return lines if consumed < SAMPLE_BYTES else lines * size / consumed

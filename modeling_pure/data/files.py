@@ -53,10 +53,10 @@ def find_files(key: str, paths: list[str], config: str | None = None) -> list[st
 def files_of_path(key: str, path: str, config: str | None) -> list[str]:
     """The files that one path of a source stands for."""
     if "://" in path:
-        filesystem, inner = fsspec.core.url_to_fs(path)
-        if "*" not in path:
-            return [path]
         try:
+            filesystem, inner = fsspec.core.url_to_fs(path)
+            if "*" not in path:
+                return [path]
             files = [filesystem.unstrip_protocol(file) for file in sorted(filesystem.glob(inner))]
         except Exception as error:  # of any file system's library
             raise InputError(f"{key}: cannot list '{path}': {first_line(error)}") from error

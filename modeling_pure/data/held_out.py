@@ -48,10 +48,9 @@ def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> 
 
 def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource:
     """A medqa source: its dev questions are held out."""
-    questions = training_questions(source, arguments.grpo_holdout)
+    questions, dev = split_questions(source, arguments.grpo_holdout)
     if not questions:
         raise InputError(f"{source.key}: no question of '{source.paths[0]}' is left for training")
-    dev = validation_questions(source)
     texts = [text for _, text in ExamRows(source.key, dev).read(0, 0, 0)]
     return OpenSource(source, ExamRows(source.key, questions, seed), texts, dev)
 
@@ -62,6 +61,8 @@ def open_text(source: Source, arguments: DataArguments, seed: int) -> OpenSource
     if source.validation_path:
         first_documents(rows, 1)  # the source itself can be read too
         held_out = text_rows(f"{source.key}.validation_path", source, [source.validation_path], arguments, seed)
+        if shared := {piece.path for piece in rows.pieces} & {piece.path for piece in held_out.pieces}:
+            raise InputError(f"{source.key}.validation_path: '{min(shared)}' is among the files to train on")
         return OpenSource(source, rows, [text for *_, text in first_documents(held_out, source.validation_documents)])
     documents = first_documents(rows, source.validation_documents)
     if len(documents) < source.validation_documents:
@@ -105,23 +106,18 @@ def evaluation_guard(opened: list[OpenSource], arguments: DataArguments) -> Guar
     return Guard(questions) if questions else None
 
 
-def training_questions(source: Source, grpo_holdout: float) -> list[Question]:
-    """The questions of a medqa source that pretraining may read: none of its dev questions, nor a copy of one."""
-    questions = select_split(
-        read_questions(source.key, source.paths[0], source.config), "train", grpo_holdout=grpo_holdout
-    )
-    held_out = {question.digest for question in validation_questions(source)}
-    return [question for question in questions if question.digest not in held_out]
-
-
-def validation_questions(source: Source) -> list[Question]:
-    """The dev questions of a medqa source."""
+def split_questions(source: Source, grpo_holdout: float) -> tuple[list[Question], list[Question]]:
+    """The questions of a medqa source to train on and its dev questions; no copy of the latter is in the former."""
+    questions = read_questions(source.key, source.paths[0], source.config)
+    train = select_split(questions, "train", grpo_holdout=grpo_holdout)
     if source.validation_path:
-        return read_questions(f"{source.key}.validation_path", source.validation_path)
-    questions = select_split(read_questions(source.key, source.paths[0], source.config), "dev")
-    if not questions:
+        dev = read_questions(f"{source.key}.validation_path", source.validation_path)
+    else:
+        dev = select_split(questions, "dev")
+    if not dev:
         raise InputError(f"{source.key}: '{source.paths[0]}' has no dev questions; give it a validation_path")
-    return questions
+    held_out = {question.digest for question in dev}
+    return [question for question in train if question.digest not in held_out], dev
 
 
 def validation_mixture(

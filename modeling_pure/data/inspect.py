@@ -49,6 +49,8 @@ class Sample:
 
     def document_lengths(self, name: str) -> list[int]:
         """Tokens of the documents that end in the rows of one source, which follow each other."""
+        if name not in self.rows:
+            return []
         ends = np.flatnonzero(np.concatenate(self.rows[name]) == self.document_end)
         return np.diff(ends, prepend=-1).tolist()
 
@@ -74,7 +76,7 @@ def read_sample(mixture: Mixture, count: int) -> Sample:
     rows, start = defaultdict(list), time.perf_counter()
     for row in tqdm(islice(mixture.rows_of_reader(), count), total=count, unit="row", desc="reading", disable=None):
         rows[row["source"]].append(row["input_ids"])
-    return Sample(rows, time.perf_counter() - start, row["data_state"], mixture.tokenizer.eos_token_id)
+    return Sample(dict(rows), time.perf_counter() - start, row["data_state"], mixture.tokenizer.eos_token_id)
 
 
 def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: int) -> None:
@@ -101,7 +103,7 @@ def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: 
         table.add_row(
             name,
             f"{float(one.source.weight):.2%}",
-            f"{len(sample.rows[name]) / total:.2%}",
+            f"{len(sample.rows.get(name, [])) / total:.2%}",
             f"{len(lengths):,}",
             f"{np.median(lengths):,.0f} ({max(lengths):,})" if lengths else "?",
             ", ".join(f"{count:,} {reason}" for reason, count in skipped.items()) or "0",
@@ -126,7 +128,7 @@ def draw_sample(mixture: Mixture, sample: Sample, picture: str) -> None:
 
     figure, (shares, lengths) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
     names = mixture.names
-    reached = [len(sample.rows[name]) for name in names]
+    reached = [len(sample.rows.get(name, [])) for name in names]
     asked = [float(source.weight) * sum(reached) for source in mixture.sources]
     places = np.arange(len(names))
     shares.bar(places - 0.2, asked, 0.4, label="asked")

@@ -65,8 +65,7 @@ class Mixture(IterableDataset):
         self.window_characters = WINDOW_CHARACTERS
         self.guard = evaluation_guard(opened, arguments)
         self.names = [source.name for source in self.sources]
-        listing = "\n".join(sorted(f"{one.source.name} {one.rows.listing}" for one in opened))
-        self.files = hashlib.sha256(listing.encode()).hexdigest()[:16]  # a position means nothing in other files
+        self.settings = self._settings()
         self.position: dict[str, dict] = {}  # by worker: the state to go on from
         self.first_worker = 0  # the worker whose turn it is when the run goes on
 
@@ -113,8 +112,18 @@ class Mixture(IterableDataset):
             yield {"input_ids": row, "source": name, "data_state": state}
         raise RunStopped("sources: all have been read max_epochs times or have failed; nothing is left to train on")
 
+    def _settings(self) -> dict:
+        """What a position depends on, by recipe key: it means nothing where these differ."""
+        fixed = {"seed": self.seed, "max_seq_length": self.row_length}
+        fixed["tokenizer_name_or_path"] = digest(self.tokenizer.backend_tokenizer.to_str())
+        for one in self.opened:
+            source = one.source
+            facts = (source.weight, source.format, source.column, source.validation_documents, one.rows.listing)
+            fixed[source.key] = digest(*facts)
+        return fixed
+
     def _reader(self, worker: int, num_workers: int) -> dict:
-        return {"worker": worker, "num_workers": num_workers, "files": self.files}
+        return {"worker": worker, "num_workers": num_workers, "settings": self.settings}
 
     def _next_row(self, name: str, packed: PackedRows) -> np.ndarray | None:
         try:
@@ -157,10 +166,13 @@ class Mixture(IterableDataset):
         """Raise `InputError` where a source has no document for the last reader: better now than in a worker later."""
         num_readers = self.world_size * max(1, num_workers)
         for name in self.names:
+            documents = self.packed_rows(name, num_readers - 1, num_readers).documents
             try:
-                self.packed_rows(name, num_readers - 1, num_readers).documents.read(1)
+                texts = documents.read(1)
             except SourceFailed as error:
                 raise InputError(str(error)) from error
+            if not texts:
+                raise InputError(f"sources.{name}: max_epochs leaves no text for each of {num_readers} readers")
 
     def resume(self, ranks: list[dict], num_workers: int) -> str | None:
         """Go on from the states of all ranks' workers.
@@ -177,13 +189,15 @@ class Mixture(IterableDataset):
             What changes, for the user; None where nothing does.
 
         Raises:
-            InputError: the states are of other sources.
+            InputError: the states are of other sources, or of a recipe that makes other rows of them.
         """
         state = ranks[0]["workers"][str(ranks[0]["last_worker"])]
-        if sorted(state["drawn"]) != sorted(self.names):
-            raise InputError(f"sources: the checkpoint was written with {sorted(state['drawn'])}, found {self.names}")
-        if state["files"] != self.files:
-            raise InputError("sources: their files are not those that the checkpoint's position counts in")
+        if "settings" not in state:
+            raise InputError("packed_dir: the checkpoint was written by a run that read packed rows")
+        for key in {**state["settings"], **self.settings}:
+            if state["settings"].get(key) != self.settings.get(key):
+                what = " (its weight, format, column, validation_documents or files differ)" if "." in key else ""
+                raise InputError(f"{key}: the checkpoint was written with another one{what}")
         before = (len(ranks), state["num_workers"])
         if before == (self.world_size, num_workers):
             mine = ranks[self.rank]
@@ -217,6 +231,11 @@ class Mixture(IterableDataset):
                 "sources": sources,
             }
         return position
+
+
+def digest(*facts: object) -> str:
+    """A short hash of facts."""
+    return hashlib.sha256(" ".join(map(str, facts)).encode()).hexdigest()[:16]
 
 
 def collate_rows(rows: list[dict], document_end: int | None = None) -> dict:

@@ -24,7 +24,7 @@ from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
 from .held_out import open_sources, validation_mixture
 from .mixture import Mixture
-from .packed import FACTS_FILE, STATE_KEY, VALIDATION_FILE, file_state, open_table, read_facts, rows_file, settings
+from .packed import FACTS_FILE, STATE_KEY, VALIDATION_FILE, count_rows, file_state, read_facts, rows_file, settings
 from .sources import parse_sources
 from .tokenizer import load_tokenizer
 
@@ -45,14 +45,22 @@ def main() -> None:
     pack, _, arguments, training = parser.parse_recipe(sys.argv[1:])
     if not pack.out:
         raise InputError("out: expected a folder for the rows")
-    rows = pack.rows or training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # one reader, whose windows are tokenised on all cores
+    rows = (
+        pack.rows
+        if pack.rows is not None
+        else training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
+    )
+    if rows < 1:
+        raise InputError(f"rows: expected a number above 0, found {rows}")
     tokenizer = load_tokenizer("tokenizer_name_or_path", arguments.tokenizer_name_or_path)
     sources = parse_sources(arguments.sources)
     folder = Path(pack.out)
     facts = {"settings": settings(sources, tokenizer, arguments, training.seed), "rows_per_file": ROWS_PER_FILE}
     if (folder / FACTS_FILE).exists():
         read_facts(folder, facts["settings"])
+    if (there := count_rows(folder, ROWS_PER_FILE)) >= rows:
+        print(f"{folder}: has {there:,} rows already")
+        return
     mixture = Mixture(open_sources(sources, arguments, training.seed), tokenizer, arguments, training.seed)
     validation = validation_mixture(mixture.opened, mixture.tokenize, mixture.row_length, arguments.validation_rows)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +78,7 @@ def write_mixture(folder: Path, mixture: Mixture, rows: int, rows_per_file: int 
     A file that is not full is written anew, so that what follows it joins on without a gap.
     """
     number, state = 0, None
-    while (number + 1) * rows_per_file <= rows and is_full(rows_file(folder, number), rows_per_file):
+    while (number + 1) * rows_per_file <= min(rows, count_rows(folder, rows_per_file)):
         state = file_state(rows_file(folder, number))
         number += 1
     stream = islice(mixture.rows_of_reader(state=state), rows - number * rows_per_file)
@@ -87,11 +95,6 @@ def write_mixture(folder: Path, mixture: Mixture, rows: int, rows_per_file: int 
         write_batch(rows_file(folder, number), batch, mixture.names)
         state = batch[-1]["data_state"]
     return state
-
-
-def is_full(file: Path, rows_per_file: int) -> bool:
-    """Whether a file of rows is there and has all its rows."""
-    return file.exists() and open_table(file).num_rows == rows_per_file
 
 
 def write_batch(file: Path, batch: list[dict], names: list[str]) -> None:

@@ -90,16 +90,17 @@ class PackedMixture(IterableDataset):
         self.row_length = arguments.max_seq_length
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.rows_per_file = self.facts["rows_per_file"]
-        self.num_rows = sum(open_table(file).num_rows for file in self.folder.glob("rows-*.arrow"))
+        self.num_rows = count_rows(self.folder, self.rows_per_file)
         self.first_row = 0  # of all ranks: where the run goes on
         self.position: dict[str, dict] = {}
         self.first_worker = 0
 
     def check_rows(self, rows: int) -> None:
-        """Raise `InputError` where the run needs more rows than there are."""
-        if rows > self.num_rows:
+        """Raise `InputError` where fewer than `rows` rows follow the place the run goes on from."""
+        if self.first_row + rows > self.num_rows:
             raise InputError(
-                f"packed_dir: '{self.folder}' holds {self.num_rows:,} rows, the run needs {rows:,}; pack more "
+                f"packed_dir: '{self.folder}' holds {self.num_rows:,} rows, the run needs "
+                f"{self.first_row + rows:,}; pack more "
                 "(the same command continues) or lower max_steps"
             )
 
@@ -143,6 +144,16 @@ class PackedMixture(IterableDataset):
             column = open_table(rows_file(self.folder, file)).column("source").to_numpy()[:rest]
             counts = np.bincount(column, minlength=len(self.names))
         return {name: {"rows": before[name] + int(counts[i])} for i, name in enumerate(self.names)}
+
+
+def count_rows(folder: Path, rows_per_file: int) -> int:
+    """The rows of a folder up to the first file that is not full."""
+    count = 0
+    while (file := rows_file(folder, count // rows_per_file)).exists():
+        count += open_table(file).num_rows
+        if count % rows_per_file:
+            break
+    return count
 
 
 def open_table(file: Path) -> pa.Table:

@@ -15,11 +15,12 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import InputError, first_line
+from ..errors import first_line
 from .files import Piece
 from .remote import SourceFailed, open_file
 
 MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any book
+MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # of a line or a .txt file: no more is read of one before it is given up
 DECOMPRESSORS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
@@ -49,8 +50,7 @@ def read_piece(
         rng: shuffles the row groups of a parquet file; without it they come in order.
 
     Raises:
-        InputError: a parquet file has no such column.
-        SourceFailed: the file is gone, or cannot be reached for longer than the timeout.
+        SourceFailed: the file is gone, cannot be reached for longer than the timeout, or is parquet without column.
     """
     name = piece.path.split("?")[0]
     try:
@@ -58,7 +58,7 @@ def read_piece(
             if name.endswith(".parquet"):
                 rows = parquet_rows(key, piece.path, file, column, rng, start)
             elif name.endswith(".txt"):
-                rows = islice(enumerate([file.read()]), start, None)
+                rows = islice(enumerate([file.read(MAX_BYTES)]), start, None)
             else:
                 rows = islice(enumerate(lines_of(file, piece)), start, None)
             for number, value in rows:
@@ -71,6 +71,8 @@ def to_text(value: object, column: str | None) -> str | Fault:
     """The text in a value: of a text or UTF-8 bytes, or, with a `column`, of that field of a JSON object in bytes."""
     if isinstance(value, Fault):
         return value
+    if isinstance(value, bytes) and len(value) >= MAX_BYTES:
+        return Fault("too long", f"over {MAX_BYTES:,} bytes")
     try:
         if column is not None:
             row = json.loads(value)
@@ -98,9 +100,7 @@ def lines_of(file: BinaryIO, piece: Piece) -> Iterator[bytes | Fault]:
         yield from lines_of_range(file, piece)
         return
     try:
-        for line in decompress(file):
-            if line.strip():
-                yield line
+        yield from (line for line, _ in bounded_lines(decompress(file)) if line.strip())
     except DECOMPRESSION_ERRORS as error:
         yield Fault("broken file", f"{type(error).__name__}: {first_line(error)}")
 
@@ -111,13 +111,22 @@ def lines_of_range(file: BinaryIO, piece: Piece) -> Iterator[bytes]:
     if position:  # the line that the byte before the piece belongs to is the other piece's
         file.seek(position - 1)
         position += len(file.readline()) - 1
-    while piece.end is None or position < piece.end:
-        line = file.readline()
-        if not line:
+    for line, length in bounded_lines(file):
+        if piece.end is not None and position >= piece.end:
             return
-        position += len(line)
+        position += length
         if line.strip():
             yield line
+
+
+def bounded_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The lines of a file, each cut at `MAX_BYTES`, with their whole length."""
+    while line := file.readline(MAX_BYTES):
+        length, end = len(line), line
+        while len(end) == MAX_BYTES and not end.endswith(b"\n"):
+            end = file.readline(MAX_BYTES)
+            length += len(end)
+        yield line, length
 
 
 def parquet_rows(
@@ -131,7 +140,7 @@ def parquet_rows(
             yield 0, Fault("broken file", first_line(error))
         return
     if column not in parquet.schema_arrow.names:
-        raise InputError(f"{key}: '{path}' has no column '{column}'; its columns are {parquet.schema_arrow.names}")
+        raise SourceFailed(f"{key}: '{path}' has no column '{column}'; its columns are {parquet.schema_arrow.names}")
     sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
     order = list(range(len(sizes)))
     if rng:

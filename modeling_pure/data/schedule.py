@@ -19,9 +19,8 @@ class Schedule:
 
     def __init__(self, weights: dict[str, int], phase: int = 0):
         self.weights = dict(weights)
-        self.counts = dict.fromkeys(weights, 0)
-        for _ in range(phase % sum(weights.values())):
-            self.draw(self.next_source())
+        self.phase = phase
+        self._begin()
 
     def next_source(self) -> str:
         """The source whose turn it is."""
@@ -40,7 +39,12 @@ class Schedule:
     def drop(self, name: str) -> None:
         """Hand the share of `name` to the other sources, in proportion to theirs; the shares count from here on."""
         del self.weights[name]
+        self._begin()
+
+    def _begin(self) -> None:
         self.counts = dict.fromkeys(self.weights, 0)
+        for _ in range(self.phase % sum(self.weights.values()) if self.weights else 0):
+            self.draw(self.next_source())
 
     def state_dict(self) -> dict[str, int]:
         """Rows drawn since the shares last changed, by source; dropped sources are not in it."""

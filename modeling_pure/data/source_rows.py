@@ -47,11 +47,12 @@ class TextRows:
         held_out: dict[int, int] | None = None,
     ):
         self.key, self.pieces, self.column, self.timeout, self.seed = key, pieces, column, timeout, seed
-        self.name = ", ".join(dict.fromkeys(piece.path.rsplit("/", 1)[-1] for piece in pieces))
+        names = list(dict.fromkeys(piece.path.rsplit("/", 1)[-1] for piece in pieces))
+        self.name = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
         self.held_out = held_out or {}
         self.num_pieces = len(pieces)
         # Without folders, and so without the Hub's commit: a moved copy is the same source.
-        self.listing = " ".join(f"{piece.path.rsplit('/', 1)[-1]}:{piece.begin}" for piece in pieces)
+        self.listing = " ".join(f"{piece.path.rsplit('/', 1)[-1]}:{piece.begin}-{piece.end}" for piece in pieces)
 
     def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
         """See `Rows`."""

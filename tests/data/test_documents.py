@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from modeling_pure.data.documents import Documents, redistribute_documents
 from modeling_pure.data.files import split_files
 from modeling_pure.data.readers import Fault
+from modeling_pure.data.remote import SourceFailed
 from modeling_pure.data.source_rows import ExamRows, TextRows
-from modeling_pure.errors import InputError
 from modeling_pure.medqa.prompt import format_answer, format_prompt
 from tests.conftest import through_checkpoint, write_jsonl
 
@@ -148,7 +148,7 @@ def test_held_out_rows_are_counted_and_not_given(corpus):
 
 def test_a_source_without_text_for_every_reader_is_named(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": None}])
-    with pytest.raises(InputError, match=r"sources.c4: a.jsonl: no text .* 1 readers \(skipped: 2 no text\)"):
+    with pytest.raises(SourceFailed, match=r"sources.c4: a.jsonl: no text .* 1 readers \(skipped: 40 no text\)"):
         read(Documents(text_rows(path)), 1)
 
 

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import random
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from tests.conftest import WORDS
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz", "jsonl.bz2", "txt"])
 @pytest.mark.parametrize("files", [1, 3])
-def test_the_estimate_is_near_the_count(make_mixture, tmp_path, kind, files):
+def test_the_estimate_is_near_the_count(make_mixture, tmp_path, tmp_path_factory, kind, files):
     rng = random.Random(0)
     texts = []
     for file in range(files):
@@ -30,7 +31,8 @@ def test_the_estimate_is_near_the_count(make_mixture, tmp_path, kind, files):
         else:
             compress = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.bz2": bz2.compress}[kind]
             path.write_bytes(compress(lines))
-    source = {"path": str(tmp_path), "weight": 1, "validation_path": str(path)}
+    held_out = shutil.copy(path, tmp_path_factory.mktemp("held_out"))
+    source = {"path": str(tmp_path), "weight": 1, "validation_path": str(held_out)}
     mixture = make_mixture({"text": source})
     documents = ["\n".join(texts)] if kind == "txt" else texts
     tokens = sum(map(len, mixture.tokenize(documents)))
@@ -55,3 +57,13 @@ def test_questions_are_counted(make_mixture):
     usmle = mixture.opened[-1]
     texts = [text for _, text in usmle.rows.read(0, 0, 0)]
     assert tokens_per_pass(usmle, mixture.tokenize) == sum(map(len, mixture.tokenize(texts)))
+
+
+def test_a_broken_or_empty_first_file_is_passed_over(make_mixture, tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 without an end")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "b.parquet")
+    texts = [f"fever {i}" for i in range(500)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "c.parquet")
+    mixture = make_mixture({"text": {"path": str(tmp_path), "weight": 1}})
+    tokens = sum(map(len, mixture.tokenize(texts)))
+    assert 0.8 * tokens <= tokens_per_pass(mixture.opened[0], mixture.tokenize) < 1.5 * tokens

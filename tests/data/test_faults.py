@@ -165,8 +165,9 @@ def test_an_empty_compressed_file_has_no_row(tmp_path):
     documents = documents_of([empty, full])
     assert sorted(read(documents, 2 * ROWS)) == sorted(TEXTS)
     assert_counts(documents, ROWS, {})
-    with pytest.raises(InputError, match=r"sources\.web: a\.jsonl\.gz: no text"):
-        read(documents_of(empty), 1)
+    assert read(documents_of(empty), 1) == []
+    with pytest.raises(SourceFailed, match=r"sources\.web: a\.jsonl\.gz: no text"):
+        read(documents_of(empty, max_epochs=None), 1)
 
 
 def test_a_file_of_no_bytes_is_refused_before_a_run(tmp_path):
@@ -254,7 +255,7 @@ def test_a_parquet_file_without_its_footer_is_one_bad_row(tmp_path, spoil: Calla
 
 def test_a_parquet_file_that_lacks_the_column_is_named(tmp_path):
     pq.write_table(pa.table({"content": ["x"], "id": [1]}), tmp_path / "web.parquet")
-    with pytest.raises(InputError, match=r"sources\.web: '.*web\.parquet' has no column 'text'; .*'content', 'id'"):
+    with pytest.raises(SourceFailed, match=r"sources\.web: '.*web\.parquet' has no column 'text'; .*'content', 'id'"):
         read(documents_of(tmp_path / "web.parquet"), 1)
 
 
@@ -281,7 +282,7 @@ def test_a_state_saved_in_a_bad_file_goes_on_exactly(tmp_path, make: Callable[[P
     options = {"max_epochs": 2, "max_skipped": 1.0, "reader": num_readers - 1, "num_readers": num_readers}
     straight = documents_of(files, **options)
     texts = read(straight, 10**6)
-    assert straight.skipped.total() > 0
+    assert straight.skipped.total() > 0 or num_readers > 1  # a single fault is one reader's
     for cut in range(0, len(texts), len(texts) // 12):
         begun = documents_of(files, **options)
         assert read(begun, cut) == texts[:cut]

@@ -65,9 +65,18 @@ def test_a_source_without_documents_is_refused_at_once(make_mixture, tmp_path, r
         make_mixture({"c4": {"path": str(path), "weight": 1}})
 
 
-def test_a_source_with_less_documents_than_readers_is_refused(make_mixture, tmp_path):
+@pytest.mark.parametrize("max_epochs", [None, 1])
+def test_a_source_that_holds_out_all_it_has_is_refused(make_mixture, tmp_path, max_epochs):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"fever {i}"} for i in range(10)])
-    mixture = make_mixture({"c4": {"path": str(path), "weight": 1, "validation_documents": 8}}, world_size=2)
-    mixture.check_readers(0)
-    with pytest.raises(InputError, match="no text for each of its 6 readers"):
-        mixture.check_readers(3)
+    source = {"path": str(path), "weight": 1, "validation_documents": 8, "max_epochs": max_epochs}
+    make_mixture({"c4": source}, world_size=2).check_readers(1 if max_epochs else 3)
+    with pytest.raises(InputError, match="sources.c4: .*no text"):
+        make_mixture({"c4": {**source, "validation_documents": 10}}, world_size=2).check_readers(3)
+
+
+def test_a_validation_path_inside_the_path_is_refused(make_mixture, tmp_path):
+    for name in ("train", "validation"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}"} for i in range(30)])
+    source = {"path": str(tmp_path), "weight": 1, "validation_path": str(tmp_path / "validation.jsonl")}
+    with pytest.raises(InputError, match=r"validation_path: '.*validation.jsonl' is among the files to train on"):
+        make_mixture({"web": source})

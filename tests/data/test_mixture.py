@@ -161,14 +161,58 @@ def test_a_change_of_readers_before_every_worker_had_a_turn(make_mixture):
     assert len(take(iter(mixture), 50)) == 50
 
 
-def test_a_checkpoint_of_other_sources_or_files_is_refused(make_mixture, sources, tmp_path):
+@pytest.mark.parametrize(
+    ("of_source", "changes", "key"),
+    [
+        ({}, {"seed": 1}, "seed"),
+        ({}, {"max_seq_length": 16}, "max_seq_length"),
+        ({"weight": 0.1}, {}, "sources.(c4|finepdfs)"),
+        ({"validation_documents": 41}, {}, "sources.c4"),
+        ({"path": "other.jsonl"}, {}, "sources.c4"),
+    ],
+)
+def test_a_checkpoint_of_another_recipe_is_refused(
+    make_mixture, sources, tmp_path, monkeypatch, of_source, changes, key
+):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "other.jsonl", [{"text": f"c4 {i}: fever"} for i in range(100)])
+    ranks, _ = rank_states([make_mixture()], 1, batches=1)
+    other = {**sources, "c4": {**sources["c4"], **of_source}}
+    if "weight" in of_source:
+        other["finepdfs"] = {**sources["finepdfs"], "weight": 0.55}
+    with pytest.raises(InputError, match=f"^{key}: the checkpoint was written with another one"):
+        make_mixture(other, **changes).resume(ranks, 1)
+
+
+def test_a_checkpoint_of_other_sources_or_of_packed_rows_is_refused(make_mixture, sources):
     ranks, _ = rank_states([make_mixture()], 1, batches=1)
     two = {name: {**sources[name], "weight": 0.5} for name in ("c4", "finepdfs")}
-    with pytest.raises(InputError, match="the checkpoint was written with"):
+    with pytest.raises(InputError, match="the checkpoint was written with another one"):
         make_mixture(two).resume(ranks, 1)
-    other = write_jsonl(tmp_path / "other.jsonl", [{"text": f"c4 {i}: fever"} for i in range(100)])
-    with pytest.raises(InputError, match="their files are not those"):
-        make_mixture({**sources, "c4": {**sources["c4"], "path": str(other)}}).resume(ranks, 1)
+    with pytest.raises(InputError, match="written by a run that read packed rows"):
+        make_mixture().resume([{"workers": {"0": {"rows_read": 3}}, "last_worker": 0}], 1)
+
+
+def test_sources_in_another_order_are_the_same_sources(make_mixture, sources):
+    ranks, _ = rank_states([make_mixture()], 1, batches=1)
+    assert make_mixture(dict(reversed(sources.items()))).resume(ranks, 1) is None
+
+
+@pytest.mark.parametrize("readers", [2, 8])
+def test_few_and_uneven_files_are_shared_evenly(make_mixture, tmp_path, readers):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"a {i}"} for i in range(64)])  # all of it is held out
+    write_jsonl(tmp_path / "b.jsonl", [{"text": f"b {i}"} for i in range(800)])
+    mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "max_epochs": 1}})
+    shares = [mixture.packed_rows("web", reader, readers).documents.read(10**9, 10**9) for reader in range(readers)]
+    assert sorted(text for share in shares for text in share) == sorted(f"b {i}" for i in range(800))
+    assert all(abs(len(share) - 800 / readers) < 40 for share in shares)
+
+
+def test_a_reader_that_some_passes_leave_empty_goes_on(make_mixture, tmp_path):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"a {i}"} for i in range(100)])
+    mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "validation_documents": 90}})
+    for reader in range(8):  # ten documents a pass among eight readers
+        assert len(mixture.packed_rows("web", reader, 8).documents.read(10**9, 200)) == 200
 
 
 def test_a_capped_source_hands_its_share_to_the_others(make_mixture, sources):

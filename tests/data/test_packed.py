@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.mixture import collate_rows
 from modeling_pure.data.pack import write_mixture
-from modeling_pure.data.packed import PackedMixture
+from modeling_pure.data.packed import PackedMixture, open_table, token_rows
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError, RunStopped
 from tests.conftest import through_checkpoint
@@ -123,8 +123,6 @@ def test_a_second_run_takes_up_whole_files_and_writes_the_others_anew(make_mixtu
     first = (tmp_path / "rows-00000.arrow").stat().st_mtime_ns
     write_mixture(tmp_path, make_mixture(), rows=90, rows_per_file=20)
     assert (tmp_path / "rows-00000.arrow").stat().st_mtime_ns == first
-    from modeling_pure.data.packed import open_table, token_rows
-
     rows = np.concatenate([token_rows(open_table(file)) for file in sorted(tmp_path.glob("*.arrow"))])
     np.testing.assert_array_equal(rows, straight(make_mixture, 90))
 
@@ -176,5 +174,9 @@ def test_what_cannot_be_packed_or_read_is_refused(open_packed, packed, recipe, t
         open_packed().resume([{"workers": {"0": {"drawn": {}}}, "last_worker": 0}], 1)
     result = pack(recipe, packed, "--seed", "1")
     assert result.returncode == 2 and "another seed" in result.stderr
+    result = pack(recipe, packed, "--rows", "20")
+    assert result.returncode == 0 and "has 150 rows already" in result.stdout
+    result = pack(recipe, tmp_path, "--rows", "0")
+    assert result.returncode == 2 and "rows: expected a number above 0, found 0" in result.stderr
     result = pack(recipe, "")
     assert result.returncode == 2 and "out: expected a folder" in result.stderr

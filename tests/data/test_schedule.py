@@ -38,10 +38,14 @@ def test_any_twenty_rows_hold_nine_five_four_two(phase):
     readers=st.integers(1, 64),
     batch_size=st.integers(1, 16),
     steps=st.integers(1, 4),
+    dropped=st.booleans(),
 )
-def test_batches_of_all_readers_together_are_in_proportion(weights, readers, batch_size, steps):
+def test_batches_of_all_readers_together_are_in_proportion(weights, readers, batch_size, steps, dropped):
     names = {str(i): weight for i, weight in enumerate(weights)}
-    schedules = [Schedule(names, reader * batch_size) for reader in range(readers)]
+    schedules = [Schedule({**names, "gone": 7} if dropped else names, i * batch_size) for i in range(readers)]
+    for schedule in schedules if dropped else []:
+        draw(schedule, 5)
+        schedule.drop("gone")
     for _ in range(steps):
         drawn = [name for schedule in schedules for name in draw(schedule, batch_size)]
         for name, weight in names.items():

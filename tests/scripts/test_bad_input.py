@@ -48,7 +48,8 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
         (["--sources.c4.path", "5"], "sources.c4.path: expected text or a list of texts, found 5"),
         (["--sources.c4.validation_documents", "many"], "expected a whole number above 0, found 'many'"),
         (["--sources.c4.validation_documents", "100000"], "has no more than 300 documents, and validation_documents"),
-        (["--dataloader_num_workers", "261"], "no text for each of its 261 readers"),
+        (["--sources.c4.validation_documents", "300"], "sources.c4: c4.jsonl: no text"),
+        (["--sources.c4.path", "foo://x.parquet"], "sources.c4: cannot list 'foo://x.parquet'"),
         (["--sources.c4.max_epochs", "-1"], "sources.c4.max_epochs: expected a whole number above 0, found -1"),
         (["--decontaminate", "/nowhere.jsonl"], "decontaminate: no file matches '/nowhere.jsonl'"),
         (["--on_source_failure", "shrug"], "on_source_failure: expected one of ['stop', 'redistribute']"),
@@ -162,7 +163,7 @@ def test_a_checkpoint_of_another_mixture_is_refused(
     argv = ["--config", pretrain_recipe, "--sources", json.dumps(other)]
     argv += ["--resume_from_checkpoint", pretrained / "checkpoint-8"]
     line = refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
-    assert "sources: the checkpoint was written with" in line
+    assert "sources.finepdfs: the checkpoint was written with another one" in line
 
 
 def test_a_checkpoint_of_another_kind_of_run_is_refused(pretrained, grpo_recipe, tmp_path, monkeypatch, capsys):

@@ -20,13 +20,13 @@ def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
 
 
 def test_dev_is_the_part_that_training_never_sees(pretrained, corpus, tmp_path):
-    from modeling_pure.data.held_out import training_questions
+    from modeling_pure.data.held_out import split_questions
     from modeling_pure.data.sources import Source
 
     options = ["--questions", corpus / "questions.jsonl", "--split", "dev", "--output_dir", tmp_path]
     run("eval_medqa.py", "--model_name_or_path", pretrained, *options)
     dev = {json.loads(line)["digest"] for line in (tmp_path / "predictions.jsonl").read_text().splitlines()}
-    train = {q.digest for q in training_questions(Source("usmle", str(corpus / "questions.jsonl"), 1), 0.0)}
+    train = {q.digest for q in split_questions(Source("usmle", str(corpus / "questions.jsonl"), 1), 0.0)[0]}
     assert dev and not dev & train
 
 

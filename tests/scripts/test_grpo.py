@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_grpo
-from modeling_pure.data.held_out import training_questions
+from modeling_pure.data.held_out import split_questions
 from modeling_pure.data.sources import parse_source
 from modeling_pure.grpo.arguments import GRPOScriptArguments
 from modeling_pure.medqa.splits import split_of
@@ -56,7 +56,7 @@ def test_no_dev_question_is_asked_and_the_holdout_is_kept_from_pretraining(corpu
     kept = train_grpo.grpo_questions(GRPOScriptArguments(questions=path, grpo_holdout=0.3, holdout_only=True))
     assert {split_of(question, 0.3) for question in kept} == {"holdout"}
     source = parse_source("usmle", {"path": path, "weight": 1, "format": "medqa"})
-    read = training_questions(source, grpo_holdout=0.3)
+    read, _ = split_questions(source, grpo_holdout=0.3)
     assert read and not {question.digest for question in read} & {question.digest for question in kept}
     assert {question.digest for question in [*read, *kept]} == {question.digest for question in asked}
 
