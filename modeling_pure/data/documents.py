@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .decontaminate import Guard
+from .guard import Guard
 from .readers import LOST, Fault
 from .remote import SourceFailed
 from .source_rows import HELD_OUT, Rows

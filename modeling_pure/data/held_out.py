@@ -10,9 +10,9 @@ from ..errors import InputError
 from ..medqa.questions import Question, read_questions
 from ..medqa.splits import select_split
 from .arguments import DataArguments
-from .decontaminate import Guard
 from .documents import FREE_FAULTS
 from .files import find_files, split_files
+from .guard import Guard
 from .packing import DocumentTokenizer, pack_in_order
 from .readers import Fault
 from .remote import SourceFailed

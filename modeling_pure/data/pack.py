@@ -45,11 +45,9 @@ def main() -> None:
     pack, _, arguments, training = parser.parse_recipe(sys.argv[1:])
     if not pack.out:
         raise InputError("out: expected a folder for the rows")
-    rows = (
-        pack.rows
-        if pack.rows is not None
-        else training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
-    )
+    rows = pack.rows
+    if rows is None:
+        rows = training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
     if rows < 1:
         raise InputError(f"rows: expected a number above 0, found {rows}")
     tokenizer = load_tokenizer("tokenizer_name_or_path", arguments.tokenizer_name_or_path)

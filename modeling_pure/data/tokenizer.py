@@ -51,7 +51,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
 class DocumentTokenizer:
     """Documents to token ids, each document ended by the end-of-text token.
 
-    A byte-level BPE such as GPT-2's goes through `tiktoken`, whose ids are the same and which takes a sixth of the
+    A byte-level BPE such as GPT-2's goes through `tiktoken`, whose ids are the same and which takes a fifth of the
     time; any other tokenizer, and a very long document, through `tokenizers`. A document that spells `<|endoftext|>`
     or another special token is tokenised as the letters it consists of: no text can end a document or pad a row.
     """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_pure.data.decontaminate import GRAM, Guard, gram_at, gram_hashes, words_of
+from modeling_pure.data.guard import GRAM, Guard, gram_at, gram_hashes, words_of
 from modeling_pure.medqa.questions import Question
 from tests.conftest import WORDS, question_row, write_jsonl
 
