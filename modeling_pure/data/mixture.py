@@ -212,18 +212,14 @@ class Mixture(IterableDataset):
 
     def _redistribute(self, ranks: list[dict], workers_before: int, num_workers: int) -> dict[str, dict]:
         """A state for each worker of this rank, from those of all workers of all ranks before."""
-        before = [rank["workers"].get(str(worker)) for rank in ranks for worker in range(workers_before)]
-        unread = {name: self.packed_rows(name).state_dict() for name in self.names}  # of a worker without a batch yet
+        fresh = {name: self.packed_rows(name).state_dict() for name in self.names}
+        unread = {"drawn": dict.fromkeys(self.names, 0), "sources": fresh}  # of a worker that had no turn yet
+        before = [rank["workers"].get(str(worker), unread) for rank in ranks for worker in range(workers_before)]
         position = {}
         for worker in range(num_workers):
             first = self.rank == worker == 0
-            sources = {
-                name: redistribute_rows([state["sources"][name] if state else unread[name] for state in before], first)
-                for name in self.names
-            }
-            drawn = {
-                name: sum(state["drawn"][name] for state in before if state) if first else 0 for name in self.names
-            }
+            sources = {n: redistribute_rows([state["sources"][n] for state in before], first) for n in self.names}
+            drawn = {n: sum(state["drawn"][n] for state in before) if first else 0 for n in self.names}
             position[str(worker)] = {
                 **self._reader(worker, num_workers),
                 "schedule": None,

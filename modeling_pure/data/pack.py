@@ -75,10 +75,8 @@ def write_mixture(folder: Path, mixture: Mixture, rows: int, rows_per_file: int 
 
     A file that is not full is written anew, so that what follows it joins on without a gap.
     """
-    number, state = 0, None
-    while (number + 1) * rows_per_file <= min(rows, count_rows(folder, rows_per_file)):
-        state = file_state(rows_file(folder, number))
-        number += 1
+    number = min(rows, count_rows(folder, rows_per_file)) // rows_per_file  # files that stay
+    state = file_state(rows_file(folder, number - 1)) if number else None
     stream = islice(mixture.rows_of_reader(state=state), rows - number * rows_per_file)
     done, tokens = number * rows_per_file * mixture.row_length, rows * mixture.row_length
     with tqdm(total=tokens, initial=done, unit="tok", unit_scale=True, desc="packing") as bar:
