@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-HUB_FILES = ("configuration_pure.py", "modeling_pure.py")
+HUB_FILES = ("configuration_pure.py", "loss_pure.py", "modeling_pure.py")
 
 AUTO_MAP = {
     "AutoConfig": "configuration_pure.PureConfig",

@@ -27,6 +27,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pure import PureConfig, copy_hub_files
+from .loss_pure import ChunkedCrossEntropy, PureTokenLoss, chunked_nats, compute_dtype
 
 
 class PureRMSNorm(nn.Module):
@@ -249,6 +250,9 @@ class PureModel(PurePreTrainedModel):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
+        # Under autocast the residual stream is kept in its dtype, which halves what is saved for the backward pass.
+        # The rotary embedding is exact all the same: cosines and sines stay in the dtype of the weights.
+        hidden_states = inputs_embeds.to(compute_dtype(inputs_embeds))
 
         # The mask is made from what the caller gave. Looking for packing in positions we count ourselves would cost a
         # device sync, a mask shuts out sdpa's flash kernel, and a cache made by now would hide packed documents.
@@ -269,7 +273,7 @@ class PureModel(PurePreTrainedModel):
         if use_cache and past_key_values is None and not self.training:
             past_key_values = DynamicCache(config=self.config)
 
-        hidden_states, position_embeddings = inputs_embeds, self.rotary_emb(inputs_embeds, position_ids)
+        position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
         for layer in self.layers:
             # hidden_states goes by position: reentrant checkpointing follows gradients through those only.
             hidden_states = layer(
@@ -302,6 +306,7 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         self.model = PureModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.lm_head.init_std = config.head_initializer_range
+        self.token_loss = PureTokenLoss()
         self.generation_config.suppress_tokens = config.suppressed_tokens or None
         self.post_init()
 
@@ -322,11 +327,17 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        skip_logits: bool | None = None,
+        reduction: str = "mean",
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """Ids (batch, length) to logits (batch, length, vocab); with labels (batch, length) also the mean loss.
 
         Labels are shifted inside, -100 is skipped. `logits_to_keep`: the last so many (0 = all), or 1D positions.
+
+        In training with labels the loss comes from the hidden states in chunks and `logits` is None; `skip_logits`
+        (the name is Liger's) says otherwise. `reduction="none"` gives the nats of each token (batch, length) in
+        the place of their mean, without logits and without gradients, 0 where there is no label.
         """
         out = self.model(
             input_ids=input_ids,
@@ -337,12 +348,36 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
+        if skip_logits is None:
+            skip_logits = labels is not None and (self.training or reduction == "none")
+        if skip_logits and self._head_is_plain():
+            loss = self._loss_without_logits(out.last_hidden_state, labels, reduction, **kwargs)
+            return CausalLMOutputWithPast(loss, None, out.past_key_values, out.hidden_states, out.attentions)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(out.last_hidden_state[:, kept, :])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(loss, logits, out.past_key_values, out.hidden_states, out.attentions)
+
+    def _head_is_plain(self) -> bool:
+        """Whether the weight alone says what the head computes; adapters and tensor parallelism add to it."""
+        return isinstance(self.lm_head, nn.Linear) and type(self.lm_head.weight) in (nn.Parameter, torch.Tensor)
+
+    def _loss_without_logits(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor,
+        reduction: str,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        next_tokens = F.pad(labels, (0, 1), value=-100)[:, 1:]
+        tokens, targets = hidden_states.flatten(0, 1), next_tokens.flatten()
+        if reduction == "none":
+            return chunked_nats(tokens, self.lm_head.weight, targets).view_as(next_tokens)
+        num_items = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        return ChunkedCrossEntropy.apply(tokens, self.lm_head.weight, targets, num_items, self.token_loss)
 
 
 __all__ = ["PureForCausalLM", "PureModel", "PurePreTrainedModel"]

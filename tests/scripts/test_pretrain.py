@@ -21,7 +21,11 @@ def test_a_run_leaves_a_model_curves_and_a_card(pretrained):
     card = (pretrained / "README.md").read_text()
     assert "Not for clinical use" in card and "not-for-clinical-use" in card
     assert (pretrained / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in pretrained.glob("*.py")} == {"configuration_pure.py", "modeling_pure.py"}
+    assert {path.name for path in pretrained.glob("*.py")} == {
+        "configuration_pure.py",
+        "loss_pure.py",
+        "modeling_pure.py",
+    }
 
 
 def test_the_run_follows_its_recipe(pretrained):

@@ -1,0 +1,91 @@
+"""The loss of a language-model head without its logits: 16 rows of 2,048 tokens would make 6.6 GB of them in float32.
+
+Pushed to the Hub beside the model, so it imports torch only.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CHUNK_TOKENS = 4096  # 0.8 GB of float32 logits at 50,304 words
+
+
+class PureTokenLoss(nn.Module):
+    """Cross entropy of each token together with its gradient, from which no backward pass has to be made.
+
+    A module without weights, so that it can be compiled in place as the decoder layers can.
+    """
+
+    def forward(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (tokens, vocab) and labels (tokens,), -100 for none, to nats (tokens,) and the mean's gradient.
+
+        The gradient, of the shape and dtype of the logits, is (softmax(logits) - one_hot(label)) / num_items.
+        """
+        scores, counted = logits.float(), (labels != -100)[:, None]
+        labels = labels.clamp(min=0)[:, None]
+        log_sums = scores.logsumexp(dim=-1, keepdim=True)
+        nats = torch.where(counted, log_sums - scores.gather(1, labels), 0.0)
+        one_hot = torch.arange(scores.shape[1], device=scores.device) == labels
+        gradient = ((scores - log_sums).exp() - one_hot.to(scores.dtype)) / num_items
+        return nats[:, 0], torch.where(counted, gradient, 0.0).to(logits.dtype)
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """The loss from hidden states, a chunk of tokens at a time: never all logits at once, in no pass.
+
+    The gradients are made in the forward pass, where the logits are, so that the head runs once. Sums are in float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_states: torch.Tensor,
+        weight: torch.Tensor,
+        labels: torch.Tensor,
+        num_items: torch.Tensor | int,
+        token_loss: PureTokenLoss,
+    ) -> torch.Tensor:
+        """Hidden states (tokens, hidden), head weight (vocab, hidden), labels (tokens,): sum of nats / `num_items`."""
+        dtype, learns_head = compute_dtype(hidden_states), ctx.needs_input_grad[1]
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            head = weight.to(dtype)
+            loss = torch.zeros((), device=hidden_states.device)
+            grad_hidden = torch.empty_like(hidden_states)
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if learns_head else None
+            for chunk in range(0, len(labels), CHUNK_TOKENS):
+                tokens = slice(chunk, chunk + CHUNK_TOKENS)
+                hidden = hidden_states[tokens].to(dtype)
+                nats, gradient = token_loss(hidden @ head.t(), labels[tokens], num_items)
+                loss += nats.sum() / num_items
+                grad_hidden[tokens] = gradient @ head
+                if learns_head:
+                    grad_weight += gradient.t() @ hidden
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype) if learns_head else None)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_weight = None if grad_weight is None else grad_weight * grad_loss
+        return grad_hidden * grad_loss, grad_weight, None, None, None
+
+
+def chunked_nats(hidden_states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Nats of each label (tokens,), float32, 0 where it is -100; with no gradient and never all logits at once."""
+    head = weight.to(compute_dtype(hidden_states))
+    chunks = zip(*(x.split(CHUNK_TOKENS) for x in (hidden_states, labels)), strict=True)
+    with torch.no_grad(), torch.autocast(hidden_states.device.type, enabled=False):
+        return torch.cat(
+            [F.cross_entropy((h.to(head.dtype) @ head.t()).float(), y, reduction="none") for h, y in chunks]
+        )
+
+
+def compute_dtype(states: torch.Tensor) -> torch.dtype:
+    """The dtype that matrix products take: autocast's where it is on, else that of `states`."""
+    device = states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype

@@ -1,0 +1,134 @@
+"""The loss without logits is the loss with them, and so are its gradients; and there really are no logits."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from modeling_pure import loss_pure
+
+VOCAB = 2048
+
+
+class Shapes(TorchDispatchMode):
+    """Notes the shape of every tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.made.append(tuple(tensor.shape))
+        return result
+
+    @property
+    def logit_rows(self) -> int:
+        """Tokens in the largest tensor of tokens x vocabulary."""
+        return max((torch.Size(shape).numel() // VOCAB for shape in self.made if shape[-1:] == (VOCAB,)), default=0)
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two rows of ids, and labels of which some are left out, the whole end of a row among them."""
+    ids = torch.randint(2, VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
+    labels = ids.masked_fill(ids % 5 == 0, -100)
+    labels[1, 30:] = -100
+    return ids, labels
+
+
+def loss_and_gradients(model, ids, labels, scale=1.0, **kwargs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    model.zero_grad()
+    out = model(ids, labels=labels, **kwargs)
+    (out.loss * scale).backward()
+    return out, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("chunk", [7, 32, 80, 4096])
+@pytest.mark.parametrize("num_items", [None, 57])
+def test_it_is_the_plain_loss_in_float32(model, batch, monkeypatch, chunk, num_items):
+    """To 1e-6: sums over the vocabulary and over chunks are taken in another order, and nothing else differs."""
+    monkeypatch.setattr(loss_pure, "CHUNK_TOKENS", chunk)
+    kwargs = {} if num_items is None else {"num_items_in_batch": torch.tensor(num_items)}
+    plain, expected = loss_and_gradients(model, *batch, scale=3.0, skip_logits=False, **kwargs)
+    ours, found = loss_and_gradients(model.train(), *batch, scale=3.0, **kwargs)
+    assert ours.logits is None and plain.logits is not None
+    torch.testing.assert_close(ours.loss, plain.loss, rtol=1e-6, atol=0)
+    assert found.keys() == expected.keys()
+    assert {
+        name: relative_error(found[name], expected[name])
+        for name in expected
+        if relative_error(found[name], expected[name]) > 1e-6
+    } == {}
+
+
+def test_in_bfloat16_it_is_as_close_to_float32_as_the_plain_loss_is(model, batch):
+    """Both round logits and their gradient to 8 bits, so neither can be nearer than that; ours may not be farther.
+
+    A tenth is allowed for luck: the two round in another order.
+    """
+    _, exact = loss_and_gradients(model, *batch, skip_logits=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, expected = loss_and_gradients(model, *batch, skip_logits=False)
+        ours, found = loss_and_gradients(model.train(), *batch)
+    torch.testing.assert_close(ours.loss, plain.loss, rtol=2**-8, atol=0)
+    assert ours.loss.dtype == torch.float32
+    for name in exact:
+        assert relative_error(found[name], exact[name]) < 1.1 * relative_error(expected[name], exact[name]) < 0.1, name
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_tensor_holds_more_logits_than_a_chunk(model, batch, monkeypatch, training):
+    monkeypatch.setattr(loss_pure, "CHUNK_TOKENS", 16)
+    with Shapes() as plain:
+        model.train(training)(*batch[:1], labels=batch[1], skip_logits=False)
+    with Shapes() as ours:
+        if training:
+            model(*batch[:1], labels=batch[1]).loss.backward()
+        else:
+            model(*batch[:1], labels=batch[1], reduction="none")
+    assert plain.logit_rows == 80 and ours.logit_rows == 16
+
+
+def test_nats_of_each_token_are_those_of_the_plain_loss(model, batch):
+    ids, labels = batch
+    with torch.no_grad():
+        nats = model.eval()(ids, labels=labels, reduction="none").loss
+        log_probs = model(ids).logits[:, :-1].log_softmax(-1)
+    expected = -log_probs.gather(-1, labels[:, 1:].clamp(min=0)[..., None])[..., 0]
+    assert nats.shape == ids.shape and not nats[:, -1].any()
+    torch.testing.assert_close(nats[:, :-1], expected.masked_fill(labels[:, 1:] == -100, 0.0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_head_that_does_not_learn_gets_no_gradient(model, batch):
+    _, expected = loss_and_gradients(model.train(), *batch)
+    model.lm_head.requires_grad_(False)
+    _, found = loss_and_gradients(model, *batch)
+    assert set(expected) - set(found) == {"lm_head.weight"}
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_an_adapter_on_the_head_is_not_passed_over(model, batch):
+    """The weight of an adapted head is only a part of what it computes."""
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["lm_head"])).train()
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora" in name:
+                weight.normal_(std=0.3)
+    ours = adapted(batch[0], labels=batch[1])
+    ours.loss.backward()
+    torch.testing.assert_close(ours.loss, adapted(batch[0], labels=batch[1], skip_logits=False).loss)
+    assert all(p.grad.any() for name, p in adapted.named_parameters() if "lora" in name)
+
+
+def test_evaluation_keeps_its_logits_and_a_mean(model, batch):
+    with torch.no_grad():
+        out = model.eval()(batch[0], labels=batch[1])
+    assert out.logits.shape == (2, 40, VOCAB) and out.loss.ndim == 0
