@@ -256,8 +256,13 @@ class PureModel(PurePreTrainedModel):
 
         # The mask is made from what the caller gave. Looking for packing in positions we count ourselves would cost a
         # device sync, a mask shuts out sdpa's flash kernel, and a cache made by now would hide packed documents.
+        implementation = self.config._attn_implementation
+        takes_lengths = "flash" in implementation or "varlen" in implementation
         unmasked, causal_mask = attention_mask is None and past_key_values is None, None
-        if not (unmasked and position_ids is None and self.config._attn_implementation == "sdpa"):
+        if position_ids is not None and unmasked and "flash" in implementation and "cu_seq_lens_q" not in kwargs:
+            kwargs |= packed_lengths(position_ids.expand(inputs_embeds.shape[:2]))
+        one_document = position_ids is None and (implementation == "sdpa" or takes_lengths)
+        if not (unmasked and (one_document or (takes_lengths and "cu_seq_lens_q" in kwargs))):
             causal_mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=inputs_embeds,
@@ -268,8 +273,6 @@ class PureModel(PurePreTrainedModel):
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
-        elif unmasked and "flash" in self.config._attn_implementation and "cu_seq_lens_q" not in kwargs:
-            kwargs |= packed_lengths(position_ids.expand(inputs_embeds.shape[:2]))
         if use_cache and past_key_values is None and not self.training:
             past_key_values = DynamicCache(config=self.config)
 

@@ -13,6 +13,7 @@ os.environ.update(
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from modeling_pure import PureConfig, PureForCausalLM
 from modeling_pure.medqa.prompt import format_answer, format_prompt
 from modeling_pure.medqa.questions import Question
 
 torch.set_num_threads(1)
+
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+needs_compiler = pytest.mark.skipif(not COMPILER, reason="inductor needs a C++ compiler")
 
 WORDS = ["fever", "cough", "rash", "pain", "fatigue", "aspirin", "heparin", "insulin", "statin", "lungs", "heart"]
 
@@ -108,3 +113,21 @@ def sources(corpus) -> dict:
         "c4": {"path": str(corpus / "c4.jsonl"), "weight": 0.2, "validation_documents": 40},
         "usmle": {"path": str(corpus / "questions.jsonl"), "weight": 0.1, "format": "medqa"},
     }
+
+
+@pytest.fixture
+def config() -> PureConfig:
+    """The `tiny` preset with large weights: at the real scales every logit is near zero and all comparisons hold."""
+    return PureConfig.from_preset("tiny", initializer_range=0.1, head_initializer_range=0.1)
+
+
+@pytest.fixture
+def model(config: PureConfig) -> PureForCausalLM:
+    torch.manual_seed(0)
+    return PureForCausalLM(config).eval()
+
+
+@pytest.fixture
+def ids() -> torch.Tensor:
+    """Two rows of 24 ordinary tokens (no end, no padding)."""
+    return torch.randint(2, 2048, (2, 24), generator=torch.Generator().manual_seed(1))

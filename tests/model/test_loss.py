@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_pure import loss_pure
 
-VOCAB = 2048
+VOCAB, HIDDEN = 2048, 128
 
 
 class Shapes(TorchDispatchMode):
@@ -25,8 +25,9 @@ class Shapes(TorchDispatchMode):
 
     @property
     def logit_rows(self) -> int:
-        """Tokens in the largest tensor of tokens x vocabulary."""
-        return max((torch.Size(shape).numel() // VOCAB for shape in self.made if shape[-1:] == (VOCAB,)), default=0)
+        """Tokens in the largest tensor of tokens x vocabulary; the transposed weight of the head is none."""
+        rows = [torch.Size(shape).numel() // VOCAB for shape in self.made if shape[-1:] == (VOCAB,)]
+        return max(count for count in rows if count != HIDDEN)
 
 
 @pytest.fixture

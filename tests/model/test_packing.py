@@ -6,7 +6,7 @@ from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tests.model.conftest import needs_compiler
+from tests.conftest import needs_compiler
 
 LENGTHS = (9, 15)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_pure import PureForCausalLM
-from tests.model.conftest import needs_compiler
+from tests.conftest import needs_compiler
 
 
 def loss_and_gradients(model, ids, forward=None, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
