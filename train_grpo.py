@@ -32,7 +32,7 @@ def main() -> None:
     script_args, training_args = parser.parse_recipe(sys.argv[1:])
     check_model("model_name_or_path", script_args.model_name_or_path)
     checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
-    if already_finished(training_args.output_dir, checkpoint, training_args.max_steps):
+    if already_finished(training_args.output_dir, training_args.max_steps):
         return
     if checkpoint:
         callback_attributes(checkpoint, TokenBudget.__name__)  # of this kind of run, or refused
@@ -111,7 +111,6 @@ def finish(trainer: PureGRPOTrainer, script_args: GRPOScriptArguments) -> None:
     """The model in the run's folder, its card and the curves."""
     output_dir = trainer.args.output_dir
     trainer.save_model()
-    trainer.save_state()
     if not trainer.is_world_process_zero():
         return
     rewards = [line["rewards/correct/mean"] for line in trainer.state.log_history if "rewards/correct/mean" in line]
@@ -131,6 +130,7 @@ def finish(trainer: PureGRPOTrainer, script_args: GRPOScriptArguments) -> None:
     }
     plot_metrics(Path(output_dir) / METRICS_FILE, Path(output_dir) / "curves.png", panels)
     print_block("GRPO done", {**facts, "model, card, curves.png, metrics.jsonl": output_dir})
+    trainer.save_state()  # last: it says that the folder holds all of the above
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
 

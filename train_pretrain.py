@@ -16,18 +16,20 @@ from transformers import set_seed
 from modeling_pure import PRESETS, PureConfig, PureForCausalLM
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.estimate import tokens_per_pass
-from modeling_pure.data.held_out import open_sources, validation_mixture
+from modeling_pure.data.held_out import open_sources, split_questions, validation_mixture, validation_source_rows
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.packed import PackedMixture
-from modeling_pure.data.sources import parse_sources
-from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
+from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
+from modeling_pure.data.tokenizer import DocumentTokenizer, check_vocabulary, load_tokenizer
 from modeling_pure.errors import InputError, first_line, run_script
+from modeling_pure.medqa.questions import Question
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, checkpoint_step, resume_point
 from modeling_pure.training.plots import plot_metrics
-from modeling_pure.training.report import DISCLAIMER, print_block, state_memory, training_flops, write_model_card
+from modeling_pure.training.report import DISCLAIMER, model_flops, print_block, training_memory, write_model_card
+from modeling_pure.training.run_folder import check_recipe, note_launch, write_recipe
 from modeling_pure.training.trainer import PureTrainer, resume_data
 
 
@@ -35,12 +37,16 @@ def main() -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
     parser = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
     model_args, data_args, training_args = parser.parse_recipe(sys.argv[1:])
+    recipe = parser.merged_recipe((model_args, data_args, training_args))
     checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
-    if already_finished(training_args.output_dir, checkpoint, training_args.max_steps):
+    if already_finished(training_args.output_dir, training_args.max_steps):
         return
-    trainer = build_trainer(model_args, data_args, training_args, checkpoint)
+    if checkpoint and not training_args.allow_recipe_change:
+        check_recipe(checkpoint, {**recipe, "rows_per_step": training_args.rows_per_step})
+    trainer = build_trainer(model_args, data_args, training_args, checkpoint, recipe)
     if trainer.is_world_process_zero():
         describe_run(trainer, checkpoint)
+        record_start(training_args, recipe, checkpoint_step(checkpoint) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer)
 
@@ -50,17 +56,20 @@ def build_trainer(
     data_args: DataArguments,
     training_args: PureTrainingArguments,
     checkpoint: Path | None,
+    recipe: dict,
 ) -> PureTrainer:
     """Check and build everything; nothing is written before all of the input has been found good."""
     tokenizer = load_tokenizer("tokenizer_name_or_path", data_args.tokenizer_name_or_path)
     config = build_config(model_args, data_args, tokenizer)
-    dataset, held_out = build_data(data_args, training_args, tokenizer)
+    sources = parse_sources(data_args.sources)
+    outside = parse_validation_sources(data_args.validation_sources, sources)
+    dataset, held_out = build_data(sources, data_args, training_args, tokenizer)
+    held_out += validation_source_rows(outside, DocumentTokenizer(tokenizer), data_args)
     if checkpoint and (change := resume_data(checkpoint, dataset, training_args)) and training_args.process_index == 0:
         print(change)
     if isinstance(dataset, PackedMixture):
-        rows = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
         steps = training_args.max_steps - (checkpoint_step(checkpoint) if checkpoint else 0)
-        dataset.check_rows(steps * rows)
+        dataset.check_rows(steps * training_args.rows_per_step)
     set_seed(training_args.seed)
     model = PureForCausalLM(config)
     return PureTrainer(
@@ -69,14 +78,17 @@ def build_trainer(
         train_dataset=dataset,
         eval_dataset=held_out,
         document_mask=data_args.document_mask,
+        questions=dev_questions(sources, data_args),
+        recipe=recipe,
         processing_class=tokenizer,
         callbacks=[MetricsFile(training_args.output_dir)],
     )
 
 
-def build_data(data_args: DataArguments, training_args: PureTrainingArguments, tokenizer) -> tuple:
+def build_data(
+    sources: list[Source], data_args: DataArguments, training_args: PureTrainingArguments, tokenizer
+) -> tuple[Mixture | PackedMixture, list[dict]]:
     """The rows to train on, of this rank, and the held-out rows."""
-    sources = parse_sources(data_args.sources)
     seed = training_args.seed
     this_rank = (training_args.train_batch_size, training_args.process_index, training_args.world_size)
     if data_args.packed_dir:
@@ -88,6 +100,17 @@ def build_data(data_args: DataArguments, training_args: PureTrainingArguments, t
         mixture.opened, mixture.tokenize, data_args.max_seq_length, data_args.validation_rows
     )
     return mixture, held_out
+
+
+def dev_questions(sources: list[Source], data_args: DataArguments) -> list[Question]:
+    """The questions to answer at each validation: the first ones of the dev splits of the medqa sources."""
+    if not data_args.medqa_dev_questions:
+        return []
+    exams = [source for source in sources if source.format == "medqa"]
+    questions = [question for exam in exams for question in split_questions(exam, data_args.grpo_holdout)[1]]
+    if not questions:
+        raise InputError("medqa_dev_questions: the mixture has no medqa source")
+    return questions[: data_args.medqa_dev_questions]
 
 
 def build_config(model_args: ModelArguments, data_args: DataArguments, tokenizer) -> PureConfig:
@@ -121,9 +144,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
     args, config, mixture = trainer.args, trainer.model.config, trainer.train_dataset
     parameters = trainer.model.num_parameters()
     tokens = args.max_steps * trainer.tokens_per_step
-    embedding = config.vocab_size * config.hidden_size
-    flops = training_flops(parameters, embedding, config.num_hidden_layers, config.hidden_size, mixture.row_length)
-    petaflops = tokens * flops / 1e15
+    petaflops = tokens * model_flops(trainer.model, mixture.row_length) / 1e15
     compute = f"{petaflops:,.0f}" if petaflops >= 10 else f"{petaflops:.3g}"
     print_block(
         "Pretraining Pure",
@@ -131,16 +152,44 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
             "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (rows of {mixture.row_length})",
             **describe_sources(mixture, tokens),
-            "validation": f"{len(trainer.eval_dataset)} held-out rows every {args.eval_steps:g} steps",
-            "compute": f"{compute} PFLOP (6N + 12LhS); the progress bar shows the time left",
-            "memory": state_memory(parameters),
-            "precision": "bf16 autocast, fp32 weights" if args.bf16 else "fp32",
+            "validation": describe_validation(trainer),
+            "optimizer": "Muon for the layers, AdamW for the rest" if args.optimizer == "muon" else "AdamW, fused",
+            "compute": f"{compute} PFLOP (6N + 12LhS); log lines and the progress bar say the hours left",
+            "speed": describe_peak(trainer.throughput.peak),
+            "memory": training_memory(config, parameters, args, mixture.row_length),
+            "precision": ("bf16 autocast, fp32 weights" if args.bf16 else "fp32")
+            + (", layers compiled" if args.compile_layers else ""),
             "device": f"{args.device}, {args.world_size} process(es)",
             "run folder": args.output_dir,
             "begins": f"from {checkpoint}" if checkpoint else "at step 0",
             "note": DISCLAIMER,
         },
     )
+
+
+def describe_validation(trainer: PureTrainer) -> str:
+    """What is measured, and when."""
+    outside = {row["source"] for row in trainer.eval_dataset} - set(trainer.train_dataset.names)
+    return (
+        f"{len(trainer.eval_dataset)} held-out rows every {trainer.args.eval_steps:g} steps"
+        + (f", outside the mixture: {', '.join(sorted(outside))}" if outside else "")
+        + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else "")
+    )
+
+
+def describe_peak(peak: float | None) -> str:
+    """What the MFU of the log lines is a share of."""
+    if peak is None:
+        return "tokens per second in the log lines; no MFU, for the peak of this device is not known"
+    return f"tokens per second and MFU in the log lines: FLOPs as above, of {peak:,.0f} TFLOP/s (dense bf16)"
+
+
+def record_start(args: PureTrainingArguments, recipe: dict, step: int) -> None:
+    """Write down what this start of the run is made of, in the run's folder."""
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_recipe(folder, recipe)
+    note_launch(folder, step, args.world_size, args.device)
 
 
 def describe_sources(mixture: Mixture | PackedMixture, tokens: int) -> dict[str, str]:
@@ -164,7 +213,6 @@ def finish(trainer: PureTrainer) -> None:
     metrics = trainer.evaluate()
     output_dir = trainer.args.output_dir
     trainer.save_model()
-    trainer.save_state()
     if not trainer.is_world_process_zero():
         return
     facts = {
@@ -172,16 +220,33 @@ def finish(trainer: PureTrainer) -> None:
         "tokens trained on": f"{trainer.state.global_step * trainer.tokens_per_step:,}",
         "mixture": ", ".join(f"{s.name} {float(s.weight):.0%}" for s in trainer.train_dataset.sources),
         "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
+        **validation_facts(metrics),
         "best checkpoint": f"{trainer.state.best_model_checkpoint} ({trainer.state.best_metric:.4f})"
         if trainer.state.best_metric
         else "none",
     }
     write_model_card(output_dir, "Pure, pretrained", facts)
     panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
+    panels["validation loss by source"] = [name for name in metrics if name.startswith("eval_loss/")]
     plot_metrics(Path(output_dir) / METRICS_FILE, Path(output_dir) / "curves.png", panels)
     print_block("Pretraining done", {**facts, "model, card, curves.png, metrics.jsonl": output_dir})
+    trainer.save_state()  # last: it says that the folder holds all of the above
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def validation_facts(metrics: dict[str, float]) -> dict[str, str]:
+    """The lines of the report on single sources."""
+    facts = {}
+    for name in [name.removeprefix("eval_loss/") for name in metrics if name.startswith("eval_loss/")]:
+        facts[f"  {name}"] = f"{metrics[f'eval_loss/{name}']:.4f}"
+        if bits := metrics.get(f"eval_bits_per_byte/{name}"):
+            facts[f"  {name}"] += f", {bits:.4f} bits per byte"
+        if ratio := metrics.get(f"eval_perplexity_ratio/{name}"):
+            facts[f"  {name}"] += f"; outside the mixture, {ratio:.2f} times its perplexity"
+    if "eval_medqa_accuracy" in metrics:
+        facts["MedQA dev accuracy (chance 25 %)"] = f"{metrics['eval_medqa_accuracy']:.1%}"
+    return facts
 
 
 if __name__ == "__main__":

@@ -12,6 +12,14 @@ class RunStopped(Exception):
     """A run stopped by a rule of ours while it was under way. The message is one line, as of `InputError`."""
 
 
+class RunInterrupted(Exception):
+    """A run that a signal has stopped, after a checkpoint; its exit code is the one a shell gives for the signal."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
 EXIT_CODES = {InputError: 2, RunStopped: 3}
 
 
@@ -22,6 +30,9 @@ def run_script(main: Callable[[], int | None], name: str) -> None:
     except tuple(EXIT_CODES) as error:
         print(f"{name}: error: {one_line(error)}", file=sys.stderr)
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+    except RunInterrupted as stop:
+        print(f"{name}: {stop}", file=sys.stderr)
+        code = stop.exit_code
     sys.exit(code or 0)
 
 

@@ -29,6 +29,9 @@ RecipeLoader.add_implicit_resolver(
 )
 
 
+ONE_START = ("resume_from_checkpoint", "allow_recipe_change")
+
+
 class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults behind each option, and the script's own description as it was written."""
 
@@ -62,6 +65,7 @@ class RecipeParser(HfArgumentParser):
         # The page follows our own order, not that of the class below.
         page = self._optionals._group_actions
         page.sort(key=lambda action: shown.index(action.dest) if action.dest in shown else len(shown))
+        self.stated = stated
 
     def parse_recipe(self, argv: list[str]) -> tuple[Any, ...]:
         """The dataclasses filled from `argv`.
@@ -77,6 +81,7 @@ class RecipeParser(HfArgumentParser):
                 raise InputError(f"{path}: unknown key '{key}'{suggestion(key, known)}")
         for dotted, value in overrides:
             override(recipe, dotted, value)
+        self.given = {*recipe, *(option.lstrip("-").partition("=")[0] for option in options)}
         # Recipe values pass through the same checks as the command line, which follows them and so wins.
         arguments = [text for key, value in recipe.items() for text in as_arguments(key, value)]
         try:
@@ -86,6 +91,17 @@ class RecipeParser(HfArgumentParser):
         if unknown:
             raise InputError(f"unknown option '{unknown[0]}'{suggestion(unknown[0], [f'--{name}' for name in known])}")
         return tuple(parsed[: len(self.dataclass_types)])
+
+    def merged_recipe(self, parsed: tuple[Any, ...]) -> dict[str, Any]:
+        """The recipe that the last `parse_recipe` came to, complete: what our dataclasses state, and what was given.
+
+        Left out is what belongs to one start of a run, and what is secret.
+        """
+        values = {}
+        for arguments in parsed:
+            plain = arguments.to_dict() if hasattr(arguments, "to_dict") else dataclasses.asdict(arguments)
+            values |= {name: plain[name] for name in plain if name in self.stated or name in self.given}
+        return {name: value for name, value in values.items() if name not in ONE_START and "token" not in name}
 
     def error(self, message: str) -> None:
         """argparse would print the whole usage before its one line and exit by itself."""

@@ -25,6 +25,13 @@ class DataArguments:
     validation_rows: int = field(
         default=200, metadata={"help": "rows of held-out text, in the mixture's proportions, at most"}
     )
+    validation_sources: dict | None = field(
+        default=None,
+        metadata={"help": "texts outside the mixture to measure too: name -> {path, config, column, ...}"},
+    )
+    medqa_dev_questions: int = field(
+        default=0, metadata={"help": "dev questions of the medqa source to answer at each validation, at most"}
+    )
     grpo_holdout: float = field(
         default=0.0, metadata={"help": "share of the train questions kept out of pretraining for GRPO, 0 to 1"}
     )

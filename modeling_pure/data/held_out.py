@@ -134,6 +134,28 @@ def validation_mixture(
     return rows
 
 
+def validation_source_rows(sources: list[Source], tokenize: DocumentTokenizer, arguments: DataArguments) -> list[dict]:
+    """Rows of texts outside the mixture, up to `validation_rows` of each source, as `validation_mixture` gives them.
+
+    Raises:
+        InputError: a source cannot be read, or does not fill a row.
+    """
+    rows = []
+    for source in sources:
+        try:
+            documents = first_documents(
+                text_rows(source.key, source, source.paths, arguments, 0), source.validation_documents
+            )
+        except SourceFailed as error:
+            raise InputError(str(error)) from error
+        packed = pack_in_order(iter(text for *_, text in documents), tokenize, arguments.max_seq_length)
+        of_source = [{"input_ids": row, "source": source.name} for row in islice(packed, arguments.validation_rows)]
+        if not of_source:
+            raise InputError(f"{source.key}: {len(documents)} documents do not fill a row")
+        rows += of_source
+    return rows
+
+
 def mixed_rows(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[dict]:
     """Rows in the order of a schedule, up to the end of the first source that ends."""
     while (row := next(packed[name := schedule.next_source()], None)) is not None:

@@ -235,7 +235,8 @@ def digest(*facts: object) -> str:
 
 
 def collate_rows(rows: list[dict], document_end: int | None = None) -> dict:
-    """Rows as a batch: `input_ids` and `labels` int64 of shape (batch, row_length), and the last row's `data_state`.
+    """Rows as a batch: `input_ids` and `labels` int64 of shape (batch, row_length); in training also each row's
+    `source` and the last row's `data_state`.
 
     No attention mask: a row has no padding, and without a mask the causal kernel is used as it is. With a
     `document_end` token the batch says where documents begin, in both ways that attention kernels want it:
@@ -246,7 +247,9 @@ def collate_rows(rows: list[dict], document_end: int | None = None) -> dict:
     batch = {"input_ids": input_ids, "labels": input_ids}
     if document_end is not None:
         batch |= document_boundaries(input_ids, document_end)
-    return {**batch, "data_state": rows[-1]["data_state"]} if "data_state" in rows[-1] else batch
+    if "data_state" in rows[-1]:
+        batch |= {"source": [row["source"] for row in rows], "data_state": rows[-1]["data_state"]}
+    return batch
 
 
 def document_boundaries(input_ids: torch.Tensor, document_end: int) -> dict[str, torch.Tensor | int]:

@@ -63,7 +63,7 @@ def main() -> None:
     validation = validation_mixture(mixture.opened, mixture.tokenize, mixture.row_length, arguments.validation_rows)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2).encode())
-    write_rows(folder / VALIDATION_FILE, [row["input_ids"] for row in validation], [0] * len(validation), {})
+    write_batch(folder / VALIDATION_FILE, validation, mixture.names)
     state = write_mixture(folder, mixture, rows)
     print(f"{folder}: {rows:,} rows of {mixture.row_length:,} tokens")
     for name, done in mixture.progress([state]).items():
@@ -96,10 +96,10 @@ def write_mixture(folder: Path, mixture: Mixture, rows: int, rows_per_file: int 
 def write_batch(file: Path, batch: list[dict], names: list[str]) -> None:
     """Write rows of a mixture with their sources, and the state after the last one."""
     sources = [names.index(row["source"]) for row in batch]
-    write_rows(file, [row["input_ids"] for row in batch], sources, batch[-1]["data_state"])
+    write_rows(file, [row["input_ids"] for row in batch], sources, batch[-1].get("data_state"))
 
 
-def write_rows(file: Path, rows: list[np.ndarray], sources: list[int], state: dict) -> None:
+def write_rows(file: Path, rows: list[np.ndarray], sources: list[int], state: dict | None) -> None:
     """Write one table of `input_ids` and `source`, under its name only once it is whole."""
     tokens = np.stack(rows)
     tokens = tokens.astype(np.uint16 if tokens.max() < 1 << 16 else np.int32)

@@ -106,14 +106,19 @@ class PackedMixture(IterableDataset):
 
     def validation_rows(self) -> list[dict[str, np.ndarray]]:
         """The held-out rows that were packed with the others."""
-        return [{"input_ids": row} for row in token_rows(open_table(self.folder / VALIDATION_FILE))]
+        table = open_table(self.folder / VALIDATION_FILE)
+        sources = table.column("source").to_numpy()
+        return [
+            {"input_ids": row.astype(np.int32), "source": self.names[source]}
+            for row, source in zip(token_rows(table), sources, strict=True)
+        ]
 
     def __iter__(self) -> Iterator[dict]:
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         begin = self.first_row + (worker * self.world_size + self.rank) * self.batch_size
         stride = num_workers * self.world_size * self.batch_size
-        opened, rows = None, None
+        opened, rows, sources = None, None, None
         while begin + self.batch_size <= self.num_rows:
             # After this batch of every rank so many rows have been read.
             rows_read = begin + (self.world_size - self.rank) * self.batch_size
@@ -121,8 +126,10 @@ class PackedMixture(IterableDataset):
             for number in range(begin, begin + self.batch_size):
                 file, place = divmod(number, self.rows_per_file)
                 if file != opened:
-                    opened, rows = file, token_rows(open_table(rows_file(self.folder, file)))
-                yield {"input_ids": rows[place].astype(np.int32), "data_state": state}
+                    table = open_table(rows_file(self.folder, file))
+                    opened, rows, sources = file, token_rows(table), table.column("source").to_numpy()
+                row, source = rows[place].astype(np.int32), self.names[sources[place]]
+                yield {"input_ids": row, "source": source, "data_state": state}
             begin += stride
         raise RunStopped(f"packed_dir: all {self.num_rows:,} rows of '{self.folder}' have been read")
 

@@ -1,6 +1,6 @@
 """The sources of the mixture, as a recipe states them, checked before anything is read."""
 
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 from fractions import Fraction
 from math import lcm
 
@@ -25,6 +25,7 @@ class Source:
             source are held out, and the questions that `medqa.splits` calls dev of a medqa source.
         validation_documents: how many documents of a text source are read for validation at most.
         max_epochs: how often a document may come; then the other sources get this one's share, in proportion.
+        section: the mapping of the recipe that the source stands in.
     """
 
     name: str
@@ -36,16 +37,15 @@ class Source:
     validation_path: str | None = None
     validation_documents: int = 64
     max_epochs: int | None = None
+    section: InitVar[str] = "sources"
+
+    def __post_init__(self, section: str) -> None:
+        object.__setattr__(self, "key", f"{section}.{self.name}")  # the recipe key that error messages name
 
     @property
     def paths(self) -> list[str]:
         """All paths."""
         return [self.path] if isinstance(self.path, str) else self.path
-
-    @property
-    def key(self) -> str:
-        """The recipe key that error messages name."""
-        return f"sources.{self.name}"
 
 
 def parse_sources(sources: dict | None) -> list[Source]:
@@ -56,7 +56,7 @@ def parse_sources(sources: dict | None) -> list[Source]:
     """
     if not isinstance(sources, dict) or not sources:
         raise InputError("sources: expected a mapping of source names, each with 'path' and 'weight'")
-    parsed = [parse_source(name, entry) for name, entry in sources.items()]
+    parsed = [parse_source(f"sources.{name}", entry) for name, entry in sources.items()]
     total = sum(source.weight for source in parsed)
     if abs(total - 1) > Fraction(1, 10**6):
         shares = ", ".join(f"{source.name} {float(source.weight):g}" for source in parsed)
@@ -64,9 +64,26 @@ def parse_sources(sources: dict | None) -> list[Source]:
     return parsed
 
 
-def parse_source(name: str, entry: dict) -> Source:
-    """One entry of the recipe's `sources`."""
-    key = f"sources.{name}"
+def parse_validation_sources(entries: dict | None, mixture: list[Source]) -> list[Source]:
+    """The recipe's `validation_sources`: texts outside the mixture, with a path and no weight.
+
+    Raises:
+        InputError: names the key and what was expected.
+    """
+    sources = []
+    for name, entry in (entries or {}).items():
+        key = f"validation_sources.{name}"
+        if not isinstance(entry, dict) or {"weight", "max_epochs", "validation_path"} & set(entry):
+            raise InputError(f"{key}: expected a mapping with 'path', and nothing about training, found {entry!r}")
+        sources.append(parse_source(key, {**entry, "weight": 1}))
+        if sources[-1].format != "text" or name in [source.name for source in mixture]:
+            raise InputError(f"{key}: expected a text source with a name that the mixture does not have")
+    return sources
+
+
+def parse_source(key: str, entry: dict) -> Source:
+    """One entry of a recipe's mapping of sources, by its key in the recipe."""
+    section, name = key.split(".", 1)
     if not isinstance(entry, dict):
         raise InputError(f"{key}: expected a mapping with 'path' and 'weight', found {entry!r}")
     known = [field.name for field in fields(Source) if field.name != "name"]
@@ -84,7 +101,7 @@ def parse_source(name: str, entry: dict) -> Source:
         raise InputError(f"{key}.weight: expected a number between 0 and 1, found {entry['weight']!r}") from error
     if not 0 < weight <= 1:
         raise InputError(f"{key}.weight: expected a number above 0 and up to 1, found {entry['weight']!r}")
-    source = Source(**{**entry, "name": name, "weight": weight})
+    source = Source(**{**entry, "name": name, "weight": weight, "section": section})
     if source.format not in FORMATS:
         raise InputError(f"{key}.format: expected one of {list(FORMATS)}, found {source.format!r}")
     return source

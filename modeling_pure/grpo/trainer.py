@@ -7,7 +7,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
 
-from ..training.checkpoint import callback_attributes, checkpoint_step, restore_finished
+from ..training.checkpoint import callback_attributes
+from ..training.saving import DurableTrainer
 
 
 class TokenBudget(TrainerCallback, ExportableState):
@@ -32,11 +33,13 @@ class TokenBudget(TrainerCallback, ExportableState):
         return {"args": {"max_tokens": self.max_tokens}, "attributes": {"generated_tokens": self.generated_tokens}}
 
 
-class PureGRPOTrainer(GRPOTrainer):
+class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
     """GRPO with a token budget. The refinements of DeepSeek-V3.2 are TRL's own, switched on in `PureGRPOConfig`."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        # A run that goes on inside a rollout would sample other prompts.
+        self.stop_on_signal.steps_between_stops = int(self.args.updates_per_rollout)
         self.token_budget = TokenBudget(self.args.max_tokens)
         self.add_callback(self.token_budget)
 
@@ -45,12 +48,11 @@ class PureGRPOTrainer(GRPOTrainer):
         if resume_from_checkpoint:
             attributes = callback_attributes(resume_from_checkpoint, TokenBudget.__name__)
             self.token_budget.generated_tokens = attributes["generated_tokens"]
-            if self.token_budget.spent or checkpoint_step(Path(resume_from_checkpoint)) >= self.args.max_steps:
-                return restore_finished(self, resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Leave the card to the script: TRL's would replace ours, which says what the model is not for."""
+    def has_finished(self, checkpoint: Path) -> bool:
+        """Whether the budget is spent, or the checkpoint is that of the last step."""
+        return self.token_budget.spent or super().has_finished(checkpoint)
 
     def _generate(self, prompts: list):
         output = super()._generate(prompts)

@@ -4,8 +4,11 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from ..errors import InputError
+
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass
@@ -32,22 +35,32 @@ class PureTrainingArguments(TrainingArguments):
     max_steps: int = field(default=61_035, metadata={"help": "optimizer steps; 61,035 x 32,768 tokens = 2B tokens"})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "rows in a forward pass, per device"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes in an optimizer step"})
-    learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate of AdamW"})
+    optimizer: str = field(
+        default="adamw", metadata={"help": "adamw, or muon: Muon for the matrices of the layers, AdamW for the rest"}
+    )
+    learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "schedule after warm-up"})
     lr_scheduler_kwargs: dict | None = field(
         default_factory=lambda: {"min_lr": 3e-5}, metadata={"help": "settings of the schedule; min_lr is its end"}
     )
     warmup_steps: float = field(default=1526, metadata={"help": "steps of linear warm-up; 1,526 = 50M tokens"})
-    weight_decay: float = field(default=0.1, metadata={"help": "AdamW's decoupled weight decay"})
+    weight_decay: float = field(default=0.1, metadata={"help": "decoupled weight decay"})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second-moment decay"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
     bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
+    compile_layers: bool | None = field(
+        default=None, metadata={"help": "torch.compile each decoder layer; by default on a GPU"}
+    )
+    max_nonfinite_steps: int = field(
+        default=5,
+        metadata={"help": "a step whose loss or gradient is not finite is skipped; so many in a row stop the run"},
+    )
     eval_strategy: str = field(default="steps", metadata={"help": "when to measure the validation loss"})
     eval_steps: float | None = field(default=1000, metadata={"help": "optimizer steps between validations"})
     per_device_eval_batch_size: int = field(default=8, metadata={"help": "rows in a validation pass, per device"})
     save_strategy: str = field(default="steps", metadata={"help": "when to save a checkpoint"})
     save_steps: float = field(default=1000, metadata={"help": "optimizer steps between checkpoints"})
-    save_total_limit: int | None = field(default=3, metadata={"help": "checkpoints kept, the best one among them"})
+    save_total_limit: int | None = field(default=3, metadata={"help": "newest checkpoints kept, and the best one"})
     metric_for_best_model: str | None = field(default="eval_loss", metadata={"help": "what the best checkpoint is"})
     logging_steps: float = field(default=10, metadata={"help": "optimizer steps between log lines"})
     report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, wandb, trackio, all or none"})
@@ -56,12 +69,27 @@ class PureTrainingArguments(TrainingArguments):
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "a checkpoint folder to go on from, instead of the run's last complete one"}
     )
+    allow_recipe_change: bool = field(
+        default=False,
+        metadata={
+            "help": "go on from a checkpoint of another recipe; data whose place in it means nothing begin anew"
+        },
+    )
     push_to_hub: bool = field(default=False, metadata={"help": "push checkpoints and the final model to the Hub"})
     hub_model_id: str | None = field(default=None, metadata={"help": "repository on the Hub, user/name"})
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of one optimizer step, over all devices."""
+        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        if self.compile_layers is None:
+            self.compile_layers = torch.cuda.is_available() and not self.torch_compile
+        # Every weight takes part in every step, and no buffer ever changes: nothing to look for, nothing to send.
+        self.ddp_find_unused_parameters = self.ddp_broadcast_buffers = False
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         # Trainer would replay and tokenise every batch seen so far; our rows carry their position (data.mixture).
         self.ignore_data_skip = True
@@ -69,6 +97,16 @@ class PureTrainingArguments(TrainingArguments):
         self.logging_nan_inf_filter = False
         self.prediction_loss_only = True
         super().__post_init__()
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer: expected one of {list(OPTIMIZERS)}, found {self.optimizer!r}")
+        if self.optim != OptimizerNames.ADAMW_TORCH_FUSED:
+            raise InputError("optim: a step that is not finite can be skipped by `optimizer: adamw` or `muon` only")
+        if self.optimizer == "muon" and self.fsdp:
+            raise InputError("optimizer: muon needs whole matrices; FSDP cuts them up. Take adamw or DDP")
+        if self.max_nonfinite_steps < 1:
+            raise InputError(f"max_nonfinite_steps: expected at least 1, found {self.max_nonfinite_steps}")
+        if self.auto_find_batch_size:
+            raise InputError("auto_find_batch_size: not needed; a run out of memory halves its passes by itself")
         if self.label_smoothing_factor:
             raise InputError("label_smoothing_factor: Trainer would not shift the labels and compute a wrong loss")
         if self.use_liger_kernel:

@@ -1,6 +1,7 @@
 """What a run writes beside its checkpoints: every logged number, one JSON line each."""
 
 import json
+import math
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -24,7 +25,12 @@ class MetricsFile(TrainerCallback):
         """Write one line."""
         if state.is_world_process_zero:
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **as_json(logs)}) + "\n")
+
+
+def as_json(logs: dict) -> dict:
+    """Log values with null in the place of a number that JSON does not have."""
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in logs.items()}
 
 
 def read_metrics(path: Path) -> list[dict]:

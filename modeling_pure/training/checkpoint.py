@@ -4,35 +4,57 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from transformers import Trainer, TrainerState
 
 from ..errors import InputError, first_line
 
 STATE_FILE = "trainer_state.json"
+FILE_LIST = "checkpoint_files.json"
+
+
+def checkpoint_folders(output_dir: str | Path) -> list[Path]:
+    """The checkpoint folders of a run, by step, whole or not."""
+    numbered = [(folder.name.removeprefix("checkpoint-"), folder) for folder in Path(output_dir).glob("checkpoint-*")]
+    return [folder for _, folder in sorted((int(step), folder) for step, folder in numbered if step.isdigit())]
+
+
+def write_file_list(folder: Path) -> None:
+    """Write down the size of every file of a checkpoint, by which one that has lost something is known."""
+    sizes = {
+        str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()
+    }
+    (folder / FILE_LIST).write_text(json.dumps(sizes, indent=2) + "\n")
+
+
+def checkpoint_fault(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder; None where it is whole."""
+    try:
+        sizes = json.loads((folder / FILE_LIST).read_text())
+        step = json.loads((folder / STATE_FILE).read_text())["global_step"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"no whole {FILE_LIST} and {STATE_FILE} ({first_line(error)})"
+    if folder.name != f"checkpoint-{step}":
+        return f"{STATE_FILE} is of step {step}"
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size:,} bytes of {size:,}"
+    return None
 
 
 def checkpoint_step(folder: Path) -> int | None:
-    """The step of a complete checkpoint folder; None where it was cut off while it was written.
-
-    Trainer writes `trainer_state.json` last, so a checkpoint is whole when that file is whole and names its step.
-    """
-    try:
-        step = json.loads((folder / STATE_FILE).read_text())["global_step"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return step if folder.name == f"checkpoint-{step}" else None
+    """The step of a checkpoint folder; None where it is not whole."""
+    return None if checkpoint_fault(folder) else int(folder.name.removeprefix("checkpoint-"))
 
 
 def last_complete_checkpoint(output_dir: str) -> Path | None:
-    """The newest whole checkpoint of a run; says which half-written ones it passed over."""
-    complete = None
-    for folder in sorted(Path(output_dir).glob("checkpoint-*"), key=lambda folder: folder.stat().st_mtime):
-        step = checkpoint_step(folder)
-        if step is None:
-            print(f"passing over {folder}: it is not complete")
-        elif complete is None or step > complete[0]:
-            complete = (step, folder)
-    return complete[1] if complete else None
+    """The newest whole checkpoint of a run; says which damaged ones it passed over."""
+    for folder in reversed(checkpoint_folders(output_dir)):
+        if not (fault := checkpoint_fault(folder)):
+            return folder
+        print(f"passing over {folder}: {fault}")
+    return None
 
 
 def resume_point(output_dir: str, resume_from_checkpoint: str | None) -> Path | None:
@@ -44,8 +66,8 @@ def resume_point(output_dir: str, resume_from_checkpoint: str | None) -> Path | 
     if not resume_from_checkpoint:
         return last_complete_checkpoint(output_dir)
     folder = Path(resume_from_checkpoint)
-    if checkpoint_step(folder) is None:
-        raise InputError(f"resume_from_checkpoint: '{folder}' is not a complete checkpoint (no whole {STATE_FILE})")
+    if fault := checkpoint_fault(folder):
+        raise InputError(f"resume_from_checkpoint: '{folder}' is not a complete checkpoint: {fault}")
     return folder
 
 
@@ -62,19 +84,16 @@ def callback_attributes(checkpoint: str | Path, callback: str) -> dict:
         raise InputError(f"{checkpoint}: was not written by this kind of run (no {callback} state)") from error
 
 
-def already_finished(output_dir: str, checkpoint: Path | None, max_steps: int) -> bool:
-    """Whether a run's folder holds the model of its last step already; says so."""
-    has_model = any(Path(output_dir).glob("*.safetensors"))
-    finished = checkpoint is not None and has_model and checkpoint_step(checkpoint) >= max_steps
+def already_finished(output_dir: str, max_steps: int) -> bool:
+    """Whether a run's folder holds everything that its last step and what follows it leave; says so."""
+    try:
+        step = json.loads((Path(output_dir) / STATE_FILE).read_text())["global_step"]  # written last of all
+    except (OSError, ValueError, KeyError):
+        return False
+    finished = step >= max_steps and any(Path(output_dir).glob("*.safetensors"))
     if finished:
-        print(f"{output_dir}: finished before, at step {checkpoint_step(checkpoint)}; raise max_steps to go on")
+        print(f"{output_dir}: finished before, at step {step}; raise max_steps to go on")
     return finished
-
-
-def restore_finished(trainer: Trainer, checkpoint: str) -> None:
-    """Take up a run that was stopped after its last step: Trainer would make one step too many."""
-    trainer._load_from_checkpoint(checkpoint)
-    trainer.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
 
 
 def check_model(key: str, name_or_path: str) -> None:

@@ -20,7 +20,7 @@ def plot_metrics(metrics_file: Path, picture: Path, panels: dict[str, list[str]]
     figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.8), squeeze=False, layout="constrained")
     for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
         for name in names:
-            points = [(line["step"], line[name]) for line in lines if name in line]
+            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 15 else None)
         axis.set(title=title, xlabel="step")

@@ -6,6 +6,10 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedModel, TrainingArguments
+
+from ..configuration_pure import PureConfig
+from ..loss_pure import CHUNK_TOKENS
 
 DISCLAIMER = "Research model. Not for clinical use: not for diagnosis, treatment or advice to patients."
 
@@ -26,12 +30,39 @@ def state_memory(parameters: int) -> str:
     return f"{16 * parameters / 1e9:.2f} GB for weights, gradients and Adam (fp32); activations come on top"
 
 
+def training_memory(config: PureConfig, parameters: int, args: TrainingArguments, length: int) -> str:
+    """What a pass of compiled layers takes on each device, in GB, by arithmetic.
+
+    Saved for the backward pass are, for each token and layer, the inputs of both norms and what these give, queries,
+    keys, values and their mixture, and three of the width of the MLP; with checkpointing, a layer's input alone, and
+    the rest of one layer at a time. The loss holds a chunk of logits, twice in their dtype and twice in float32.
+    """
+    tokens = args.per_device_train_batch_size * length
+    width = 2 if args.bf16 else 4
+    keys = config.num_key_value_heads * config.head_dim
+    of_layer = width * tokens * (6 * config.hidden_size + 2 * keys + 3 * config.intermediate_size)
+    activations = config.num_hidden_layers * of_layer
+    if args.gradient_checkpointing:
+        activations = config.num_hidden_layers * width * tokens * config.hidden_size + of_layer
+    loss = min(tokens, CHUNK_TOKENS) * config.vocab_size * (2 * width + 8)
+    parts = {"weights, gradients, optimizer": 16 * parameters, "activations": activations, "loss": loss}
+    total = sum(parts.values()) / 1e9
+    return f"about {total:.1f} GB: " + ", ".join(f"{size / 1e9:.1f} {part}" for part, size in parts.items())
+
+
 def training_flops(parameters: int, embedding_parameters: int, layers: int, hidden: int, length: int) -> int:
     """FLOPs of training on one token: 6 x matmul parameters + 12 x layers x hidden x length.
 
     The convention of PaLM (Chowdhery et al. 2022, appendix B), without the input embedding, which is a lookup.
     """
     return 6 * (parameters - embedding_parameters) + 12 * layers * hidden * length
+
+
+def model_flops(model: PreTrainedModel, length: int) -> int:
+    """`training_flops` of a model on rows of `length` tokens."""
+    config = model.config
+    embedding = config.vocab_size * config.hidden_size
+    return training_flops(model.num_parameters(), embedding, config.num_hidden_layers, config.hidden_size, length)
 
 
 def write_model_card(folder: str, title: str, facts: dict[str, str], base_model: str | None = None) -> None:

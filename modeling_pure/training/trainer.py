@@ -1,18 +1,34 @@
 """`transformers.Trainer` on the mixture: it always knows which rows it has trained on, and resumes after them."""
 
-import time
+import gc
+import json
+import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from ..data.mixture import Mixture, collate_rows
+from ..data.mixture import Mixture, collate_rows, document_boundaries
 from ..data.packed import PackedMixture
-from ..errors import RunStopped
-from .checkpoint import callback_attributes, checkpoint_step, restore_finished
+from ..errors import InputError, RunStopped
+from ..medqa.questions import Question
+from .checkpoint import callback_attributes, checkpoint_folders, checkpoint_step
+from .health import NonFiniteGuard, NotFinite, loss_spike
+from .kernels import compile_layers, separate_documents_by_lengths
+from .optimizer import muon_with_adamw
+from .report import model_flops
+from .run_folder import CHECKPOINT_RECIPE
+from .saving import DurableTrainer
+from .signals import leave_signals_to_the_run
+from .throughput import Throughput, device_peak
+from .validation import dev_accuracy, loss_metrics, row_nats, token_bytes
+
+logger = logging.getLogger(__name__)
 
 
 class DataPosition(TrainerCallback, ExportableState):
@@ -37,32 +53,68 @@ def resume_data(checkpoint: str | Path, dataset: Mixture | PackedMixture, args: 
     """Put the data where it was when a checkpoint was written; returns what changes for the user, if anything does.
 
     Raises:
-        InputError: another kind of run wrote the checkpoint, or one with other sources.
+        InputError: another kind of run wrote the checkpoint, or one with other sources and no `allow_recipe_change`.
     """
     ranks = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
-    return dataset.resume(ranks, max(1, args.dataloader_num_workers))
+    try:
+        return dataset.resume(ranks, max(1, args.dataloader_num_workers))
+    except InputError as error:
+        if not args.allow_recipe_change:
+            raise
+        return f"the data begin anew: {error}"
 
 
-class PureTrainer(Trainer):
-    """A Trainer for `Mixture`. Every rank builds its own batches; none waits for rank 0.
+class PureTrainer(DurableTrainer, Trainer):
+    """A Trainer for `Mixture`. Every rank builds its own batches; none waits for rank 0, and no step for its host.
 
     Args:
+        eval_dataset: held-out rows with the name of their `source`, in the mixture or outside it.
         document_mask: whether the documents of a row are kept from attending to each other.
+        questions: MedQA dev questions to answer at each validation.
+        recipe: what a checkpoint says it was made with.
     """
 
-    def __init__(self, *args, train_dataset: Mixture | PackedMixture, document_mask: bool = False, **kwargs):
-        self.data_position = DataPosition()
-        document_end = train_dataset.tokenizer.eos_token_id if document_mask else None
-        collator = partial(collate_rows, document_end=document_end)
+    def __init__(
+        self,
+        *args,
+        train_dataset: Mixture | PackedMixture,
+        document_mask: bool = False,
+        questions: list[Question] | None = None,
+        recipe: dict[str, Any] | None = None,
+        **kwargs,
+    ):
+        self.data_position, self.tokenizer = DataPosition(), train_dataset.tokenizer
+        self.document_end = self.tokenizer.eos_token_id if document_mask else None
+        collator = partial(collate_rows, document_end=self.document_end)
         super().__init__(*args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         self.add_callback(self.data_position)
-        self._last_log = (time.perf_counter(), 0)
+        self.questions, self.recipe = questions or [], recipe or {}
+        self.token_bytes = token_bytes(self.tokenizer, self.model.config.vocab_size)
+        self.rows_per_pass = self.args.train_batch_size  # fewer once a pass has run out of memory
+        kept = int(self.args.logging_steps) + self.args.max_nonfinite_steps
+        self.guard = NonFiniteGuard(self.args.max_nonfinite_steps, kept, self.args.device)
+        peak = device_peak(self.args.device)
+        self.throughput = Throughput(
+            self.tokens_per_step,
+            model_flops(self.model, train_dataset.row_length),
+            peak and peak * self.args.world_size,
+            self.args.device,
+        )
+        if document_mask and self.args.bf16 and self.args.device.type == "cuda":
+            separate_documents_by_lengths(self.model)
+        if self.args.compile_layers:
+            compile_layers(self.model)
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step, over all devices."""
-        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return rows * self.train_dataset.row_length
+        return self.args.rows_per_step * self.train_dataset.row_length
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """AdamW as Trainer makes it, or Muon with AdamW."""
+        if self.optimizer is None and self.args.optimizer == "muon":
+            self.optimizer = muon_with_adamw(self.model, self.args)
+        return super().create_optimizer(model)
 
     def get_train_dataloader(self) -> DataLoader:
         """A plain loader: the mixture already gives each rank its own rows, so accelerate must not share them out."""
@@ -74,19 +126,21 @@ class PureTrainer(Trainer):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.args.dataloader_pin_memory,
+            worker_init_fn=leave_signals_to_the_run,
         )
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """Train; with a checkpoint, first put the data where that checkpoint left it."""
         if resume_from_checkpoint:
             resume_data(resume_from_checkpoint, self.train_dataset, self.args)
-            self.data_position.workers = dict(self.train_dataset.position)
-            self.data_position.last_worker = (self.train_dataset.first_worker - 1) % len(self.data_position.workers)
-            if checkpoint_step(Path(resume_from_checkpoint)) >= self.args.max_steps:
-                return restore_finished(self, resume_from_checkpoint)
-        self._last_log = (time.perf_counter(), None)
+            self.throughput.start(checkpoint_step(Path(resume_from_checkpoint)))
+            if workers := self.train_dataset.position:
+                self.data_position.workers = dict(workers)
+                self.data_position.last_worker = (self.train_dataset.first_worker - 1) % len(workers)
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except NotFinite:
+            raise
         except RunStopped:
             # The data have ended between two steps. Other ranks wait in the next step, not here, so that only a run
             # of one process can still save.
@@ -94,30 +148,142 @@ class PureTrainer(Trainer):
                 self._save_checkpoint(self.model, trial=None)
             raise
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """One forward and backward pass; notes the batch's place in the data."""
-        self.data_position.advance(inputs.pop("data_state"))
-        return super().training_step(model, inputs, num_items_in_batch)
+    # ---- one step -------------------------------------------------------------------------------------------------
 
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Leave the card to the script: Trainer's would replace ours, which says what the model is not for."""
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """The micro-batches of a step; remembered, in case they have to be run again or looked at."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.guard.batches.append((self.state.global_step + 1, batches))
+        return batches, num_items
 
-    def _save_checkpoint(self, model, trial):
-        position = {"workers": self.data_position.workers, "last_worker": self.data_position.last_worker}
-        self.data_position.ranks = gather_object([position])
-        super()._save_checkpoint(model, trial)
+    def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> torch.Tensor:
+        # Rows are full, so the number is known without looking at them; Trainer's own count waits for the device.
+        tokens = sum(batch["labels"].numel() - len(batch["labels"]) for batch in batch_samples)
+        return torch.full((), tokens * self.args.world_size, device=device)
+
+    def _prepare_input(self, data):
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
+    def training_step(self, model, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
+        """Forward and backward of a micro-batch, a part of its rows at a time once memory has run out."""
+        _, batches = self.guard.batches[-1]
+        self.data_position.advance(inputs["data_state"])
+        loss = self._pass(model, inputs, num_items_in_batch)
+        while loss is None:
+            self._take_fewer_rows()
+            model.zero_grad()  # with what the pass left that did not end go those before it: run them all again
+            before = batches[: next(i for i, batch in enumerate(batches) if batch is inputs)]
+            losses = [self._pass(model, batch, num_items_in_batch) for batch in (*before, inputs)]
+            loss = None if None in losses else losses[-1]
+        return self.guard.count_loss(loss)
+
+    def _pass(self, model, batch: dict, num_items: torch.Tensor) -> torch.Tensor | None:
+        """The loss of a micro-batch, its gradients added to the others; None where memory has run out."""
+        try:
+            return sum(Trainer.training_step(self, model, piece, num_items) for piece in self._pieces(batch))
+        except torch.OutOfMemoryError:
+            return None
+
+    def _pieces(self, batch: dict) -> list[dict]:
+        """A micro-batch as the model takes it, cut into passes."""
+        if self.rows_per_pass >= len(batch["input_ids"]):
+            return [{name: value for name, value in batch.items() if name not in ("source", "data_state")}]
+        pieces = []
+        for ids in batch["input_ids"].split(self.rows_per_pass):
+            borders = {} if self.document_end is None else document_boundaries(ids, self.document_end)
+            pieces.append({"input_ids": ids, "labels": ids, **borders})
+        return pieces
+
+    def _take_fewer_rows(self) -> None:
+        rows = self.rows_per_pass
+        if rows == 1:
+            raise RunStopped("out of memory with one row in a pass; say --gradient_checkpointing true")
+        if self.args.world_size > 1:  # the other ranks are in the middle of a pass and will not begin it again
+            raise RunStopped(
+                f"out of memory with {rows} rows in a pass; say --per_device_train_batch_size {rows // 2} "
+                f"--gradient_accumulation_steps {2 * self.args.gradient_accumulation_steps}"
+            )
+        self.rows_per_pass = rows // 2
+        gc.collect()
+        torch.cuda.empty_cache()
+        print(
+            f"out of memory with {rows} rows in a pass: going on with {self.rows_per_pass} and accumulating twice as "
+            f"often; a step still has {self.tokens_per_step:,} tokens"
+        )
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        """The loss; where it is not finite, its gradient is not either."""
+        return self.guard.poison(super().compute_loss(model, inputs, False, num_items_in_batch))
+
+    def _get_grad_norm(self, model, grad_norm=None) -> torch.Tensor:
+        return self.guard.check(super()._get_grad_norm(model, grad_norm), self.optimizer.optimizer)
+
+    # ---- log lines, validation and checkpoints --------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add tokens, tokens per second since the last line, and passes over each source."""
+        """Add speed, tokens and passes of each source, and what was wrong with the steps since the last line."""
         if "loss" in logs:
-            now, step = time.perf_counter(), self.state.global_step
-            then, last_step = self._last_log
-            if last_step is not None:
-                logs["tokens_per_second"] = round((step - last_step) * self.tokens_per_step / (now - then), 1)
-            self._last_log = (now, step)
+            step = self.state.global_step
+            self._add_health(logs)
+            logs |= self.throughput.measure(step, self.args.max_steps)
             logs["tokens"] = step * self.tokens_per_step
             states = gather_object(list(self.data_position.workers.values()))
             for name, done in self.train_dataset.progress(states).items():
                 logs[f"tokens/{name}"] = done["rows"] * self.train_dataset.row_length
                 logs |= {f"{fact}/{name}": done[fact] for fact in ("passes", "skipped") if fact in done}
         super().log(logs, start_time)
+
+    def _add_health(self, logs: dict[str, float]) -> None:
+        step = self.state.global_step
+        share, skipped, in_a_row = self.guard.read(self.accelerator.reduce)
+        if skipped:
+            logs["loss"] = logs["loss"] / share if share else float("nan")
+            logs["skipped_steps"] = skipped
+            logger.warning(f"step {step}: skipped {skipped} of the last steps, whose loss or gradient was not finite")
+        if in_a_row >= self.args.max_nonfinite_steps:
+            self._stop_not_finite(in_a_row)
+        earlier = [line["loss"] for line in self.state.log_history if "loss" in line]
+        if above := loss_spike(logs["loss"], earlier):
+            logs["loss_spike"] = above
+            logger.warning(f"step {step}: a loss of {logs['loss']:.4f} is {above:.4f} above the median of late")
+
+    def _stop_not_finite(self, in_a_row: int) -> None:
+        folder = Path(self.args.output_dir)
+        file = self.guard.write_batches(folder, self.args.process_index, in_a_row, self.tokenizer)
+        steps = [checkpoint_step(folder) for folder in checkpoint_folders(folder)]
+        good = [step for step in steps if step is not None]
+        raise NotFinite(
+            f"max_nonfinite_steps: loss or gradient was not finite in {in_a_row} steps in a row, the last "
+            f"{self.state.global_step}; their rows are in '{file}', the last good checkpoint is "
+            f"{folder / f'checkpoint-{good[-1]}' if good else 'none'}"
+        )
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Loss, perplexity ratios and bits per byte of the held-out rows, and MedQA dev accuracy (`validation`)."""
+        args = self.args
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        size = args.per_device_eval_batch_size
+        batches = [self.data_collator(rows[i : i + size]) for i in range(0, len(rows), size)]
+        ranks = (args.process_index, args.world_size, self.accelerator.reduce)
+        self.model.eval()
+        with self.throughput.paused(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
+            nats = row_nats(self.model, batches, self.token_bytes, *ranks)
+            metrics = loss_metrics(rows, nats, self.train_dataset.names, self.token_bytes)
+            if self.questions:
+                metrics["medqa_accuracy"] = dev_accuracy(self.model, self.tokenizer, self.questions, *ranks)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, model, trial) -> None:
+        position = {"workers": self.data_position.workers, "last_worker": self.data_position.last_worker}
+        self.data_position.ranks = gather_object([position])
+        with self.throughput.paused():
+            super()._save_checkpoint(model, trial)
+
+    def _add_to_checkpoint(self, folder: Path) -> None:
+        recipe = {**self.recipe, "rows_per_step": self.args.rows_per_step}
+        (folder / CHECKPOINT_RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")

@@ -244,7 +244,7 @@ def test_what_was_read_is_what_was_given_and_skipped(make_mixture, sources, tmp_
 
 def test_a_batch_has_no_mask_and_its_labels_are_its_inputs(make_mixture):
     batch = collate_rows(take(iter(make_mixture()), 2))
-    assert set(batch) == {"input_ids", "labels", "data_state"}
+    assert set(batch) == {"input_ids", "labels", "source", "data_state"}
     assert batch["input_ids"].shape == (2, 32)
     assert (batch["labels"] == batch["input_ids"]).all()
 

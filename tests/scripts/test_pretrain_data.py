@@ -44,7 +44,7 @@ def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
 def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, tmp_path):
     output = train(pretrain_recipe, tmp_path, "--max_steps", "1", "--max_seq_length", "8").stdout
     for name in ("finepdfs", "fineweb_edu", "c4", "usmle"):
-        (line,) = [line for line in output.splitlines() if line.strip().startswith(name)]
+        line = next(line for line in output.splitlines() if line.strip().startswith(name))
         assert "about 0.0 passes over" in line
     assert "decontaminated" in output and "of them too short" in output
 

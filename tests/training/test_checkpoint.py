@@ -5,7 +5,13 @@ import json
 import pytest
 
 from modeling_pure.errors import InputError
-from modeling_pure.training.checkpoint import callback_attributes, check_model, last_complete_checkpoint, resume_point
+from modeling_pure.training.checkpoint import (
+    callback_attributes,
+    check_model,
+    last_complete_checkpoint,
+    resume_point,
+    write_file_list,
+)
 
 
 def write_checkpoint(run, step, text=None):
@@ -13,6 +19,8 @@ def write_checkpoint(run, step, text=None):
     folder.mkdir(parents=True)
     state = {"global_step": step, "stateful_callbacks": {"Budget": {"attributes": {"tokens": step}}}}
     (folder / "trainer_state.json").write_text(json.dumps(state) if text is None else text)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    write_file_list(folder)
     return folder
 
 
@@ -22,9 +30,13 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
     (tmp_path / "checkpoint-1100").mkdir()
     write_checkpoint(tmp_path, 1200, text='{"global_step": 12')
     write_checkpoint(tmp_path, 1300, text='{"global_step": 1200}')
+    (write_checkpoint(tmp_path, 1400) / "model.safetensors").write_bytes(b"weigh")
+    (write_checkpoint(tmp_path, 1500) / "model.safetensors").unlink()
     assert last_complete_checkpoint(str(tmp_path)) == whole
-    said = capsys.readouterr().out
-    assert [step for step in (900, 1000, 1100, 1200, 1300) if f"checkpoint-{step}" in said] == [1100, 1200, 1300]
+    said = capsys.readouterr().out.splitlines()
+    assert [int(line.split("checkpoint-")[1].split(":")[0]) for line in said] == [1500, 1400, 1300, 1200, 1100]
+    assert said[0].endswith("model.safetensors is missing")
+    assert said[1].endswith("model.safetensors has 5 bytes of 7")
 
 
 def test_a_fresh_run_has_none(tmp_path):

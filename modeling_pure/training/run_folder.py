@@ -1,0 +1,92 @@
+"""What a run's folder says about how it was made, and whether a recipe may go on from one of its checkpoints."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ..errors import InputError
+
+RECIPE_FILE, LAUNCHES_FILE, CHECKPOINT_RECIPE = "recipe.yaml", "launches.jsonl", "recipe.json"
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy")
+# Where a run goes on with another one of these, its curve is that of no run at all. `rows_per_step` is the batch of
+# all devices, which they may share in another way; paths may move, the data say themselves whether they are the same.
+FIXED = (
+    *("preset", "model_overrides", "sources", "max_seq_length", "document_mask", "grpo_holdout", "decontaminate"),
+    *("rows_per_step", "seed", "optimizer", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
+    *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
+)
+MAY_MOVE = ("path", "validation_path")
+
+
+def check_recipe(checkpoint: Path, recipe: dict[str, Any]) -> None:
+    """Raise `InputError`, with the differences, where `recipe` cannot go on from a checkpoint.
+
+    Args:
+        recipe: the merged recipe and `rows_per_step`, as a checkpoint holds them in its `recipe.json`.
+    """
+    try:
+        before = json.loads((checkpoint / CHECKPOINT_RECIPE).read_text())
+    except OSError as error:
+        raise InputError(f"{checkpoint}: was not written by this kind of run (no {CHECKPOINT_RECIPE})") from error
+    keys = [key for key in FIXED if key in recipe or key in before]
+    changes = [line for key in keys for line in differences(key, before.get(key), recipe.get(key))]
+    if changes:
+        raise InputError(
+            f"{checkpoint} was written with another recipe: {'; '.join(changes)}. "
+            "Put it back, take another output_dir, or say --allow_recipe_change true"
+        )
+
+
+def differences(key: str, before: Any, now: Any) -> list[str]:
+    """Where two values of a key differ, mapping by mapping: `sources.c4.weight: 0.3, was 0.2`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [name for name in {**before, **now} if name not in MAY_MOVE]
+        return [line for name in names for line in differences(f"{key}.{name}", before.get(name), now.get(name))]
+    return [] if before == now else [f"{key}: {now}, was {before}"]
+
+
+def write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+    """Write the recipe as it was merged from file and command line; `--config` reads it."""
+    (folder / RECIPE_FILE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+
+
+def note_launch(folder: Path, step: int, world_size: int, device: torch.device) -> None:
+    """Add a line to `launches.jsonl`: when, from which step, by which command, with what."""
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "from_step": step,
+        "command": " ".join(hide_tokens(sys.argv)),
+        "git": git_commit(),
+        "python": sys.version.split()[0],
+        "packages": {package: version(package) for package in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores",
+        "processes": world_size,
+    }
+    with (folder / LAUNCHES_FILE).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def hide_tokens(arguments: list[str]) -> list[str]:
+    """A command line without what is secret in it."""
+    shown = []
+    for argument in arguments:
+        secret = "token=" in argument or (shown and shown[-1].endswith("_token"))
+        shown.append("(hidden)" if secret else argument)
+    return shown
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with a + where files differ from it; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

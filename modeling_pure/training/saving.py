@@ -1,0 +1,153 @@
+"""A Trainer whose checkpoints are whole or not there, and which a signal stops without losing anything."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers import TrainerState
+
+from ..errors import RunStopped, first_line
+from .checkpoint import STATE_FILE, checkpoint_folders, checkpoint_step, write_file_list
+from .signals import StopOnSignal
+
+STAGING = ".unfinished"  # what is being written; a run that was killed while it wrote leaves it behind
+
+
+class DurableTrainer:
+    """What `PureTrainer` and `PureGRPOTrainer` have in common, to stand before a class of transformers or TRL.
+
+    A checkpoint is written under another name, flushed to the disk and renamed. `save_total_limit` counts the newest
+    ones; the best one is kept beside them.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Trainer would count the best one among the newest, and with a limit of 1 delete the last at the end.
+        self.checkpoints_kept, self.args.save_total_limit = self.args.save_total_limit, None
+        self.stop_on_signal = StopOnSignal()
+        self.add_callback(self.stop_on_signal)
+        self._staging: Path | None = None
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        """Train. A run that was stopped after its last step takes up its state and makes none.
+
+        Raises:
+            RunInterrupted: a signal has stopped the run; it has saved a checkpoint.
+        """
+        if resume_from_checkpoint and self.has_finished(Path(resume_from_checkpoint)):
+            # Trainer would make one step too many.
+            self._load_from_checkpoint(resume_from_checkpoint)
+            self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE_FILE))
+            return None
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.stop_on_signal.raise_if_stopped(self.state)
+        return result
+
+    def has_finished(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is that of the last step."""
+        return checkpoint_step(checkpoint) >= self.args.max_steps
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; into the run's own folder file by file, each under its name only when it is whole."""
+        if output_dir or _internal_call:
+            return super().save_model(output_dir, _internal_call)
+        run_folder = Path(self.args.output_dir)
+        with self._staged() as staging:
+            super().save_model(str(staging), _internal_call=True)
+            if self.args.should_save:
+                flush(staging)
+                for file in staging.iterdir():
+                    os.replace(file, run_folder / file.name)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Leave the card to the script: Trainer's would replace ours, which says what the model is not for."""
+
+    def _get_output_dir(self, trial) -> str:
+        return str(self._staging) if self._staging else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        run_folder, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        with self._staged() as staging:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # every rank has written its part
+            best = run_folder / f"checkpoint-{self.state.best_global_step}"
+            if self.state.best_global_step and (best.name == name or best.exists()):
+                self.state.best_model_checkpoint = str(best)
+            if self.args.should_save:
+                self._add_to_checkpoint(staging / name)
+                self.state.save_to_json(str(staging / name / STATE_FILE))
+                write_file_list(staging / name)
+                flush(staging / name)
+                replace_folder(staging / name, run_folder / name)
+                self._delete_old_checkpoints()
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(run_folder / name))
+
+    def _add_to_checkpoint(self, folder: Path) -> None:
+        """Write what a checkpoint holds beside what Trainer writes."""
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Not yet: Trainer calls this while the checkpoint has a temporary name, and pushes in the background."""
+
+    def _delete_old_checkpoints(self) -> None:
+        if not self.checkpoints_kept:
+            return
+        folders = checkpoint_folders(self.args.output_dir)
+        for folder in folders[: -self.checkpoints_kept]:
+            if str(folder) != self.state.best_model_checkpoint:
+                shutil.rmtree(folder)
+
+    @contextmanager
+    def _staged(self) -> Iterator[Path]:
+        """A folder to write in, gone afterwards; a disk that is full stops the run and leaves all else alone."""
+        run_folder = Path(self.args.output_dir)
+        staging = run_folder / STAGING
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = staging
+        try:
+            yield staging
+            self.accelerator.wait_for_everyone()
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not is_write_error(error):
+                raise
+            raise RunStopped(
+                f"output_dir: cannot write to '{run_folder}' at step {self.state.global_step}: {first_line(error)}; "
+                "what was saved before is as it was. Make room, and the same command goes on from there"
+            ) from error
+        finally:
+            self._staging = None
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
+def is_write_error(error: Exception) -> bool:
+    """Whether an error says that a file could not be written; torch.save has no class of its own for that."""
+    return not isinstance(error, RuntimeError) or "PytorchStreamWriter" in str(error) or "file write" in str(error)
+
+
+def flush(folder: Path) -> None:
+    """Have everything in a folder on the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Give a folder its name; one that has the name already, of an earlier course of the run, makes room."""
+    if place.exists():
+        os.rename(place, new.with_name("replaced"))
+    os.rename(new, place)
+    descriptor = os.open(place.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

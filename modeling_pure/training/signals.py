@@ -1,0 +1,89 @@
+"""SIGTERM and SIGINT end a run after its step, with a checkpoint: preemption, `scancel`, an evicted pod, Ctrl-C."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback, TrainerState
+
+from ..errors import RunInterrupted
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SECONDS_BETWEEN = 2.0
+
+
+class StopOnSignal(TrainerCallback):
+    """Notes a signal, and after the step has a checkpoint saved and the run stopped, on all ranks after the same step.
+
+    A second Ctrl-C, given on its own, ends the process at once. Launchers and schedulers often send the same signal
+    twice, so that one within two seconds of the first is taken for the same.
+    """
+
+    def __init__(self):
+        self.steps_between_stops = 1  # the run stops only after a step that is a multiple of this
+        self.signum = 0
+        self.received_at = 0.0
+        self.handlers: dict = {}
+        self.ranks = None  # the group in which ranks agree; not the one of the gradients, which may be on GPUs
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Listen from now on."""
+        self.handlers = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        if args.world_size > 1 and self.ranks is None:
+            self.ranks = dist.new_group(backend="gloo")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stop, if any rank has been told to."""
+        if self.ranks is not None:
+            signum = torch.tensor(self.signum)
+            dist.all_reduce(signum, dist.ReduceOp.MAX, group=self.ranks)
+            self.signum = int(signum)
+        if self.signum and state.global_step % self.steps_between_stops == 0:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Listen no longer."""
+        for signum, handler in self.handlers.items():
+            signal.signal(signum, handler)
+
+    def raise_if_stopped(self, state: TrainerState) -> None:
+        """Raise `RunInterrupted` where a signal ended the run before its last step."""
+        if self.signum and state.global_step < state.max_steps:
+            name = signal.Signals(self.signum).name
+            raise RunInterrupted(
+                f"{name}: saved at step {state.global_step:,} and stopped; the same command goes on from there",
+                self.signum,
+            )
+
+    def _note(self, signum: int, frame) -> None:
+        now = time.monotonic()
+        if self.signum == signal.SIGINT == signum and now - self.received_at > SECONDS_BETWEEN:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        if not self.signum:
+            again = " (Ctrl-C again: at once, without saving)" if signum == signal.SIGINT else ""
+            print(f"{signal.Signals(signum).name}: saving after this step{again}", file=sys.stderr, flush=True)
+            self.signum, self.received_at = signum, now
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """Keep a data-loader worker alive when a signal goes to all processes of a run: the last steps need its data.
+
+    Only the run itself, which is the worker's parent, ends it by SIGTERM; who sent one is known to a thread that waits
+    for it, and not to a handler.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=leave_when_told_by, args=(os.getppid(),), daemon=True).start()
+
+
+def leave_when_told_by(sender: int) -> None:
+    """End this process at the first SIGTERM of a certain process."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
+        pass
+    os._exit(0)

@@ -1,0 +1,124 @@
+"""Validation: the loss of each source in nats per token and bits per byte, and MedQA dev accuracy while training.
+
+Means are of sums over all rows and ranks, never of means of batches.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..medqa.questions import Question
+from ..medqa.scoring import letter_log_likelihoods
+
+Reduce = Callable[[torch.Tensor], torch.Tensor]  # the sum of a tensor over all ranks
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> np.ndarray | None:
+    """Bytes of text that each token stands for, int64 of shape (vocab_size,), 0 for special ones.
+
+    None where that cannot be said token by token: with a byte-level BPE, as GPT-2's is, each letter of a token's
+    spelling is one byte.
+    """
+    backend = tokenizer.backend_tokenizer
+    if type(backend.decoder).__name__ != "ByteLevel" or backend.normalizer is not None:
+        return None
+    sizes = np.zeros(vocab_size, dtype=np.int64)
+    special = {*tokenizer.all_special_tokens, *(token.content for token in tokenizer.added_tokens_decoder.values())}
+    for token, number in tokenizer.get_vocab().items():
+        if token not in special:
+            sizes[number] = len(token)
+    return sizes
+
+
+@torch.no_grad()
+def row_nats(
+    model: PreTrainedModel,
+    batches: list[dict[str, torch.Tensor]],
+    sizes: np.ndarray | None,
+    rank: int,
+    world_size: int,
+    reduce: Reduce,
+) -> torch.Tensor:
+    """Nats of each row: of all its tokens, and of those that stand for text; float64 of shape (rows, 2) on the CPU.
+
+    Args:
+        batches: of all ranks, each with `input_ids`, `labels` and the rest of what the model takes. The ranks share
+            them out and make equally many passes, as sharded models must; one too many counts for nothing.
+        sizes: as `token_bytes` gives them; without them, all tokens count as text.
+    """
+    first_rows = np.cumsum([0, *(len(batch["input_ids"]) for batch in batches)])
+    nats = torch.zeros(first_rows[-1], 2, dtype=torch.float64, device=model.device)
+    is_text = torch.from_numpy(sizes > 0).to(model.device) if sizes is not None else None
+    shown = tqdm(range(0, len(batches), world_size), desc="validation", leave=False, disable=rank > 0)
+    for number in (start + rank for start in shown):
+        batch = batches[min(number, len(batches) - 1)]
+        inputs = {k: v.to(model.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
+        of_token = model(**inputs, reduction="none").loss[:, :-1].double()
+        if number < len(batches):
+            of_text = of_token if is_text is None else of_token * is_text[inputs["input_ids"][:, 1:]]
+            place = slice(first_rows[number], first_rows[number + 1])
+            nats[place] = torch.stack([of_token.sum(1), of_text.sum(1)], dim=1)
+    return reduce(nats).cpu()
+
+
+def loss_metrics(
+    rows: list[dict], nats: torch.Tensor, mixture: list[str], sizes: np.ndarray | None
+) -> dict[str, float]:
+    """What a validation says, by name as it is logged.
+
+    Args:
+        rows: each with `input_ids` and the name of its `source`.
+        nats: as `row_nats` gives them.
+        mixture: names of the sources that are trained on; `loss` is theirs together, in the mixture's proportions.
+            For every other source the ratio of its perplexity to theirs is given too.
+        sizes: as `token_bytes` gives them; without them there are no bits per byte.
+    """
+    names = list(dict.fromkeys(row["source"] for row in rows))
+    of_source = {name: [i for i, row in enumerate(rows) if row["source"] == name] for name in names}
+    inside = [i for name in names if name in mixture for i in of_source[name]]
+    metrics = {}
+    for suffix, which in [("", inside), *((f"/{name}", of_source[name]) for name in names)]:
+        sums = nats[which].sum(0)
+        metrics[f"loss{suffix}"] = sums[0].item() / sum(len(rows[i]["input_ids"]) - 1 for i in which)
+        text = sum(int(sizes[rows[i]["input_ids"][1:]].sum()) for i in which) if sizes is not None else 0
+        if text:
+            metrics[f"bits_per_byte{suffix}"] = sums[1].item() / math.log(2) / text
+    for name in names:
+        if name not in mixture:
+            metrics[f"perplexity_ratio/{name}"] = math.exp(metrics[f"loss/{name}"] - metrics["loss"])
+    return metrics
+
+
+def dev_accuracy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: list[Question],
+    rank: int,
+    world_size: int,
+    reduce: Reduce,
+) -> float:
+    """Share of questions whose right letter is the likeliest, scored in float32; the ranks share the questions out."""
+    mine = questions[rank::world_size]
+    right = torch.zeros((), dtype=torch.int64, device=model.device)
+    if mine:
+        with exactly(model):
+            scores = letter_log_likelihoods(model, tokenizer, mine)
+        right += sum(int(row.argmax()) == question.answer for row, question in zip(scores, mine, strict=True))
+    return reduce(right).item() / len(questions)
+
+
+@contextmanager
+def exactly(model: PreTrainedModel) -> Iterator[None]:
+    """Without the autocast that accelerate wraps around `forward`, and without compiling for every length."""
+    wrapped = model.__dict__.pop("forward", None)
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped
