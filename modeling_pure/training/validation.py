@@ -114,10 +114,10 @@ def dev_accuracy(
 
 @contextmanager
 def exactly(model: PreTrainedModel) -> Iterator[None]:
-    """Without the autocast that accelerate wraps around `forward`, and without compiling for every length."""
+    """Without autocast, which accelerate wraps around `forward`, and without compiling for every length."""
     wrapped = model.__dict__.pop("forward", None)
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with torch.autocast(model.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         if wrapped is not None:

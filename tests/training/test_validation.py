@@ -1,0 +1,125 @@
+"""Validation against brute force: the loss of each source, bits per byte, texts outside the mixture, dev accuracy."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_pure.data.tokenizer import load_tokenizer
+from modeling_pure.errors import InputError
+from modeling_pure.medqa.questions import read_questions
+from modeling_pure.medqa.scoring import letter_log_likelihoods
+from modeling_pure.medqa.splits import select_split
+from modeling_pure.training.validation import loss_metrics, token_bytes
+
+
+def brute_force(trainer, rows: list[dict]) -> tuple[float, float]:
+    """Mean nats of rows, and bits per byte of their text, one token after the other from plain logits."""
+    tokenizer, nats, text_nats, text_bytes = trainer.tokenizer, [], 0.0, 0
+    special = set(tokenizer.all_special_ids)
+    for row in rows:
+        ids = torch.from_numpy(row["input_ids"]).long()
+        with torch.no_grad():
+            scores = trainer.model.eval()(ids[None]).logits[0].log_softmax(-1)
+        for place in range(1, len(ids)):
+            token = int(ids[place])
+            nats.append(-scores[place - 1, token].item())
+            if token not in special:
+                text_nats += nats[-1]
+                text_bytes += len(tokenizer.convert_ids_to_tokens(token))  # a letter a byte, as byte-level BPE spells
+    return sum(nats) / len(nats), text_nats / math.log(2) / text_bytes
+
+
+@pytest.fixture
+def outside(tmp_path) -> dict:
+    """Text that the mixture does not have."""
+    path = tmp_path / "wiki.jsonl"
+    words = ["Zürich", "liegt", "am", "See", "statin", "naïve", "Ωmega"]
+    path.write_text("".join(json.dumps({"text": " ".join(words * (i % 5 + 20))}) + "\n" for i in range(20)))
+    return {"wiki": {"path": str(path)}}
+
+
+def test_every_figure_is_that_of_brute_force(make_trainer, outside):
+    trainer = make_trainer(validation_sources=outside, per_device_eval_batch_size=3)
+    metrics = trainer.evaluate()
+    rows = trainer.eval_dataset
+    inside = [row for row in rows if row["source"] != "wiki"]
+    assert len(inside) == 10 and len(rows) > 10
+    groups = {f"/{name}": [row for row in rows if row["source"] == name] for name in ("c4", "wiki")}
+    for suffix, which in {"": inside, **groups}.items():
+        loss, bits = brute_force(trainer, which)
+        assert metrics[f"eval_loss{suffix}"] == pytest.approx(loss, rel=1e-5)
+        assert metrics[f"eval_bits_per_byte{suffix}"] == pytest.approx(bits, rel=1e-5)
+    ratio = math.exp(metrics["eval_loss/wiki"]) / math.exp(metrics["eval_loss"])
+    assert {name: value for name, value in metrics.items() if "ratio" in name} == {
+        "eval_perplexity_ratio/wiki": pytest.approx(ratio)
+    }
+    assert trainer.state.log_history[-1]["eval_loss/wiki"] == metrics["eval_loss/wiki"]
+
+
+def test_means_are_of_tokens_and_not_of_sources():
+    rows = [{"input_ids": np.zeros(3, int), "source": "a"}] * 3 + [{"input_ids": np.zeros(3, int), "source": "b"}]
+    nats = torch.tensor([[2.0, 2.0]] * 3 + [[10.0, 10.0]])
+    metrics = loss_metrics(rows, nats, ["a", "b"], None)
+    assert metrics == {"loss": 16 / 8, "loss/a": 1.0, "loss/b": 5.0}
+
+
+def test_bytes_of_tokens_add_up_to_the_text(tokenizer_folder):
+    tokenizer = load_tokenizer("t", str(tokenizer_folder))
+    sizes = token_bytes(tokenizer, 512)
+    text = "fever and naïve Ωmega, 漢字 \t\n 🤒 statin"
+    assert sizes[tokenizer(text).input_ids].sum() == len(text.encode())
+    assert sizes[tokenizer.eos_token_id] == sizes[tokenizer.pad_token_id] == 0 and not sizes[len(tokenizer) :].any()
+
+
+def test_documents_kept_apart_are_measured_apart(make_trainer):
+    apart, together = make_trainer(document_mask=True).evaluate(), make_trainer().evaluate()
+    assert apart["eval_loss"] != together["eval_loss"]
+
+
+def test_dev_questions_are_answered_at_each_validation(make_trainer, corpus):
+    trainer = make_trainer(medqa_dev_questions=20)
+    questions = select_split(read_questions("q", str(corpus / "questions.jsonl")), "dev")[:20]
+    assert trainer.questions == questions
+    trainer.train()
+    scores = letter_log_likelihoods(trainer.model, trainer.tokenizer, questions)
+    right = sum(int(row.argmax()) == question.answer for row, question in zip(scores, questions, strict=True))
+    assert trainer.evaluate()["eval_medqa_accuracy"] == right / len(questions)
+
+
+def test_questions_are_scored_in_float32_though_training_is_not(make_trainer, monkeypatch):
+    trainer = make_trainer(medqa_dev_questions=4, bf16=True, use_cpu=True, max_steps=1)
+    trainer.train()
+    seen = []
+
+    def scoring(model, tokenizer, questions):
+        seen.append(model.lm_head(torch.zeros(1, 32)).dtype)
+        model.lm_head.register_forward_hook(lambda head, inputs, logits: seen.append(logits.dtype))
+        return letter_log_likelihoods(model, tokenizer, questions)
+
+    monkeypatch.setattr("modeling_pure.training.validation.letter_log_likelihoods", scoring)
+    forward = trainer.model.forward
+    trainer.evaluate()
+    assert set(seen) == {torch.float32} and len(seen) > 1
+    assert trainer.model.forward == forward
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"path": "nowhere.jsonl", "weight": 0.1}, "validation_sources.wiki: expected a mapping with 'path'"),
+        ({"path": "nowhere.jsonl"}, "validation_sources.wiki: .*nowhere.jsonl"),
+        ({"path": "nowhere.jsonl", "colum": "a"}, "validation_sources.wiki.colum: unknown key"),
+        ("nowhere.jsonl", "validation_sources.wiki: expected a mapping"),
+    ],
+)
+def test_bad_validation_sources_are_refused_by_their_key(make_trainer, entry, message):
+    with pytest.raises(InputError, match=message):
+        make_trainer(validation_sources={"wiki": entry})
+
+
+def test_a_validation_source_has_a_name_of_its_own(make_trainer, outside):
+    with pytest.raises(InputError, match=r"validation_sources.c4: expected a text source with a name"):
+        make_trainer(validation_sources={"c4": outside["wiki"]})
