@@ -4,12 +4,13 @@
     python -m benchmarks.gpu_pretrain --tiny --out /tmp/tiny      # the same code on a CPU, in a minute
 
 Every configuration is a training of its own on random tokens that lie in memory: Trainer, optimizer, bf16 autocast and
-the full model (401M parameters, rows of 2,048 tokens). There are two rounds over all configurations, each with two timed
+the full model (401M parameters, rows of 2,048 tokens). There are two rounds over all of them, each with two timed
 stretches after the warm-up; speed is the median of the four. The peer is the recipe that this project began with: HF
 Llama of the same shape, bf16, adamw_torch_fused, gradient checkpointing. MFU is stated in two conventions: FLOPs of a
 token are 6N + 12LhS with N the parameters but for the input embedding, or with 6LhS (`mfu_causal`), which leaves out
 what causal attention need not compute. A configuration that does not fit is a row that says so. The rows are written
-after each training as `pretrain-DEVICE.json` with a table beside it.
+after each training as `pretrain-DEVICE.json` with a table beside it. Of several GPUs choose one, for instance with
+CUDA_VISIBLE_DEVICES=0.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +124,7 @@ def configurations(scale: Scale) -> list[Setup]:
     ]
 
 
-# ---- one training -----------------------------------------------------------------------------------------------------
+# ---- one training ---------------------------------------------------------------------------------------------------
 
 
 def measure(setup: Setup, scale: Scale, folder: str) -> None:
@@ -168,7 +170,7 @@ def train(setup: Setup, scale: Scale, folder: str) -> list[float]:
         trainer.train()
     if getattr(trainer, "rows_per_pass", setup.batch) < setup.batch:  # ours goes on with fewer rows
         raise torch.OutOfMemoryError
-    return [stretch * setup.batch * scale.row_length / seconds for seconds in np.diff(watch.times)]
+    return [stretch * setup.batch * scale.row_length / (end - begin) for begin, end in pairwise(watch.times)]
 
 
 class Stopwatch(TrainerCallback):
@@ -201,7 +203,7 @@ def pure_trainer(arguments: dict, scale: Scale, document_mask: bool) -> PureTrai
     return PureTrainer(model, PureTrainingArguments(**arguments), train_dataset=dataset, document_mask=document_mask)
 
 
-# ---- data -------------------------------------------------------------------------------------------------------------
+# ---- data -----------------------------------------------------------------------------------------------------------
 
 
 def random_rows(scale: Scale) -> np.ndarray:
@@ -244,7 +246,7 @@ class MixtureRows(IterableDataset):
         return {}
 
 
-# ---- results ----------------------------------------------------------------------------------------------------------
+# ---- results --------------------------------------------------------------------------------------------------------
 
 
 def rows_of(setups: list[Setup], scale: Scale) -> list[dict]:
@@ -280,17 +282,16 @@ def flops_of(scale: Scale) -> dict[str, int]:
 def write_rows(rows: list[dict], path: Path) -> None:
     """The rows as JSON, and as a table."""
     path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
-    columns = ("model", "attention", "rows", "tokens_per_second", "mfu", "mfu_causal", "peak_memory_gb", "failed")
-    lines = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in rows)]
+    columns = ("model", "attention", "rows", "row_length", "tokens_per_second", "mfu", "mfu_causal", "peak_memory_gb")
+    shown = [{"tokens_per_second": row.get("failed"), **row} for row in rows]
+    lines = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in shown)]
     table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-    head = (
-        f"{rows[0]['device']}, {rows[0]['versions']}, `{rows[0]['command']}`, rows of {rows[0]['row_length']} tokens"
-    )
-    path.with_suffix(".md").write_text(f"{head}\n\n{table}\n")
+    packages = ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items())
+    path.with_suffix(".md").write_text(f"{rows[0]['device']}, {packages}, `{rows[0]['command']}`\n\n{table}\n")
 
 
 def summary(setups: list[Setup], scale: Scale) -> dict:
-    """The line that is printed: the better kernel of ours, compiled, and of the recipe that this project began with."""
+    """The line that is printed: ours, compiled, and the recipe of the beginning, each with its better kernel."""
     best = {}
     for model in (COMPILED, SEED_RECIPE):
         rows = [row_of(setup, scale) for setup in setups if (setup.model, setup.batch) == (model, scale.main_batch)]

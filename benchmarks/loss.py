@@ -12,9 +12,9 @@ of 32,768 tokens, a forward pass of the two-day recipe, on a CPU of fewer. Varia
     ours_compiled     the same with the elementwise part compiled, as in training on a GPU
     trl               the fused head that TRL's trainers install; left out where trl is not installed
 
-All chunks have the same size. Each variant runs in float32 and in bf16 autocast over float32 weights, in turns; time is
-the median of the turns. Memory is what a pass takes above its inputs, its gradients included. The error is that of the
-gradients, ||g - g_plain_float32|| / ||g_plain_float32||.
+All chunks of tokens have the same size. Each variant runs in float32 and in bf16 autocast over float32 weights, in
+turns; time is the median of the turns. Memory is what a pass takes above its inputs, its gradients included. The error
+is that of the gradients, ||g - g_plain_float32|| / ||g_plain_float32||.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def ours(token_loss: PureTokenLoss, hidden: torch.Tensor, weight: torch.Tensor, 
 
 
 def trl_head() -> Loss:
-    """The loss that `trl.trainer.utils.add_fused_lm_head` computes, with its chunks of words and our chunks of tokens."""
+    """What `trl.trainer.utils.add_fused_lm_head` computes, with its chunks of words and our chunks of tokens."""
     from trl.kernels import chunked_logprob
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 

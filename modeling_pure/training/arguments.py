@@ -101,8 +101,6 @@ class PureTrainingArguments(TrainingArguments):
             raise InputError(f"optimizer: expected one of {list(OPTIMIZERS)}, found {self.optimizer!r}")
         if self.optim != OptimizerNames.ADAMW_TORCH_FUSED:
             raise InputError("optim: a step that is not finite can be skipped by `optimizer: adamw` or `muon` only")
-        if self.optimizer == "muon" and self.fsdp:
-            raise InputError("optimizer: muon needs whole matrices; FSDP cuts them up. Take adamw or DDP")
         if self.max_nonfinite_steps < 1:
             raise InputError(f"max_nonfinite_steps: expected at least 1, found {self.max_nonfinite_steps}")
         if self.auto_find_batch_size:

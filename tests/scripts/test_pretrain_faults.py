@@ -1,0 +1,458 @@
+"""Pretraining under faults: kill -9, signals, a full disk, damaged checkpoints, other recipes, losses that blow up."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers.trainer_pt_utils import safe_globals
+
+import train_pretrain
+from modeling_pure.errors import run_script
+from modeling_pure.training.checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders
+from modeling_pure.training.saving import STAGING
+from tests.scripts.conftest import ROOT, metrics, run
+from tests.scripts.test_pretrain_data import start_from, train
+
+TIMED = ("tokens_per_second", "hours_left", "mfu")
+SECRET = "hf_this_must_not_be_written_down"
+
+# Runs a script in this process group and kills the group when a file whose path ends in argv[1] is opened or renamed.
+KILLED_AT = """
+import os, runpy, signal, sys
+place, *sys.argv = sys.argv[1:]
+def kill(event, arguments):
+    if event in ("open", "os.rename") and str(arguments[0]).endswith(place):
+        os.killpg(0, signal.SIGKILL)
+sys.addaudithook(kill)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def start(*command, launcher=(), **options) -> subprocess.Popen:
+    """Start a script in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, (*launcher, *command))],
+        cwd=ROOT,
+        env={**os.environ, "CI": "true", **options.pop("env", {})},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def end(process: subprocess.Popen) -> tuple[int, str]:
+    """Wait for a process; its exit code and what it said on stderr."""
+    try:
+        _, error = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process.returncode, error
+
+
+def once_at_step(step: int, folder, process: subprocess.Popen) -> None:
+    """Wait until a run has logged a step."""
+    while process.poll() is None and not (logged(folder) and logged(folder)[-1] >= step):
+        time.sleep(0.005)
+    assert process.poll() is None, (
+        "the run was over before a signal could be sent: " + process.communicate()[1][-3000:]
+    )
+
+
+def logged(folder) -> list[int]:
+    """The steps of a run's whole log lines so far."""
+    file = folder / "metrics.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [json.loads(line)["step"] for line in lines]
+
+
+def step_of_stop(error: str) -> int:
+    """The step at which a run says that it has saved and stopped."""
+    steps = set(re.findall(r"saved at step ([\d,]+) and stopped; the same command goes on from there", error))
+    assert len(steps) == 1, error[-3000:]
+    return int(steps.pop().replace(",", ""))
+
+
+def checkpoints(folder) -> list[int]:
+    """The steps of a run's checkpoints, all of which have to be whole."""
+    folders = checkpoint_folders(folder)
+    assert [checkpoint_fault(folder) for folder in folders] == [None] * len(folders)
+    return [int(folder.name.split("-")[1]) for folder in folders]
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def same(first, second) -> bool:
+    """Whether two values that torch.save wrote are equal, bit for bit."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, np.ndarray):
+        return np.array_equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def state_of(checkpoint) -> dict:
+    """A checkpoint's trainer_state.json without places and speeds."""
+    state = json.loads((checkpoint / STATE_FILE).read_text())
+    del state["best_model_checkpoint"]
+    state["log_history"] = untimed(state["log_history"])
+    return state
+
+
+def untimed(lines: list[dict]) -> list[dict]:
+    return [{name: value for name, value in line.items() if name not in TIMED} for line in lines]
+
+
+def assert_same_run(straight, other, step: int) -> None:
+    """Two runs ended alike: model, optimizer, schedule, random numbers, place in the data, every line of the log."""
+    assert same(load_file(straight / "model.safetensors"), load_file(other / "model.safetensors"))
+    first, second = straight / f"checkpoint-{step}", other / f"checkpoint-{step}"
+    for file in sorted(first.glob("*.pt*")):
+        with safe_globals():
+            states = [torch.load(folder / file.name, weights_only=True) for folder in (first, second)]
+        assert same(*states), f"{file.name} differs"
+    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth"} <= {file.name for file in first.iterdir()}
+    assert state_of(first) == state_of(second)
+    assert untimed(lines_of_training(straight)) == untimed(lines_of_training(other))
+    assert not (other / STAGING).exists()
+
+
+def lines_of_training(folder) -> list[dict]:
+    """The lines of a run's metrics up to the end of training; after it comes a last validation."""
+    lines = metrics(folder)
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, lines[-1]["step"] + 1))
+    return lines[:-1]
+
+
+# ---- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [STATE_FILE, ""], ids=["half written", "before its renaming"])
+def test_a_run_killed_while_it_saves_loses_only_that_checkpoint(pretrained, pretrain_recipe, tmp_path, place):
+    staged = f"{STAGING}/checkpoint-8"
+    command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path]
+    code, _ = end(start("-c", KILLED_AT, f"{staged}/{place}".rstrip("/"), *command))
+    assert code == -signal.SIGKILL and checkpoints(tmp_path) == [4]
+    written = {file.name for file in (tmp_path / staged).iterdir()}
+    whole = {file.name for file in (pretrained / "checkpoint-8").iterdir()}
+    assert "optimizer.pt" in written and (written < whole if place else written == whole)
+    assert f"from {tmp_path / 'checkpoint-4'}" in run(*command).stdout
+    assert_same_run(pretrained, tmp_path, 12)
+
+
+def test_a_run_killed_while_it_saves_the_final_model_is_finished(pretrained, pretrain_recipe, tmp_path):
+    command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 8)]
+    code, _ = end(start("-c", KILLED_AT, f"{STAGING}/model.safetensors", *command))
+    assert code == -signal.SIGKILL and checkpoints(tmp_path) == [8, 12]
+    assert (tmp_path / STAGING / "model.safetensors").exists() and not (tmp_path / "model.safetensors").exists()
+    run(*command)
+    assert_same_run(pretrained, tmp_path, 12)
+
+
+# ---- damaged checkpoints --------------------------------------------------------------------------------------------
+
+
+def lose_a_file(checkpoint):
+    (checkpoint / "optimizer.pt").unlink()
+
+
+def truncate_a_file(checkpoint):
+    os.truncate(checkpoint / "model.safetensors", 1000)
+
+
+def empty_the_state(checkpoint):
+    os.truncate(checkpoint / STATE_FILE, 0)
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lose_a_file, "optimizer.pt is missing"),
+        (truncate_a_file, "model.safetensors has 1,000 bytes of"),
+        (empty_the_state, "no whole checkpoint_files.json and trainer_state.json"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(pretrained, pretrain_recipe, tmp_path, damage, why):
+    shutil.copytree(pretrained / "checkpoint-4", tmp_path / "checkpoint-4")
+    damage(start_from(pretrained, tmp_path, 8) / "checkpoint-8")
+    output = train(pretrain_recipe, tmp_path).stdout
+    assert f"passing over {tmp_path / 'checkpoint-8'}: {why}" in output
+    assert f"from {tmp_path / 'checkpoint-4'}" in output
+    assert checkpoints(tmp_path) == [4, 8, 12]
+    assert_same_run(pretrained, tmp_path, 12)
+
+
+# ---- signals --------------------------------------------------------------------------------------------------------
+
+LONGER = ["--max_steps", "100", "--save_steps", "40", "--eval_steps", "40", "--dataloader_num_workers", "2"]
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory, pretrain_recipe):
+    """An uninterrupted run that is long enough for a signal to arrive."""
+    folder = tmp_path_factory.mktemp("longer")
+    train(pretrain_recipe, folder, *LONGER)
+    return folder
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_to_all_processes_of_a_run_loses_no_step(longer, pretrain_recipe, tmp_path, signum, code):
+    command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path, *LONGER]
+    process = start(*command)
+    once_at_step(1, tmp_path, process)
+    os.killpg(process.pid, signum)
+    exit_code, error = end(process)
+    assert exit_code == code and "Traceback" not in error, error[-3000:]
+    step = step_of_stop(error)
+    assert checkpoints(tmp_path)[-1] == step == logged(tmp_path)[-1] < 100
+    assert not (tmp_path / STAGING).exists() and not (tmp_path / "model.safetensors").exists()
+    assert f"from {tmp_path / f'checkpoint-{step}'}" in run(*command).stdout
+    assert_same_run(longer, tmp_path, 100)
+
+
+def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step(pretrain_recipe, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path]
+    command += [*LONGER, "--gradient_accumulation_steps", "1"]
+    process = start(*command, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
+    once_at_step(2, tmp_path, process)
+    (rank,) = [child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1"]
+    rank.send_signal(signal.SIGTERM)
+    code, error = end(process)
+    step = step_of_stop(error)
+    assert code != 0 and "exitcode  : 143" in error
+    assert checkpoints(tmp_path)[-1] == step == logged(tmp_path)[-1] < 100
+    checkpoint = tmp_path / f"checkpoint-{step}"
+    assert (checkpoint / "rng_state_0.pth").exists() and (checkpoint / "rng_state_1.pth").exists()
+    code, error = end(start(*command, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"}))
+    assert code == 0, error[-3000:]
+    lines = [line for line in lines_of_training(tmp_path) if "loss" in line]
+    assert [line["tokens"] for line in lines] == [step * 4 * 64 for step in range(1, 101)]
+    assert lines[-1]["loss"] < lines[0]["loss"] - 1
+
+
+# ---- a full disk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("largest_file", "stops_at"), [(300_000, "optimizer.pt"), (100_000, "model.safetensors")])
+def test_a_full_disk_stops_the_run_and_spoils_nothing(pretrained, pretrain_recipe, tmp_path, largest_file, stops_at):
+    assert (pretrained / "checkpoint-8" / stops_at).stat().st_size > largest_file
+    command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 4)]
+    before = contents(tmp_path / "checkpoint-4")
+    code, error = end(
+        start(*command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file)))
+    )
+    assert code == 3 and "Traceback" not in error, error[-3000:]
+    line = error.splitlines()[-1]
+    assert line.startswith(f"train_pretrain.py: error: output_dir: cannot write to '{tmp_path}' at step 8: ")
+    assert error.count("error: ") == 1 and "Make room, and the same command goes on from there" in line
+    assert checkpoints(tmp_path) == [4] and contents(tmp_path / "checkpoint-4") == before
+    assert not (tmp_path / STAGING).exists()
+    run(*command)
+    assert_same_run(pretrained, tmp_path, 12)
+
+
+# ---- which checkpoints are kept -------------------------------------------------------------------------------------
+
+WORSE = ["--learning_rate", "1", "--eval_steps", "2", "--save_steps", "2"]
+
+
+def best_step(folder, step: int) -> int:
+    """The best step up to a checkpoint, by its state and by the log."""
+    losses = {line["eval_loss"]: line["step"] for line in metrics(folder) if "eval_loss" in line}
+    best = losses[min(losses)]
+    assert json.loads((folder / f"checkpoint-{step}" / STATE_FILE).read_text())["best_global_step"] == best
+    return best
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(pretrain_recipe, tmp_path):
+    train(pretrain_recipe, tmp_path, *WORSE, "--save_total_limit", "2")
+    best = best_step(tmp_path, 12)
+    assert best < 10 and checkpoints(tmp_path) == [best, 10, 12]
+
+
+def test_a_stopped_run_keeps_its_last_checkpoint_beside_the_best(pretrain_recipe, tmp_path):
+    options = [*WORSE, "--save_total_limit", "1", "--max_steps", "200"]
+    process = start("train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path, *options)
+    once_at_step(9, tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    code, error = end(process)
+    step = step_of_stop(error)
+    best = best_step(tmp_path, step)
+    assert code == 143 and best < step and checkpoints(tmp_path) == [best, step]
+
+
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_new_one(pretrained, pretrain_recipe, tmp_path):
+    shutil.copytree(pretrained / "checkpoint-4", tmp_path / "checkpoint-4")
+    lose_a_file(start_from(pretrained, tmp_path, 12) / "checkpoint-12")
+    train(pretrain_recipe, tmp_path, "--save_total_limit", "1", "--max_steps", "8")
+    assert (tmp_path / "checkpoint-8").exists()
+
+
+# ---- another recipe -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "differences"),
+    [
+        (["--seed", "1"], "seed: 1, was 0"),
+        (["--max_seq_length", "32"], "max_seq_length: 32, was 64"),
+        (["--gradient_accumulation_steps", "1"], "rows_per_step: 2, was 4"),
+        (
+            ["--sources.fineweb_edu.weight", "0.2", "--sources.c4.weight", "0.25"],
+            "sources.fineweb_edu.weight: 0.2, was 0.25; sources.c4.weight: 0.25, was 0.2",
+        ),
+    ],
+    ids=["seed", "row length", "batch", "weights"],
+)
+def test_a_checkpoint_of_another_recipe_is_refused(
+    pretrained, pretrain_recipe, tmp_path, monkeypatch, capsys, options, differences
+):
+    before = contents(start_from(pretrained, tmp_path, 8))
+    argv = ["script", "--config", str(pretrain_recipe), "--output_dir", str(tmp_path), *options]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as stop:
+        run_script(train_pretrain.main, "script")
+    assert stop.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(
+        f"script: error: {tmp_path / 'checkpoint-8'} was written with another recipe: {differences}. "
+    )
+    assert "--allow_recipe_change true" in line
+    assert contents(tmp_path) == before
+
+
+def test_the_rows_of_a_step_may_be_split_in_another_way(pretrained, pretrain_recipe, tmp_path):
+    options = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"]
+    train(pretrain_recipe, start_from(pretrained, tmp_path, 8), *options)
+    losses = [[line["loss"] for line in metrics(folder) if "loss" in line] for folder in (pretrained, tmp_path)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[1]) == 12
+
+
+def test_a_run_may_be_made_longer(pretrained, pretrain_recipe, tmp_path):
+    train(pretrain_recipe, start_from(pretrained, tmp_path, 12), "--max_steps", "14")
+    lines = [line for line in lines_of_training(tmp_path) if "loss" in line]
+    assert untimed(lines[:12]) == untimed([line for line in metrics(pretrained) if "loss" in line])
+    assert len(lines) == 14 and lines[-1]["tokens"] == 14 * 256
+
+
+def test_another_recipe_can_be_allowed_and_its_data_begin_anew(pretrained, pretrain_recipe, tmp_path):
+    options = ["--seed", "1", "--allow_recipe_change", "true"]
+    output = train(pretrain_recipe, start_from(pretrained, tmp_path, 8), *options).stdout
+    assert f"from {tmp_path / 'checkpoint-8'}" in output
+    (line,) = [line for line in output.splitlines() if "the data begin anew: " in line]
+    assert "seed" in line
+    lines = [line for line in lines_of_training(tmp_path) if "loss" in line]
+    assert len(lines) == 12 and sum(lines[-1][f"tokens/{name}"] for name in ("finepdfs", "c4")) < 4 * 256
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["seed"] == 1
+
+
+# ---- losses that are not finite -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def blown_up(tmp_path_factory, pretrained, pretrain_recipe):
+    """A run after a learning rate that has ruined the weights in step 5, and what it said."""
+    folder = start_from(pretrained, tmp_path_factory.mktemp("blown_up"), 4)
+    options = ["--learning_rate", "1e30", "--max_grad_norm", "0", "--allow_recipe_change", "true"]
+    return folder, train(pretrain_recipe, folder, *options, "--save_steps", "100", expect=3).stderr
+
+
+def strict_metrics(folder) -> list[dict]:
+    """The lines of metrics.jsonl, in which JSON's own values alone are allowed."""
+
+    def refuse(constant):
+        pytest.fail(f"metrics.jsonl: {constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(blown_up):
+    folder, error = blown_up
+    assert "Traceback" not in error
+    line = error.splitlines()[-1]
+    assert line.startswith("train_pretrain.py: error: max_nonfinite_steps: loss or gradient was not finite in 5 steps")
+    assert str(folder / "not-finite-rank-0.jsonl") in line
+    assert line.endswith(f"the last good checkpoint is {folder / 'checkpoint-4'}")
+    assert checkpoints(folder) == [4]
+
+
+def test_the_rows_of_the_steps_that_were_not_finite_are_written_down(blown_up, tokenizer):
+    folder, error = blown_up
+    last = int(re.search(r"5 steps in a row, the last (\d+)", error)[1])
+    rows = [json.loads(line) for line in (folder / "not-finite-rank-0.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [step for step in range(last - 4, last + 1) for _ in range(4)]
+    assert all(len(row["input_ids"]) == 64 and row["text"] == tokenizer.decode(row["input_ids"]) for row in rows)
+    tokens = {line["step"]: line for line in strict_metrics(folder) if "tokens" in line}
+    for name in ("finepdfs", "fineweb_edu", "c4", "usmle"):
+        of_source = [row for row in rows if row["source"] == name and row["step"] < last]
+        read = tokens[last - 1][f"tokens/{name}"] - tokens[last - 5][f"tokens/{name}"]
+        assert 64 * len(of_source) == read
+    assert all(row["source"] == "usmle" or row["source"] in row["text"] for row in rows)
+
+
+def test_the_log_of_steps_that_were_not_finite_is_json(blown_up):
+    folder, error = blown_up
+    last = int(re.search(r"5 steps in a row, the last (\d+)", error)[1])
+    skipped = {line["step"]: line["skipped_steps"] for line in strict_metrics(folder) if "skipped_steps" in line}
+    assert skipped == dict.fromkeys(range(last - 4, last), 1)
+
+
+# ---- what the folder says -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory, pretrained, pretrain_recipe):
+    """A run that went on from step 8, with a token of the Hub on the command line, in both spellings."""
+    folder = start_from(pretrained, tmp_path_factory.mktemp("resumed"), 8)
+    (folder / "launches.jsonl").write_text((pretrained / "launches.jsonl").read_text())
+    train(pretrain_recipe, folder, "--hub_token", SECRET, f"--hub_token={SECRET}", "--hub-token", SECRET)
+    return folder
+
+
+def test_every_start_is_noted(resumed, pretrain_recipe):
+    first, second = [json.loads(line) for line in (resumed / "launches.jsonl").read_text().splitlines()]
+    assert (first["from_step"], second["from_step"]) == (0, 8) and first["time"] < second["time"]
+    assert second["command"].startswith(f"train_pretrain.py --config {pretrain_recipe} --output_dir {resumed} ")
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", second["git"])
+    assert second["packages"]["torch"] == torch.__version__ and second["packages"]["transformers"]
+
+
+def test_a_token_of_the_hub_is_written_nowhere(resumed):
+    files = contents(resumed)
+    assert (
+        "recipe.yaml" in files and "checkpoint-12/recipe.json" in files and "checkpoint-12/training_args.bin" in files
+    )
+    assert [name for name, content in files.items() if SECRET.encode() in content] == []
+
+
+def test_the_recipe_in_the_folder_gives_the_same_run(pretrained, tmp_path):
+    train(pretrained / "recipe.yaml", tmp_path)
+    assert_same_run(pretrained, tmp_path, 12)
