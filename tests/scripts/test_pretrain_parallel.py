@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.scripts.conftest import ROOT, metrics, run
 
+SHARDED = "tests/scripts/fsdp_on_cpu.py"
 FSDP2 = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -42,9 +43,9 @@ def alone(options, tmp_path_factory) -> Path:
     return folder
 
 
-def run_two(*options: str, port: int, expect: int = 0, **environment: str) -> str:
+def run_two(*options: str, port: int, script: str = "train_pretrain.py", expect: int = 0, **environment: str) -> str:
     """Start two processes of 2 rows in a pass and 1 pass in a step; returns what they said."""
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", "train_pretrain.py"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", script]
     result = subprocess.run(
         [sys.executable, *launcher, *map(str, options), "--gradient_accumulation_steps", "1"],
         cwd=ROOT,
@@ -79,15 +80,15 @@ def test_ddp_is_the_run_of_one_process(options, alone, tmp_path):
 
 @pytest.mark.parametrize("setting", [("--optimizer", "muon"), ("--medqa_dev_questions", "4")])
 def test_what_sharded_weights_cannot_do_is_refused(options, tmp_path, setting):
-    said = run_two(*options, *setting, "--output_dir", tmp_path, port=29643, expect=1, **FSDP2)
+    said = run_two(*options, *setting, "--output_dir", tmp_path, port=29643, script=SHARDED, expect=1, **FSDP2)
     assert f"error: {setting[0][2:]}: " in said and not any(tmp_path.iterdir())
 
 
 def test_fsdp2_is_the_run_of_one_process_and_goes_on(options, alone, tmp_path):
-    assert "sharded (FSDP)" in run_two(*options, "--output_dir", tmp_path, port=29642, **FSDP2)
+    assert "sharded (FSDP)" in run_two(*options, "--output_dir", tmp_path, port=29642, script=SHARDED, **FSDP2)
     assert_same_run(alone, tmp_path)
     for left in ("checkpoint-12", "model.safetensors", "trainer_state.json"):
         path = tmp_path / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert "checkpoint-8" in run_two(*options, "--output_dir", tmp_path, port=29642, **FSDP2)
+    assert "checkpoint-8" in run_two(*options, "--output_dir", tmp_path, port=29642, script=SHARDED, **FSDP2)
     assert_same_run(alone, tmp_path)
