@@ -2,7 +2,7 @@
 
     python -m benchmarks.resume [--steps 300]
 
-Both train a very small model on the same generated English text with GPT-2's vocabulary, 2,048 tokens a step, up to a
+Both train a very small model on the same generated English text with GPT-2's vocabulary, 1,024 tokens a step, up to a
 checkpoint; then the same command goes on and its seconds up to the first new step are taken, processes and imports
 included. The peer is a streaming mixture of `datasets` as one writes it first (see benchmarks.data), and Trainer's own
 resumption: all batches so far are made once more and thrown away. What that comes to at step 30,000, in proportion to
@@ -31,7 +31,7 @@ from tests.gpt2_vocabulary import write_gpt2_tokenizer
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}
-ROW, ROWS = 512, 4
+ROW, ROWS = 512, 2
 TURNS = 3
 FAR = 30_000
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from eval_medqa import SPLITS, EvalArguments
+from modeling_pure import PureConfig
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
+from modeling_pure.training.report import training_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +73,26 @@ def test_the_a100_recipes_hold_the_numbers_of_the_seed():
     assert (grpo.prompts_per_step, grpo.num_generations) == (8, 16)
     assert (grpo.max_steps, grpo.max_tokens, grpo.learning_rate) == (4578, 600_000_000, 1e-5)
     assert grpo.max_completion_length == 256
+
+
+def test_every_card_takes_the_same_steps():
+    curves = []
+    for name in ("a100_2day", "a6000_2day", "24gb"):
+        model, data, training = parse_pretrain("--config", str(ROOT / f"recipes/{name}/pretrain.yaml"))
+        facts = ("rows_per_step", "max_steps", "learning_rate", "warmup_steps", "lr_scheduler_kwargs", "seed")
+        curves.append((model, data, *(getattr(training, fact) for fact in facts)))
+    assert curves[0] == curves[1] == curves[2]
+
+
+def test_memory_is_that_of_the_recipes_comments():
+    """And of the design's arithmetic: 34 kB for each token and layer in bf16."""
+    for name, rows, total in (("a100_2day", 16, "about 31"), ("24gb", 8, "about 20")):
+        _, data, training = parse_pretrain("--config", str(ROOT / f"recipes/{name}/pretrain.yaml"))
+        training.bf16 = True
+        assert training.per_device_train_batch_size == rows
+        assert training_memory(PureConfig(), 401_227_776, training, data.max_seq_length).startswith(total)
+    training.gradient_checkpointing = True
+    assert training_memory(PureConfig(), 401_227_776, training, 2048).startswith("about 10.")
 
 
 def test_the_command_line_has_the_last_word(tmp_path):
