@@ -64,6 +64,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 grad_hidden[tokens] = gradient @ head
                 if learns_head:
                     grad_weight += gradient.t() @ hidden
+                del gradient  # or it would be there beside the logits of the next chunk
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype) if learns_head else None)
         return loss
 

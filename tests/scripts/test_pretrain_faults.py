@@ -325,12 +325,14 @@ def test_a_stopped_run_keeps_its_last_checkpoint_beside_the_best(pretrain_recipe
     assert code == 143 and best < step and checkpoints(tmp_path) == [best, step]
 
 
-def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_new_one(pretrained, pretrain_recipe, tmp_path, train_here):
-    shutil.copytree(pretrained / "checkpoint-4", tmp_path / "checkpoint-4")
-    lose_a_file(start_from(pretrained, tmp_path, 12) / "checkpoint-12")
-    options = ["--save_total_limit", "1", "--max_steps", "8"]
-    train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options)
-    assert (tmp_path / "checkpoint-8").exists()
+def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_new_one(pretrain_recipe, tmp_path, train_here):
+    command = ["--config", pretrain_recipe, "--output_dir", tmp_path, *WORSE]
+    train_here(*command, "--save_total_limit", "2")
+    lose_a_file(tmp_path / "checkpoint-12")
+    (tmp_path / STATE_FILE).unlink()
+    output, _ = train_here(*command, "--save_total_limit", "1", "--max_steps", "11")
+    assert f"from {tmp_path / 'checkpoint-10'}" in output
+    assert checkpoint_fault(tmp_path / "checkpoint-11") is None
 
 
 # ---- another recipe -------------------------------------------------------------------------------------------------
