@@ -1,6 +1,6 @@
 """The speed of a whole training step, ours under `PureTrainer` beside HF Llama under the stock Trainer.
 
-    python -m benchmarks.step [--rounds 5]
+    python -m benchmarks.step [--rounds 3]
 
 Same shape, same tokens a step, float32, no recomputation; in turns, each round a training of its own; tokens per
 second are medians over all rounds. On a CPU both do the same arithmetic, so that parity is what to expect there, and
@@ -22,7 +22,7 @@ SMALL = Scale("small", 256, (4,), 4, ("default",), "default", 4 * 256 * 3)
 def main() -> None:
     """Measure, print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="trainings of each")
+    parser.add_argument("--rounds", type=int, default=3, help="trainings of each")
     rounds = parser.parse_args().rounds
     plain = {"bf16": False}
     ours, peer = [
