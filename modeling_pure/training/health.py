@@ -36,7 +36,9 @@ class NonFiniteGuard:
     def __init__(self, max_steps: int, steps_kept: int, device: torch.device):
         self.max_steps = max_steps
         self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)
-        self.longest, self.skipped, self.finite_losses = (torch.zeros_like(self.in_a_row) for _ in range(3))
+        self.longest, self.last_of_longest, self.skipped, self.finite_losses = torch.zeros(
+            4, dtype=torch.int64, device=device
+        ).unbind()
         self.losses = 0
         self.batches: deque[tuple[int, list[dict]]] = deque(maxlen=steps_kept)
 
@@ -51,36 +53,36 @@ class NonFiniteGuard:
         self.losses += 1
         return torch.where(finite, loss, 0.0)
 
-    def check(self, grad_norm: torch.Tensor, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    def check(self, grad_norm: torch.Tensor, optimizer: torch.optim.Optimizer, step: int) -> torch.Tensor:
         """Tell the optimizer whether to skip this step; returns the norm as a plain tensor."""
         grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
         bad = ~torch.isfinite(grad_norm)
         optimizer.found_inf = bad.float()
         self.in_a_row = torch.where(bad, self.in_a_row + 1, 0)
+        self.last_of_longest = torch.where(self.in_a_row > self.longest, step, self.last_of_longest)
         self.longest = torch.maximum(self.longest, self.in_a_row)
         self.skipped += bad
         return grad_norm
 
-    def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> tuple[float, int, int]:
+    def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> tuple[float, int, range]:
         """Since the last call: share of losses that were finite, steps skipped, and the longest row of these.
 
-        `reduce` adds up over the ranks: each has losses of its own, whereas the norm of the gradient is one for all.
-
-        The one place where the host waits for the device, when a log line is due and it waits anyway.
+        The one place where the host waits for the device, when a log line is due and it waits anyway. `reduce` adds up
+        over the ranks: each has losses of its own, whereas the norm of the gradient is one for all.
         """
         losses = torch.full_like(self.finite_losses, self.losses)
         finite, losses = reduce(torch.stack([self.finite_losses, losses])).tolist()
-        share, skipped, longest = finite / max(1, losses), int(self.skipped), int(self.longest)
+        skipped, longest, last = torch.stack([self.skipped, self.longest, self.last_of_longest]).tolist()
         self.losses = 0
         self.finite_losses.zero_(), self.skipped.zero_(), self.longest.copy_(self.in_a_row)
-        return share, skipped, longest
+        return finite / max(1, losses), skipped, range(last - longest + 1, last + 1)
 
-    def write_batches(self, folder: Path, rank: int, steps: int, tokenizer: PreTrainedTokenizerBase) -> Path:
-        """Write the rows of the last `steps` steps to a file of the run's folder; a row of JSON for each."""
+    def write_batches(self, folder: Path, rank: int, steps: range, tokenizer: PreTrainedTokenizerBase) -> Path:
+        """Write the rows of some steps to a file of the run's folder, each as a line of JSON."""
         file = folder / f"not-finite-rank-{rank}.jsonl"
         with file.open("w") as lines:
-            for step, batches in list(self.batches)[-steps:]:
-                for batch in batches:
+            for step, batches in self.batches:
+                for batch in batches if step in steps else []:
                     for source, ids in zip(batch["source"], batch["input_ids"].tolist(), strict=True):
                         line = {"step": step, "source": source, "input_ids": ids, "text": tokenizer.decode(ids)}
                         lines.write(json.dumps(line, ensure_ascii=False) + "\n")

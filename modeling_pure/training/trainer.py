@@ -135,9 +135,9 @@ class PureTrainer(DurableTrainer, Trainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """Train; with a checkpoint, first put the data where that checkpoint left it."""
+        self.throughput.start(checkpoint_step(Path(resume_from_checkpoint)) if resume_from_checkpoint else 0)
         if resume_from_checkpoint:
             resume_data(resume_from_checkpoint, self.train_dataset, self.args)
-            self.throughput.start(checkpoint_step(Path(resume_from_checkpoint)))
             if workers := self.train_dataset.position:
                 self.data_position.workers = dict(workers)
                 self.data_position.last_worker = (self.train_dataset.first_worker - 1) % len(workers)
@@ -222,7 +222,8 @@ class PureTrainer(DurableTrainer, Trainer):
         return self.guard.poison(super().compute_loss(model, inputs, False, num_items_in_batch))
 
     def _get_grad_norm(self, model, grad_norm=None) -> torch.Tensor:
-        return self.guard.check(super()._get_grad_norm(model, grad_norm), self.optimizer.optimizer)
+        norm = super()._get_grad_norm(model, grad_norm)
+        return self.guard.check(norm, self.optimizer.optimizer, self.state.global_step + 1)
 
     # ---- log lines, validation and checkpoints --------------------------------------------------------------------
 
@@ -241,27 +242,25 @@ class PureTrainer(DurableTrainer, Trainer):
 
     def _add_health(self, logs: dict[str, float]) -> None:
         step = self.state.global_step
-        share, skipped, in_a_row = self.guard.read(self.accelerator.reduce)
+        share, skipped, longest = self.guard.read(self.accelerator.reduce)
         if skipped:
             logs["loss"] = logs["loss"] / share if share else float("nan")
             logs["skipped_steps"] = skipped
             logger.warning(f"step {step}: skipped {skipped} of the last steps, whose loss or gradient was not finite")
-        if in_a_row >= self.args.max_nonfinite_steps:
-            self._stop_not_finite(in_a_row)
+        if len(longest) >= self.args.max_nonfinite_steps:
+            self._stop_not_finite(longest)
         earlier = [line["loss"] for line in self.state.log_history if "loss" in line]
         if above := loss_spike(logs["loss"], earlier):
             logs["loss_spike"] = above
             logger.warning(f"step {step}: a loss of {logs['loss']:.4f} is {above:.4f} above the median of late")
 
-    def _stop_not_finite(self, in_a_row: int) -> None:
-        folder = Path(self.args.output_dir)
-        file = self.guard.write_batches(folder, self.args.process_index, in_a_row, self.tokenizer)
-        steps = [checkpoint_step(folder) for folder in checkpoint_folders(folder)]
-        good = [step for step in steps if step is not None]
+    def _stop_not_finite(self, steps: range) -> None:
+        run_folder = Path(self.args.output_dir)
+        file = self.guard.write_batches(run_folder, self.args.process_index, steps, self.tokenizer)
+        good = [folder for folder in checkpoint_folders(run_folder) if checkpoint_step(folder) is not None]
         raise NotFinite(
-            f"max_nonfinite_steps: loss or gradient was not finite in {in_a_row} steps in a row, the last "
-            f"{self.state.global_step}; their rows are in '{file}', the last good checkpoint is "
-            f"{folder / f'checkpoint-{good[-1]}' if good else 'none'}"
+            f"max_nonfinite_steps: loss or gradient was not finite in {len(steps)} steps in a row, the last "
+            f"{steps[-1]}; their rows are in '{file}', the last good checkpoint is {good[-1] if good else 'none'}"
         )
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:

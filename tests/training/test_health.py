@@ -105,6 +105,15 @@ def test_several_in_a_row_stop_the_run_and_leave_their_rows(make_trainer, loggin
     assert all(len(line["input_ids"]) == 64 and line["text"] for line in lines)
 
 
+def test_steps_that_were_good_again_do_not_hide_the_bad_ones(make_trainer):
+    trainer = make_trainer(max_steps=8, max_nonfinite_steps=3, logging_steps=8)
+    spoil(trainer, {2, 3, 4, 6}, "gradient")
+    with pytest.raises(NotFinite, match="in 3 steps in a row, the last 4;"):
+        trainer.train()
+    file = Path(trainer.args.output_dir) / "not-finite-rank-0.jsonl"
+    assert {json.loads(line)["step"] for line in file.read_text().splitlines()} == {2, 3, 4}
+
+
 def test_fewer_in_a_row_do_not(make_trainer):
     trainer = make_trainer(max_steps=8, max_nonfinite_steps=3, logging_steps=4)
     spoil(trainer, {3, 4, 6, 7}, "gradient")
