@@ -1,5 +1,6 @@
 """How a script ends when it cannot go on: one line that names the key, file or row and the cure, and an exit code."""
 
+import errno
 import sys
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ class RunInterrupted(Exception):
         self.exit_code = 128 + signum
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXIT_CODES = {InputError: 2, RunStopped: 3}
 
 
@@ -30,6 +32,11 @@ def run_script(main: Callable[[], int | None], name: str) -> None:
     except tuple(EXIT_CODES) as error:
         print(f"{name}: error: {one_line(error)}", file=sys.stderr)
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        print(f"{name}: error: cannot write: {error}; make room, and the same command goes on", file=sys.stderr)
+        code = EXIT_CODES[RunStopped]
     except RunInterrupted as stop:
         print(f"{name}: {stop}", file=sys.stderr)
         code = stop.exit_code

@@ -81,7 +81,8 @@ class RecipeParser(HfArgumentParser):
                 raise InputError(f"{path}: unknown key '{key}'{suggestion(key, known)}")
         for dotted, value in overrides:
             override(recipe, dotted, value)
-        self.given = {*recipe, *(option.lstrip("-").partition("=")[0] for option in options)}
+        names = (option.lstrip("-").partition("=")[0].replace("-", "_") for option in options)
+        self.given = {*recipe, *names}
         # Recipe values pass through the same checks as the command line, which follows them and so wins.
         arguments = [text for key, value in recipe.items() for text in as_arguments(key, value)]
         try:
@@ -101,7 +102,7 @@ class RecipeParser(HfArgumentParser):
         for arguments in parsed:
             plain = arguments.to_dict() if hasattr(arguments, "to_dict") else dataclasses.asdict(arguments)
             values |= {name: plain[name] for name in plain if name in self.stated or name in self.given}
-        return {name: value for name, value in values.items() if name not in ONE_START and "token" not in name}
+        return {name: value for name, value in values.items() if name not in ONE_START and not name.endswith("token")}
 
     def error(self, message: str) -> None:
         """argparse would print the whole usage before its one line and exit by itself."""

@@ -8,7 +8,6 @@ The same command again continues. The folder needs nothing else: neither the sou
 """
 
 import json
-import os
 import sys
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
+from ..atomic import write_atomically
 from ..errors import InputError, run_script
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
@@ -62,7 +62,7 @@ def main() -> None:
     mixture = Mixture(open_sources(sources, arguments, training.seed), tokenizer, arguments, training.seed)
     validation = validation_mixture(mixture.opened, mixture.tokenize, mixture.row_length, arguments.validation_rows)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2).encode())
+    write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2))
     write_batch(folder / VALIDATION_FILE, validation, mixture.names)
     state = write_mixture(folder, mixture, rows)
     print(f"{folder}: {rows:,} rows of {mixture.row_length:,} tokens")
@@ -112,13 +112,6 @@ def write_rows(file: Path, rows: list[np.ndarray], sources: list[int], state: di
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     write_atomically(file, sink.getvalue())
-
-
-def write_atomically(file: Path, content: bytes | pa.Buffer) -> None:
-    """Write under another name and rename: a file is whole or not there."""
-    unfinished = file.with_name(file.name + ".unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, file)
 
 
 if __name__ == "__main__":

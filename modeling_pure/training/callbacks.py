@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
+from ..atomic import write_atomically
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -19,7 +21,7 @@ class MetricsFile(TrainerCallback):
         """Forget lines beyond the step the run goes on from."""
         if state.is_world_process_zero:
             kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step > 0]
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Write one line."""

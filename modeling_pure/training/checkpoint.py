@@ -11,10 +11,10 @@ STATE_FILE = "trainer_state.json"
 FILE_LIST = "checkpoint_files.json"
 
 
-def checkpoint_folders(output_dir: str | Path) -> list[Path]:
-    """The checkpoint folders of a run, by step, whole or not."""
+def checkpoint_folders(output_dir: str | Path) -> list[tuple[int, Path]]:
+    """The steps and checkpoint folders of a run in their order, whole or not."""
     numbered = [(folder.name.removeprefix("checkpoint-"), folder) for folder in Path(output_dir).glob("checkpoint-*")]
-    return [folder for _, folder in sorted((int(step), folder) for step, folder in numbered if step.isdigit())]
+    return sorted((int(step), folder) for step, folder in numbered if step.isdigit())
 
 
 def write_file_list(folder: Path) -> None:
@@ -50,7 +50,7 @@ def checkpoint_step(folder: Path) -> int | None:
 
 def last_complete_checkpoint(output_dir: str) -> Path | None:
     """The newest whole checkpoint of a run; says which damaged ones it passed over."""
-    for folder in reversed(checkpoint_folders(output_dir)):
+    for _, folder in reversed(checkpoint_folders(output_dir)):
         if not (fault := checkpoint_fault(folder)):
             return folder
         print(f"passing over {folder}: {fault}")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 
+from ..atomic import write_atomically
 from ..errors import InputError
 
 RECIPE_FILE, LAUNCHES_FILE, CHECKPOINT_RECIPE = "recipe.yaml", "launches.jsonl", "recipe.json"
@@ -55,7 +56,7 @@ def differences(key: str, before: Any, now: Any) -> list[str]:
 
 def write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
     """Write the recipe as it was merged from file and command line; `--config` reads it."""
-    (folder / RECIPE_FILE).write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    write_atomically(folder / RECIPE_FILE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
 
 
 def note_launch(folder: Path, step: int, world_size: int, device: torch.device) -> None:
@@ -78,7 +79,7 @@ def hide_tokens(arguments: list[str]) -> list[str]:
     """A command line without what is secret in it."""
     shown = []
     for argument in arguments:
-        secret = "token=" in argument or (shown and shown[-1].endswith("_token"))
+        secret = "token=" in argument or (shown and shown[-1].endswith("token"))
         shown.append("(hidden)" if secret else argument)
     return shown
 

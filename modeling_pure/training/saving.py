@@ -27,6 +27,8 @@ class DurableTrainer:
         super().__init__(*args, **kwargs)
         # Trainer would count the best one among the newest, and with a limit of 1 delete the last at the end.
         self.checkpoints_kept, self.args.save_total_limit = self.args.save_total_limit, None
+        if self.args.hub_token:  # Trainer pickles its arguments into every checkpoint
+            os.environ["HF_TOKEN"], self.args.hub_token = self.args.hub_token, None
         self.stop_on_signal = StopOnSignal()
         self.add_callback(self.stop_on_signal)
         self._staging: Path | None = None
@@ -65,6 +67,12 @@ class DurableTrainer:
     def create_model_card(self, *args, **kwargs) -> None:
         """Leave the card to the script: Trainer's would replace ours, which says what the model is not for."""
 
+    def _init_training_state(self, max_steps: int, *args, **kwargs):
+        # Trainer would go on with the intervals of the checkpoint, whatever the arguments say now.
+        result = super()._init_training_state(max_steps, *args, **kwargs)
+        self.state.compute_steps(self.args, max_steps)
+        return result
+
     def _get_output_dir(self, trial) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
 
@@ -95,7 +103,10 @@ class DurableTrainer:
     def _delete_old_checkpoints(self) -> None:
         if not self.checkpoints_kept:
             return
-        folders = checkpoint_folders(self.args.output_dir)
+        # Those of later steps are damaged, or of a course that the run has left.
+        folders = [
+            folder for step, folder in checkpoint_folders(self.args.output_dir) if step <= self.state.global_step
+        ]
         for folder in folders[: -self.checkpoints_kept]:
             if str(folder) != self.state.best_model_checkpoint:
                 shutil.rmtree(folder)
@@ -128,7 +139,8 @@ class DurableTrainer:
 
 def is_write_error(error: Exception) -> bool:
     """Whether an error says that a file could not be written; torch.save has no class of its own for that."""
-    return not isinstance(error, RuntimeError) or "PytorchStreamWriter" in str(error) or "file write" in str(error)
+    zip_writer = ("inline_container", "PytorchStreamWriter", "iostream error")
+    return not isinstance(error, RuntimeError) or any(words in str(error) for words in zip_writer)
 
 
 def flush(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -120,6 +121,17 @@ class PureTrainer(DurableTrainer, Trainer):
             self.optimizer = muon_with_adamw(self.model, self.args)
         return super().create_optimizer(model)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """With `allow_recipe_change` learning rate, weight decay and the like are those of this recipe."""
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        super()._load_optimizer_and_scheduler(checkpoint)
+        schedule = self.lr_scheduler
+        if checkpoint and self.args.allow_recipe_change and isinstance(schedule, LambdaLR):
+            schedule.base_lrs = [given["initial_lr"] for given in settings]
+            for group, given, factor in zip(self.optimizer.param_groups, settings, schedule.lr_lambdas, strict=True):
+                group.update({**given, "lr": given["initial_lr"] * factor(schedule.last_epoch)})
+            schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
     def get_train_dataloader(self) -> DataLoader:
         """A plain loader: the mixture already gives each rank its own rows, so accelerate must not share them out."""
         workers = self.args.dataloader_num_workers
@@ -131,6 +143,7 @@ class PureTrainer(DurableTrainer, Trainer):
             persistent_workers=workers > 0,
             pin_memory=self.args.dataloader_pin_memory,
             worker_init_fn=leave_signals_to_the_run,
+            generator=torch.Generator(),  # else it would draw from the one that a checkpoint has restored
         )
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
@@ -257,7 +270,8 @@ class PureTrainer(DurableTrainer, Trainer):
     def _stop_not_finite(self, steps: range) -> None:
         run_folder = Path(self.args.output_dir)
         file = self.guard.write_batches(run_folder, self.args.process_index, steps, self.tokenizer)
-        good = [folder for folder in checkpoint_folders(run_folder) if checkpoint_step(folder) is not None]
+        before = [folder for step, folder in checkpoint_folders(run_folder) if step < steps[0]]
+        good = [folder for folder in before if checkpoint_step(folder) is not None]
         raise NotFinite(
             f"max_nonfinite_steps: loss or gradient was not finite in {len(steps)} steps in a row, the last "
             f"{steps[-1]}; their rows are in '{file}', the last good checkpoint is {good[-1] if good else 'none'}"
