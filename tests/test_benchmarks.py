@@ -10,9 +10,21 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.gpu_pretrain import COMPILED, TINY, Setup, configurations, measure, rows_of, summary, write_rows
+from benchmarks.gpu_pretrain import (
+    COMPILED,
+    TINY,
+    Setup,
+    configurations,
+    measure,
+    pure_trainer,
+    rows_of,
+    stock_trainer,
+    summary,
+    write_rows,
+)
 from benchmarks.loss import checkpointed_chunks, gradients, ours, plain, relative_error, trl_head
 from benchmarks.memory import DEVICE, peak_bytes, saved_bytes
+from benchmarks.syncs import attention_arguments, reads_per_step
 from modeling_pure.loss_pure import PureTokenLoss
 
 ROOT = Path(__file__).parents[1]
@@ -86,3 +98,10 @@ def test_a_training_is_a_row_and_one_that_fails_is_a_row_too(tmp_path):
         line = summary(setups, TINY)
         assert line["peer"] == rows[0]["tokens_per_second"] and line["ours"] is line["ratio"] is None
     assert len((tmp_path / "pretrain-tiny.md").read_text().splitlines()) == 4 + len(rows)
+
+
+def test_a_training_step_reads_nothing_and_attention_gets_no_mask():
+    """The counts of `benchmarks.syncs`; the stock Trainer's show that it counts."""
+    assert reads_per_step(pure_trainer) == 0 < reads_per_step(stock_trainer)
+    for what in ("layers", "model"):
+        assert attention_arguments(pure_trainer, what) == {"attn_mask": "none", "is_causal": True, "enable_gqa": True}

@@ -1,5 +1,6 @@
 """Muon with AdamW is each of the two on its own weights; schedule, saving and loading see one optimizer."""
 
+import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -71,3 +72,15 @@ def test_a_run_with_muon_learns(make_trainer):
     trainer.train()
     assert losses(trainer)[-1] < losses(trainer)[0] - 0.3
     assert len({line["learning_rate"] for line in trainer.state.log_history if "loss" in line}) > 5
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_goes_on_bit_for_bit(make_trainer, optimizer):
+    settings = {"optimizer": optimizer, "save_strategy": "steps", "save_steps": 3, "warmup_steps": 4}
+    straight = make_trainer(**settings)
+    straight.train()
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=f"{straight.args.output_dir}/checkpoint-3")
+    assert losses(resumed) == losses(straight) and len(losses(straight)) == 6
+    for ours, theirs in zip(resumed.model.parameters(), straight.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
