@@ -1,12 +1,13 @@
 """From the command to the first new step of a resumed run, beside the stock Trainer, which reads its data anew.
 
-    python -m benchmarks.resume [--steps 300]
+    python -m benchmarks.resume [--steps 100]
 
-Both train a very small model on the same generated English text with GPT-2's vocabulary, 1,024 tokens a step, up to a
-checkpoint; then the same command goes on and its seconds up to the first new step are taken, processes and imports
-included. The peer is a streaming mixture of `datasets` as one writes it first (see benchmarks.data), and Trainer's own
-resumption: all batches so far are made once more and thrown away. What that comes to at step 30,000, in proportion to
-the steps, stands beside it and is an extrapolation.
+Both train a very small model (with a small vocabulary, so that the data and not the model take the time) on the same
+generated English text, 32,768 tokens a step, up to a checkpoint; then the same command goes on, and its seconds up to
+the first new step are taken, processes and imports included, as they were at the very start. The peer is a streaming
+mixture of `datasets` as one writes it first (see benchmarks.data), and Trainer's own resumption: all batches so far
+are made once more and thrown away. What that comes to at step 30,000 is an extrapolation from what the start takes and
+from what the resumption takes more, in proportion to the steps.
 """
 
 import argparse
@@ -24,14 +25,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback
 
 from benchmarks.data import naive_rows
 from benchmarks.gpu_pretrain import device_name, versions
-from benchmarks.text import write_sources
+from benchmarks.text import write_sources, write_tokenizer
 from modeling_pure.data.mixture import collate_rows
 from modeling_pure.data.tokenizer import load_tokenizer
-from tests.gpt2_vocabulary import write_gpt2_tokenizer
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 512}
-ROW, ROWS = 512, 2
+ROW, ROWS, VOCABULARY = 512, 64, 2048
 TURNS = 3
 FAR = 30_000
 
@@ -39,7 +39,7 @@ FAR = 30_000
 def main() -> None:
     """Train both, resume both, print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=300, help="steps up to the checkpoint")
+    parser.add_argument("--steps", type=int, default=100, help="steps up to the checkpoint")
     parser.add_argument("--peer", nargs=2, metavar=("FOLDER", "STEPS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
@@ -53,14 +53,13 @@ def measure(steps: int) -> dict:
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_gpt2_tokenizer(name)
+        write_tokenizer(folder, VOCABULARY - 48)
         recipe = write_recipe(folder)
         commands = {
             "ours": ["train_pretrain.py", "--config", str(recipe), "--output_dir", f"{folder}/ours", "--max_steps"],
             "peer": ["-m", "benchmarks.resume", "--peer", name],
         }
-        for command in commands.values():
-            run([*command, str(steps)])
+        begun = {who: run([*command, str(steps)], 1, folder / who) for who, command in commands.items()}
         for turn in range(TURNS):
             for who, command in commands.items():
                 seconds[who].append(run([*command, str(steps + 1 + turn)], steps + 1 + turn, folder / who))
@@ -72,24 +71,28 @@ def measure(steps: int) -> dict:
         "peer": round(peer, 2),
         "peer_name": "stock Trainer on a streaming interleave_datasets mixture, its data made anew",
         "ratio": round(peer / ours, 2),
-        "extrapolated": {"step": FAR, "peer_seconds": round(ours + (peer - ours) * FAR / steps)},
+        "seconds_at_step_0": {who: round(value, 2) for who, value in begun.items()},
+        "extrapolated": {
+            "step": FAR,
+            "ours_seconds": round(begun["ours"] + (ours - begun["ours"]) * FAR / steps),
+            "peer_seconds": round(begun["peer"] + (peer - begun["peer"]) * FAR / steps),
+        },
         "tokens_per_step": ROW * ROWS,
         "device": device_name(),
         "versions": versions(),
     }
 
 
-def run(command: list[str], step: int | None = None, folder: Path | None = None) -> float:
-    """Run a command to its end; returns the seconds until it had made a step, if one is given."""
-    began, seconds = time.perf_counter(), 0.0
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    while step and not seconds and process.poll() is None:
+def run(command: list[str], step: int, folder: Path) -> float:
+    """Run a command to its end; returns the seconds until it had made a step."""
+    began, seconds, lines = time.perf_counter(), 0.0, folder / "metrics.jsonl"
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not seconds and process.poll() is None:
         time.sleep(0.01)
-        if f'"step": {step},' in (folder / "metrics.jsonl").read_text():
+        if lines.exists() and f'"step": {step},' in lines.read_text():
             seconds = time.perf_counter() - began
-    _, errors = process.communicate()
-    if process.returncode or (step and not seconds):
-        raise RuntimeError(errors.decode()[-2000:])
+    if process.wait() or not seconds:
+        raise RuntimeError(f"{' '.join(command)} has failed or has not made step {step}")
     return seconds
 
 
@@ -97,7 +100,7 @@ def write_recipe(folder: Path) -> Path:
     """Our recipe on generated text."""
     recipe = {
         "preset": "tiny",
-        "model_overrides": {**SHAPE, **HEADS, "vocab_size": 50_304},
+        "model_overrides": {**SHAPE, **HEADS, "vocab_size": VOCABULARY},
         "tokenizer_name_or_path": str(folder),
         "sources": write_sources(folder, megabytes=4),
         "max_seq_length": ROW,
@@ -154,7 +157,7 @@ def train_peer(folder: Path, steps: int) -> None:
         report_to="none",
         disable_tqdm=True,
     )
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=50_304, use_cache=False, **SHAPE, **HEADS))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, use_cache=False, **SHAPE, **HEADS))
     trainer = Trainer(model, arguments, train_dataset=NaiveRows(folder), data_collator=collate_rows)
     trainer.add_callback(StepFile(out))
     trainer.train(resume_from_checkpoint=any(out.glob("checkpoint-*")))

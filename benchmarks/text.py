@@ -8,6 +8,8 @@ from pydoc_data import topics
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 # Weight in the mixture, and sentences in a document: real sources differ in length as much as that.
 SOURCES = {"finepdfs": (0.45, 260), "fineweb_edu": (0.25, 42), "c4": (0.20, 21)}
@@ -17,6 +19,18 @@ def sentences() -> list[str]:
     """The manual's sentences of running text."""
     text = " ".join(re.sub(r"\s+", " ", topic) for topic in topics.topics.values())
     return [s for s in re.split(r"(?<=[.!?]) ", text) if 40 < len(s) < 400 and s[0].isupper()]
+
+
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """A byte-level BPE like GPT-2's, but small, learned from the manual."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    end = "<|endoftext|>"
+    settings = {"special_tokens": [end], "initial_alphabet": alphabet, "show_progress": False}
+    bpe.train_from_iterator(sentences(), trainers.BpeTrainer(vocab_size=vocab_size, **settings))
+    PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=end, bos_token=end).save_pretrained(folder)
 
 
 def write_sources(folder: Path, megabytes: float, seed: int = 0) -> dict:

@@ -51,6 +51,8 @@ def differences(key: str, before: Any, now: Any) -> list[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         names = [name for name in {**before, **now} if name not in MAY_MOVE]
         return [line for name in names for line in differences(f"{key}.{name}", before.get(name), now.get(name))]
+    if isinstance(before, dict) or isinstance(now, dict):
+        return [f"{key}: gone" if now is None else f"{key}: new"]
     return [] if before == now else [f"{key}: {now}, was {before}"]
 
 

@@ -163,7 +163,7 @@ def test_a_checkpoint_of_another_mixture_is_refused(
     argv = ["--config", pretrain_recipe, "--sources", json.dumps(other)]
     argv += ["--resume_from_checkpoint", pretrained / "checkpoint-8"]
     line = refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
-    assert "sources.finepdfs: the checkpoint was written with another one" in line
+    assert "was written with another recipe: sources.finepdfs: gone; sources.pdf: new. Put it back" in line
 
 
 def test_a_checkpoint_of_another_kind_of_run_is_refused(pretrained, grpo_recipe, tmp_path, monkeypatch, capsys):

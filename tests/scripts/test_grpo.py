@@ -55,7 +55,7 @@ def test_no_dev_question_is_asked_and_the_holdout_is_kept_from_pretraining(corpu
     assert {split_of(question) for question in asked} == {"train"}
     kept = train_grpo.grpo_questions(GRPOScriptArguments(questions=path, grpo_holdout=0.3, holdout_only=True))
     assert {split_of(question, 0.3) for question in kept} == {"holdout"}
-    source = parse_source("usmle", {"path": path, "weight": 1, "format": "medqa"})
+    source = parse_source("sources.usmle", {"path": path, "weight": 1, "format": "medqa"})
     read, _ = split_questions(source, grpo_holdout=0.3)
     assert read and not {question.digest for question in read} & {question.digest for question in kept}
     assert {question.digest for question in [*read, *kept]} == {question.digest for question in asked}
