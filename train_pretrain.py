@@ -7,7 +7,7 @@ The same command again continues from the last complete checkpoint.
 """
 
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
@@ -39,16 +39,23 @@ def main() -> None:
     model_args, data_args, training_args = parser.parse_recipe(sys.argv[1:])
     recipe = parser.merged_recipe((model_args, data_args, training_args))
     checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
+    sources = parse_sources(data_args.sources)
+    facts = {**recipe, "sources": source_facts(sources), "rows_per_step": training_args.rows_per_step}
+    if checkpoint:
+        check_recipe(checkpoint, facts, training_args.allow_recipe_change)
     if already_finished(training_args.output_dir, training_args.max_steps):
         return
-    if checkpoint and not training_args.allow_recipe_change:
-        check_recipe(checkpoint, {**recipe, "rows_per_step": training_args.rows_per_step})
-    trainer = build_trainer(model_args, data_args, training_args, checkpoint, recipe)
+    trainer = build_trainer(model_args, data_args, training_args, checkpoint, facts)
     if trainer.is_world_process_zero():
         describe_run(trainer, checkpoint)
         record_start(training_args, recipe, checkpoint_step(checkpoint) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer)
+
+
+def source_facts(sources: list[Source]) -> dict[str, dict]:
+    """Every field of every source, also those that a recipe leaves out."""
+    return {source.name: {**asdict(source), "weight": float(source.weight)} for source in sources}
 
 
 def build_trainer(

@@ -37,6 +37,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, Tra
 
 from benchmarks.memory import DEVICE, device_name, llama_config
 from modeling_pure import PureConfig, PureForCausalLM
+from modeling_pure.errors import RunStopped
 from modeling_pure.training.arguments import PureTrainingArguments
 from modeling_pure.training.report import model_flops
 from modeling_pure.training.throughput import peak_tflops
@@ -88,7 +89,7 @@ def main() -> None:
     """Measure, write the rows, print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder for the rows and the table")
-    parser.add_argument("--minutes", type=float, default=8, help="no training of the second round begins after them")
+    parser.add_argument("--minutes", type=float, default=8, help="no training begins after them")
     parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU, to try the code")
     options = parser.parse_args()
     if not options.tiny and DEVICE != "cuda":
@@ -98,9 +99,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     setups, deadline = configurations(scale), time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-        for number in range(ROUNDS):
+        for _ in range(ROUNDS):
             for setup in setups:
-                if setup.failed or (number and time.monotonic() > deadline):
+                if setup.failed or time.monotonic() > deadline:
                     continue
                 measure(setup, scale, folder)
                 write_rows(rows_of(setups, scale), options.out / f"pretrain-{name}")
@@ -136,7 +137,7 @@ def measure(setup: Setup, scale: Scale, folder: str) -> None:
         torch.cuda.reset_peak_memory_stats()
     try:
         setup.speeds += train(setup, scale, folder)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, RunStopped):  # the latter is ours, with one row in a pass
         setup.failed = "out of memory"
     except RuntimeError as error:  # no such kernel for this GPU, or not for heads of this size
         setup.failed = str(error).strip().splitlines()[0][:120]

@@ -342,6 +342,10 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         (the name is Liger's) says otherwise. `reduction="none"` gives the nats of each token (batch, length) in
         the place of their mean, without logits and without gradients, 0 where there is no label.
         """
+        if reduction not in ("mean", "none"):
+            raise ValueError(f'reduction is "mean" or "none", not {reduction!r}.')
+        if skip_logits and labels is None:
+            raise ValueError("Without labels there are only logits: skip_logits needs labels.")
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -356,6 +360,8 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         if skip_logits and self._head_is_plain():
             loss = self._loss_without_logits(out.last_hidden_state, labels, reduction, **kwargs)
             return CausalLMOutputWithPast(loss, None, out.past_key_values, out.hidden_states, out.attentions)
+        if reduction == "none":
+            raise ValueError('reduction="none" reads the head\'s weight, which is here not all of the head.')
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(out.last_hidden_state[:, kept, :])
         loss = None
@@ -375,7 +381,7 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        next_tokens = F.pad(labels, (0, 1), value=-100)[:, 1:]
+        next_tokens = F.pad(labels.to(hidden_states.device), (0, 1), value=-100)[:, 1:]
         tokens, targets = hidden_states.flatten(0, 1), next_tokens.flatten()
         if reduction == "none":
             return chunked_nats(tokens, self.lm_head.weight, targets).view_as(next_tokens)

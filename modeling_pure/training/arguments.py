@@ -45,7 +45,9 @@ class PureTrainingArguments(TrainingArguments):
     )
     warmup_steps: float = field(default=1526, metadata={"help": "steps of linear warm-up; 1,526 = 50M tokens"})
     weight_decay: float = field(default=0.1, metadata={"help": "decoupled weight decay"})
+    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's first-moment decay"})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second-moment decay"})
+    adam_epsilon: float = field(default=1e-8, metadata={"help": "AdamW's epsilon"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
     bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
     compile_layers: bool | None = field(
@@ -85,7 +87,7 @@ class PureTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         if self.compile_layers is None:
             self.compile_layers = torch.cuda.is_available() and not self.torch_compile
         # Every weight takes part in every step, and no buffer ever changes: nothing to look for, nothing to send.
@@ -96,11 +98,28 @@ class PureTrainingArguments(TrainingArguments):
         # The filter hides a NaN behind the mean of earlier losses and costs a device synchronisation a step.
         self.logging_nan_inf_filter = False
         self.prediction_loss_only = True
+        if self.greater_is_better is None:  # Trainer knows of names that end in loss only
+            self.greater_is_better = "accuracy" in (self.metric_for_best_model or "")
         super().__post_init__()
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer: expected one of {list(OPTIMIZERS)}, found {self.optimizer!r}")
         if self.optim != OptimizerNames.ADAMW_TORCH_FUSED:
             raise InputError("optim: a step that is not finite can be skipped by `optimizer: adamw` or `muon` only")
+        for field_name, value, why in (
+            ("save_only_model", False, "such a checkpoint cannot be gone on from"),
+            ("fp16", False, "small gradients would be lost; the model trains in bf16 or fp32"),
+            ("average_tokens_across_devices", True, "gradients would be too small by the number of ranks"),
+            ("logging_strategy", "steps", "steps that are not finite are looked for at log lines"),
+        ):
+            if getattr(self, field_name) != value:
+                raise InputError(f"{field_name}: {why}")
+        if self.save_strategy == "best":
+            raise InputError("save_strategy: best saves too late for a signal; the best one is kept with steps, too")
+        if self.n_gpu > 1:
+            raise InputError(
+                f"{self.n_gpu} GPUs and one process: start torchrun --nproc_per_node={self.n_gpu}, or choose one by "
+                "CUDA_VISIBLE_DEVICES=0"
+            )
         if self.max_nonfinite_steps < 1:
             raise InputError(f"max_nonfinite_steps: expected at least 1, found {self.max_nonfinite_steps}")
         if self.auto_find_batch_size:

@@ -1,6 +1,7 @@
 """What keeps a bad batch from ruining a run: steps skipped on the device, a stop after several, a loss watch."""
 
 import json
+import math
 import statistics
 from collections import deque
 from collections.abc import Callable
@@ -95,9 +96,9 @@ def loss_spike(loss: float, earlier: list[float]) -> float | None:
     It stands out when it lies more than six standard deviations above the median of the last 50, the deviation being
     estimated from the median absolute deviation, which one earlier spike does not move.
     """
-    if len(earlier) < 10:
+    window = [value for value in earlier[-SPIKE_WINDOW:] if math.isfinite(value)]
+    if len(window) < 10:
         return None
-    window = earlier[-SPIKE_WINDOW:]
     median = statistics.median(window)
     deviation = 1.4826 * statistics.median(abs(value - median) for value in window)
     above = loss - median

@@ -93,7 +93,7 @@ model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```
 
-`trust_remote_code` runs the two Python files that lie beside the weights; with the package `modeling_pure` imported it
-is not needed.
+`trust_remote_code` runs the three Python files that lie beside the weights; with the package `modeling_pure` imported
+it is not needed.
 """
     ModelCard(text).save(Path(folder) / "README.md")

@@ -24,25 +24,29 @@ FIXED = (
     *("rows_per_step", "seed", "optimizer", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs"),
     *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 )
+ALWAYS_FIXED = ("preset", "model_overrides", "optimizer")
 MAY_MOVE = ("path", "validation_path")
 
 
-def check_recipe(checkpoint: Path, recipe: dict[str, Any]) -> None:
+def check_recipe(checkpoint: Path, recipe: dict[str, Any], allow_change: bool = False) -> None:
     """Raise `InputError`, with the differences, where `recipe` cannot go on from a checkpoint.
 
     Args:
-        recipe: the merged recipe and `rows_per_step`, as a checkpoint holds them in its `recipe.json`.
+        recipe: the merged recipe, its sources complete, and `rows_per_step`: as a checkpoint holds them in its
+            `recipe.json`.
+        allow_change: look only at what the checkpoint's tensors depend on.
     """
     try:
         before = json.loads((checkpoint / CHECKPOINT_RECIPE).read_text())
     except OSError as error:
         raise InputError(f"{checkpoint}: was not written by this kind of run (no {CHECKPOINT_RECIPE})") from error
-    keys = [key for key in FIXED if key in recipe or key in before]
+    keys = [key for key in (ALWAYS_FIXED if allow_change else FIXED) if key in recipe or key in before]
     changes = [line for key in keys for line in differences(key, before.get(key), recipe.get(key))]
     if changes:
+        otherwise = "" if allow_change else ", or say --allow_recipe_change true"
         raise InputError(
             f"{checkpoint} was written with another recipe: {'; '.join(changes)}. "
-            "Put it back, take another output_dir, or say --allow_recipe_change true"
+            f"Put it back, or take another output_dir{otherwise}"
         )
 
 

@@ -13,7 +13,7 @@ from ..errors import RunStopped, first_line
 from .checkpoint import STATE_FILE, checkpoint_folders, checkpoint_step, write_file_list
 from .signals import StopOnSignal
 
-STAGING = ".unfinished"  # what is being written; a run that was killed while it wrote leaves it behind
+STAGING = "_unfinished"  # what is being written; a run that was killed while it wrote leaves it behind
 
 
 class DurableTrainer:
@@ -44,6 +44,8 @@ class DurableTrainer:
             self._load_from_checkpoint(resume_from_checkpoint)
             self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE_FILE))
             return None
+        if resume_from_checkpoint and self.args.should_save:
+            leave_later_checkpoints(Path(resume_from_checkpoint), Path(self.args.output_dir))
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.stop_on_signal.raise_if_stopped(self.state)
         return result
@@ -116,12 +118,12 @@ class DurableTrainer:
         """A folder to write in, gone afterwards; a disk that is full stops the run and leaves all else alone."""
         run_folder = Path(self.args.output_dir)
         staging = run_folder / STAGING
-        if self.args.should_save:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
-        self._staging = staging
         try:
+            if self.args.should_save:
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self._staging = staging
             yield staging
             self.accelerator.wait_for_everyone()
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -140,7 +142,19 @@ class DurableTrainer:
 def is_write_error(error: Exception) -> bool:
     """Whether an error says that a file could not be written; torch.save has no class of its own for that."""
     zip_writer = ("inline_container", "PytorchStreamWriter", "iostream error")
-    return not isinstance(error, RuntimeError) or any(words in str(error) for words in zip_writer)
+    if isinstance(error, RuntimeError):
+        return any(words in str(error) for words in zip_writer)
+    return not isinstance(error, ConnectionError)
+
+
+def leave_later_checkpoints(checkpoint: Path, run_folder: Path) -> None:
+    """Set aside what a run saved after a checkpoint that it goes back to: it would be taken for its newest."""
+    for step, folder in checkpoint_folders(run_folder):
+        if folder.resolve().parent == checkpoint.resolve().parent and step > checkpoint_step(checkpoint):
+            aside = folder.with_name(f"_left-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(folder, aside)
+            print(f"{folder} is now {aside.name}: the run goes on from {checkpoint.name}")
 
 
 def flush(folder: Path) -> None:

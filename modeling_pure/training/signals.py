@@ -1,8 +1,9 @@
 """SIGTERM and SIGINT end a run after its step, with a checkpoint: preemption, `scancel`, an evicted pod, Ctrl-C."""
 
 import os
+import select
 import signal
-import sys
+import stat
 import threading
 import time
 
@@ -44,6 +45,8 @@ class StopOnSignal(TrainerCallback):
             self.signum = int(signum)
         if self.signum and state.global_step % self.steps_between_stops == 0:
             control.should_save = control.should_training_stop = True
+        # A checkpoint does not hold the mean that a log line is about to say: let it begin a new one.
+        control.should_log |= control.should_save
 
     def on_train_end(self, args, state, control, **kwargs):
         """Listen no longer."""
@@ -65,9 +68,21 @@ class StopOnSignal(TrainerCallback):
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
         if not self.signum:
-            again = " (Ctrl-C again: at once, without saving)" if signum == signal.SIGINT else ""
-            print(f"{signal.Signals(signum).name}: saving after this step{again}", file=sys.stderr, flush=True)
             self.signum, self.received_at = signum, now
+            again = " (Ctrl-C again: at once, without saving)" if signum == signal.SIGINT else ""
+            if signum == signal.SIGINT:
+                let_go_of_closed_pipes()
+            # Past Python's streams, in whose middle a handler may be called.
+            os.write(2, f"{signal.Signals(signum).name}: saving after this step{again}\n".encode())
+
+
+def let_go_of_closed_pipes() -> None:
+    """Write to nowhere where nobody reads any more: Ctrl-C ends the `tee` of `2>&1 | tee log` as well as the run."""
+    for stream in (1, 2):
+        pipe = select.poll()
+        pipe.register(stream, 0)
+        if stat.S_ISFIFO(os.fstat(stream).st_mode) and pipe.poll(500):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 def leave_signals_to_the_run(worker: int) -> None:

@@ -1,5 +1,6 @@
 """How fast a run is: tokens per second, share of the device's peak, peak memory, hours left; read at log lines."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ PEAK_TFLOPS = {
 
 def peak_tflops(device_name: str) -> float | None:
     """Peak dense bf16 TFLOP/s of a device by its name, as CUDA gives it; None where it is not in the table."""
-    return next((peak for name, peak in PEAK_TFLOPS.items() if name in device_name), None)
+    return next((peak for name, peak in PEAK_TFLOPS.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
 def device_peak(device: torch.device) -> float | None:

@@ -4,6 +4,7 @@ import gc
 import json
 import logging
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class PureTrainer(DurableTrainer, Trainer):
         eval_dataset: held-out rows with the name of their `source`, in the mixture or outside it.
         document_mask: whether the documents of a row are kept from attending to each other.
         questions: MedQA dev questions to answer at each validation.
-        recipe: what a checkpoint says it was made with.
+        recipe: what a checkpoint says it was made with (`run_folder.check_recipe`).
     """
 
     def __init__(
@@ -96,7 +97,9 @@ class PureTrainer(DurableTrainer, Trainer):
         self.questions, self.recipe = questions or [], recipe or {}
         self.token_bytes = token_bytes(self.tokenizer, self.model.config.vocab_size)
         self.rows_per_pass = self.args.train_batch_size  # fewer once a pass has run out of memory
-        kept = int(self.args.logging_steps) + self.args.max_nonfinite_steps
+        steps = self.args.logging_steps
+        between = ceil(steps if steps >= 1 else steps * self.args.max_steps)
+        kept = between + self.args.max_nonfinite_steps
         self.guard = NonFiniteGuard(self.args.max_nonfinite_steps, kept, self.args.device)
         peak = device_peak(self.args.device)
         self.throughput = Throughput(
@@ -154,22 +157,20 @@ class PureTrainer(DurableTrainer, Trainer):
             if workers := self.train_dataset.position:
                 self.data_position.workers = dict(workers)
                 self.data_position.last_worker = (self.train_dataset.first_worker - 1) % len(workers)
-        try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        except NotFinite:
-            raise
-        except RunStopped:
-            # The data have ended between two steps. Other ranks wait in the next step, not here, so that only a run
-            # of one process can still save.
-            if self.args.world_size == 1 and self.state.global_step:
-                self._save_checkpoint(self.model, trial=None)
-            raise
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of a step; remembered, in case they have to be run again or looked at."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        try:
+            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        except RunStopped:
+            # The data have ended, between two steps. Other ranks wait in the next step, not here, so that only a run
+            # of one process can still save.
+            if self.args.world_size == 1 and self.state.global_step:
+                self._save_checkpoint(self.model, trial=None)
+            raise
         self.guard.batches.append((self.state.global_step + 1, batches))
         return batches, num_items
 
@@ -302,5 +303,4 @@ class PureTrainer(DurableTrainer, Trainer):
             super()._save_checkpoint(model, trial)
 
     def _add_to_checkpoint(self, folder: Path) -> None:
-        recipe = {**self.recipe, "rows_per_step": self.args.rows_per_step}
-        (folder / CHECKPOINT_RECIPE).write_text(json.dumps(recipe, indent=2) + "\n")
+        (folder / CHECKPOINT_RECIPE).write_text(json.dumps(self.recipe, indent=2) + "\n")

@@ -129,6 +129,12 @@ def test_an_adapter_on_the_head_is_not_passed_over(model, batch):
     assert all(p.grad.any() for name, p in adapted.named_parameters() if "lora" in name)
 
 
+def test_what_cannot_be_given_is_refused(model, batch):
+    for kwargs, message in (({"reduction": "sum"}, '"mean" or "none"'), ({"skip_logits": True}, "needs labels")):
+        with pytest.raises(ValueError, match=message):
+            model(batch[0], **kwargs)
+
+
 def test_evaluation_keeps_its_logits_and_a_mean(model, batch):
     with torch.no_grad():
         out = model.eval()(batch[0], labels=batch[1])

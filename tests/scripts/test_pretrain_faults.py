@@ -249,6 +249,15 @@ def test_a_signal_to_all_processes_of_a_run_loses_no_step(longer, pretrain_recip
     assert_same_run(longer, tmp_path, 100)
 
 
+def test_ctrl_c_saves_though_it_has_ended_the_reader_of_the_log(pretrain_recipe, tmp_path):
+    process = start("train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path, *LONGER)
+    once_at_step(1, tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    process.stdout.close(), process.stderr.close()
+    assert process.wait(60) == 130
+    assert checkpoints(tmp_path)[-1] == logged(tmp_path)[-1] < 100
+
+
 def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step(pretrain_recipe, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -358,7 +367,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     checkpoint = tmp_path / "checkpoint-8"
     assert error.splitlines()[-1] == (
         f"train_pretrain.py: error: {checkpoint} was written with another recipe: {differences}. "
-        "Put it back, take another output_dir, or say --allow_recipe_change true"
+        "Put it back, or take another output_dir, or say --allow_recipe_change true"
     )
     assert contents(tmp_path) == before
 
@@ -404,8 +413,33 @@ def test_other_intervals_hold_from_the_resume_on(pretrained, pretrain_recipe, tm
     train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 4), *options)
     assert checkpoints(tmp_path) == [6, 9, 12]
     lines = [line for line in metrics(tmp_path) if line["step"] > 4]
-    assert [line["step"] for line in lines if "loss" in line] == [6, 8, 10, 12]
+    assert [line["step"] for line in lines if "loss" in line] == [6, 8, 9, 10, 12]  # 9: a checkpoint begins a line
     assert [line["step"] for line in lines if "eval_loss" in line] == [6, 9, 12, 12]
+
+
+def test_going_back_sets_aside_what_came_after(pretrained, pretrain_recipe, tmp_path, train_here):
+    shutil.copytree(pretrained / "checkpoint-4", tmp_path / "checkpoint-4")
+    start_from(pretrained, tmp_path, 8)
+    options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "6", "--save_steps", "2"]
+    train_here(*options, "--eval_steps", "2", "--resume_from_checkpoint", tmp_path / "checkpoint-4")
+    assert checkpoints(tmp_path) == [4, 6] and (tmp_path / "_left-checkpoint-8" / STATE_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [(("--optimizer", "muon"), "optimizer: muon, was adamw"), (("--model_overrides.hidden_size", "64"), "64, was 32")],
+)
+def test_what_the_tensors_depend_on_cannot_be_allowed(pretrained, pretrain_recipe, tmp_path, train_here, option, line):
+    options = [*option, "--allow_recipe_change", "true"]
+    start_from(pretrained, tmp_path, 8)
+    _, error = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options, expect=2)
+    assert line in error and error.rstrip().endswith("Put it back, or take another output_dir")
+
+
+def test_defaults_that_are_written_out_are_no_change(pretrained, pretrain_recipe, tmp_path, train_here):
+    options = ["--adam_beta1", "0.9", "--sources.usmle.validation_documents", "64", "--learning_rate", "3e-3"]
+    train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 8), *options)
+    assert_same_run(pretrained, tmp_path, 12)
 
 
 # ---- losses that are not finite -------------------------------------------------------------------------------------

@@ -137,3 +137,4 @@ def test_a_spike_stands_out_of_the_noise_and_a_falling_curve_has_none():
     assert loss_spike(3.5, quiet[:9]) is None  # too little to compare with
     assert loss_spike(3.5, [*quiet, *[9.0] * 5]) == pytest.approx(0.5, abs=0.03)  # earlier spikes do not hide it
     assert loss_spike(float("nan"), quiet) is None
+    assert loss_spike(3.5, [*quiet, *[float("nan")] * 5]) == pytest.approx(0.5, abs=0.03)

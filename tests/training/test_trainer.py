@@ -93,11 +93,20 @@ def test_gradient_checkpointing_changes_no_number(make_trainer):
         ({"optim": "adafactor"}, "optim: a step that is not finite"),
         ({"max_nonfinite_steps": 0}, "max_nonfinite_steps: expected at least 1"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size: not needed"),
+        ({"save_only_model": True}, "save_only_model: such a checkpoint cannot"),
+        ({"average_tokens_across_devices": False}, "average_tokens_across_devices: gradients"),
+        ({"logging_strategy": "no"}, "logging_strategy: steps that are not finite"),
+        ({"save_strategy": "best", "eval_strategy": "steps"}, "save_strategy: best saves too late"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make_trainer, given, message):
     with pytest.raises(InputError, match=message):
         make_trainer(**given)
+
+
+def test_the_best_is_the_lowest_but_for_accuracy(make_trainer):
+    for metric, greater in (("eval_loss", False), ("eval_bits_per_byte", False), ("eval_medqa_accuracy", True)):
+        assert make_trainer(metric_for_best_model=metric).args.greater_is_better is greater
 
 
 def test_peaks_are_found_by_the_names_that_cuda_gives():
@@ -114,6 +123,8 @@ def test_peaks_are_found_by_the_names_that_cuda_gives():
         "NVIDIA A10G": 70.0,
         "NVIDIA A10": 125.0,
         "Tesla T4": None,
+        "NVIDIA RTX A1000": None,
+        "NVIDIA RTX A4000": None,
     }
     assert {name: peak_tflops(name) for name in names} == names
     assert set(names.values()) - {None} <= set(PEAK_TFLOPS.values())
