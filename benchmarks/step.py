@@ -2,9 +2,10 @@
 
     python -m benchmarks.step [--rounds 3]
 
-Same shape, same tokens a step, float32, no recomputation; in turns, each round a training of its own; tokens per
-second are medians over all rounds. On a CPU both do the same arithmetic, so that parity is what to expect there, and
-nothing follows from it for a GPU: `benchmarks.gpu_pretrain` measures that.
+Same shape, same tokens a step, float32, nothing compiled and nothing run twice; in turns, each round a training of its
+own; tokens per second are medians over all rounds. At this size the head is most of the arithmetic, and on a CPU ours
+pays there for the chunks of its loss, which save memory and are made to be compiled. Nothing follows from it for a
+GPU: `benchmarks.gpu_pretrain` measures that.
 """
 
 import argparse

@@ -1,0 +1,205 @@
+"""What a run's folder says of how it was made, what may change when it goes on, and losses that are not finite."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+import yaml
+
+from modeling_pure.training.checkpoint import STATE_FILE
+from tests.scripts.conftest import metrics
+from tests.scripts.test_pretrain_data import start_from, train
+from tests.scripts.test_pretrain_faults import (
+    assert_same_run,
+    checkpoints,
+    contents,
+    lines_of_training,
+)
+
+SECRET = "hf_this_must_not_be_written_down"
+
+
+# ---- another recipe -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "differences"),
+    [
+        (["--seed", "1"], "seed: 1, was 0"),
+        (["--max_seq_length", "32"], "max_seq_length: 32, was 64"),
+        (["--gradient_accumulation_steps", "1"], "rows_per_step: 2, was 4"),
+        (
+            ["--sources.fineweb_edu.weight", "0.2", "--sources.c4.weight", "0.25"],
+            "sources.fineweb_edu.weight: 0.2, was 0.25; sources.c4.weight: 0.25, was 0.2",
+        ),
+    ],
+    ids=["seed", "row length", "batch", "weights"],
+)
+def test_a_checkpoint_of_another_recipe_is_refused(
+    pretrained, pretrain_recipe, tmp_path, train_here, options, differences
+):
+    before = contents(start_from(pretrained, tmp_path, 8))
+    _, error = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options, expect=2)
+    checkpoint = tmp_path / "checkpoint-8"
+    assert error.splitlines()[-1] == (
+        f"train_pretrain.py: error: {checkpoint} was written with another recipe: {differences}. "
+        "Put it back, or take another output_dir, or say --allow_recipe_change true"
+    )
+    assert contents(tmp_path) == before
+
+
+def test_the_rows_of_a_step_may_be_split_in_another_way(pretrained, pretrain_recipe, tmp_path, train_here):
+    options = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"]
+    train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 8), *options)
+    losses = [[line["loss"] for line in metrics(folder) if "loss" in line] for folder in (pretrained, tmp_path)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[1]) == 12
+
+
+def test_a_run_may_be_made_longer(pretrained, pretrain_recipe, tmp_path, train_here):
+    start_from(pretrained, tmp_path, 12)
+    train_here("--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "14")
+    first, longer = ([line for line in lines_of_training(run) if "loss" in line] for run in (pretrained, tmp_path))
+    assert longer[:12] == first
+    assert [line["tokens"] for line in longer[12:]] == [13 * 256, 14 * 256]
+
+
+def test_another_recipe_can_be_allowed_and_its_data_begin_anew(pretrained, pretrain_recipe, tmp_path, train_here):
+    start_from(pretrained, tmp_path, 8)
+    options = ["--seed", "1", "--allow_recipe_change", "true"]
+    output, _ = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options)
+    assert f"from {tmp_path / 'checkpoint-8'}" in output
+    (line,) = [line for line in output.splitlines() if "the data begin anew: " in line]
+    assert "seed" in line
+    last = [line for line in lines_of_training(tmp_path) if "loss" in line][-1]
+    assert sum(tokens for name, tokens in last.items() if name.startswith("tokens/")) == 4 * 256
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["seed"] == 1
+
+
+def test_an_allowed_learning_rate_is_the_one_that_is_used(pretrained, pretrain_recipe, tmp_path, train_here):
+    options = ["--learning_rate", "0.0001", "--lr_scheduler_kwargs", "{min_lr: 0.0001}"]
+    start_from(pretrained, tmp_path, 8)
+    train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options, "--allow_recipe_change", "true")
+    rates = {line["step"]: line["learning_rate"] for line in metrics(tmp_path) if "loss" in line}
+    assert all(rates[step] > 0.0003 for step in range(2, 9))
+    assert [rates[step] for step in range(9, 13)] == pytest.approx([0.0001] * 4)
+
+
+def test_other_intervals_hold_from_the_resume_on(pretrained, pretrain_recipe, tmp_path, train_here):
+    options = ["--save_steps", "3", "--eval_steps", "3", "--logging_steps", "2"]
+    train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 4), *options)
+    assert checkpoints(tmp_path) == [6, 9, 12]
+    lines = [line for line in metrics(tmp_path) if line["step"] > 4]
+    assert [line["step"] for line in lines if "loss" in line] == [6, 8, 9, 10, 12]  # 9: a checkpoint begins a line
+    assert [line["step"] for line in lines if "eval_loss" in line] == [6, 9, 12, 12]
+
+
+def test_going_back_sets_aside_what_came_after(pretrained, pretrain_recipe, tmp_path, train_here):
+    shutil.copytree(pretrained / "checkpoint-4", tmp_path / "checkpoint-4")
+    start_from(pretrained, tmp_path, 8)
+    options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "6", "--save_steps", "2"]
+    train_here(*options, "--eval_steps", "2", "--resume_from_checkpoint", tmp_path / "checkpoint-4")
+    assert checkpoints(tmp_path) == [4, 6] and (tmp_path / "_left-checkpoint-8" / STATE_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [(("--optimizer", "muon"), "optimizer: muon, was adamw"), (("--model_overrides.hidden_size", "64"), "64, was 32")],
+)
+def test_what_the_tensors_depend_on_cannot_be_allowed(pretrained, pretrain_recipe, tmp_path, train_here, option, line):
+    options = [*option, "--allow_recipe_change", "true"]
+    start_from(pretrained, tmp_path, 8)
+    _, error = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options, expect=2)
+    assert line in error and error.rstrip().endswith("Put it back, or take another output_dir")
+
+
+def test_defaults_that_are_written_out_are_no_change(pretrained, pretrain_recipe, tmp_path, train_here):
+    options = ["--adam_beta1", "0.9", "--sources.usmle.validation_documents", "64", "--learning_rate", "3e-3"]
+    train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 8), *options)
+    assert_same_run(pretrained, tmp_path, 12)
+
+
+# ---- losses that are not finite -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def blown_up(tmp_path_factory, pretrain_recipe):
+    """A run whose learning rate ruins the weights in step 7, and what it said; it has saved at 3, 6 and 9."""
+    folder = tmp_path_factory.mktemp("blown_up")
+    schedule = ["--lr_scheduler_kwargs", "{min_lr: 1e30}", "--warmup_steps", "5", "--max_grad_norm", "0"]
+    return folder, train(pretrain_recipe, folder, *schedule, "--save_steps", "3", expect=3).stderr
+
+
+def strict_metrics(folder) -> list[dict]:
+    """The lines of metrics.jsonl, in which JSON's own values alone are allowed."""
+
+    def refuse(constant):
+        pytest.fail(f"metrics.jsonl: {constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(blown_up):
+    folder, error = blown_up
+    assert "Traceback" not in error
+    (line,) = [line for line in error.splitlines() if "error: " in line]
+    assert line.startswith("train_pretrain.py: error: max_nonfinite_steps: loss or gradient was not finite in 5 steps")
+    assert str(folder / "not-finite-rank-0.jsonl") in line
+    assert line.endswith(f"the last good checkpoint is {folder / 'checkpoint-6'}")
+    assert checkpoints(folder) == [3, 6, 9]
+
+
+def test_the_rows_of_the_steps_that_were_not_finite_are_written_down(blown_up, corpus, tokenizer):
+    folder, error = blown_up
+    last = int(re.search(r"5 steps in a row, the last (\d+)", error)[1])
+    rows = [json.loads(line) for line in (folder / "not-finite-rank-0.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [step for step in range(last - 4, last + 1) for _ in range(4)]
+    assert all(len(row["input_ids"]) == 64 and row["text"] == tokenizer.decode(row["input_ids"]) for row in rows)
+    tokens = {line["step"]: line for line in strict_metrics(folder) if "tokens" in line}
+    for name in ("finepdfs", "fineweb_edu", "c4"):
+        of_source = [row for row in rows if row["source"] == name]
+        read = tokens[last - 1][f"tokens/{name}"] - tokens[last - 5][f"tokens/{name}"]
+        assert 64 * len([row for row in of_source if row["step"] < last]) == read
+        documents = (corpus / f"{name}.jsonl").read_text()
+        assert all(piece in documents for row in of_source for piece in row["text"].split("<|endoftext|>"))
+
+
+def test_the_log_of_steps_that_were_not_finite_is_json(blown_up):
+    folder, error = blown_up
+    last = int(re.search(r"5 steps in a row, the last (\d+)", error)[1])
+    skipped = [line for line in strict_metrics(folder) if "skipped_steps" in line]
+    assert [(line["step"], line["skipped_steps"], line["grad_norm"]) for line in skipped] == [
+        (step, 1, None) for step in range(last - 4, last)
+    ]
+
+
+# ---- what the folder says -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory, pretrained, pretrain_recipe):
+    """A run that went on from step 8, with a token of the Hub on the command line, in both spellings."""
+    folder = start_from(pretrained, tmp_path_factory.mktemp("resumed"), 8)
+    (folder / "launches.jsonl").write_text((pretrained / "launches.jsonl").read_text())
+    train(pretrain_recipe, folder, "--hub_token", SECRET, f"--hub_token={SECRET}", "--hub-token", SECRET)
+    return folder
+
+
+def test_every_start_is_noted(resumed, pretrain_recipe):
+    first, second = [json.loads(line) for line in (resumed / "launches.jsonl").read_text().splitlines()]
+    assert (first["from_step"], second["from_step"]) == (0, 8) and first["time"] < second["time"]
+    assert second["command"].startswith(f"train_pretrain.py --config {pretrain_recipe} --output_dir {resumed} ")
+    assert re.fullmatch(r"[0-9a-f]{40}\+?", second["git"])
+    assert second["packages"]["torch"] == torch.__version__ and second["packages"]["transformers"]
+
+
+def test_a_token_of_the_hub_is_written_nowhere(resumed):
+    files = contents(resumed)
+    assert {"recipe.yaml", "launches.jsonl", "checkpoint-12/recipe.json"} <= files.keys()
+    assert [name for name, content in files.items() if SECRET.encode() in content] == []
+
+
+def test_the_recipe_in_the_folder_gives_the_same_run(pretrained, tmp_path):
+    train(pretrained / "recipe.yaml", tmp_path)
+    assert_same_run(pretrained, tmp_path, 12)
