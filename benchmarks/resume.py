@@ -1,6 +1,6 @@
 """From the command to the first new step of a resumed run, beside the stock Trainer, which reads its data anew.
 
-    python -m benchmarks.resume [--steps 100]
+    python -m benchmarks.resume [--steps 300]
 
 Both train a very small model (with a small vocabulary, so that the data and not the model take the time) on the same
 generated English text, 32,768 tokens a step, up to a checkpoint; then the same command goes on, and its seconds up to
@@ -39,7 +39,7 @@ FAR = 30_000
 def main() -> None:
     """Train both, resume both, print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=100, help="steps up to the checkpoint")
+    parser.add_argument("--steps", type=int, default=300, help="steps up to the checkpoint")
     parser.add_argument("--peer", nargs=2, metavar=("FOLDER", "STEPS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
@@ -74,13 +74,18 @@ def measure(steps: int) -> dict:
         "seconds_at_step_0": {who: round(value, 2) for who, value in begun.items()},
         "extrapolated": {
             "step": FAR,
-            "ours_seconds": round(begun["ours"] + (ours - begun["ours"]) * FAR / steps),
-            "peer_seconds": round(begun["peer"] + (peer - begun["peer"]) * FAR / steps),
+            "ours_seconds": extrapolate(begun["ours"], ours, steps),
+            "peer_seconds": extrapolate(begun["peer"], peer, steps),
         },
         "tokens_per_step": ROW * ROWS,
         "device": device_name(),
         "versions": versions(),
     }
+
+
+def extrapolate(at_start: float, at_step: float, steps: int) -> int | None:
+    """Seconds at a far step; None where a resumption takes no longer than the start, within the noise of both."""
+    return round(at_start + (at_step - at_start) * FAR / steps) if at_step > at_start else None
 
 
 def run(command: list[str], step: int, folder: Path) -> float:
