@@ -3,19 +3,25 @@
     accelerate launch --config_file accelerate_configs/single_gpu.yaml \\
         train_grpo.py --config recipes/a100_2day/grpo.yaml
 
-The same command again continues from the last complete checkpoint.
+The same command again continues from the last complete checkpoint. With `--algorithm sft` the same prompts are taught
+by cross entropy over the four letters: the baseline that GRPO has to be compared with.
 """
 
 import sys
 from pathlib import Path
 
-from transformers import AutoConfig
+from peft import LoraConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
-from modeling_pure.grpo.prompts import prompt_dataset
-from modeling_pure.grpo.trainer import PureGRPOTrainer, TokenBudget
+from modeling_pure.grpo.budget import TokenBudget
+from modeling_pure.grpo.preflight import preflight
+from modeling_pure.grpo.prompts import prompt_dataset, questions_that_fit
+from modeling_pure.grpo.report import PANELS, describe_refinements, result_facts, step_arithmetic
+from modeling_pure.grpo.sft import LetterTrainer
+from modeling_pure.grpo.trainer import PureGRPOTrainer
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import LengthPenalty, correct
 from modeling_pure.medqa.splits import select_split
@@ -34,71 +40,98 @@ def main() -> None:
     checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
     if already_finished(training_args.output_dir, training_args.max_steps):
         return
-    if checkpoint:
+    if checkpoint and script_args.algorithm == "grpo":
         callback_attributes(checkpoint, TokenBudget.__name__)  # of this kind of run, or refused
-    questions = grpo_questions(script_args)
-    trainer = build_trainer(script_args, training_args, questions)
+    questions, dev_questions = read_splits(script_args)
+    trainer = build_trainer(script_args, training_args, questions, dev_questions)
     if trainer.is_world_process_zero():
         describe_run(trainer, script_args, questions, checkpoint)
+    if script_args.algorithm == "grpo" and not checkpoint:
+        look_before(trainer)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer, script_args)
 
 
-def grpo_questions(script_args: GRPOScriptArguments) -> list[Question]:
-    """The train questions that GRPO may use; never one of the dev split."""
+def read_splits(script_args: GRPOScriptArguments) -> tuple[list[Question], list[Question]]:
+    """The questions that may be trained on, and those of the dev split that the best checkpoint is chosen by."""
     splits = ["holdout"] if script_args.holdout_only else ["train", "holdout"]
     questions = read_questions("questions", script_args.questions, script_args.questions_config)
     selected = select_split(questions, *splits, grpo_holdout=script_args.grpo_holdout)
     if not selected:
         raise InputError(f"grpo_holdout: {script_args.grpo_holdout} leaves no questions to train on")
-    return selected
+    return selected, select_split(questions, "dev")[: script_args.medqa_dev_questions]
 
 
 def build_trainer(
-    script_args: GRPOScriptArguments, training_args: PureGRPOConfig, questions: list[Question]
-) -> PureGRPOTrainer:
-    """The trainer with its prompts and the two reward functions."""
+    script_args: GRPOScriptArguments,
+    training_args: PureGRPOConfig,
+    questions: list[Question],
+    dev_questions: list[Question],
+) -> PureGRPOTrainer | LetterTrainer:
+    """The trainer with its prompts and, for GRPO, the two reward functions."""
     tokenizer = load_tokenizer("model_name_or_path", script_args.model_name_or_path)
     config = AutoConfig.from_pretrained(
         script_args.model_name_or_path, trust_remote_code=training_args.trust_remote_code
     )
     check_vocabulary(tokenizer, config.get_text_config().vocab_size)
+    room = config.get_text_config().max_position_embeddings - training_args.max_completion_length
+    fitting = questions_that_fit(questions, tokenizer, room)
+    num_prompts = training_args.max_steps * training_args.prompts_per_step
+    seed, holdout = training_args.seed, script_args.grpo_holdout
+    shared = {
+        "args": training_args,
+        "train_dataset": prompt_dataset(fitting, num_prompts, seed, holdout),
+        "eval_dataset": prompt_dataset(dev_questions, len(dev_questions), seed) if dev_questions else None,
+        "questions": dev_questions,
+        "processing_class": tokenizer,
+        "callbacks": [MetricsFile(training_args.output_dir)],
+    }
+    if not dev_questions and training_args.eval_strategy != "no":
+        raise InputError("eval_strategy: the questions hold none of the dev split to answer; say no")
+    if script_args.algorithm == "sft":
+        model = AutoModelForCausalLM.from_pretrained(
+            script_args.model_name_or_path, dtype="float32", trust_remote_code=training_args.trust_remote_code
+        )
+        return LetterTrainer(model=model, **shared)
     return PureGRPOTrainer(
         model=script_args.model_name_or_path,
         reward_funcs=[correct, LengthPenalty(script_args.length_penalty_min_tokens, tokenizer.eos_token_id)],
-        args=training_args,
-        train_dataset=prompt_dataset(
-            questions, training_args.max_steps * training_args.prompts_per_step, training_args.seed
-        ),
-        processing_class=tokenizer,
-        callbacks=[MetricsFile(training_args.output_dir)],
+        peft_config=lora(script_args),
+        **shared,
+    )
+
+
+def lora(script_args: GRPOScriptArguments) -> LoraConfig | None:
+    """Adapters on every linear layer of the decoder, where a rank is given."""
+    if not script_args.lora_rank:
+        return None
+    return LoraConfig(
+        r=script_args.lora_rank,
+        lora_alpha=script_args.lora_alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
 
 
 def describe_run(
-    trainer: PureGRPOTrainer, script_args: GRPOScriptArguments, questions: list[Question], checkpoint: Path | None
+    trainer: PureGRPOTrainer | LetterTrainer,
+    script_args: GRPOScriptArguments,
+    questions: list[Question],
+    checkpoint: Path | None,
 ) -> None:
     """The start-up block: the batch arithmetic, and which refinement acts."""
-    args = trainer.args
-    prompts, total = args.prompts_per_step, args.max_steps * args.prompts_per_step
-    budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
-    several_updates = args.updates_per_rollout > 1
-    off_policy = "on" if several_updates else "WITHOUT EFFECT: needs several updates"
-    right, short = args.reward_weights
+    args, is_grpo = trainer.args, script_args.algorithm == "grpo"
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     print_block(
-        "GRPO on MedQA",
+        "GRPO on MedQA" if is_grpo else "Cross entropy over MedQA's letters",
         {
-            "model": f"{script_args.model_name_or_path}, {trainer.model.num_parameters():,} parameters",
-            "step": f"{prompts} prompts x {args.num_generations} completions = {prompts * args.num_generations}",
-            "rollout": f"{args.generation_batch_size} completions, {args.updates_per_rollout:g} update(s) on each",
-            "run": f"{args.max_steps:,} steps {budget}",
-            "questions": f"{len(questions):,}, asked {total / len(questions):.2f} times each",
-            "completion": f"up to {args.max_completion_length} tokens at temperature {args.temperature:g}",
-            "reward": f"{right:g} x correct {short:+g} x length_penalty "
-            f"(of answers below {script_args.length_penalty_min_tokens} tokens)",
-            "unbiased KL": "on" if args.beta and args.use_bias_correction_kl else "WITHOUT EFFECT: needs beta above 0",
-            "off-policy mask": "off" if args.off_policy_mask_threshold is None else off_policy,
-            "memory": state_memory(trainer.model.num_parameters()),
+            "model": f"{script_args.model_name_or_path}, {trainer.model.num_parameters():,} parameters, "
+            f"{trained:,} of them trained",
+            **(step_arithmetic(args, len(questions), script_args.length_penalty_min_tokens) if is_grpo else {}),
+            **(describe_refinements(trainer) if is_grpo else {}),
+            "chosen by": f"{args.metric_for_best_model} on {len(trainer.questions)} dev questions, "
+            + ("at the end the best weights are taken" if args.load_best_model_at_end else "the best one is kept"),
+            "memory": state_memory(trained),
             "device": f"{args.device}, {args.world_size} process(es), {'bf16 autocast' if args.bf16 else 'fp32'}",
             "run folder": args.output_dir,
             "begins": f"from {checkpoint}" if checkpoint else "at step 0",
@@ -107,29 +140,26 @@ def describe_run(
     )
 
 
-def finish(trainer: PureGRPOTrainer, script_args: GRPOScriptArguments) -> None:
-    """The model in the run's folder, its card and the curves."""
-    output_dir = trainer.args.output_dir
+def look_before(trainer: PureGRPOTrainer) -> None:
+    """Sample before the first step, and say what there is to learn from."""
+    found = preflight(trainer)
+    if trainer.is_world_process_zero():
+        print_block("Before the first step", found.facts())
+        print(*found.warnings(), sep="\n")
+
+
+def finish(trainer: PureGRPOTrainer | LetterTrainer, script_args: GRPOScriptArguments) -> None:
+    """The model in the run's folder, whole even where adapters were trained, its card and the curves."""
+    output_dir, is_grpo = trainer.args.output_dir, script_args.algorithm == "grpo"
+    if script_args.lora_rank:
+        trainer.model = trainer.model.merge_and_unload()
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return
-    rewards = [line["rewards/correct/mean"] for line in trainer.state.log_history if "rewards/correct/mean" in line]
-    facts = {
-        "started from": script_args.model_name_or_path,
-        "steps": f"{trainer.state.global_step:,}",
-        "generated tokens": f"{trainer.token_budget.generated_tokens:,}",
-        "share of sampled answers that were right": f"{rewards[0]:.3f} at first, {rewards[-1]:.3f} at last"
-        if rewards
-        else "not logged",
-    }
-    write_model_card(output_dir, "Pure, after GRPO on MedQA", facts)
-    panels = {
-        "reward": ["reward", "rewards/correct/mean"],
-        "completion (tokens)": ["completions/mean_length"],
-        "KL (nats per token)": ["kl"],
-    }
-    plot_metrics(Path(output_dir) / METRICS_FILE, Path(output_dir) / "curves.png", panels)
-    print_block("GRPO done", {**facts, "model, card, curves.png, metrics.jsonl": output_dir})
+    facts = result_facts(trainer, script_args.model_name_or_path)
+    write_model_card(output_dir, f"Pure, after {'GRPO' if is_grpo else 'cross entropy over letters'} on MedQA", facts)
+    plot_metrics(Path(output_dir) / METRICS_FILE, Path(output_dir) / "curves.png", PANELS)
+    print_block("Done", {**facts, "model, card, curves.png, metrics.jsonl": output_dir})
     trainer.save_state()  # last: it says that the folder holds all of the above
     if trainer.args.push_to_hub:
         trainer.push_to_hub()

@@ -11,6 +11,9 @@ from trl import GRPOConfig
 
 from ..errors import InputError
 from ..medqa.rewards import REWARD_WEIGHTS
+from .sampling import MASKING_OPTIONS, SamplingParams
+
+ALGORITHMS = ("grpo", "sft")
 
 
 @dataclass
@@ -31,6 +34,20 @@ class GRPOScriptArguments:
     length_penalty_min_tokens: int = field(
         default=4, metadata={"help": "answers shorter than this many tokens lose up to 0.01 of reward; 0 = off"}
     )
+    medqa_dev_questions: int = field(
+        default=500, metadata={"help": "dev questions to answer at each evaluation, at most"}
+    )
+    algorithm: str = field(
+        default="grpo", metadata={"help": "grpo, or sft: cross entropy over the four letters of the same prompts"}
+    )
+    lora_rank: int = field(default=0, metadata={"help": "rank of LoRA adapters to train; 0 = all weights"})
+    lora_alpha: int = field(default=32, metadata={"help": "scale of the adapters, over their rank"})
+
+    def __post_init__(self):
+        if self.algorithm not in ALGORITHMS:
+            raise InputError(f"algorithm: expected one of {list(ALGORITHMS)}, found {self.algorithm!r}")
+        if self.length_penalty_min_tokens < 0 or self.lora_rank < 0:
+            raise InputError("length_penalty_min_tokens, lora_rank: expected 0 or more")
 
 
 @dataclass
@@ -57,6 +74,15 @@ class PureGRPOConfig(GRPOConfig):
     learning_rate: float = field(default=1e-5, metadata={"help": "learning rate of AdamW after warm-up"})
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "schedule"})
     warmup_steps: float = field(default=50, metadata={"help": "steps of linear warm-up"})
+    top_p: float = field(
+        default=0.95, metadata={"help": "draw from the likeliest tokens that hold this share of probability; 1 = all"}
+    )
+    top_k: int = field(
+        default=512, metadata={"help": "and from no more than so many; 0 = no limit, which sorts the whole vocabulary"}
+    )
+    keep_sampling_mask: bool = field(
+        default=True, metadata={"help": "train over the very tokens that could be drawn, not the whole vocabulary"}
+    )
     beta: float = field(default=0.001, metadata={"help": "weight of the KL term towards the starting model"})
     use_bias_correction_kl: bool = field(
         default=True, metadata={"help": "unbiased KL: the k3 estimate times the ratio"}
@@ -74,8 +100,17 @@ class PureGRPOConfig(GRPOConfig):
     gradient_checkpointing: bool = field(default=False, metadata={"help": "re-run the forward pass to save memory"})
     log_completions: bool = field(default=False, metadata={"help": "show and store sampled completions"})
     num_completions_to_print: int | None = field(default=2, metadata={"help": "completions shown per log line"})
+    eval_strategy: str = field(default="steps", metadata={"help": "when to answer the dev questions"})
+    eval_steps: float | None = field(default=200, metadata={"help": "optimizer steps between evaluations"})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "dev questions sampled at once, per device"})
+    num_generations_eval: int | None = field(default=1, metadata={"help": "completions to each dev question"})
+    metric_for_best_model: str | None = field(
+        default="eval_medqa_accuracy",
+        metadata={"help": "what the best checkpoint is: dev accuracy by letter, in which no reward has a say"},
+    )
+    load_best_model_at_end: bool = field(default=False, metadata={"help": "end with the best checkpoint's weights"})
     save_steps: float = field(default=200, metadata={"help": "optimizer steps between checkpoints"})
-    save_total_limit: int | None = field(default=3, metadata={"help": "checkpoints kept"})
+    save_total_limit: int | None = field(default=3, metadata={"help": "newest checkpoints kept, and the best one"})
     logging_steps: float = field(default=10, metadata={"help": "optimizer steps between log lines"})
     report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, wandb, trackio, all or none"})
     seed: int = field(default=0, metadata={"help": "of question order, option order and sampling"})
@@ -92,12 +127,56 @@ class PureGRPOConfig(GRPOConfig):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         # The prompts come in our own order, another one at every pass (grpo.prompts).
         self.shuffle_dataset = False
+        if self.greater_is_better is None:  # Trainer knows of names that end in loss only
+            self.greater_is_better = not (self.metric_for_best_model or "").endswith("loss")
         super().__post_init__()
-        if self.updates_per_rollout < 1 or self.save_steps % self.updates_per_rollout:
+        self._refuse_what_cannot_be_kept()
+        if self.updates_per_rollout < 1 or self.updates_per_rollout % 1:
+            raise InputError(
+                f"steps_per_generation: {self.steps_per_generation} passes are no whole number of updates of "
+                f"gradient_accumulation_steps {self.gradient_accumulation_steps}"
+            )
+        if self.save_steps % self.updates_per_rollout:
             raise InputError(
                 f"save_steps: {self.save_steps:g} is no multiple of {self.updates_per_rollout:g} updates a rollout; "
                 "a run resumed inside a rollout would sample other prompts"
             )
+
+    def _refuse_what_cannot_be_kept(self) -> None:
+        """Refuse what no mask can stand for, and backends that give no masks back."""
+        if self.use_transformers_continuous_batching:
+            raise InputError(
+                "use_transformers_continuous_batching: gives no masks back, and TRL leaves the weights in bf16"
+            )
+        if self.use_vllm and self.keep_sampling_mask:
+            raise InputError(
+                "use_vllm: gives no masks back; say keep_sampling_mask false, top_p 1.0 and top_k 0, or leave it out"
+            )
+        if self.use_vllm and self.sampling_params(0, 0).truncates and self.vllm_importance_sampling_correction:
+            raise InputError(
+                "use_vllm: with top_p, top_k or min_p TRL's importance correction takes the loss to nearly 0; say "
+                "top_p 1.0 and top_k 0"
+            )
+        if not self.use_vllm and self.repetition_penalty != 1:
+            raise InputError(
+                "repetition_penalty: changes the odds between tokens, which no mask can stand for; say 1.0"
+            )
+        unknown = [name for name in self.generation_kwargs or {} if name not in MASKING_OPTIONS]
+        if not self.use_vllm and unknown:
+            raise InputError(f"generation_kwargs: '{unknown[0]}' is none of {', '.join(MASKING_OPTIONS)}")
+
+    def sampling_params(self, known_tokens: int, vocab_size: int) -> SamplingParams:
+        """How completions are sampled; never a spare id of the vocabulary that stands for no token."""
+        more = self.generation_kwargs or {}
+        suppressed = {*(more.get("suppress_tokens") or ()), *range(known_tokens, vocab_size)}
+        return SamplingParams(
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.min_p or 0.0,
+            tuple(sorted(suppressed)),
+            more.get("min_new_tokens") or 0,
+        )
 
     @property
     def updates_per_rollout(self) -> float:

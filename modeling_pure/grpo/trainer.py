@@ -1,47 +1,71 @@
-"""`trl.GRPOTrainer` that counts the tokens it generates and stops at a budget, across processes and resumed runs."""
+"""`trl.GRPOTrainer` with what it lacks: keep-sampling masks, prompts run once a group, and a budget of tokens.
 
+Everything else is TRL's: rewards, advantages, the loss with its unbiased KL term and off-policy sequence mask.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
 from trl import GRPOTrainer
+from trl.trainer.utils import split_tensor_dict
 
+from ..errors import InputError, RunStopped
+from ..medqa.questions import Question
 from ..training.checkpoint import callback_attributes
 from ..training.saving import DurableTrainer
-
-
-class TokenBudget(TrainerCallback, ExportableState):
-    """Counts generated tokens over all processes and stops the run at `max_tokens` (0 = never)."""
-
-    def __init__(self, max_tokens: int):
-        self.max_tokens = max_tokens
-        self.generated_tokens = 0
-
-    @property
-    def spent(self) -> bool:
-        """Whether the budget is used up."""
-        return 0 < self.max_tokens <= self.generated_tokens
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Stop after the step in which the budget was reached, with a checkpoint."""
-        if self.spent:
-            control.should_save = control.should_training_stop = True
-
-    def state(self) -> dict:
-        """What goes into the checkpoint."""
-        return {"args": {"max_tokens": self.max_tokens}, "attributes": {"generated_tokens": self.generated_tokens}}
+from ..training.validation import dev_accuracy
+from .budget import TokenBudget
+from .generate import generate_completions
+from .rollout import Rollout, sample_completions
+from .shared_prefix import LOGIT_CHANGES, add_scoring, group_rows, shared_prefix_obstacle
 
 
 class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
-    """GRPO with a token budget. The refinements of DeepSeek-V3.2 are TRL's own, switched on in `PureGRPOConfig`."""
+    """GRPO with the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1), in plain text and single turns.
 
-    def __init__(self, *args, **kwargs):
+    Args:
+        questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
+
+    Raises:
+        InputError: the model or the set-up is not one that masks can be kept for.
+    """
+
+    def __init__(self, *args, questions: list[Question] | None = None, **kwargs):
+        self._sampling_mask: torch.Tensor | None = None  # of the batch that is scored next, as bits
         super().__init__(*args, **kwargs)
+        self._refuse_what_is_not_kept()
+        self.questions = questions or []
         # A run that goes on inside a rollout would sample other prompts.
         self.stop_on_signal.steps_between_stops = int(self.args.updates_per_rollout)
-        self.token_budget = TokenBudget(self.args.max_tokens)
+        self.token_budget = TokenBudget(self.args.max_tokens, int(self.args.updates_per_rollout))
         self.add_callback(self.token_budget)
+        model = self.base_causal_lm
+        self.prefix_obstacle = shared_prefix_obstacle(model, self.args.gradient_checkpointing)
+        self.rollout_obstacle = shared_prefix_obstacle(model, checkpointing=False)
+        for scored in (model, self.ref_model):
+            if scored is not None:
+                add_scoring(scored, self.temperature, self.args.cast_lm_head_to_fp32, not self.prefix_obstacle)
+        self.sampling_params = self.args.sampling_params(
+            len(self.processing_class), model.config.get_text_config().vocab_size
+        )
+
+    def _refuse_what_is_not_kept(self) -> None:
+        config = self.base_causal_lm.config.get_text_config()
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError("GRPO needs the whole model on every GPU: take accelerate_configs/multi_gpu.yaml (DDP)")
+        if self.tools or self.rollout_func or self._is_vlm or self.aux_loss_enabled:
+            raise InputError("GRPO here samples text in one turn: no tools, environments, rollout_func, images or MoE")
+        changed = [name for name in LOGIT_CHANGES if getattr(config, name, None) not in (None, 1.0)]
+        if changed:
+            raise InputError(f"model_name_or_path: its {changed[0]} changes the logits, which scoring here leaves out")
+
+    @property
+    def base_causal_lm(self) -> torch.nn.Module:
+        """The causal language model, in which adapters may stand."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """Train; with a checkpoint, first take up its count of generated tokens."""
@@ -54,6 +78,41 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         """Whether the budget is spent, or the checkpoint is that of the last step."""
         return self.token_budget.spent or super().has_finished(checkpoint)
 
+    # ---- rollouts -------------------------------------------------------------------------------------------------
+
+    def sample(self, prompt_ids: list[list[int]]) -> Rollout:
+        """Completions to prompts, equal neighbours being a group.
+
+        Raises:
+            RunStopped: a probability is not a number.
+        """
+        sample = generate_completions if self.rollout_obstacle else sample_completions
+        with evaluating(self.model), self.accelerator.autocast():
+            rollout = sample(
+                self.base_causal_lm,
+                prompt_ids,
+                self.sampling_params,
+                self.max_completion_length,
+                self.eos_token_ids,
+                self._tokenizer.pad_token_id,
+                self.args.cast_lm_head_to_fp32,
+            )
+        if not all(log_prob > -torch.inf for row in rollout.log_probs for log_prob in row):
+            raise RunStopped(f"step {self.state.global_step}: the model's probabilities are no numbers any more")
+        return rollout
+
+    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+        if self.use_vllm:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        rollout = self.sample(prompt_ids)
+        if not self.args.keep_sampling_mask:
+            return rollout.completion_ids, None
+        self._sampling_mask = rollout.sampling_mask
+        kept = torch.tensor([sum(map(sum, rollout.kept)), sum(map(len, rollout.kept))], device=self.accelerator.device)
+        kept = self.accelerator.reduce(kept, "sum")
+        self._add_metric("sampling/kept_tokens", (kept[0] / kept[1]).item())
+        return rollout.completion_ids, rollout.log_probs
+
     def _generate(self, prompts: list):
         output = super()._generate(prompts)
         if self.model.training:
@@ -61,3 +120,92 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             self.token_budget.generated_tokens += int(self.accelerator.reduce(tokens, "sum"))
             self._metrics["train"]["generated_tokens"] = [self.token_budget.generated_tokens]
         return output
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self._sampling_mask is not None:
+            output["sampling_mask"] = self._sampling_mask
+        if {"old_per_token_logps", "sampling_per_token_logps"} <= output.keys():
+            mask = output["completion_mask"].bool()
+            difference = (output["old_per_token_logps"] - output["sampling_per_token_logps"])[mask].abs()
+            largest = difference.max() if len(difference) else difference.new_zeros(())
+            self._add_metric("sampling/log_prob_difference", self.accelerator.gather(largest).max().item())
+        return output
+
+    def _prepare_inputs(self, generation_batch):
+        """TRL's, but for the shuffle: whole groups change places, so that a micro-batch can share their prompts."""
+        if not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        passes = self.args.steps_per_generation
+        if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
+            rollout = shuffle_groups(self._generate_and_score_completions(generation_batch))
+            self._buffered_inputs = split_tensor_dict(rollout, passes)
+        return self._buffered_inputs[self._step % passes]
+
+    # ---- scores and loss ------------------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
+    ):
+        """TRL's place for the current, the old and the reference policy alike; all see the same mask."""
+        outputs = []
+        for start in range(0, len(input_ids), batch_size or len(input_ids)):
+            rows = slice(start, start + (batch_size or len(input_ids)))
+            with self.accelerator.autocast():
+                outputs.append(
+                    model(
+                        input_ids=input_ids[rows],
+                        attention_mask=attention_mask[rows],
+                        completion_length=logits_to_keep,
+                        sampling_mask=None if self._sampling_mask is None else self._sampling_mask[rows],
+                    )
+                )
+        log_probs, entropy = (torch.cat([output[name] for output in outputs]) for name in ("log_probs", "entropy"))
+        return log_probs, entropy if compute_entropy else None, None
+
+    def _compute_loss(self, model, inputs):
+        self._sampling_mask = inputs.get("sampling_mask")
+        return super()._compute_loss(model, inputs)
+
+    def get_off_policy_mask(self, *args, **kwargs) -> torch.Tensor:
+        """TRL's; logs the share of sequences that it drops, which TRL does not."""
+        kept = super().get_off_policy_mask(*args, **kwargs)
+        self._add_metric("off_policy/masked_share", 1 - self.accelerator.gather(kept.float()).mean().item())
+        return kept
+
+    def _add_metric(self, name: str, value: float) -> None:
+        self._metrics["train" if self.model.training else "eval"][name].append(value)
+
+    # ---- evaluation -----------------------------------------------------------------------------------------------
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """TRL's sampled rewards on the dev prompts, and beside them what no reward has a say in: letter accuracy."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.questions:
+            ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
+            accuracy = dev_accuracy(self.base_causal_lm, self._tokenizer, self.questions, *ranks)
+            output.metrics[f"{metric_key_prefix}_medqa_accuracy"] = accuracy
+        return output
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model without dropout and checkpointing."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def shuffle_groups(rollout: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a rollout in another order, in which neighbours with the same prompt stay neighbours."""
+    prompts = rollout["prompt_ids"].masked_fill(rollout["prompt_mask"] == 0, -1)
+    of_group = group_rows(prompts).cpu()
+    places = torch.randperm(int(of_group[-1]) + 1)
+    order = places[of_group].argsort(stable=True)
+    return {
+        name: value[order.to(value.device)] if torch.is_tensor(value) and value.dim() else value
+        for name, value in rollout.items()
+    }

@@ -8,16 +8,27 @@ REWARD_WEIGHTS = [1.0, -0.01]
 
 
 def correct(
-    completions: list[str], answer: list[int], log_metric: Callable[[str, float], None] | None = None, **kwargs
+    completions: list[str],
+    answer: list[int],
+    seen: list[bool] | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **kwargs,
 ) -> list[float]:
     """1.0 where the completion's letter is the right one, else 0.0; what cannot be parsed is wrong.
 
-    Logs the share of completions that could be parsed as `medqa/parse_rate`.
+    Logs the share of completions that could be parsed as `medqa/parse_rate` and, where `seen` says which questions
+    pretraining had, the rewards of the two kinds apart.
     """
     parsed = [parse_answer(completion) for completion in completions]
     if log_metric:
         log_metric("medqa/parse_rate", sum(letter is not None for letter in parsed) / len(parsed))
-    return [float(letter == right) for letter, right in zip(parsed, answer, strict=True)]
+    rewards = [float(letter == right) for letter, right in zip(parsed, answer, strict=True)]
+    if log_metric and seen:
+        for kind, is_seen in (("seen", True), ("unseen", False)):
+            of_kind = [reward for reward, had in zip(rewards, seen, strict=True) if had == is_seen]
+            if of_kind:
+                log_metric(f"rewards/correct/{kind}", sum(of_kind) / len(of_kind))
+    return rewards
 
 
 class LengthPenalty:

@@ -45,12 +45,16 @@ def letter_log_likelihoods(
         for row, i in enumerate(batch):
             input_ids[row, : len(prompts[i])] = torch.tensor(prompts[i])
         last = torch.tensor([len(prompts[i]) - 1 for i in batch])
-        positions, which = torch.unique(last, return_inverse=True)
-        logits = model(input_ids.to(model.device), use_cache=False, logits_to_keep=positions.to(model.device)).logits[
-            torch.arange(len(batch)), which
-        ]
+        logits = last_logits(model, input_ids.to(model.device), last.to(model.device))
         scores[batch] = logits.float().log_softmax(-1)[:, letter_ids].cpu()
     return scores
+
+
+def last_logits(model: torch.nn.Module, input_ids: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """Logits (batch, vocab) at each row's position `last` (batch,), of ids (batch, length) padded on the right."""
+    positions, which = torch.unique(last, return_inverse=True)
+    logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
+    return logits[torch.arange(len(last), device=last.device), which]
 
 
 def single_token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

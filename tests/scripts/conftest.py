@@ -104,6 +104,7 @@ def grpo_recipe(tmp_path_factory, pretrained, corpus) -> Path:
         "max_completion_length": 6,
         "learning_rate": 0.001,
         "warmup_steps": 1,
+        "eval_steps": 2,
         "save_steps": 2,
         "logging_steps": 1,
     }

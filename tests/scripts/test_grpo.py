@@ -51,9 +51,10 @@ def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
 
 def test_no_dev_question_is_asked_and_the_holdout_is_kept_from_pretraining(corpus):
     path = str(corpus / "questions.jsonl")
-    asked = train_grpo.grpo_questions(GRPOScriptArguments(questions=path))
+    asked, dev = train_grpo.read_splits(GRPOScriptArguments(questions=path))
     assert {split_of(question) for question in asked} == {"train"}
-    kept = train_grpo.grpo_questions(GRPOScriptArguments(questions=path, grpo_holdout=0.3, holdout_only=True))
+    assert {split_of(question) for question in dev} == {"dev"}
+    kept, _ = train_grpo.read_splits(GRPOScriptArguments(questions=path, grpo_holdout=0.3, holdout_only=True))
     assert {split_of(question, 0.3) for question in kept} == {"holdout"}
     source = parse_source("sources.usmle", {"path": path, "weight": 1, "format": "medqa"})
     read, _ = split_questions(source, grpo_holdout=0.3)

@@ -1,0 +1,125 @@
+"""Before the first step: what the model answers now, and whether there is anything to learn from.
+
+GRPO learns from differences within a group of samples. A model that is always right, never right or never readable
+gives none, and the loss alone would not tell: it is near 0 in every case.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import gather_object
+
+from ..medqa.prompt import parse_answer
+from ..medqa.questions import LETTERS
+from ..medqa.statistics import wilson_interval
+from .trainer import PureGRPOTrainer
+
+PROMPTS = 32  # over all processes; with 16 samples each the accuracy is known to about 4 points
+
+
+@dataclass
+class Preflight:
+    """What a sample of completions looks like; shares are from 0 to 1.
+
+    Attributes:
+        letters: how often each letter was answered.
+        no_spread: share of groups in which all samples earn the same, from which nothing is learned.
+        clipped: share of completions that reached no end of text.
+    """
+
+    groups: int
+    completions: int
+    parsed: float
+    correct: int
+    always_a: float
+    letters: dict[str, int]
+    no_spread: float
+    clipped: float
+    mean_length: float
+    kept_tokens: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of completions whose letter is right."""
+        return self.correct / self.completions
+
+    def facts(self) -> dict[str, str]:
+        """Lines for people."""
+        low, high = wilson_interval(self.correct, self.completions)
+        answers = ", ".join(f"{letter} {count}" for letter, count in self.letters.items())
+        return {
+            "sampled": f"{self.completions} completions to {self.groups} prompts, {self.mean_length:.1f} tokens each, "
+            f"from {self.kept_tokens:.1f} likely tokens a position",
+            "readable": f"{self.parsed:.1%} start with a letter; {answers}",
+            "right": f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}); always A: {self.always_a:.1%}, chance: 25.0%",
+            "groups with no spread": f"{self.no_spread:.1%}: all samples earn the same, nothing is learned from them",
+            "clipped": f"{self.clipped:.1%} reach no end of text",
+        }
+
+    def warnings(self) -> list[str]:
+        """In plain words, what stands in the way of learning."""
+        cases = [
+            (self.parsed < 0.5, "most completions are no answer; pretrain on questions in this format first"),
+            (
+                self.clipped > 0.5,
+                "most completions are cut off: raise max_completion_length, or teach the end of text",
+            ),
+            (self.correct == 0, "no sample is right, so no reward tells one from another: nothing can be learned"),
+            (
+                self.accuracy > 0.95,
+                "nearly all samples are right: the questions are known by heart, little is learned",
+            ),
+            (self.no_spread > 0.8, "in most groups all samples earn the same, so most steps will move nothing"),
+        ]
+        return [f"WARNING: {text}" for holds, text in cases if holds]
+
+
+def preflight(trainer: PureGRPOTrainer) -> Preflight:
+    """Sample the first prompts of the run, shared out to the processes; the run draws what it would have drawn.
+
+    A group earns the same where all its samples are right or all are wrong; the length penalty is left out.
+    """
+    rank, world = trainer.args.process_index, trainer.args.world_size
+    rows = [trainer.train_dataset[i] for i in range(min(PROMPTS, len(trainer.train_dataset)))][rank::world]
+    prompt_ids, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
+    devices = [trainer.args.device.index or 0] if trainer.args.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        rollout = trainer.sample([ids for ids in prompt_ids for _ in range(trainer.num_generations)])
+    texts = trainer._tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
+    ends = {*trainer.eos_token_ids}
+    samples = gather_object(
+        [
+            {
+                "group": (rank, i // trainer.num_generations),
+                "letter": parse_answer(text),
+                "answer": rows[i // trainer.num_generations]["answer"],
+                "length": len(ids),
+                "clipped": ids[-1] not in ends,
+                "kept": sum(kept),
+            }
+            for i, (text, ids, kept) in enumerate(zip(texts, rollout.completion_ids, rollout.kept, strict=True))
+        ]
+    )
+    return summarise(samples)
+
+
+def summarise(samples: list[dict]) -> Preflight:
+    """The summary of all samples."""
+    n, groups = len(samples), {}
+    for sample in samples:
+        groups.setdefault(sample["group"], []).append(sample["letter"] == sample["answer"])
+    answers = [sample["letter"] for sample in samples if sample["letter"] is not None]
+    counts, tokens = Counter(answers), sum(sample["length"] for sample in samples)
+    return Preflight(
+        groups=len(groups),
+        completions=n,
+        parsed=len(answers) / n,
+        correct=sum(map(sum, groups.values())),
+        always_a=sum(sample["answer"] == 0 for sample in samples) / n,
+        letters={letter: counts[i] for i, letter in enumerate(LETTERS)},
+        no_spread=sum(len(set(right)) == 1 for right in groups.values()) / len(groups),
+        clipped=sum(sample["clipped"] for sample in samples) / n,
+        mean_length=tokens / n,
+        kept_tokens=sum(sample["kept"] for sample in samples) / tokens,
+    )

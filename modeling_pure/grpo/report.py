@@ -1,0 +1,77 @@
+"""What people read about a GRPO run: its arithmetic, which refinement acts, and what came out."""
+
+from transformers import Trainer
+
+from .arguments import PureGRPOConfig
+from .trainer import PureGRPOTrainer
+
+PANELS = {
+    "reward and accuracy": ["reward", "rewards/correct/mean", "eval_rewards/correct/mean", "eval_medqa_accuracy"],
+    "completion (tokens)": ["completions/mean_length", "sampling/kept_tokens"],
+    "KL to the start, entropy (nats)": ["kl", "entropy"],
+    "share": ["medqa/parse_rate", "off_policy/masked_share", "frac_reward_zero_std", "clip_ratio/region_mean"],
+}
+INERT = "WITHOUT EFFECT: "
+
+
+def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -> dict[str, str]:
+    """What a step, a rollout and the whole run consist of."""
+    prompts, total = args.prompts_per_step, args.max_steps * args.prompts_per_step
+    right, short = args.reward_weights
+    budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
+    return {
+        "step": f"{prompts} prompts x {args.num_generations} completions = {prompts * args.num_generations}",
+        "rollout": f"{args.generation_batch_size} completions, {args.updates_per_rollout:g} update(s) on each",
+        "run": f"{args.max_steps:,} steps {budget}",
+        "questions": f"{num_questions:,}, asked {total / num_questions:.2f} times each",
+        "completion": f"up to {args.max_completion_length} tokens at temperature {args.temperature:g}",
+        "reward": f"{right:g} x correct {short:+g} x length_penalty (of answers below {min_tokens} tokens)",
+    }
+
+
+def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
+    """Which of DeepSeek-V3.2's refinements act, and which of ours make it fast; why where they do not."""
+    args, params = trainer.args, trainer.sampling_params
+    cuts = [
+        text
+        for text, holds in (
+            (f"top-p {params.top_p:g}", params.top_p < 1),
+            (f"top-k {params.top_k}", params.top_k),
+            (f"min-p {params.min_p:g}", params.min_p),
+        )
+        if holds
+    ]
+    several = args.updates_per_rollout > 1
+    off_policy = f"above {args.off_policy_mask_threshold} nats a token" if several else INERT + "needs several updates"
+    unbiased = "on" if args.use_bias_correction_kl else "off"
+    keep = "on, " + ", ".join(cuts) if cuts else INERT + "nothing is cut off, set top_p below 1"
+    rollouts = "by transformers' generate, because " if trainer.rollout_obstacle else "prompts run once a group"
+    return {
+        "unbiased KL": f"{unbiased}, beta {args.beta:g}" if args.beta else INERT + "needs beta above 0",
+        "off-policy mask": "off" if args.off_policy_mask_threshold is None else off_policy,
+        "keep-sampling mask": keep if args.keep_sampling_mask else "off",
+        "advantages": f"scale_rewards {args.scale_rewards}, loss_type {args.loss_type}, "
+        f"{'float32' if args.cast_lm_head_to_fp32 else 'bf16'} head",
+        "rollouts": "vLLM" if args.use_vllm else rollouts + (trainer.rollout_obstacle or ""),
+        "scoring": f"whole rows, because {trainer.prefix_obstacle}"
+        if trainer.prefix_obstacle
+        else "prompts run once a group; whole groups are shuffled",
+    }
+
+
+def result_facts(trainer: Trainer, started_from: str) -> dict[str, str]:
+    """What a finished run has to say, for the screen and the card."""
+    facts = {"started from": started_from, "steps": f"{trainer.state.global_step:,}"}
+    history = trainer.state.log_history
+    if isinstance(trainer, PureGRPOTrainer):
+        facts["generated tokens"] = f"{trainer.token_budget.generated_tokens:,}"
+        rewards = [line["rewards/correct/mean"] for line in history if "rewards/correct/mean" in line]
+        facts["share of sampled answers that were right"] = (
+            f"{rewards[0]:.3f} at first, {rewards[-1]:.3f} at last" if rewards else "not logged"
+        )
+    accuracies = [line["eval_medqa_accuracy"] for line in history if "eval_medqa_accuracy" in line]
+    if accuracies:
+        facts["dev accuracy by letter"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at last"
+        if trainer.args.load_best_model_at_end and trainer.state.best_global_step:
+            facts["taken"] = f"step {trainer.state.best_global_step}, dev accuracy {trainer.state.best_metric:.3f}"
+    return facts

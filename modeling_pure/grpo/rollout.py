@@ -1,0 +1,298 @@
+"""Sampling a group of completions to each prompt, with the keep-sampling mask and the probability of every token.
+
+The prompt is run once for its group. Its keys and values stay where they are, once, and every completion of the group
+reads them (bifurcated attention, Athiwaratkun et al. 2024); only a completion's own stand in a row of its own, in
+buffers of a fixed size, so that on a GPU a step is captured as a CUDA graph and replayed. Finished completions leave
+once the batch can be halved.
+"""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from .log_probs import head_logits
+from .sampling import SampledTokens, SamplingParams, TokenSampler
+
+WINDOW = 64  # columns of the first buffer for completions; a longer one is made when they are used up
+ATTENTION = "pure_rollout"
+
+
+@dataclass
+class Rollout:
+    """What was sampled, in the order of the prompts.
+
+    Attributes:
+        completion_ids: each with its end-of-text token, where it came to one.
+        log_probs: of these tokens under the policy that acted.
+        kept: how many tokens could have been drawn in the place of each.
+        sampling_mask: these as bits, uint8 of shape (rows, longest completion, ceil(vocab / 8)) on the CPU; None where
+            every token could be drawn.
+    """
+
+    completion_ids: list[list[int]]
+    log_probs: list[list[float]]
+    kept: list[list[int]]
+    sampling_mask: torch.Tensor | None
+
+
+class GroupCache(Cache):
+    """Keys and values of a batch of `groups x slots` completions: the prompts' once a group, their own in windows.
+
+    Attributes:
+        prompt_bias: 0 for a prompt's tokens and -inf for its padding, shape (groups, 1, 1, 1, prompt).
+        column: where the next token of every completion goes, shape (1,).
+    """
+
+    def __init__(self, prompts: DynamicCache, lengths: torch.Tensor, slots: int):
+        super().__init__(layers=[])
+        self.slots = slots
+        # Under autocast keys leave the rotary embedding in float32, and would be cast again in every step.
+        self.prompts = [(layer.keys.to(layer.values.dtype), layer.values) for layer in prompts.layers]
+        columns = torch.arange(self.prompts[0][0].shape[2], device=lengths.device)
+        self.prompt_bias = no_attention(columns >= lengths[:, None, None, None, None])
+        self.column = torch.zeros(1, dtype=torch.long, device=lengths.device)
+        self.own = [
+            tuple(states.new_zeros(len(lengths) * slots, states.shape[1], WINDOW, states.shape[3]) for states in layer)
+            for layer in self.prompts
+        ]
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
+        """Write the states (rows, heads, 1, head_dim) of each row's newest token; returns the rows' buffers."""
+        for buffer, states in zip(self.own[layer_idx], (key_states, value_states), strict=True):
+            buffer.index_copy_(2, self.column, states.to(buffer.dtype))
+        return self.own[layer_idx]
+
+    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, scaling: float):
+        """Attention of the newest tokens (rows, heads, 1, head_dim) to their prompts and to what follows them."""
+        prompt_keys, prompt_values = self.prompts[layer_idx]
+        groups, kv_heads, prompt, head_dim = prompt_keys.shape
+        # Query heads that share a key head, and the rows of a group, stand side by side as if they were positions.
+        query = query.to(keys.dtype).reshape(groups, self.slots, kv_heads, -1, head_dim)
+        shared = query.transpose(1, 2)  # (groups, kv_heads, slots, heads a kv_head, head_dim)
+        to_prompt = dot_products(shared.flatten(2, 3), prompt_keys).view(*shared.shape[:4], prompt)
+        to_prompt = (to_prompt * scaling + self.prompt_bias).transpose(1, 2).flatten(0, 1)
+        own_bias = no_attention(torch.arange(keys.shape[2], device=keys.device) > self.column)
+        to_own = dot_products(query.flatten(0, 1), keys) * scaling + own_bias
+        weights = torch.cat([to_prompt, to_own], -1).softmax(-1).to(values.dtype)
+        on_prompt, on_own = weights.split([prompt, keys.shape[2]], -1)
+        on_prompt = on_prompt.unflatten(0, (groups, self.slots)).transpose(1, 2).flatten(2, 3)
+        mixed = (on_prompt @ prompt_values).view(shared.shape).transpose(1, 2).flatten(0, 1)
+        return (mixed + on_own @ values).flatten(1, 2)[:, None]  # (rows, 1, heads, head_dim)
+
+    def select(self, groups: torch.Tensor, rows: torch.Tensor) -> None:
+        """Keep these groups and rows only, equally many rows of each group."""
+        self.prompts = [tuple(states[groups] for states in layer) for layer in self.prompts]
+        self.own = [tuple(states[rows] for states in layer) for layer in self.own]
+        self.prompt_bias, self.slots = self.prompt_bias[groups], len(rows) // len(groups)
+
+    def widen(self) -> None:
+        """Buffers of twice the size."""
+        self.own = [tuple(torch.cat([s, torch.zeros_like(s)], 2) for s in layer) for layer in self.own]
+
+    @property
+    def window(self) -> int:
+        """Tokens of a completion that the buffers hold."""
+        return self.own[0][0].shape[2]
+
+
+def dot_products(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Queries (a, b, n, head_dim) times keys (a, b, m, head_dim), float32 of shape (a, b, n, m)."""
+    if query.is_cuda and query.dtype != torch.float32:  # without a rounding of the products to bf16
+        pairs = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).mT, out_dtype=torch.float32)
+        return pairs.unflatten(0, query.shape[:2])
+    return (query @ keys.mT).float()
+
+
+def no_attention(where: torch.Tensor) -> torch.Tensor:
+    """0, and -inf where attention must not go."""
+    return torch.zeros(where.shape, device=where.device).masked_fill(where, -torch.inf)
+
+
+def rollout_attention(module, query, key, value, attention_mask, scaling, *, group_cache: GroupCache, **kwargs):
+    """The attention function of transformers for a decoding step: `GroupCache.attend`."""
+    return group_cache.attend(query, key, value, module.layer_idx, scaling), None
+
+
+AttentionInterface.register(ATTENTION, rollout_attention)
+
+
+@contextmanager
+def attention_of(model: PreTrainedModel, implementation: str):
+    """The model with another attention function."""
+    config = model.config.get_text_config()
+    before, config._attn_implementation = config._attn_implementation, implementation
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+class Decoding:
+    """A batch that is being sampled. All tensors that a step reads or writes stay where they are between two resizes.
+
+    Rows are `groups x slots`; groups with fewer completions than the largest have idle slots, which write to a last
+    row of the output that nobody reads.
+    """
+
+    def __init__(self, model: PreTrainedModel, sampler: TokenSampler, fp32_head: bool, pad_token_id: int):
+        self.model, self.sampler, self.fp32_head, self.pad_token_id = model, sampler, fp32_head, pad_token_id
+
+    def start(self, groups: list[list[int]], counts: list[int], max_new_tokens: int) -> None:
+        """Run the prompts, one a group, and draw the first token of each of their `counts` completions."""
+        device, slots = self.model.device, max(counts)
+        lengths = torch.tensor([len(prompt) for prompt in groups])
+        prompts = torch.full((len(groups), int(lengths.max())), self.pad_token_id)
+        for row, prompt in enumerate(groups):
+            prompts[row, : len(prompt)] = torch.tensor(prompt)
+        prompts, lengths = prompts.to(device), lengths.to(device)
+        cache = DynamicCache(config=self.model.config)
+        hidden = self.model.base_model(input_ids=prompts, past_key_values=cache, use_cache=True).last_hidden_state
+        self.cache = GroupCache(cache, lengths, slots)
+
+        rows, total = len(groups) * slots, sum(counts)
+        offsets = torch.tensor([0, *counts]).cumsum(0)
+        places = [offsets[g] + s if s < count else total for g, count in enumerate(counts) for s in range(slots)]
+        self.place = torch.tensor(places, device=device)  # the output row of each row of the batch
+        self.finished = self.place == total
+        self.step = torch.zeros(1, dtype=torch.long, device=device)
+        self.positions = lengths.repeat_interleave(slots)[:, None]
+        self.tokens = torch.empty(rows, 1, dtype=torch.long, device=device)
+        self.ids = torch.full((total + 1, max_new_tokens), self.pad_token_id, device=device)
+        self.log_probs = torch.zeros(total + 1, max_new_tokens, device=device)
+        self.kept = torch.zeros(total + 1, max_new_tokens, dtype=torch.int32, device=device)
+        self.masks: list[torch.Tensor] = []  # one for each window of columns, made when it is reached
+        last = hidden[torch.arange(len(groups), device=device), lengths - 1].repeat_interleave(slots, 0)
+        self._draw(last)
+
+    def advance(self) -> None:
+        """One more token for every row."""
+        hidden = self.model.base_model(
+            input_ids=self.tokens,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            group_cache=self.cache,
+        ).last_hidden_state
+        self.positions += 1
+        self.cache.column += 1
+        self._draw(hidden[:, 0])
+
+    def _draw(self, hidden: torch.Tensor) -> None:
+        logits = head_logits(self.model.get_output_embeddings(), hidden, self.fp32_head)
+        uniform = torch.rand(len(self.ids) - 1, dtype=torch.float64, device=logits.device)
+        drawn = self.sampler(logits, self.step, uniform[self.place.clamp(max=len(uniform) - 1)])
+        self._write(drawn)
+        self.tokens.copy_(drawn.tokens[:, None])
+        self.finished |= (drawn.tokens[:, None] == self.sampler.eos).any(1)
+        self.step += 1
+
+    def _write(self, drawn: SampledTokens) -> None:
+        where = self.place, self.step.expand(len(self.place))
+        self.ids.index_put_(where, drawn.tokens)
+        self.log_probs.index_put_(where, drawn.log_probs)
+        self.kept.index_put_(where, drawn.kept)
+        if drawn.mask is not None:
+            if not self.masks:
+                self._add_mask(drawn.mask.shape[-1])
+            self.masks[-1].index_put_((self.place, where[1] % WINDOW), drawn.mask)
+
+    def resize(self, step: int) -> bool:
+        """Before a step: a smaller batch, or more room for masks and caches; whether any of it was due."""
+        smaller = self._leave_out_finished()
+        full = step - 1 == self.cache.window
+        if full:
+            self.cache.widen()
+        more_masks = bool(self.masks) and step % WINDOW == 0
+        if more_masks:
+            self._add_mask(self.masks[0].shape[-1])
+        return smaller or full or more_masks
+
+    def _add_mask(self, width: int) -> None:
+        self.masks.append(self.ids.new_zeros(len(self.ids), WINDOW, width, dtype=torch.uint8))
+
+    def _leave_out_finished(self) -> bool:
+        """Drop finished rows where half of the batch or more can go."""
+        running = ~self.finished.view(-1, self.cache.slots)
+        groups = running.any(1).nonzero()[:, 0]
+        slots = int(running.sum(1).max())
+        if 2 * len(groups) * slots > running.numel():
+            return False
+        first = running[groups].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :slots]
+        rows = (groups[:, None] * self.cache.slots + first).flatten()
+        self.cache.select(groups, rows)
+        for name in ("place", "finished", "positions", "tokens"):
+            setattr(self, name, getattr(self, name)[rows])
+        return True
+
+
+def sample_completions(
+    model: PreTrainedModel,
+    prompt_ids: list[list[int]],
+    params: SamplingParams,
+    max_new_tokens: int,
+    eos_token_ids: list[int],
+    pad_token_id: int,
+    fp32_head: bool = True,
+) -> Rollout:
+    """Sample a completion to each prompt; equal neighbours are a group, whose prompt is run once.
+
+    Distributed as what `generate(do_sample=True)` gives with the same settings.
+    """
+    runs = [(prompt, len(list(rows))) for prompt, rows in groupby(prompt_ids)]
+    sampler = TokenSampler(params, eos_token_ids, model.device)
+    decoding = Decoding(model, sampler, fp32_head, pad_token_id)
+    with torch.no_grad():
+        decoding.start(*(list(each) for each in zip(*runs, strict=True)), max_new_tokens)
+        with attention_of(model, ATTENTION):
+            decode(decoding, max_new_tokens)
+    rows = slice(len(prompt_ids))
+    masks = torch.cat(decoding.masks, 1)[rows] if decoding.masks else None
+    return gather_rollout(decoding.ids[rows], decoding.log_probs[rows], decoding.kept[rows], masks, eos_token_ids)
+
+
+def decode(decoding: Decoding, max_new_tokens: int) -> None:
+    """Steps until all rows are finished; on a GPU all but the first of a size are replayed from a graph."""
+    advance, steps_of_size = decoding.advance, 0
+    for step in range(1, max_new_tokens):
+        if decoding.finished.all():
+            return
+        if decoding.resize(step):
+            advance, steps_of_size = decoding.advance, 0
+        if steps_of_size == 1 and decoding.ids.is_cuda:
+            advance = capture(decoding.advance)
+        advance()
+        steps_of_size += 1
+
+
+def capture(step: Callable[[], None]) -> Callable[[], None]:
+    """A step as a CUDA graph. Its plain run before has warmed up what it calls; capturing runs nothing."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def gather_rollout(
+    ids: torch.Tensor,
+    log_probs: torch.Tensor,
+    kept: torch.Tensor,
+    masks: torch.Tensor | None,
+    eos_token_ids: list[int],
+) -> Rollout:
+    """A rollout from what was written down, each of shape (rows, columns, ...): what follows an end of text is cut."""
+    ids = ids.tolist()
+    lengths = [completion_length(row, eos_token_ids) for row in ids]
+    rows = [
+        [row[:n] for row, n in zip(each, lengths, strict=True)] for each in (ids, log_probs.tolist(), kept.tolist())
+    ]
+    return Rollout(*rows, None if masks is None else masks[:, : max(lengths)].cpu())
+
+
+def completion_length(ids: list[int], eos_token_ids: list[int]) -> int:
+    """Tokens up to and with the first end of text."""
+    return next((place + 1 for place, token in enumerate(ids) if token in eos_token_ids), len(ids))
