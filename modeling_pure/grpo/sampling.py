@@ -126,8 +126,9 @@ def draw(log_probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     two cores. And a row's number does not depend on which other rows are still there.
     """
     sums = log_probs.double().exp().cumsum(-1)
-    # Rounding must not lead past the last token that can be drawn.
-    return torch.searchsorted(sums, uniform[:, None] * sums[:, -1:] * (1 - 1e-12), right=True)
+    # Rounding must not lead past the last token that can be drawn, nor sums that are no numbers past the last place.
+    places = torch.searchsorted(sums, uniform[:, None] * sums[:, -1:] * (1 - 1e-12), right=True)
+    return places.clamp(max=sums.shape[-1] - 1)
 
 
 def pack_bits(mask: torch.Tensor) -> torch.Tensor:

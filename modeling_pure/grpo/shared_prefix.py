@@ -6,7 +6,6 @@ those of whole rows. With G completions of C tokens to a prompt of P, P + G C to
 """
 
 import functools
-import types
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -46,12 +45,13 @@ def add_scoring(model: PreTrainedModel, temperature: float, fp32_head: bool, sha
     inner = model.forward
 
     @functools.wraps(inner)
-    def forward(self, *args, completion_length: int | None = None, **kwargs):
+    def forward(*args, completion_length: int | None = None, sampling_mask: torch.Tensor | None = None, **kwargs):
         if completion_length is None:
             return inner(*args, **kwargs)
-        return score_completions(self, completion_length, temperature, fp32_head, share_prefix, **kwargs)
+        batch = kwargs["input_ids"], kwargs["attention_mask"], sampling_mask
+        return score_completions(model, completion_length, temperature, fp32_head, share_prefix, *batch)
 
-    model.forward = types.MethodType(forward, model)
+    model.forward = forward
 
 
 def score_completions(
@@ -62,7 +62,7 @@ def score_completions(
     share_prefix: bool,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
-    sampling_mask: torch.Tensor | None = None,
+    sampling_mask: torch.Tensor | None,
 ) -> ModelOutput:
     """Log-probabilities of the completions of a batch as TRL lays it out.
 

@@ -1,0 +1,193 @@
+"""Completions are sampled as `generate` samples them, with their probabilities and masks."""
+
+from collections import Counter
+
+import pytest
+import torch
+from scipy.stats import chi2_contingency
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GenerationConfig
+
+from modeling_pure.grpo import rollout as module
+from modeling_pure.grpo.generate import generate_completions
+from modeling_pure.grpo.rollout import Decoding, completion_length, sample_completions
+from modeling_pure.grpo.sampling import SamplingParams, TokenSampler, draw, unpack_bits
+from modeling_pure.grpo.shared_prefix import score_completions
+from tests.grpo.conftest import FAMILIES, make_model, make_windowed_model
+
+VOCAB, PAD = 411, 1
+SETTINGS = {"temperature": 0.8, "top_k": 50, "top_p": 0.9}
+ONE_END, MANY_ENDS = [0], list(range(0, VOCAB, 8))
+
+
+def make_prompts(*groups: tuple[int, int]) -> list[list[int]]:
+    """`(length, completions)` of each group as a list of prompts."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        prompt
+        for length, count in groups
+        for prompt in [torch.randint(3, VOCAB, (length,), generator=generator).tolist()] * count
+    ]
+
+
+def left_padded(prompts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[PAD] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    return ids, mask
+
+
+def generated(model, prompts, ends, tokens: int, suppress=(5, 6)) -> list[list[int]]:
+    """What transformers' `generate` samples with the same settings."""
+    ids, mask = left_padded(prompts)
+    config = GenerationConfig(
+        do_sample=True,
+        max_new_tokens=tokens,
+        eos_token_id=ends,
+        pad_token_id=PAD,
+        suppress_tokens=list(suppress),
+        **SETTINGS,
+    )
+    model.generation_config = GenerationConfig()
+    rows = model.generate(ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
+    return [row[: completion_length(row, ends)] for row in rows]
+
+
+def sampled(model, prompts, ends, tokens: int, sample=sample_completions):
+    return sample(model, prompts, SamplingParams(**SETTINGS, suppress_tokens=(5, 6)), tokens, ends, PAD)
+
+
+def draw_as_we_do(probs: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """In the place of `torch.multinomial`, which takes a random number for each word."""
+    likeliest, ids = probs.topk(SETTINGS["top_k"])
+    return ids.gather(1, draw(likeliest.log(), torch.rand(len(probs), dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("ends", [ONE_END, MANY_ENDS], ids=["one_end", "many_ends"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_seed_gives_the_tokens_of_generate(family, ends, monkeypatch):
+    monkeypatch.setattr(module, "WINDOW", 4)  # buffers grow, masks are added, and with many ends the batch shrinks
+    model, prompts = make_model(family).eval(), make_prompts((11, 4), (5, 4), (8, 4))
+    torch.manual_seed(3)
+    ours = sampled(model, prompts, ends, 12).completion_ids
+    monkeypatch.setattr(torch, "multinomial", draw_as_we_do)
+    torch.manual_seed(3)
+    assert ours == generated(model, prompts, ends, 12)
+    assert len({len(row) for row in ours}) > 1 or ends == ONE_END
+
+
+def scores_of(model, prompts, rollout, temperature: float) -> torch.Tensor:
+    """Log-probabilities of a rollout as training computes them, in a list like the rollout's."""
+    ids, mask = left_padded(prompts)
+    longest = max(map(len, rollout.completion_ids))
+    rows = torch.tensor([row + [PAD] * (longest - len(row)) for row in rollout.completion_ids])
+    real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rollout.completion_ids])
+    with torch.no_grad():
+        found = score_completions(
+            model,
+            longest,
+            temperature,
+            True,
+            True,
+            torch.cat([ids, rows], 1),
+            torch.cat([mask, real], 1),
+            rollout.sampling_mask,
+        )
+    return found.log_probs[real.bool()]
+
+
+@pytest.mark.parametrize("sample", [sample_completions, generate_completions])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_sampler_s_log_probabilities_are_those_of_training(family, sample):
+    model, prompts = make_model(family).eval(), make_prompts((11, 4), (5, 3), (8, 1))
+    torch.manual_seed(4)
+    rollout = sampled(model, prompts, MANY_ENDS, 20, sample)
+    flat = torch.tensor([value for row in rollout.log_probs for value in row])
+    assert [len(row) for row in rollout.log_probs] == [len(row) for row in rollout.completion_ids]
+    torch.testing.assert_close(flat, scores_of(model, prompts, rollout, SETTINGS["temperature"]), atol=1e-5, rtol=0)
+    unmasked = rollout.sampling_mask
+    rollout.sampling_mask = None
+    assert (flat - scores_of(model, prompts, rollout, SETTINGS["temperature"])).mean() > 0.05
+    kept = unpack_bits(unmasked, VOCAB)
+    for row, (ids, sizes) in enumerate(zip(rollout.completion_ids, rollout.kept, strict=True)):
+        assert kept[row, : len(ids)].sum(1).tolist() == sizes and max(sizes) <= 50
+        assert kept[row, range(len(ids)), ids].all() and not kept[row, : len(ids), 5:7].any()
+
+
+def test_completions_are_distributed_as_those_of_generate():
+    """Over pairs of tokens, so that the second draw and the key-value cache count too."""
+    model, prompts = make_model("pure").eval(), make_prompts((6, 1500), (9, 1500))
+    counts = []
+    for seed, sample in enumerate(
+        (lambda: sampled(model, prompts, ONE_END, 2).completion_ids, lambda: generated(model, prompts, ONE_END, 2))
+    ):
+        torch.manual_seed(seed)
+        counts.append(Counter((i // 1500, *row) for i, row in enumerate(sample())))
+    common = [key for key in counts[0] | counts[1] if counts[0][key] + counts[1][key] >= 10]
+    table = [[count[key] for key in common] for count in counts]
+    rest = [3000 - sum(row) for row in table]
+    assert len(common) > 10  # the test says something
+    assert chi2_contingency([[*row, other] for row, other in zip(table, rest, strict=True)]).pvalue > 1e-3
+
+
+def test_the_prompt_of_a_group_is_run_once_and_finished_rows_leave():
+    model, shapes = make_model("pure").eval(), []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    torch.manual_seed(3)
+    rollout = sampled(model, make_prompts((11, 8), (5, 8)), MANY_ENDS, 30)
+    assert shapes[0] == (2, 11) and shapes[1] == (16, 1)
+    assert len(shapes) == max(map(len, rollout.completion_ids))
+    sizes = [rows for rows, _ in shapes[1:]]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 8
+
+
+def test_uneven_groups_come_back_in_their_order():
+    model, prompts = make_model("pure").eval(), make_prompts((7, 1), (4, 5), (9, 2))
+    torch.manual_seed(0)
+    rollout = sampled(model, prompts, MANY_ENDS, 9)
+    flat = torch.tensor([value for row in rollout.log_probs for value in row])
+    torch.testing.assert_close(flat, scores_of(model, prompts, rollout, SETTINGS["temperature"]), atol=1e-5, rtol=0)
+
+
+def test_without_cuts_no_mask_is_kept():
+    model = make_model("pure").eval()
+    rollout = sample_completions(model, make_prompts((4, 2)), SamplingParams(), 3, ONE_END, PAD)
+    assert rollout.sampling_mask is None and all(size == VOCAB for row in rollout.kept for size in row)
+
+
+def test_a_model_with_windows_is_sampled_by_generate_with_the_same_masks():
+    model, prompts = make_windowed_model().eval(), make_prompts((11, 3), (5, 3))
+    torch.manual_seed(2)
+    rollout = sampled(model, prompts, MANY_ENDS, 12, generate_completions)
+    for row, (prompt, completion) in enumerate(zip(prompts, rollout.completion_ids, strict=True)):
+        logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1] / SETTINGS["temperature"]
+        kept = unpack_bits(rollout.sampling_mask[row, : len(completion)], VOCAB)
+        expected = logits.masked_fill(~kept, -torch.inf).log_softmax(-1).gather(1, torch.tensor(completion)[:, None])
+        torch.testing.assert_close(torch.tensor(rollout.log_probs[row]), expected[:, 0], atol=1e-5, rtol=0)
+
+
+class NothingIsRead(TorchDispatchMode):
+    """Fails where a value is read from the device or a shape depends on one: what a CUDA graph cannot hold."""
+
+    READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "item", "is_nonzero")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not any(name in str(func) for name in self.READS), f"{func} reads from the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_reads_nothing_from_the_device_and_leaves_its_tensors_where_they_are(family):
+    model = make_model(family).eval()
+    decoding = Decoding(model, TokenSampler(SamplingParams(**SETTINGS), ONE_END, torch.device("cpu")), True, PAD)
+    with torch.no_grad(), module.attention_of(model, "sdpa"):
+        decoding.start([[3, 4, 5], [6, 7]], [2, 2], 8)
+    tensors = {name: value.data_ptr() for name, value in vars(decoding).items() if isinstance(value, torch.Tensor)}
+    with torch.no_grad(), module.attention_of(model, module.ATTENTION), NothingIsRead():
+        decoding.advance()
+        decoding.advance()
+    assert decoding.step.item() == 3
+    assert tensors == {name: getattr(decoding, name).data_ptr() for name in tensors}
+    assert model.config._attn_implementation == "sdpa"

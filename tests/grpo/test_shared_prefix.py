@@ -1,0 +1,149 @@
+"""Prompts run once for their group give the log-probabilities and gradients of whole rows."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from modeling_pure.grpo.shared_prefix import add_scoring, score_completions, shared_prefix_obstacle
+from tests.grpo.conftest import FAMILIES, UNEVEN, Batch, make_batch, make_model, make_windowed_model
+
+TEMPERATURE = 0.8
+
+
+def by_rows(model, batch: Batch, masked: bool) -> torch.Tensor:
+    """Log-probabilities (batch, completion) from each row by itself, through the model's own forward."""
+    result = torch.zeros(batch.input_ids.shape[0], batch.keep.shape[1])
+    for row, (prompt, completion) in enumerate(batch.rows):
+        if completion:
+            logits = model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].float()
+            if masked:
+                logits = logits.masked_fill(~batch.keep[row, : len(completion)], -torch.inf)
+            log_probs = (logits / TEMPERATURE).log_softmax(-1)
+            result[row, : len(completion)] = log_probs.gather(1, torch.tensor(completion)[:, None])[:, 0]
+    return result
+
+
+def score(model, batch: Batch, share_prefix: bool, masked: bool = True):
+    return score_completions(
+        model,
+        batch.keep.shape[1],
+        TEMPERATURE,
+        True,
+        share_prefix,
+        batch.input_ids,
+        batch.attention_mask,
+        batch.packed if masked else None,
+    )
+
+
+def gradients(model, log_probs: torch.Tensor) -> dict[str, torch.Tensor]:
+    weights = torch.randn(log_probs.shape, generator=torch.Generator().manual_seed(5))
+    model.zero_grad()
+    (log_probs * weights).mean().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_equal_gradients(ours: dict, theirs: dict, tolerance: float = 2e-6) -> None:
+    """Relative to the norm of each; 2e-6 is what another order of the sums makes in float32."""
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        assert (ours[name] - gradient).norm() <= tolerance * gradient.norm(), name
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_and_gradients_are_those_of_single_rows(family, attention):
+    model, batch = make_model(family, attention), make_batch(UNEVEN)
+    assert shared_prefix_obstacle(model, checkpointing=False) is None
+    expected = by_rows(model, batch, masked=True)
+    theirs = gradients(model, expected)
+    for share_prefix in (True, False):
+        found = score(model, batch, share_prefix).log_probs
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        assert_equal_gradients(gradients(model, found), theirs)
+
+
+def test_the_prompt_is_run_once_a_group():
+    model, batch, seen = make_model("pure"), make_batch(UNEVEN), []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    score(model, batch, share_prefix=True)
+    assert seen == [(3, 11), (8, 5)]  # groups x longest prompt, rows x longest completion but its last token
+    seen.clear()
+    score(model, batch, share_prefix=False)
+    assert [rows for rows, _ in seen] == [8]
+
+
+def test_a_group_that_was_cut_in_parts_and_single_rows_score_the_same():
+    model, batch = make_model("pure"), make_batch([(9, [4, 2, 3, 4, 1, 4])])
+    whole = score(model, batch, share_prefix=True).log_probs
+    for rows in (slice(0, 4), slice(4, 6), slice(2, 3)):
+        part = Batch(batch.input_ids[rows], batch.attention_mask[rows], batch.keep[rows], batch.split)
+        torch.testing.assert_close(score(model, part, True).log_probs, whole[rows], atol=1e-5, rtol=0)
+
+
+def test_completions_of_one_token_are_scored_from_the_prompt_alone():
+    model, batch = make_model("pure"), make_batch([(5, [1, 1]), (3, [1])])
+    torch.testing.assert_close(score(model, batch, True).log_probs, by_rows(model, batch, True), atol=1e-5, rtol=0)
+
+
+def test_a_batch_with_nothing_to_score_has_a_gradient_of_nought():
+    model, batch = make_model("pure"), make_batch([(5, [2, 2])])
+    batch.attention_mask[:, batch.split :] = 0
+    for share_prefix in (True, False):
+        found = score(model, batch, share_prefix)
+        assert not found.log_probs.any() and not found.entropy.any()
+        assert all(not gradient.any() for gradient in gradients(model, found.log_probs).values())
+
+
+def test_in_bf16_it_differs_from_whole_rows_no_more_than_these_from_themselves_in_float32():
+    model, batch = make_model("pure"), make_batch(UNEVEN)
+    exact = by_rows(model, batch, masked=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        shared, rows = (score(model, batch, share).log_probs for share in (True, False))
+    scored = exact != 0
+    noise = (rows - exact)[scored].abs().mean()
+    assert noise > 1e-4  # bf16 it was
+    assert (shared - exact)[scored].abs().mean() < 1.5 * noise
+
+
+def test_adapters_are_scored_and_trained_and_can_be_switched_off():
+    batch, plain = make_batch(UNEVEN), make_model("pure")
+    model = get_peft_model(make_model("pure"), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # starts at nought, where the adapters would do nothing
+            torch.nn.init.normal_(parameter, std=0.1)
+    add_scoring(model.get_base_model(), TEMPERATURE, True, share_prefix=True)
+    inputs = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "completion_length": batch.keep.shape[1],
+        "sampling_mask": batch.packed,
+    }
+    found = model(**inputs).log_probs
+    expected = by_rows(model, batch, masked=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert_equal_gradients(gradients(model, found), gradients(model, expected))
+    with model.disable_adapter():
+        torch.testing.assert_close(model(**inputs).log_probs, by_rows(plain, batch, True), atol=1e-5, rtol=0)
+    assert (found - by_rows(plain, batch, True)).abs().max() > 0.1
+
+
+def test_any_other_call_is_what_it_was():
+    model, batch = make_model("pure"), make_batch(UNEVEN)
+    before = model(batch.input_ids).logits
+    add_scoring(model, TEMPERATURE, True, share_prefix=True)
+    assert torch.equal(model(batch.input_ids).logits, before)
+
+
+def test_where_a_prompt_cannot_be_shared_it_is_said_why_and_whole_rows_are_right_all_the_same():
+    windowed, batch = make_windowed_model(), make_batch([(11, [6, 2])])
+    assert "not all layers of MistralForCausalLM" in shared_prefix_obstacle(windowed, False)
+    torch.testing.assert_close(
+        score(windowed, batch, False).log_probs, by_rows(windowed, batch, True), atol=1e-5, rtol=0
+    )
+    pure = make_model("pure")
+    assert shared_prefix_obstacle(pure, True) == "gradient_checkpointing keeps no keys and values"
+    pure.config._attn_implementation = "flash_attention_2"
+    assert "attn_implementation flash_attention_2" in shared_prefix_obstacle(pure, False)

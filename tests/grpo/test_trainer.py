@@ -1,0 +1,195 @@
+"""The trainer: masks from the draw to the loss, through all that TRL does with a rollout in between."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig
+
+from modeling_pure.errors import InputError, RunStopped
+from modeling_pure.grpo.trainer import PureGRPOTrainer, shuffle_groups
+from tests.grpo.conftest import make_windowed_model
+
+CUTS = {"top_p": 0.9, "top_k": 50, "temperature": 0.7}
+
+
+class Watched(PureGRPOTrainer):
+    """Notes what is drawn, and how far the policy is from the old one in each pass."""
+
+    def __init__(self, *args, **kwargs):
+        self.rollouts, self.passes = [], []
+        super().__init__(*args, **kwargs)
+
+    def sample(self, prompt_ids):
+        self.rollouts.append(super().sample(prompt_ids))
+        return self.rollouts[-1]
+
+    def _compute_loss(self, model, inputs):
+        self.inputs = inputs
+        return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(self, *args, compute_entropy=False, **kwargs):
+        result = super()._get_per_token_logps_and_entropies(*args, compute_entropy=compute_entropy, **kwargs)
+        if compute_entropy and self.model.training:
+            mask = self.inputs["completion_mask"].bool()
+            old = self.inputs.get("old_per_token_logps", result[0].detach())
+            first = self._step % (self.args.steps_per_generation * self.num_iterations) < (
+                self.args.gradient_accumulation_steps
+            )
+            self.passes.append((first, (result[0] - old)[mask].abs().max().item() if mask.any() else 0.0))
+        return result
+
+
+def logged(trainer, name: str) -> list[float]:
+    return [line[name] for line in trainer.state.log_history if line.get(name) is not None]
+
+
+def test_the_policy_that_is_trained_is_the_one_that_acted(make_trainer):
+    trainer = make_trainer(trainer_class=Watched, **CUTS)
+    trainer.train()
+    assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
+    first, later = ([drift for is_first, drift in trainer.passes if is_first == which] for which in (True, False))
+    assert len(first) == len(later) == 4 and max(first) == 0.0 and min(later) > 1e-4
+    kept = logged(trainer, "sampling/kept_tokens")
+    assert all(1 <= value <= 50 for value in kept)
+    assert all(0 <= value <= 1 for value in logged(trainer, "off_policy/masked_share"))
+
+
+def test_without_the_mask_it_is_another_policy(make_trainer):
+    trainer = make_trainer(trainer_class=Watched, keep_sampling_mask=False, **CUTS)
+    trainer.train()
+    assert "sampling_mask" not in trainer.inputs and not logged(trainer, "sampling/log_prob_difference")
+    ids = trainer.rollouts[-1].completion_ids
+    acted = {tuple(row): sum(values) for row, values in zip(ids, trainer.rollouts[-1].log_probs, strict=True)}
+    mask = trainer.inputs["completion_mask"].bool()
+    differences = [
+        acted[tuple(row[real].tolist())] - old[real].sum().item()
+        for row, real, old in zip(
+            trainer.inputs["completion_ids"], mask, trainer.inputs["old_per_token_logps"], strict=True
+        )
+    ]
+    assert min(differences) > 0.05  # over the whole vocabulary every token is less likely than when it was drawn
+
+
+SURVIVES = {
+    "several iterations": {"num_iterations": 2},
+    "parts of groups": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "steps_per_generation": 8},
+    "two groups at once": {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "steps_per_generation": 2,
+    },
+    "one update": {"steps_per_generation": 2},
+    "checkpointing": {"gradient_checkpointing": True},
+    "truncated completions masked": {"mask_truncated_completions": True},
+    "evaluation": {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 3},
+    "sequence ratios": {"importance_sampling_level": "sequence"},
+    "entropy": {"entropy_coef": 0.01, "top_entropy_quantile": 0.5},
+    "padding": {"pad_to_multiple_of": 8},
+    "min-p": {"top_p": 1.0, "top_k": 0, "min_p": 0.1},
+    "no cuts": {"top_p": 1.0, "top_k": 0},
+}
+
+
+@pytest.mark.parametrize("changes", SURVIVES.values(), ids=SURVIVES)
+def test_masks_survive(changes, make_trainer):
+    trainer = make_trainer(trainer_class=Watched, **{**CUTS, **changes})
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    assert trainer.inputs["sampling_mask"].dtype == torch.uint8
+    assert max([0.0, *logged(trainer, "sampling/log_prob_difference")]) < 1e-5
+    assert max(drift for first, drift in trainer.passes if first) < 1e-5
+    assert any(not torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
+    assert all(p.isfinite().all() for p in trainer.model.parameters())
+    if "eval_strategy" in changes:
+        assert len(logged(trainer, "eval_medqa_accuracy")) == 2
+        assert len(logged(trainer, "eval_rewards/spread/mean")) == 2
+
+
+def test_adapters_alone_are_trained(make_trainer):
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = make_trainer(trainer_class=Watched, peft_config=config, learning_rate=1e-2, **CUTS)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(before[name], p)}
+    assert changed and all("lora_" in name for name in changed)
+    assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
+    assert logged(trainer, "kl")[0] == pytest.approx(0, abs=1e-6) and logged(trainer, "kl")[-1] > 0
+
+
+def test_a_foreign_model_that_cannot_share_prompts_is_trained_all_the_same(make_trainer, tmp_path, tokenizer):
+    make_windowed_model().save_pretrained(tmp_path / "mistral")
+    tokenizer.save_pretrained(tmp_path / "mistral")
+    trainer = make_trainer(str(tmp_path / "mistral"), trainer_class=Watched, **CUTS)
+    assert trainer.prefix_obstacle and trainer.rollout_obstacle
+    trainer.train()
+    assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
+    assert max(drift for first, drift in trainer.passes if first) < 1e-5
+
+
+def test_spare_ids_are_neither_drawn_nor_scored(make_trainer, tokenizer):
+    trainer = make_trainer(trainer_class=Watched, top_p=1.0, top_k=0)
+    assert trainer.sampling_params.suppress_tokens == tuple(range(len(tokenizer), 411))
+    trainer.train()
+    assert all(token < len(tokenizer) for row in trainer.rollouts[0].completion_ids for token in row)
+    assert {size for row in trainer.rollouts[0].kept for size in row} == {len(tokenizer)}
+
+
+def test_dropout_is_off_while_sampling_and_the_mode_is_restored(make_trainer):
+    trainer, modes = make_trainer(), []
+    trainer.model.model.register_forward_pre_hook(lambda module, args: modes.append(module.training))
+    trainer.model.train()
+    trainer.sample([[3, 4], [3, 4]])
+    assert modes and not any(modes) and trainer.model.training
+
+
+def test_probabilities_that_are_no_numbers_stop_the_run(make_trainer):
+    trainer = make_trainer()
+    trainer.model.lm_head.weight.data[7] = torch.nan
+    with pytest.raises(RunStopped, match="no numbers any more"):
+        trainer.sample([[3, 4], [3, 4]])
+
+
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_groups_are_shuffled_whole(sizes, seed):
+    torch.manual_seed(seed)
+    numbers = torch.tensor([group for group, size in enumerate(sizes) for _ in range(size)])
+    rollout = {
+        "prompt_ids": torch.stack([numbers, numbers], 1),
+        "prompt_mask": torch.ones(len(numbers), 2, dtype=torch.long),
+        "completion_ids": torch.arange(len(numbers))[:, None],
+        "num_items_in_batch": torch.tensor(7),
+    }
+    shuffled = shuffle_groups(rollout)
+    assert sorted(shuffled["completion_ids"][:, 0].tolist()) == list(range(len(numbers)))
+    assert torch.equal(numbers[shuffled["completion_ids"][:, 0]], shuffled["prompt_ids"][:, 0])
+    assert int((shuffled["prompt_ids"][1:, 0] != shuffled["prompt_ids"][:-1, 0]).sum()) == len(sizes) - 1
+    assert shuffled["num_items_in_batch"] == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"repetition_penalty": 1.1}, "repetition_penalty: changes the odds"),
+        ({"use_vllm": True}, "use_vllm: gives no masks back"),
+        ({"use_vllm": True, "keep_sampling_mask": False}, "use_vllm: with top_p"),
+        ({"use_transformers_continuous_batching": True}, "use_transformers_continuous_batching: gives no masks"),
+        ({"generation_kwargs": {"no_repeat_ngram_size": 2}}, "generation_kwargs: 'no_repeat_ngram_size' is none of"),
+        ({"steps_per_generation": 3}, "steps_per_generation: 3 passes are no whole number"),
+        ({"save_steps": 3}, "save_steps: 3 is no multiple of 2 updates"),
+        ({"top_p": 0.0}, "top_p: expected"),
+    ],
+)
+def test_what_no_mask_can_stand_for_is_refused_in_one_line(changes, line, make_trainer):
+    with pytest.raises(InputError, match=line) as error:
+        make_trainer(**{"num_generations": 4, **changes})
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_changes_its_logits_after_the_head_is_refused(make_trainer, tmp_path, tokenizer):
+    model = make_windowed_model()
+    model.config.final_logit_softcapping = 30.0
+    model.save_pretrained(tmp_path / "capped")
+    tokenizer.save_pretrained(tmp_path / "capped")
+    with pytest.raises(InputError, match="its final_logit_softcapping changes the logits"):
+        make_trainer(str(tmp_path / "capped"))
