@@ -280,11 +280,13 @@ def flops_of(scale: Scale) -> dict[str, int]:
     return {"mfu": flops, "mfu_causal": flops - 6 * config.num_hidden_layers * config.hidden_size * scale.row_length}
 
 
-def write_rows(rows: list[dict], path: Path) -> None:
-    """The rows as JSON, and as a table."""
+COLUMNS = ("model", "attention", "rows", "row_length", "tokens_per_second", "mfu", "mfu_causal", "peak_memory_gb")
+
+
+def write_rows(rows: list[dict], path: Path, columns: tuple[str, ...] = COLUMNS) -> None:
+    """The rows as JSON, and as a table of some of their columns."""
     path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
-    columns = ("model", "attention", "rows", "row_length", "tokens_per_second", "mfu", "mfu_causal", "peak_memory_gb")
-    shown = [{"tokens_per_second": row.get("failed"), **row} for row in rows]
+    shown = [{"tokens_per_second": row.get("failed", ""), **row} for row in rows]
     lines = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in shown)]
     table = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
     packages = ", ".join(f"{name} {version}" for name, version in rows[0]["versions"].items())

@@ -13,7 +13,7 @@ from torch import nn
 
 from .sampling import unpack_bits
 
-CHUNK_TOKENS = 1024  # 0.2 GB of float32 logits at 50,304 words
+CHUNK_TOKENS = 2048  # 0.4 GB of float32 logits at 50,304 words, and as much again for what they become
 FLOAT_MIN = torch.finfo(torch.float32).min  # in place of -inf, which times a probability of 0 is no number
 
 
@@ -51,8 +51,8 @@ def token_log_probs(
 
 
 class MaskedTokenLogProbs(torch.autograd.Function):
-    """A chunk of tokens at a time. The probabilities of the last chunk are kept for the backward pass, which computes
-    those of the others again."""
+    """A chunk of tokens at a time, in place where it can be. What the last chunk has computed is kept for the backward
+    pass, which computes the others again."""
 
     @staticmethod
     def forward(
@@ -64,48 +64,52 @@ class MaskedTokenLogProbs(torch.autograd.Function):
         sampling_mask: torch.Tensor | None,
         temperature: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        inputs = hidden_states, weight, bias, tokens, sampling_mask
-        ctx.save_for_backward(*inputs)
-        ctx.temperature = temperature
+        inputs = hidden_states, weight, bias, sampling_mask
         log_probs = torch.empty(len(tokens), device=hidden_states.device)
         entropies = torch.empty_like(log_probs)
         with torch.autocast(hidden_states.device.type, enabled=False):
             for chunk in chunks(len(tokens)):
                 scores = kept_scores(*inputs, temperature, chunk)
-                log_sums = scores.logsumexp(-1, keepdim=True)
-                log_probs[chunk] = (scores.gather(-1, tokens[chunk, None]) - log_sums)[:, 0]
-                probs = (scores - log_sums).exp_()
-                entropies[chunk] = log_sums[:, 0] - scores.mul_(probs).sum(-1)
-                ctx.kept = chunk, probs
-        ctx.entropies = entropies
+                weights = scores.exp()  # probabilities, but for their sum
+                sums = weights.sum(-1)
+                log_probs[chunk] = scores.gather(-1, tokens[chunk, None])[:, 0] - sums.log()
+                entropies[chunk] = sums.log() - torch.linalg.vecdot(weights, scores) / sums
+                del scores
+                ctx.last = chunk, weights, sums
+        ctx.save_for_backward(*inputs, tokens, entropies)
+        ctx.temperature = temperature
         ctx.set_materialize_grads(False)
         return log_probs, entropies
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_log_probs: torch.Tensor | None, grad_entropies: torch.Tensor | None):
-        hidden_states, weight, bias, tokens, _ = inputs = ctx.saved_tensors
+        *inputs, tokens, entropies = ctx.saved_tensors
+        hidden_states, weight, bias, _ = inputs
+        dtype = hidden_states.dtype
         if grad_log_probs is None:
-            grad_log_probs = torch.zeros_like(ctx.entropies)
+            grad_log_probs = torch.zeros_like(entropies)
+        grad_log_probs = grad_log_probs / ctx.temperature
         grad_hidden = torch.empty_like(hidden_states)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None else None
         with torch.autocast(hidden_states.device.type, enabled=False):
             for chunk in reversed(chunks(len(tokens))):
-                kept, probs = ctx.kept
+                kept, weights, sums = ctx.last
                 if kept != chunk:
-                    probs = kept_scores(*inputs, ctx.temperature, chunk).softmax(-1)
-                ctx.kept = None, None  # one chunk at a time
+                    weights = kept_scores(*inputs, ctx.temperature, chunk).exp_()
+                    sums = weights.sum(-1)
+                ctx.last = None, None, None  # one chunk at a time
                 # d log p(y) / dz_w = [w = y] - p_w,   dH / dz_w = -p_w (log p_w + H)
+                factors = grad_log_probs[chunk, None]
                 if grad_entropies is not None:
-                    surprise = probs.clamp(min=torch.finfo(probs.dtype).tiny).log() + ctx.entropies[chunk, None]
-                    factor = grad_log_probs[chunk, None] + grad_entropies[chunk, None] * surprise
-                else:
-                    factor = grad_log_probs[chunk, None]
-                grad_scores = probs.mul_(-factor)
+                    log_probs = (weights / sums[:, None]).clamp_(min=torch.finfo(torch.float32).tiny).log_()
+                    surprise = log_probs.add_(entropies[chunk, None])
+                    factors = factors + surprise.mul_(grad_entropies[chunk, None] / ctx.temperature)
+                grad_scores = weights.mul_(-factors / sums[:, None])
                 grad_scores.scatter_add_(-1, tokens[chunk, None], grad_log_probs[chunk, None])
-                grad_scores = (grad_scores / ctx.temperature).to(hidden_states.dtype)
-                grad_hidden[chunk] = grad_scores @ weight.to(hidden_states.dtype)
+                grad_scores = grad_scores.to(dtype)
+                grad_hidden[chunk] = grad_scores @ weight.to(dtype)
                 if grad_weight is not None:
                     grad_weight += grad_scores.t() @ hidden_states[chunk]
                 if grad_bias is not None:
@@ -123,16 +127,17 @@ def kept_scores(
     hidden_states: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    tokens: torch.Tensor,
     sampling_mask: torch.Tensor | None,
     temperature: float,
     chunk: slice,
 ) -> torch.Tensor:
-    """z / T of a chunk, float32 of shape (chunk, vocab), as good as -inf for what could not be drawn."""
+    """z / T of a chunk less its largest, float32 of shape (chunk, vocab), as good as -inf for what was not kept."""
     hidden = hidden_states[chunk]
     logits = nn.functional.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype))
-    scores = logits.float().div_(temperature)
+    scores = logits.float()
+    if temperature != 1:
+        scores.div_(temperature)
     if sampling_mask is not None:
-        kept = unpack_bits(sampling_mask[chunk].to(scores.device), scores.shape[-1])
-        scores.masked_fill_(~kept, FLOAT_MIN)
-    return scores
+        cut_off = unpack_bits(~sampling_mask[chunk].to(scores.device), scores.shape[-1])
+        scores.masked_fill_(cut_off, FLOAT_MIN)
+    return scores.sub_(scores.amax(-1, keepdim=True))

@@ -1,5 +1,7 @@
 """What people read about a GRPO run: its arithmetic, which refinement acts, and what came out."""
 
+import math
+
 from transformers import Trainer
 
 from .arguments import PureGRPOConfig
@@ -42,13 +44,14 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
         if holds
     ]
     several = args.updates_per_rollout > 1
-    off_policy = f"above {args.off_policy_mask_threshold} nats a token" if several else INERT + "needs several updates"
+    threshold = args.off_policy_mask_threshold
+    off_policy = f"above {threshold} nats a token" if several else INERT + "needs several updates"
     unbiased = "on" if args.use_bias_correction_kl else "off"
     keep = "on, " + ", ".join(cuts) if cuts else INERT + "nothing is cut off, set top_p below 1"
     rollouts = "by transformers' generate, because " if trainer.rollout_obstacle else "prompts run once a group"
     return {
         "unbiased KL": f"{unbiased}, beta {args.beta:g}" if args.beta else INERT + "needs beta above 0",
-        "off-policy mask": "off" if args.off_policy_mask_threshold is None else off_policy,
+        "off-policy mask": "off" if threshold in (None, math.inf) else off_policy,
         "keep-sampling mask": keep if args.keep_sampling_mask else "off",
         "advantages": f"scale_rewards {args.scale_rewards}, loss_type {args.loss_type}, "
         f"{'float32' if args.cast_lm_head_to_fp32 else 'bf16'} head",

@@ -133,14 +133,13 @@ def draw(log_probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 
 def pack_bits(mask: torch.Tensor) -> torch.Tensor:
     """Bool (..., n) to uint8 (..., ceil(n / 8)), the first flag in the lowest bit."""
-    padded = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 8))
-    return (padded.unflatten(-1, (-1, 8)).byte() << _bits(mask.device)).sum(-1, dtype=torch.uint8)
+    padded = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 8)).contiguous()
+    # Eight flags are the bytes of one integer; the product gathers their lowest bits in its highest byte.
+    return (padded.view(torch.int64) * 0x0102040810204080 >> 56).to(torch.uint8)
 
 
 def unpack_bits(packed: torch.Tensor, size: int) -> torch.Tensor:
     """The bool mask (..., size) that `pack_bits` has packed."""
-    return (packed[..., None] >> _bits(packed.device) & 1).flatten(-2)[..., :size].bool()
-
-
-def _bits(device: torch.device) -> torch.Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=device)
+    flags = torch.arange(256, device=packed.device)[:, None] >> torch.arange(8, device=packed.device) & 1
+    eight_bytes = flags.to(torch.uint8).view(torch.int64)[:, 0]
+    return eight_bytes[packed.int()].view(torch.bool)[..., :size]
