@@ -98,7 +98,9 @@ class PureGRPOConfig(GRPOConfig):
     cast_lm_head_to_fp32: bool = field(default=True, metadata={"help": "logits in fp32: bf16 noise is mostly there"})
     bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "re-run the forward pass to save memory"})
-    log_completions: bool = field(default=False, metadata={"help": "show and store sampled completions"})
+    log_completions: bool = field(
+        default=True, metadata={"help": "show sampled completions, and keep them as parquet in the run folder"}
+    )
     num_completions_to_print: int | None = field(default=2, metadata={"help": "completions shown per log line"})
     eval_strategy: str = field(default="steps", metadata={"help": "when to answer the dev questions"})
     eval_steps: float | None = field(default=200, metadata={"help": "optimizer steps between evaluations"})

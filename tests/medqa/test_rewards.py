@@ -33,3 +33,17 @@ def test_right_is_always_worth_more_than_wrong(right, wrong, min_tokens):
     ]
     assert rewards[0] >= 0.99 > rewards[1]
     assert all(0 <= penalty <= 1 for penalty in penalties)
+
+
+def test_rewards_of_seen_and_unseen_questions_are_logged_apart():
+    logged = {}
+    rewards = correct(
+        completions=[" A. x", " B. y", " C", "none"],
+        answer=[0, 0, 2, 1],
+        seen=[True, True, False, False],
+        log_metric=logged.__setitem__,
+    )
+    assert rewards == [1.0, 0.0, 1.0, 0.0]
+    assert logged == {"medqa/parse_rate": 0.75, "rewards/correct/seen": 0.5, "rewards/correct/unseen": 0.5}
+    correct(completions=[" A"], answer=[0], seen=[False], log_metric=(only := {}).__setitem__)
+    assert "rewards/correct/seen" not in only

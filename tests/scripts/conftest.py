@@ -117,12 +117,28 @@ def grpo_recipe(tmp_path_factory, pretrained, corpus) -> Path:
 def train_here(monkeypatch, capsys):
     """Train in this process, which takes a second where a new one takes five; returns stdout and stderr."""
 
-    def train_here(*options, expect: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["train_pretrain.py", *map(str, options)])
+    def train_here(*options, expect: int = 0, script=train_pretrain) -> tuple[str, str]:
+        name = f"{script.__name__}.py"
+        monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
         with pytest.raises(SystemExit) as stop:
-            run_script(train_pretrain.main, "train_pretrain.py")
+            run_script(script.main, name)
         captured = capsys.readouterr()
         assert stop.value.code == expect, captured.err[-3000:]
         return captured
 
     return train_here
+
+
+def run_two(*options: str, port: int, script: str = "train_pretrain.py", expect: int = 0, **environment: str) -> str:
+    """Start two processes of 1 pass in a step each; returns what they said."""
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", script]
+    result = subprocess.run(
+        [sys.executable, *launcher, *map(str, options), "--gradient_accumulation_steps", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CI": "true", "ACCELERATE_USE_CPU": "true", **environment},
+    )
+    assert (result.returncode == 0) == (expect == 0), result.stdout[-2000:] + result.stderr[-4000:]
+    assert expect or "2 process(es)" in result.stdout
+    return result.stdout + result.stderr

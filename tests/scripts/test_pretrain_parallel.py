@@ -4,17 +4,14 @@ Rows are packed beforehand, which makes them the same for any number of processe
 --num_processes 2` would start one process without a word; torchrun starts two, and each test makes sure of it.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.scripts.conftest import ROOT, metrics, run
+from tests.scripts.conftest import metrics, run, run_two
 
 SHARDED = "tests/scripts/fsdp_on_cpu.py"
 FSDP2 = {
@@ -41,21 +38,6 @@ def alone(options, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     run("train_pretrain.py", *options, "--output_dir", folder)
     return folder
-
-
-def run_two(*options: str, port: int, script: str = "train_pretrain.py", expect: int = 0, **environment: str) -> str:
-    """Start two processes of 2 rows in a pass and 1 pass in a step; returns what they said."""
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", script]
-    result = subprocess.run(
-        [sys.executable, *launcher, *map(str, options), "--gradient_accumulation_steps", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CI": "true", "ACCELERATE_USE_CPU": "true", **environment},
-    )
-    assert (result.returncode == 0) == (expect == 0), result.stdout[-2000:] + result.stderr[-4000:]
-    assert expect or "2 process(es)" in result.stdout
-    return result.stdout + result.stderr
 
 
 def assert_same_run(one: Path, other: Path) -> None:

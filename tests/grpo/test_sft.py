@@ -1,0 +1,63 @@
+"""The baseline: cross entropy over the four letters, in the order of GRPO's prompts."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from modeling_pure.grpo.arguments import PureGRPOConfig
+from modeling_pure.grpo.prompts import prompt_dataset
+from modeling_pure.grpo.sft import LetterTrainer
+from modeling_pure.medqa.scoring import letter_log_likelihoods
+
+
+@pytest.fixture
+def trainer(model_folder, tokenizer, questions, tmp_path):
+    args = PureGRPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=2,
+        num_generations=4,
+        steps_per_generation=4,
+        max_steps=30,
+        learning_rate=3e-3,
+        warmup_steps=0,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        logging_steps=1,
+    )
+    return LetterTrainer(
+        model=AutoModelForCausalLM.from_pretrained(model_folder),
+        args=args,
+        train_dataset=prompt_dataset(questions[:4], 120, seed=0),
+        processing_class=tokenizer,
+        questions=questions[:4],
+    )
+
+
+def test_the_loss_is_the_cross_entropy_of_the_evaluation_s_log_likelihoods(trainer, tokenizer, questions):
+    rows = [trainer.train_dataset[i] for i in range(4)]
+    loss = trainer.compute_loss(trainer.model, trainer.collate(rows))
+    shown = {question.digest: question for question in questions[:4]}
+    asked = []
+    for row in rows:
+        options = [line[3:] for line in row["prompt"].splitlines() if line[:3] in ("A. ", "B. ", "C. ", "D. ")]
+        asked.append(type(shown[row["digest"]])(shown[row["digest"]].question, tuple(options), row["answer"]))
+    scores = letter_log_likelihoods(trainer.model.eval(), tokenizer, asked)
+    among_four = scores.log_softmax(-1)[torch.arange(4), [row["answer"] for row in rows]]
+    assert loss.item() == pytest.approx(-among_four.mean().item(), abs=1e-5)
+
+
+def test_a_step_holds_as_many_prompts_as_grpo_s_in_its_order(trainer):
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert trainer.args.gradient_accumulation_steps == 1 and len(batch["answer"]) == 16 // 4
+    assert batch["answer"].tolist() == trainer.train_dataset["answer"][:4]
+
+
+def test_it_learns_the_questions_by_heart(trainer):
+    before = trainer.evaluate()["eval_medqa_accuracy"]
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses[-1] < 0.5 * losses[0] and trainer.evaluate()["eval_medqa_accuracy"] >= before

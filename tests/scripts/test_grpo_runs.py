@@ -1,0 +1,145 @@
+"""What a GRPO run leaves, chooses and says: evaluation, preflight, completions, adapters, baseline, two processes."""
+
+import shutil
+
+import pandas
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import train_grpo
+from tests.scripts.conftest import metrics, run_two
+
+
+@pytest.fixture
+def grpo_here(train_here, grpo_recipe, tmp_path):
+    """GRPO in this process, in a folder of its own."""
+
+    def grpo_here(*options, folder=tmp_path, **more):
+        command = ["--config", grpo_recipe, "--output_dir", folder, *options]
+        return train_here(*command, script=train_grpo, **more)[0]
+
+    return grpo_here
+
+
+def weights_of(folder) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_dev_split_chooses_the_checkpoint_that_the_run_ends_with(grpo_here, tmp_path):
+    printed = grpo_here(
+        "--load_best_model_at_end",
+        "true",
+        "--entropy_coef",
+        "0.1",
+        "--learning_rate",
+        "0.05",
+        "--save_total_limit",
+        "2",
+    )
+    lines = [line for line in metrics(tmp_path) if "eval_medqa_accuracy" in line]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert all("eval_rewards/correct/mean" in line and "eval_medqa/parse_rate" in line for line in lines)
+    best = max(lines, key=lambda line: line["eval_medqa_accuracy"])["step"]  # the first of equals
+    assert equal(weights_of(tmp_path), weights_of(tmp_path / f"checkpoint-{best}"))
+    assert f"step {best}, dev accuracy" in printed and "13 dev questions" in " ".join(printed.split())
+
+
+def test_the_run_looks_before_it_starts_and_not_again(grpo_here, tmp_path):
+    printed = grpo_here("--max_steps", "2")
+    for words in ("Before the first step", "128 completions", "always A", "groups with no spread", "WARNING: "):
+        assert words in printed
+    assert "Before the first step" not in grpo_here()  # goes on to step 4
+
+
+def test_looking_before_changes_nothing(grpo_here, tmp_path, monkeypatch):
+    grpo_here("--max_steps", "2", folder=tmp_path / "looked")
+    monkeypatch.setattr(train_grpo, "look_before", lambda trainer: None)
+    grpo_here("--max_steps", "2", folder=tmp_path / "blind")
+    assert equal(weights_of(tmp_path / "looked"), weights_of(tmp_path / "blind"))
+
+
+def test_completions_are_kept_for_reading(grpo_here, tmp_path):
+    grpo_here("--max_steps", "2")
+    table = pandas.concat(pandas.read_parquet(file) for file in sorted(tmp_path.glob("completions/*.parquet")))
+    assert {"prompt", "completion", "correct", "length_penalty", "advantage"} <= set(table.columns)
+    assert table.prompt.str.endswith("Answer:").all() and len(table) >= 16
+
+
+def test_a_group_answers_one_prompt_and_all_metrics_are_logged(grpo_here, tmp_path):
+    grpo_here("--max_steps", "2")
+    first = pandas.read_parquet(min(tmp_path.glob("completions/*.parquet")))
+    assert first.prompt.value_counts().eq(4).all() and first.prompt.nunique() == 4
+    names = "reward rewards/correct/mean rewards/length_penalty/mean completions/mean_length off_policy/masked_share "
+    names += "sampling/kept_tokens sampling/log_prob_difference entropy kl medqa/parse_rate generated_tokens"
+    logged = set().union(*metrics(tmp_path))
+    assert set(names.split()) <= logged
+    assert max(line.get("sampling/log_prob_difference", 0) for line in metrics(tmp_path)) < 1e-5
+
+
+def test_rewards_of_seen_and_unseen_questions_are_told_apart(grpo_here, tmp_path):
+    grpo_here("--grpo_holdout", "0.5", "--max_steps", "4")
+    lines = metrics(tmp_path)
+    for kind in ("seen", "unseen"):
+        assert any(0 <= line.get(f"rewards/correct/{kind}", -1) <= 1 for line in lines)
+    grpo_here("--grpo_holdout", "0.5", "--holdout_only", "true", "--max_steps", "2", folder=tmp_path / "unseen")
+    assert not any("rewards/correct/seen" in line for line in metrics(tmp_path / "unseen"))
+
+
+def test_adapters_end_as_a_whole_model(grpo_here, pretrained, tmp_path):
+    printed = grpo_here("--lora_rank", "2", "--learning_rate", "0.05", "--entropy_coef", "0.1")
+    assert "of them trained" in printed
+    assert (tmp_path / "checkpoint-4" / "adapter_model.safetensors").exists()
+    start, end = AutoModelForCausalLM.from_pretrained(pretrained), AutoModelForCausalLM.from_pretrained(tmp_path)
+    changed = [name for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True) if (a != b).any()]
+    assert all("proj" in name for name in changed) and len(changed) == 14
+
+
+def test_the_baseline_learns_from_the_same_prompts_and_goes_on_after_a_stop(grpo_here, tmp_path):
+    printed = grpo_here("--algorithm", "sft", "--learning_rate", "0.01")
+    assert "Cross entropy over MedQA's letters" in printed and "Before the first step" not in printed
+    losses = [line["loss"] for line in metrics(tmp_path) if "loss" in line]
+    assert len(losses) == 4 and all(loss > 0 for loss in losses)
+    again = tmp_path / "again"
+    grpo_here("--algorithm", "sft", "--learning_rate", "0.01", "--max_steps", "2", folder=again)
+    grpo_here("--algorithm", "sft", "--learning_rate", "0.01", folder=again)
+    assert equal(weights_of(tmp_path), weights_of(again))
+
+
+def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grpo_recipe, tmp_path):
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    options = ["--config", grpo_recipe, "--steps_per_generation", "2", "--output_dir"]
+    run_two(*options, straight, port=29731, script="train_grpo.py")
+    lines = [line for line in metrics(straight) if "completions/mean_length" in line]
+    assert len(lines) == 2  # rollouts of 2 processes x 4 x 2 completions
+    assert lines[-1]["generated_tokens"] == sum(16 * line["completions/mean_length"] for line in lines)
+    assert max(line["sampling/log_prob_difference"] for line in lines) < 1e-5
+
+    shutil.copytree(straight / "checkpoint-2", resumed / "checkpoint-2")
+    run_two(*options, resumed, port=29732, script="train_grpo.py")
+    assert equal(weights_of(straight), weights_of(resumed))
+    later = [line for line in metrics(straight) if line["step"] > 2 and "reward" in line]
+    for before, after in zip(later, [line for line in metrics(resumed) if "reward" in line], strict=True):
+        same = [name for name in before if "time" not in name and "runtime" not in name]
+        assert {name: before[name] for name in same} == {name: after[name] for name in same}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--algorithm", "ppo"], "algorithm: expected one of ['grpo', 'sft']"),
+        (["--repetition_penalty", "1.2"], "repetition_penalty: changes the odds between tokens"),
+        (["--use_vllm", "true"], "use_vllm: gives no masks back"),
+        (["--save_steps", "3"], "save_steps: 3 is no multiple of 2 updates a rollout"),
+        (["--max_completion_length", "250"], "max_completion_length: leaves 6 tokens of the context"),
+        (["--num_generations", "3"], "num_generations"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(options, message, train_here, grpo_recipe, tmp_path):
+    _, line = train_here("--config", grpo_recipe, "--output_dir", tmp_path, *options, script=train_grpo, expect=2)
+    assert message in line.splitlines()[-1] and not list(tmp_path.iterdir())
