@@ -19,7 +19,7 @@ from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.grpo.budget import TokenBudget
 from modeling_pure.grpo.preflight import preflight
 from modeling_pure.grpo.prompts import prompt_dataset, questions_that_fit
-from modeling_pure.grpo.report import PANELS, describe_refinements, result_facts, step_arithmetic
+from modeling_pure.grpo.report import PANELS, describe_refinements, memory, result_facts, step_arithmetic
 from modeling_pure.grpo.sft import LetterTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer
 from modeling_pure.medqa.questions import Question, read_questions
@@ -29,7 +29,7 @@ from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, callback_attributes, check_model, resume_point
 from modeling_pure.training.plots import plot_metrics
-from modeling_pure.training.report import DISCLAIMER, print_block, state_memory, write_model_card
+from modeling_pure.training.report import DISCLAIMER, print_block, write_model_card
 
 
 def main() -> None:
@@ -69,12 +69,12 @@ def build_trainer(
     dev_questions: list[Question],
 ) -> PureGRPOTrainer | LetterTrainer:
     """The trainer with its prompts and, for GRPO, the two reward functions."""
-    tokenizer = load_tokenizer("model_name_or_path", script_args.model_name_or_path)
     config = AutoConfig.from_pretrained(
         script_args.model_name_or_path, trust_remote_code=training_args.trust_remote_code
-    )
-    check_vocabulary(tokenizer, config.get_text_config().vocab_size)
-    room = config.get_text_config().max_position_embeddings - training_args.max_completion_length
+    ).get_text_config()
+    tokenizer = load_tokenizer("model_name_or_path", script_args.model_name_or_path, config.vocab_size)
+    check_vocabulary(tokenizer, config.vocab_size)
+    room = config.max_position_embeddings - training_args.max_completion_length
     fitting = questions_that_fit(questions, tokenizer, room)
     num_prompts = training_args.max_steps * training_args.prompts_per_step
     seed, holdout = training_args.seed, script_args.grpo_holdout
@@ -131,7 +131,7 @@ def describe_run(
             **(describe_refinements(trainer) if is_grpo else {}),
             "chosen by": f"{args.metric_for_best_model} on {len(trainer.questions)} dev questions, "
             + ("at the end the best weights are taken" if args.load_best_model_at_end else "the best one is kept"),
-            "memory": state_memory(trained),
+            "memory": memory(trainer),
             "device": f"{args.device}, {args.world_size} process(es), {'bf16 autocast' if args.bf16 else 'fp32'}",
             "run folder": args.output_dir,
             "begins": f"from {checkpoint}" if checkpoint else "at step 0",

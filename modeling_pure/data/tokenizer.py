@@ -17,7 +17,7 @@ WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+
 TIKTOKEN_CHARACTERS = 500_000  # its regex engine gives up on about a million blanks in a row
 
 
-def load_tokenizer(key: str, name_or_path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(key: str, name_or_path: str, vocab_size: int | None = None) -> PreTrainedTokenizerBase:
     """Load a tokenizer from the Hub or a folder; where padding would be the end-of-text token, add `<|pad|>`.
 
     GPT-2 has no pad token, and its usual stand-in, the end-of-text token, would hide from a loss or a mask where an
@@ -25,6 +25,8 @@ def load_tokenizer(key: str, name_or_path: str) -> PreTrainedTokenizerBase:
 
     Args:
         key: the recipe key that `name_or_path` came from; error messages name it.
+        vocab_size: of a model that is there already. Where it has no spare id, as Llama's has none, the end-of-text
+            token pads after all: GRPO knows padding by its place.
 
     Raises:
         InputError: there is no such tokenizer.
@@ -36,6 +38,9 @@ def load_tokenizer(key: str, name_or_path: str) -> PreTrainedTokenizerBase:
     if len(tokenizer) == 0 or tokenizer.eos_token_id is None:
         raise InputError(f"{key}: the tokenizer of '{name_or_path}' has no vocabulary or no end-of-text token")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        if vocab_size is not None and len(tokenizer) >= vocab_size:
+            tokenizer.pad_token = tokenizer.eos_token
+            return tokenizer
         tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
     return tokenizer
 

@@ -4,6 +4,7 @@ import math
 
 from transformers import Trainer
 
+from ..training.report import state_memory
 from .arguments import PureGRPOConfig
 from .trainer import PureGRPOTrainer
 
@@ -60,6 +61,15 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
         if trainer.prefix_obstacle
         else "prompts run once a group; whole groups are shuffled",
     }
+
+
+def memory(trainer: Trainer) -> str:
+    """What weights take on each device: those that are trained with gradients and Adam, others, the reference."""
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    frozen = trainer.model.num_parameters() - trained
+    if getattr(trainer, "ref_model", None) is not None:
+        frozen += trainer.ref_model.num_parameters()
+    return f"{state_memory(trained)}; {4 * frozen / 1e9:.2f} GB for weights that are not trained"
 
 
 def result_facts(trainer: Trainer, started_from: str) -> dict[str, str]:

@@ -201,9 +201,16 @@ class Decoding:
                 self._add_mask(drawn.mask.shape[-1])
             self.masks[-1].index_put_((self.place, where[1] % WINDOW), drawn.mask)
 
-    def resize(self, step: int) -> bool:
+    def running(self) -> list[int]:
+        """Rows of each group that are not finished; the one thing that is read back from the device in a step."""
+        return (~self.finished).view(-1, self.cache.slots).sum(1).tolist()
+
+    def resize(self, step: int, running: list[int]) -> bool:
         """Before a step: a smaller batch, or more room for masks and caches; whether any of it was due."""
-        smaller = self._leave_out_finished()
+        groups, slots = [number for number, rows in enumerate(running) if rows], max(running)
+        smaller = 2 * len(groups) * slots <= len(self.finished)
+        if smaller:
+            self._keep(torch.tensor(groups, device=self.finished.device), slots)
         full = step - 1 == self.cache.window
         if full:
             self.cache.widen()
@@ -215,19 +222,14 @@ class Decoding:
     def _add_mask(self, width: int) -> None:
         self.masks.append(self.ids.new_zeros(len(self.ids), WINDOW, width, dtype=torch.uint8))
 
-    def _leave_out_finished(self) -> bool:
-        """Drop finished rows where half of the batch or more can go."""
-        running = ~self.finished.view(-1, self.cache.slots)
-        groups = running.any(1).nonzero()[:, 0]
-        slots = int(running.sum(1).max())
-        if 2 * len(groups) * slots > running.numel():
-            return False
-        first = running[groups].to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :slots]
+    def _keep(self, groups: torch.Tensor, slots: int) -> None:
+        """Go on with these groups and so many rows of each, those that run before those that are finished."""
+        finished = self.finished.view(-1, self.cache.slots)[groups].to(torch.uint8)
+        first = finished.argsort(dim=1, stable=True)[:, :slots]
         rows = (groups[:, None] * self.cache.slots + first).flatten()
         self.cache.select(groups, rows)
         for name in ("place", "finished", "positions", "tokens"):
             setattr(self, name, getattr(self, name)[rows])
-        return True
 
 
 def sample_completions(
@@ -259,9 +261,10 @@ def decode(decoding: Decoding, max_new_tokens: int) -> None:
     """Steps until all rows are finished; on a GPU all but the first of a size are replayed from a graph."""
     advance, steps_of_size = decoding.advance, 0
     for step in range(1, max_new_tokens):
-        if decoding.finished.all():
+        running = decoding.running()
+        if not any(running):
             return
-        if decoding.resize(step):
+        if decoding.resize(step, running):
             advance, steps_of_size = decoding.advance, 0
         if steps_of_size == 1 and decoding.ids.is_cuda:
             advance = capture(decoding.advance)

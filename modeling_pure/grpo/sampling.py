@@ -5,6 +5,7 @@ is trained. DeepSeek-V3.2 (arXiv 2512.02556, section 3.1) keeps the set that was
 in training. A bit a word is stored, as the set cannot be worked out again: in bf16 other logits give another set.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -114,7 +115,7 @@ class TokenSampler:
             scores = scores.masked_fill(probs.cumsum(-1) - probs >= params.top_p, -torch.inf)
         if params.min_p:
             log_probs = scores.log_softmax(-1)
-            least = log_probs.amax(-1, keepdim=True) + torch.tensor(params.min_p).log().item()
+            least = log_probs.amax(-1, keepdim=True) + math.log(params.min_p)
             scores = scores.masked_fill(log_probs < least, -torch.inf)
         return ids, scores.log_softmax(-1)
 

@@ -3,6 +3,7 @@
 Everything else is TRL's: rewards, advantages, the loss with its unbiased KL term and off-policy sequence mask.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     Raises:
         InputError: the model or the set-up is not one that masks can be kept for.
+        RunStopped: while training, a probability is not a number.
     """
 
     def __init__(self, *args, questions: list[Question] | None = None, **kwargs):
@@ -81,14 +83,10 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
     # ---- rollouts -------------------------------------------------------------------------------------------------
 
     def sample(self, prompt_ids: list[list[int]]) -> Rollout:
-        """Completions to prompts, equal neighbours being a group.
-
-        Raises:
-            RunStopped: a probability is not a number.
-        """
+        """Completions to prompts, equal neighbours being a group."""
         sample = generate_completions if self.rollout_obstacle else sample_completions
         with evaluating(self.model), self.accelerator.autocast():
-            rollout = sample(
+            return sample(
                 self.base_causal_lm,
                 prompt_ids,
                 self.sampling_params,
@@ -97,20 +95,23 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
                 self._tokenizer.pad_token_id,
                 self.args.cast_lm_head_to_fp32,
             )
-        if not all(log_prob > -torch.inf for row in rollout.log_probs for log_prob in row):
-            raise RunStopped(f"step {self.state.global_step}: the model's probabilities are no numbers any more")
-        return rollout
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         if self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         rollout = self.sample(prompt_ids)
+        log_probs = [log_prob for row in rollout.log_probs for log_prob in row]
+        counts = [sum(map(sum, rollout.kept)), len(log_probs), sum(not math.isfinite(x) for x in log_probs)]
+        # Added up over the ranks, of which none may stop alone.
+        kept, tokens, not_finite = self.accelerator.reduce(
+            torch.tensor(counts, device=self.accelerator.device)
+        ).tolist()
+        if not_finite:
+            raise RunStopped(f"step {self.state.global_step}: the model's probabilities are no numbers any more")
+        self._add_metric("sampling/kept_tokens", kept / tokens)
         if not self.args.keep_sampling_mask:
             return rollout.completion_ids, None
         self._sampling_mask = rollout.sampling_mask
-        kept = torch.tensor([sum(map(sum, rollout.kept)), sum(map(len, rollout.kept))], device=self.accelerator.device)
-        kept = self.accelerator.reduce(kept, "sum")
-        self._add_metric("sampling/kept_tokens", (kept[0] / kept[1]).item())
         return rollout.completion_ids, rollout.log_probs
 
     def _generate(self, prompts: list):

@@ -147,7 +147,7 @@ def test_probabilities_that_are_no_numbers_stop_the_run(make_trainer):
     trainer = make_trainer()
     trainer.model.lm_head.weight.data[7] = torch.nan
     with pytest.raises(RunStopped, match="no numbers any more"):
-        trainer.sample([[3, 4], [3, 4]])
+        trainer._generate_single_turn([[3, 4], [3, 4]])
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6), seed=st.integers(0, 99))

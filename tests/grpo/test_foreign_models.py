@@ -1,0 +1,26 @@
+"""Any causal language model is trained: from a folder, with its own tokenizer and no spare id for padding."""
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from modeling_pure.data.tokenizer import load_tokenizer
+from tests.grpo.conftest import make_model
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_a_folder_of_another_family_is_trained(family, make_trainer, tokenizer, tmp_path):
+    make_model(family).save_pretrained(tmp_path / family)
+    tokenizer.save_pretrained(tmp_path / family)
+    trainer = make_trainer(str(tmp_path / family), max_steps=2, save_strategy="no")
+    assert trainer.prefix_obstacle is None and trainer.rollout_obstacle is None
+    trainer.train()
+    lines = trainer.state.log_history
+    assert max(line.get("sampling/log_prob_difference", 0) for line in lines) < 1e-5
+    assert all(line["grad_norm"] > 0 for line in lines if "grad_norm" in line)
+
+
+def test_the_end_of_text_pads_where_a_model_has_no_spare_id(tokenizer_folder):
+    padless = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+    assert padless.pad_token is None
+    assert load_tokenizer("key", str(tokenizer_folder), vocab_size=len(padless)).pad_token == padless.eos_token
+    assert load_tokenizer("key", str(tokenizer_folder), vocab_size=len(padless) + 1).pad_token == "<|pad|>"
