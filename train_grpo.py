@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
 from modeling_pure.errors import InputError, run_script
@@ -21,7 +21,7 @@ from modeling_pure.grpo.preflight import preflight
 from modeling_pure.grpo.prompts import prompt_dataset, questions_that_fit
 from modeling_pure.grpo.report import PANELS, describe_refinements, memory, result_facts, step_arithmetic
 from modeling_pure.grpo.sft import LetterTrainer
-from modeling_pure.grpo.trainer import PureGRPOTrainer
+from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import LengthPenalty, correct
 from modeling_pure.medqa.splits import select_split
@@ -69,9 +69,7 @@ def build_trainer(
     dev_questions: list[Question],
 ) -> PureGRPOTrainer | LetterTrainer:
     """The trainer with its prompts and, for GRPO, the two reward functions."""
-    config = AutoConfig.from_pretrained(
-        script_args.model_name_or_path, trust_remote_code=training_args.trust_remote_code
-    ).get_text_config()
+    config = model_config(script_args.model_name_or_path, training_args)
     tokenizer = load_tokenizer("model_name_or_path", script_args.model_name_or_path, config.vocab_size)
     check_vocabulary(tokenizer, config.vocab_size)
     room = config.max_position_embeddings - training_args.max_completion_length

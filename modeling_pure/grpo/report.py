@@ -55,7 +55,7 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
         "off-policy mask": "off" if threshold in (None, math.inf) else off_policy,
         "keep-sampling mask": keep if args.keep_sampling_mask else "off",
         "advantages": f"scale_rewards {args.scale_rewards}, loss_type {args.loss_type}, "
-        f"{'float32' if args.cast_lm_head_to_fp32 else 'bf16'} head",
+        f"{'float32' if trainer.fp32_head or not args.bf16 else 'bf16'} head",
         "rollouts": "vLLM" if args.use_vllm else rollouts + (trainer.rollout_obstacle or ""),
         "scoring": f"whole rows, because {trainer.prefix_obstacle}"
         if trainer.prefix_obstacle

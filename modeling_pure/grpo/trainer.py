@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from ..errors import InputError, RunStopped
+from ..errors import InputError, RunStopped, first_line
 from ..medqa.questions import Question
 from ..training.checkpoint import callback_attributes
 from ..training.saving import DurableTrainer
 from ..training.validation import dev_accuracy
+from .arguments import PureGRPOConfig
 from .budget import TokenBudget
 from .generate import generate_completions
 from .rollout import Rollout, sample_completions
@@ -35,9 +38,14 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         RunStopped: while training, a probability is not a number.
     """
 
-    def __init__(self, *args, questions: list[Question] | None = None, **kwargs):
+    def __init__(
+        self, model: str | PreTrainedModel, *, args: PureGRPOConfig, questions: list[Question] | None = None, **kwargs
+    ):
         self._sampling_mask: torch.Tensor | None = None  # of the batch that is scored next, as bits
-        super().__init__(*args, **kwargs)
+        self.fp32_head = args.cast_lm_head_to_fp32
+        if (model_config(model, args) if isinstance(model, str) else model.config).tie_word_embeddings:
+            args.cast_lm_head_to_fp32 = False  # the embeddings would be cast too; the scorer casts the product alone
+        super().__init__(model=model, args=args, **kwargs)
         self._refuse_what_is_not_kept()
         self.questions = questions or []
         # A run that goes on inside a rollout would sample other prompts.
@@ -49,7 +57,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         self.rollout_obstacle = shared_prefix_obstacle(model, checkpointing=False)
         for scored in (model, self.ref_model):
             if scored is not None:
-                add_scoring(scored, self.temperature, self.args.cast_lm_head_to_fp32, not self.prefix_obstacle)
+                add_scoring(scored, self.temperature, self.fp32_head, not self.prefix_obstacle)
         self.sampling_params = self.args.sampling_params(
             len(self.processing_class), model.config.get_text_config().vocab_size
         )
@@ -93,7 +101,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
                 self.max_completion_length,
                 self.eos_token_ids,
                 self._tokenizer.pad_token_id,
-                self.args.cast_lm_head_to_fp32,
+                self.fp32_head,
             )
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
@@ -187,6 +195,19 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             accuracy = dev_accuracy(self.base_causal_lm, self._tokenizer, self.questions, *ranks)
             output.metrics[f"{metric_key_prefix}_medqa_accuracy"] = accuracy
         return output
+
+
+def model_config(name_or_path: str, args: PureGRPOConfig) -> PreTrainedConfig:
+    """The configuration of a model that is still to be loaded.
+
+    Raises:
+        InputError: there is none, or it contradicts itself.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=args.trust_remote_code)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise InputError(f"model_name_or_path: cannot load '{name_or_path}': {first_line(error)}") from error
+    return config.get_text_config()
 
 
 @contextmanager
