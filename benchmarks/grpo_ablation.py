@@ -89,7 +89,7 @@ def run_seed(seed: int) -> list[dict]:
         out = folder / name
         limit = round(steps * factor)
         run(
-            f"{grpo} --algorithm sft --output_dir {out} --max_steps {limit} --save_steps {limit} --eval_strategy no",
+            f"{grpo} --algorithm sft --output_dir {out} --max_steps {limit} --save_strategy no --eval_strategy no",
             out / "README.md",
         )
         rows.append(ask(out, arm, seed))

@@ -88,7 +88,7 @@ class PureGRPOConfig(GRPOConfig):
         default=True, metadata={"help": "unbiased KL: the k3 estimate times the ratio"}
     )
     off_policy_mask_threshold: float | None = field(
-        default=0.5, metadata={"help": "drop bad samples this far (nats a token) off policy; inf = none"}
+        default=0.05, metadata={"help": "drop bad samples this far (nats a token) off policy; inf = none"}
     )
     reward_weights: list[float] | None = field(
         default_factory=lambda: list(REWARD_WEIGHTS), metadata={"help": "of a right answer and of the length penalty"}

@@ -14,6 +14,13 @@ PANELS = {
     "KL to the start, entropy (nats)": ["kl", "entropy"],
     "share": ["medqa/parse_rate", "off_policy/masked_share", "frac_reward_zero_std", "clip_ratio/region_mean"],
 }
+# What each refinement had to do, by which one that never acted is known: fact, metric, unit.
+ACTED = (
+    ("KL to the start", "kl", "nats a token"),
+    ("off-policy sequences masked", "off_policy/masked_share", "of all"),
+    ("farthest bad sample off policy", "off_policy/farthest", "nats a token"),
+    ("tokens kept a position", "sampling/kept_tokens", "tokens"),
+)
 INERT = "WITHOUT EFFECT: "
 
 
@@ -82,6 +89,10 @@ def result_facts(trainer: Trainer, started_from: str) -> dict[str, str]:
         facts["share of sampled answers that were right"] = (
             f"{rewards[0]:.3f} at first, {rewards[-1]:.3f} at last" if rewards else "not logged"
         )
+        for name, metric, unit in ACTED:
+            values = [line[metric] for line in history if line.get(metric) is not None]
+            if values:
+                facts[name] = f"{sum(values) / len(values):.4g} {unit}, {max(values):.4g} at most"
     accuracies = [line["eval_medqa_accuracy"] for line in history if "eval_medqa_accuracy" in line]
     if accuracies:
         facts["dev accuracy by letter"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at last"

@@ -176,10 +176,17 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         self._sampling_mask = inputs.get("sampling_mask")
         return super()._compute_loss(model, inputs)
 
-    def get_off_policy_mask(self, *args, **kwargs) -> torch.Tensor:
-        """TRL's; logs the share of sequences that it drops, which TRL does not."""
-        kept = super().get_off_policy_mask(*args, **kwargs)
+    def get_off_policy_mask(
+        self, advantages, per_token_logps, sampling_per_token_logps, mask, off_policy_threshold
+    ) -> torch.Tensor:
+        """TRL's; logs what TRL does not: the share of sequences that it drops, and how far off the farthest is."""
+        kept = super().get_off_policy_mask(
+            advantages, per_token_logps, sampling_per_token_logps, mask, off_policy_threshold
+        )
+        drift = ((sampling_per_token_logps - per_token_logps.detach()) * mask).sum(1) / mask.sum(1).clamp(min=1)
+        farthest = torch.where(advantages[:, 0] < 0, drift, 0.0).max()
         self._add_metric("off_policy/masked_share", 1 - self.accelerator.gather(kept.float()).mean().item())
+        self._add_metric("off_policy/farthest", self.accelerator.gather(farthest).max().item())
         return kept
 
     def _add_metric(self, name: str, value: float) -> None:
