@@ -76,6 +76,7 @@ def build_trainer(
     fitting = questions_that_fit(questions, tokenizer, room)
     num_prompts = training_args.max_steps * training_args.prompts_per_step
     seed, holdout = training_args.seed, script_args.grpo_holdout
+    dev_questions = questions_that_fit(dev_questions, tokenizer, room) if dev_questions else []
     shared = {
         "args": training_args,
         "train_dataset": prompt_dataset(fitting, num_prompts, seed, holdout),
