@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import gpu_grpo
 from benchmarks.gpu_pretrain import (
     COMPILED,
     TINY,
@@ -105,3 +106,37 @@ def test_a_training_step_reads_nothing_and_attention_gets_no_mask():
     assert reads_per_step(pure_trainer) == 0 < reads_per_step(stock_trainer)
     for what in ("layers", "model"):
         assert attention_arguments(pure_trainer, what) == {"attn_mask": "none", "is_causal": True, "enable_gqa": True}
+
+
+def test_the_benchmark_of_grpo_on_a_gpu_runs_in_small(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu_grpo", "--tiny", "--out", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    line = json.loads(result.stdout)
+    assert line["ratio"] > 0 and line["rollout_ratio"] > 0 and line["scoring_ratio"] > 0
+    rows = json.loads((tmp_path / "grpo-tiny.json").read_text())
+    tried = [(row["what"], row["model"], row["sequences"]) for row in rows]
+    both = gpu_grpo.OURS, gpu_grpo.STOCK
+    assert tried == [
+        *(("rollout", model, sequences) for sequences in (8, 16) for model in both),
+        *((what, model, 8) for what in ("scoring and update", "step") for model in both),
+    ]
+    assert (tmp_path / "grpo-tiny.md").read_text().count("\n| ") == 2 + len(rows)
+
+
+def test_both_trainers_score_the_same_completions(tmp_path):
+    gpu_grpo.save_model(str(tmp_path), gpu_grpo.TINY)
+    gradients = []
+    for model in (gpu_grpo.OURS, gpu_grpo.STOCK):
+        trainer = gpu_grpo.build_trainer(model, gpu_grpo.TINY, str(tmp_path))
+        if model == gpu_grpo.OURS:
+            trainer._get_per_token_logps_and_entropies = partial(without_mask, trainer)
+        gpu_grpo.scorer(gpu_grpo.TINY, trainer)()
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
+    assert gradients[1].norm() > 0 and (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
+
+
+def without_mask(trainer, *args, **kwargs):
+    """Ours over the whole vocabulary, as TRL scores."""
+    trainer._sampling_mask = None
+    return type(trainer)._get_per_token_logps_and_entropies(trainer, *args, **kwargs)
