@@ -7,6 +7,7 @@ The same command again continues from the last complete checkpoint. With `--algo
 by cross entropy over the four letters: the baseline that GRPO has to be compared with.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -24,10 +25,17 @@ from modeling_pure.grpo.sft import LetterTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import LengthPenalty, correct
+from modeling_pure.medqa.scoring import context_length
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
-from modeling_pure.training.checkpoint import already_finished, callback_attributes, check_model, resume_point
+from modeling_pure.training.checkpoint import (
+    STATE_FILE,
+    already_finished,
+    callback_attributes,
+    check_model,
+    resume_point,
+)
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.report import DISCLAIMER, print_block, write_model_card
 
@@ -38,18 +46,28 @@ def main() -> None:
     script_args, training_args = parser.parse_recipe(sys.argv[1:])
     check_model("model_name_or_path", script_args.model_name_or_path)
     checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
+    for folder in (Path(training_args.output_dir), checkpoint):
+        check_algorithm(folder, script_args.algorithm)
     if already_finished(training_args.output_dir, training_args.max_steps):
         return
-    if checkpoint and script_args.algorithm == "grpo":
-        callback_attributes(checkpoint, TokenBudget.__name__)  # of this kind of run, or refused
     questions, dev_questions = read_splits(script_args)
     trainer = build_trainer(script_args, training_args, questions, dev_questions)
     if trainer.is_world_process_zero():
-        describe_run(trainer, script_args, questions, checkpoint)
+        describe_run(trainer, script_args, checkpoint)
     if script_args.algorithm == "grpo" and not checkpoint:
         look_before(trainer)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer, script_args)
+
+
+def check_algorithm(folder: Path | None, algorithm: str) -> None:
+    """Refuse to go on from what another kind of run has left: GRPO's counts its tokens, the baseline's does not."""
+    if folder is None or not (folder / STATE_FILE).is_file():
+        return
+    if algorithm == "grpo":
+        callback_attributes(folder, TokenBudget.__name__)
+    elif TokenBudget.__name__ in json.loads((folder / STATE_FILE).read_text()).get("stateful_callbacks", {}):
+        raise InputError(f"output_dir: '{folder}' was written by --algorithm grpo; give the baseline its own folder")
 
 
 def read_splits(script_args: GRPOScriptArguments) -> tuple[list[Question], list[Question]]:
@@ -72,7 +90,7 @@ def build_trainer(
     config = model_config(script_args.model_name_or_path, training_args)
     tokenizer = load_tokenizer("model_name_or_path", script_args.model_name_or_path, config.vocab_size)
     check_vocabulary(tokenizer, config.vocab_size)
-    room = config.max_position_embeddings - training_args.max_completion_length
+    room = context_length(config, tokenizer) - training_args.max_completion_length
     fitting = questions_that_fit(questions, tokenizer, room)
     num_prompts = training_args.max_steps * training_args.prompts_per_step
     seed, holdout = training_args.seed, script_args.grpo_holdout
@@ -115,7 +133,6 @@ def lora(script_args: GRPOScriptArguments) -> LoraConfig | None:
 def describe_run(
     trainer: PureGRPOTrainer | LetterTrainer,
     script_args: GRPOScriptArguments,
-    questions: list[Question],
     checkpoint: Path | None,
 ) -> None:
     """The start-up block: the batch arithmetic, and which refinement acts."""
@@ -126,7 +143,11 @@ def describe_run(
         {
             "model": f"{script_args.model_name_or_path}, {trainer.model.num_parameters():,} parameters, "
             f"{trained:,} of them trained",
-            **(step_arithmetic(args, len(questions), script_args.length_penalty_min_tokens) if is_grpo else {}),
+            **(
+                step_arithmetic(args, len({*trainer.train_dataset["digest"]}), script_args.length_penalty_min_tokens)
+                if is_grpo
+                else {}
+            ),
             **(describe_refinements(trainer) if is_grpo else {}),
             "chosen by": f"{args.metric_for_best_model} on {len(trainer.questions)} dev questions, "
             + ("at the end the best weights are taken" if args.load_best_model_at_end else "the best one is kept"),

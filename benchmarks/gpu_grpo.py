@@ -105,8 +105,7 @@ def summary(rows: list[dict], scale: Scale) -> dict:
         return next((row.get(key) for row in rows if all(row.get(k) == v for k, v in wanted.items())), None)
 
     ours, peer = (of("step", model, "seconds") for model in (OURS, STOCK))
-    fastest = scale.sequences[0]
-    rollouts = [of("rollout", model, "tokens_per_second", sequences=fastest) for model in (OURS, STOCK)]
+    rollouts = [of("rollout", model, "tokens_per_second", sequences=scale.sequences[0]) for model in (OURS, STOCK)]
     scoring = [of("scoring and update", model, "seconds") for model in (OURS, STOCK)]
     return {
         "name": "gpu_grpo",
@@ -313,14 +312,16 @@ def scoring_rows(scale: Scale, folder: str):
     """Seconds of scoring and updating on the completions of one step."""
     works = {model: scorer(scale, build_trainer(model, scale, folder)) for model in (OURS, STOCK)}
     times = alternate(works, 3)
-    for model, work in works.items():
+    del works
+    for model, taken in times.items():
+        gc.collect()
         reset_peak()
-        work()
+        scorer(scale, build_trainer(model, scale, folder))()  # alone, for the memory
         yield {
             "what": "scoring and update",
             "model": model,
             "sequences": scale.completions_per_step,
-            "seconds": round(statistics.median(times[model]), 4),
+            "seconds": round(statistics.median(taken), 4),
             **peak(),
         }
 

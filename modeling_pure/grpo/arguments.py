@@ -4,6 +4,7 @@ TRL's own defaults leave the refinements of DeepSeek-V3.2 (arXiv 2512.02556, sec
 (beta 0), one update per rollout (so no sequence is ever off-policy), advantages divided by their standard deviation.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -48,6 +49,8 @@ class GRPOScriptArguments:
             raise InputError(f"algorithm: expected one of {list(ALGORITHMS)}, found {self.algorithm!r}")
         if self.length_penalty_min_tokens < 0 or self.lora_rank < 0:
             raise InputError("length_penalty_min_tokens, lora_rank: expected 0 or more")
+        if self.algorithm == "sft" and self.lora_rank:
+            raise InputError("lora_rank: the sft baseline trains all weights")
 
 
 @dataclass
@@ -95,6 +98,9 @@ class PureGRPOConfig(GRPOConfig):
     )
     scale_rewards: str = field(default="none", metadata={"help": "advantage = reward - group mean, undivided"})
     loss_type: str = field(default="grpo", metadata={"help": "how token losses are averaged; grpo = per sequence"})
+    disable_dropout: bool = field(
+        default=True, metadata={"help": "no dropout, by which other policies would be trained than the one that acted"}
+    )
     cast_lm_head_to_fp32: bool = field(default=True, metadata={"help": "logits in fp32: bf16 noise is mostly there"})
     bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "re-run the forward pass to save memory"})
@@ -125,7 +131,10 @@ class PureGRPOConfig(GRPOConfig):
 
     def __post_init__(self):
         if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            emulated = {"including_emulation": False}
+            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported(**emulated)
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # every weight takes part in every pass
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         # The prompts come in our own order, another one at every pass (grpo.prompts).
         self.shuffle_dataset = False
@@ -138,10 +147,20 @@ class PureGRPOConfig(GRPOConfig):
                 f"steps_per_generation: {self.steps_per_generation} passes are no whole number of updates of "
                 f"gradient_accumulation_steps {self.gradient_accumulation_steps}"
             )
-        if self.save_steps % self.updates_per_rollout:
+        if self.save_strategy not in ("steps", "no"):
+            raise InputError("save_strategy: steps or no; the best checkpoint is kept with steps, too")
+        updates = self.updates_per_rollout
+        for name in ("save_steps", "max_steps") if self.save_strategy == "steps" else ():
+            if getattr(self, name) % updates:
+                raise InputError(
+                    f"{name}: {getattr(self, name):g} is no multiple of {updates:g} updates a rollout; "
+                    "a run resumed inside a rollout would sample other prompts"
+                )
+        completions = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+        if completions % self.num_generations:
             raise InputError(
-                f"save_steps: {self.save_steps:g} is no multiple of {self.updates_per_rollout:g} updates a rollout; "
-                "a run resumed inside a rollout would sample other prompts"
+                f"num_generations: a step of {completions} completions holds no whole number of groups of "
+                f"{self.num_generations}"
             )
 
     def _refuse_what_cannot_be_kept(self) -> None:
@@ -154,7 +173,7 @@ class PureGRPOConfig(GRPOConfig):
             raise InputError(
                 "use_vllm: gives no masks back; say keep_sampling_mask false, top_p 1.0 and top_k 0, or leave it out"
             )
-        if self.use_vllm and self.sampling_params(0, 0).truncates and self.vllm_importance_sampling_correction:
+        if self.use_vllm and self.sampling_params(()).truncates and self.vllm_importance_sampling_correction:
             raise InputError(
                 "use_vllm: with top_p, top_k or min_p TRL's importance correction takes the loss to nearly 0; say "
                 "top_p 1.0 and top_k 0"
@@ -167,10 +186,10 @@ class PureGRPOConfig(GRPOConfig):
         if not self.use_vllm and unknown:
             raise InputError(f"generation_kwargs: '{unknown[0]}' is none of {', '.join(MASKING_OPTIONS)}")
 
-    def sampling_params(self, known_tokens: int, vocab_size: int) -> SamplingParams:
-        """How completions are sampled; never a spare id of the vocabulary that stands for no token."""
+    def sampling_params(self, never: Iterable[int]) -> SamplingParams:
+        """How completions are sampled, `never` being ids that stand for nothing that can be answered."""
         more = self.generation_kwargs or {}
-        suppressed = {*(more.get("suppress_tokens") or ()), *range(known_tokens, vocab_size)}
+        suppressed = {*(more.get("suppress_tokens") or ()), *never}
         return SamplingParams(
             self.temperature,
             self.top_k,

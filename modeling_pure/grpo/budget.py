@@ -7,7 +7,8 @@ from transformers.trainer_callback import ExportableState
 class TokenBudget(TrainerCallback, ExportableState):
     """Counts generated tokens over all processes, and stops the run at `max_tokens` (0 = never).
 
-    The rollout in which the budget is reached is still trained on, so that no token was generated for nothing.
+    The rollout in which the budget is reached is still trained on, so that no token was generated for nothing, and the
+    last weights are evaluated.
     """
 
     def __init__(self, max_tokens: int, updates_per_rollout: int):
@@ -24,6 +25,7 @@ class TokenBudget(TrainerCallback, ExportableState):
         """Stop after the last step on the rollout in which the budget was reached, with a checkpoint."""
         if self.spent and state.global_step % self.updates_per_rollout == 0:
             control.should_save = control.should_training_stop = True
+            control.should_evaluate = args.eval_strategy != "no"
 
     def state(self) -> dict:
         """What goes into the checkpoint."""

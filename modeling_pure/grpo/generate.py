@@ -51,7 +51,10 @@ def generate_completions(
     pad_token_id: int,
     fp32_head: bool = True,
 ) -> Rollout:
-    """`rollout.sample_completions`, with another use of random numbers. `fp32_head` is left to the model."""
+    """`rollout.sample_completions`, with another use of random numbers.
+
+    `fp32_head` is left to the model, whose head TRL has cast; not where it is tied, which under bf16 is then rounded.
+    """
     longest = max(map(len, prompt_ids))
     prompts = torch.tensor([[pad_token_id] * (longest - len(ids)) + ids for ids in prompt_ids], device=model.device)
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=model.device)

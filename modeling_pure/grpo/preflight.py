@@ -82,26 +82,31 @@ def preflight(trainer: PureGRPOTrainer) -> Preflight:
     """
     rank, world = trainer.args.process_index, trainer.args.world_size
     rows = [trainer.train_dataset[i] for i in range(min(PROMPTS, len(trainer.train_dataset)))][rank::world]
-    prompt_ids, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
     devices = [trainer.args.device.index or 0] if trainer.args.device.type == "cuda" else []
+    at_once = max(1, trainer.args.generation_batch_size // world // trainer.num_generations)  # as in training
+    samples = []
     with torch.random.fork_rng(devices):
-        rollout = trainer.sample([ids for ids in prompt_ids for _ in range(trainer.num_generations)])
+        for start in range(0, len(rows), at_once):
+            samples += sample_groups(trainer, rows[start : start + at_once], (rank, start))
+    return summarise(gather_object(samples))
+
+
+def sample_groups(trainer: PureGRPOTrainer, rows: list[dict], name: tuple[int, int]) -> list[dict]:
+    """What is to be known of each completion to some prompts; `name` tells their groups from all others."""
+    prompt_ids, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
+    rollout = trainer.sample([ids for ids in prompt_ids for _ in range(trainer.num_generations)])
     texts = trainer._tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
-    ends = {*trainer.eos_token_ids}
-    samples = gather_object(
-        [
-            {
-                "group": (rank, i // trainer.num_generations),
-                "letter": parse_answer(text),
-                "answer": rows[i // trainer.num_generations]["answer"],
-                "length": len(ids),
-                "clipped": ids[-1] not in ends,
-                "kept": sum(kept),
-            }
-            for i, (text, ids, kept) in enumerate(zip(texts, rollout.completion_ids, rollout.kept, strict=True))
-        ]
-    )
-    return summarise(samples)
+    return [
+        {
+            "group": (*name, i // trainer.num_generations),
+            "letter": parse_answer(text),
+            "answer": rows[i // trainer.num_generations]["answer"],
+            "length": len(ids),
+            "clipped": ids[-1] not in trainer.eos_token_ids,
+            "kept": sum(kept),
+        }
+        for i, (text, ids, kept) in enumerate(zip(texts, rollout.completion_ids, rollout.kept, strict=True))
+    ]
 
 
 def summarise(samples: list[dict]) -> Preflight:

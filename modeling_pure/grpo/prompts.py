@@ -3,6 +3,7 @@
 import random
 from math import ceil
 
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +24,7 @@ def questions_that_fit(
     fitting = [question for question in questions if len(tokenizer(format_prompt(question)).input_ids) <= max_tokens]
     if not fitting:
         raise InputError(f"max_completion_length: leaves {max_tokens} tokens of the context, too few for any prompt")
-    if len(fitting) < len(questions):
+    if len(fitting) < len(questions) and PartialState().is_main_process:
         print(f"left out {len(questions) - len(fitting)} questions of more than {max_tokens} tokens")
     return fitting
 

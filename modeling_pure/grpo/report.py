@@ -26,7 +26,7 @@ INERT = "WITHOUT EFFECT: "
 
 def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -> dict[str, str]:
     """What a step, a rollout and the whole run consist of."""
-    prompts, total = args.prompts_per_step, args.max_steps * args.prompts_per_step
+    prompts, total = args.prompts_per_step, args.max_steps * args.prompts_per_step / args.num_iterations
     right, short = args.reward_weights
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     return {

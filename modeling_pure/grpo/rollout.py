@@ -6,7 +6,7 @@ buffers of a fixed size, so that on a GPU a step is captured as a CUDA graph and
 once the batch can be halved.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,6 +20,8 @@ from .sampling import SampledTokens, SamplingParams, TokenSampler
 
 WINDOW = 64  # columns of the first buffer for completions; a longer one is made when they are used up
 ATTENTION = "pure_rollout"
+# On a GPU a row that is finished costs little and a graph of another size much; not measured yet.
+STEPS_FOR_A_GRAPH = 16
 
 
 @dataclass
@@ -122,7 +124,7 @@ AttentionInterface.register(ATTENTION, rollout_attention)
 
 
 @contextmanager
-def attention_of(model: PreTrainedModel, implementation: str):
+def attention_of(model: PreTrainedModel, implementation: str) -> Iterator[None]:
     """The model with another attention function."""
     config = model.config.get_text_config()
     before, config._attn_implementation = config._attn_implementation, implementation
@@ -130,6 +132,17 @@ def attention_of(model: PreTrainedModel, implementation: str):
         yield
     finally:
         config._attn_implementation = before
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """The model without dropout and checkpointing."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 class Decoding:
@@ -205,10 +218,10 @@ class Decoding:
         """Rows of each group that are not finished; the one thing that is read back from the device in a step."""
         return (~self.finished).view(-1, self.cache.slots).sum(1).tolist()
 
-    def resize(self, step: int, running: list[int]) -> bool:
+    def resize(self, step: int, running: list[int], may_shrink: bool) -> bool:
         """Before a step: a smaller batch, or more room for masks and caches; whether any of it was due."""
         groups, slots = [number for number, rows in enumerate(running) if rows], max(running)
-        smaller = 2 * len(groups) * slots <= len(self.finished)
+        smaller = may_shrink and 2 * len(groups) * slots <= len(self.finished)
         if smaller:
             self._keep(torch.tensor(groups, device=self.finished.device), slots)
         full = step - 1 == self.cache.window
@@ -260,11 +273,12 @@ def sample_completions(
 def decode(decoding: Decoding, max_new_tokens: int) -> None:
     """Steps until all rows are finished; on a GPU all but the first of a size are replayed from a graph."""
     advance, steps_of_size = decoding.advance, 0
+    least_steps = STEPS_FOR_A_GRAPH if decoding.ids.is_cuda else 0
     for step in range(1, max_new_tokens):
         running = decoding.running()
         if not any(running):
             return
-        if decoding.resize(step, running):
+        if decoding.resize(step, running, may_shrink=steps_of_size >= least_steps):
             advance, steps_of_size = decoding.advance, 0
         if steps_of_size == 1 and decoding.ids.is_cuda:
             advance = capture(decoding.advance)

@@ -4,18 +4,20 @@ Where GRPO finds out by sampling which letter is right, this is told. What GRPO 
 brought; what it does not reach is what one pass of plain teaching would have given.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ..medqa.questions import LETTERS, Question
 from ..medqa.scoring import last_logits, single_token_id
 from ..training.saving import DurableTrainer
 from ..training.validation import dev_accuracy
 from .arguments import PureGRPOConfig
+from .log_probs import head_logits
 
 
 class LetterTrainer(DurableTrainer, Trainer):
@@ -27,6 +29,7 @@ class LetterTrainer(DurableTrainer, Trainer):
 
     def __init__(
         self,
+        model: PreTrainedModel,
         *,
         args: PureGRPOConfig,
         train_dataset: Dataset,
@@ -38,8 +41,12 @@ class LetterTrainer(DurableTrainer, Trainer):
         args.per_device_train_batch_size = args.prompts_per_step // args.world_size
         args.gradient_accumulation_steps, args.remove_unused_columns = 1, False
         self.tokenizer, self.questions = processing_class, questions
+        head = model.get_output_embeddings()
+        if args.cast_lm_head_to_fp32:  # as GRPO's
+            head.forward = partial(head_logits, head, fp32=True)
         self.letters = torch.tensor([single_token_id(processing_class, f" {letter}") for letter in LETTERS])
         super().__init__(
+            model=model,
             args=args,
             train_dataset=train_dataset,
             processing_class=processing_class,

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import ModelOutput
 from .log_probs import token_log_probs
 
 ATTENTION = ("sdpa", "eager")  # those whose masks are tested to have holes
+LENGTH_BOUND_ROPE = ("dynamic", "longrope")
 # What a configuration says of logits that are more than `W h + b`; the scorer reads W and b alone.
 LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
@@ -24,6 +25,8 @@ def shared_prefix_obstacle(model: PreTrainedModel, checkpointing: bool) -> str |
     layer_types = getattr(config, "layer_types", None) or ["full_attention"]
     if set(layer_types) != {"full_attention"} or (not hasattr(config, "layer_types") and has_window(config)):
         return f"not all layers of {type(model).__name__} attend to everything before them"
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") in LENGTH_BOUND_ROPE:
+        return "its rotary embedding depends on the longest row of a batch"
     if config._attn_implementation not in ATTENTION:
         return f"attn_implementation {config._attn_implementation} is not among {', '.join(ATTENTION)}"
     if not model._supports_attention_backend:

@@ -4,8 +4,6 @@ Everything else is TRL's: rewards, advantages, the loss with its unbiased KL ter
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from ..training.validation import dev_accuracy
 from .arguments import PureGRPOConfig
 from .budget import TokenBudget
 from .generate import generate_completions
-from .rollout import Rollout, sample_completions
+from .rollout import Rollout, evaluating, sample_completions
+from .self_check import rollout_fault, scoring_is_right
 from .shared_prefix import LOGIT_CHANGES, add_scoring, group_rows, shared_prefix_obstacle
 
 
@@ -54,13 +53,31 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         self.add_callback(self.token_budget)
         model = self.base_causal_lm
         self.prefix_obstacle = shared_prefix_obstacle(model, self.args.gradient_checkpointing)
-        self.rollout_obstacle = shared_prefix_obstacle(model, checkpointing=False)
-        for scored in (model, self.ref_model):
-            if scored is not None:
-                add_scoring(scored, self.temperature, self.fp32_head, not self.prefix_obstacle)
-        self.sampling_params = self.args.sampling_params(
-            len(self.processing_class), model.config.get_text_config().vocab_size
+        self.rollout_obstacle = shared_prefix_obstacle(model, checkpointing=False) or rollout_fault(
+            model, self.fp32_head
         )
+        self._add_scoring()
+        self.sampling_params = self.args.sampling_params(self._never_sampled())
+
+    def _add_scoring(self) -> None:
+        """Let model and reference score completions; whole rows where prompts cannot be shared."""
+        models = [model for model in (self.base_causal_lm, self.ref_model) if model is not None]
+        for model in models:
+            add_scoring(model, self.temperature, self.fp32_head, not self.prefix_obstacle)
+        if scoring_is_right(models[0], self.temperature):
+            return
+        name = type(models[0]).__name__
+        if not self.prefix_obstacle:
+            self.prefix_obstacle = f"{name} gives other probabilities after a prompt in a cache"
+            return self._add_scoring()
+        raise InputError(f"model_name_or_path: the logits of {name} are not those of its head, which is all we score")
+
+    def _never_sampled(self) -> set[int]:
+        """Padding, ids without a token, and what the model's own configuration suppresses."""
+        model = self.base_causal_lm
+        spare = range(len(self._tokenizer), model.config.get_text_config().vocab_size)
+        padding = {self._tokenizer.pad_token_id} - {*self.eos_token_ids}
+        return {*spare, *padding, *(model.generation_config.suppress_tokens or ())}
 
     def _refuse_what_is_not_kept(self) -> None:
         config = self.base_causal_lm.config.get_text_config()
@@ -138,7 +155,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             mask = output["completion_mask"].bool()
             difference = (output["old_per_token_logps"] - output["sampling_per_token_logps"])[mask].abs()
             largest = difference.max() if len(difference) else difference.new_zeros(())
-            self._add_metric("sampling/log_prob_difference", self.accelerator.gather(largest).max().item())
+            self._add_maximum("sampling/log_prob_difference", self.accelerator.gather(largest).max().item())
         return output
 
     def _prepare_inputs(self, generation_batch):
@@ -186,11 +203,16 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         drift = ((sampling_per_token_logps - per_token_logps.detach()) * mask).sum(1) / mask.sum(1).clamp(min=1)
         farthest = torch.where(advantages[:, 0] < 0, drift, 0.0).max()
         self._add_metric("off_policy/masked_share", 1 - self.accelerator.gather(kept.float()).mean().item())
-        self._add_metric("off_policy/farthest", self.accelerator.gather(farthest).max().item())
+        self._add_maximum("off_policy/farthest", self.accelerator.gather(farthest).max().item())
         return kept
 
     def _add_metric(self, name: str, value: float) -> None:
         self._metrics["train" if self.model.training else "eval"][name].append(value)
+
+    def _add_maximum(self, name: str, value: float) -> None:
+        """TRL logs the mean of what it is given, so this is one value, the largest since the last log line."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics[name] = [max([*metrics[name], value])]
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
@@ -215,17 +237,6 @@ def model_config(name_or_path: str, args: PureGRPOConfig) -> PreTrainedConfig:
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"model_name_or_path: cannot load '{name_or_path}': {first_line(error)}") from error
     return config.get_text_config()
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """The model without dropout and checkpointing."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def shuffle_groups(rollout: dict[str, Any]) -> dict[str, Any]:

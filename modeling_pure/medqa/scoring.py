@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
 from .prompt import format_prompt
@@ -34,7 +34,7 @@ def letter_log_likelihoods(
     if any(len(question.options) != len(LETTERS) for question in questions):
         raise ValueError(f"every question needs {len(LETTERS)} options")
     letter_ids = torch.tensor([single_token_id(tokenizer, f" {letter}") for letter in LETTERS], device=model.device)
-    context = model.config.get_text_config().max_position_embeddings
+    context = context_length(model.config, tokenizer)
     prompts = [tokenizer(format_prompt(question)).input_ids[-context:] for question in questions]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     scores = torch.empty(len(prompts), 4)
@@ -54,7 +54,14 @@ def last_logits(model: torch.nn.Module, input_ids: torch.Tensor, last: torch.Ten
     """Logits (batch, vocab) at each row's position `last` (batch,), of ids (batch, length) padded on the right."""
     positions, which = torch.unique(last, return_inverse=True)
     logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
+    if logits.shape[1] != len(positions):
+        raise InputError(f"model_name_or_path: {type(model).__name__} takes no notice of logits_to_keep")
     return logits[torch.arange(len(last), device=last.device), which]
+
+
+def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that a model can read at once; some have no bound but their tokenizer's."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
 
 
 def single_token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import TrainerState
 
 from ..errors import RunStopped, first_line
-from .checkpoint import STATE_FILE, checkpoint_folders, checkpoint_step, write_file_list
+from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders, checkpoint_step, write_file_list
 from .signals import StopOnSignal
 
 STAGING = "_unfinished"  # what is being written; a run that was killed while it wrote leaves it behind
@@ -41,8 +41,10 @@ class DurableTrainer:
         """
         if resume_from_checkpoint and self.has_finished(Path(resume_from_checkpoint)):
             # Trainer would make one step too many.
-            self._load_from_checkpoint(resume_from_checkpoint)
             self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE_FILE))
+            best = Path(resume_from_checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
+            takes_best = self.args.load_best_model_at_end and not checkpoint_fault(best)
+            self._load_from_checkpoint(str(best) if takes_best else resume_from_checkpoint)
             return None
         if resume_from_checkpoint and self.args.should_save:
             leave_later_checkpoints(Path(resume_from_checkpoint), Path(self.args.output_dir))

@@ -9,7 +9,10 @@ from tests.grpo.conftest import make_model
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
 def test_a_folder_of_another_family_is_trained(family, make_trainer, tokenizer, tmp_path):
-    make_model(family).save_pretrained(tmp_path / family)
+    model = make_model(family)
+    for dropout in (name for name in vars(model.config) if name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")):
+        setattr(model.config, dropout, 0.1)  # GPT-2's own, which must be off
+    model.save_pretrained(tmp_path / family)
     tokenizer.save_pretrained(tmp_path / family)
     trainer = make_trainer(str(tmp_path / family), max_steps=2, save_strategy="no")
     assert trainer.prefix_obstacle is None and trainer.rollout_obstacle is None

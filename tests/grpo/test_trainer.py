@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig
+from transformers import AttentionInterface, AutoModelForCausalLM
 
 from modeling_pure.errors import InputError, RunStopped
+from modeling_pure.grpo import rollout, shared_prefix
 from modeling_pure.grpo.trainer import PureGRPOTrainer, shuffle_groups
 from tests.grpo.conftest import make_windowed_model
 
@@ -129,10 +131,12 @@ def test_a_foreign_model_that_cannot_share_prompts_is_trained_all_the_same(make_
 
 def test_spare_ids_are_neither_drawn_nor_scored(make_trainer, tokenizer):
     trainer = make_trainer(trainer_class=Watched, top_p=1.0, top_k=0)
-    assert trainer.sampling_params.suppress_tokens == tuple(range(len(tokenizer), 411))
+    pad = tokenizer.pad_token_id
+    assert trainer.sampling_params.suppress_tokens == (pad, *range(len(tokenizer), 411))
     trainer.train()
-    assert all(token < len(tokenizer) for row in trainer.rollouts[0].completion_ids for token in row)
-    assert {size for row in trainer.rollouts[0].kept for size in row} == {len(tokenizer)}
+    drawn = {token for row in trainer.rollouts[0].completion_ids for token in row}
+    assert max(drawn) < len(tokenizer) and pad not in drawn
+    assert {size for row in trainer.rollouts[0].kept for size in row} == {len(tokenizer) - 1}
 
 
 def test_dropout_is_off_while_sampling_and_the_mode_is_restored(make_trainer):
@@ -154,13 +158,13 @@ def test_probabilities_that_are_no_numbers_stop_the_run(make_trainer):
 def test_groups_are_shuffled_whole(sizes, seed):
     torch.manual_seed(seed)
     numbers = torch.tensor([group for group, size in enumerate(sizes) for _ in range(size)])
-    rollout = {
+    rows = {
         "prompt_ids": torch.stack([numbers, numbers], 1),
         "prompt_mask": torch.ones(len(numbers), 2, dtype=torch.long),
         "completion_ids": torch.arange(len(numbers))[:, None],
         "num_items_in_batch": torch.tensor(7),
     }
-    shuffled = shuffle_groups(rollout)
+    shuffled = shuffle_groups(rows)
     assert sorted(shuffled["completion_ids"][:, 0].tolist()) == list(range(len(numbers)))
     assert torch.equal(numbers[shuffled["completion_ids"][:, 0]], shuffled["prompt_ids"][:, 0])
     assert int((shuffled["prompt_ids"][1:, 0] != shuffled["prompt_ids"][:-1, 0]).sum()) == len(sizes) - 1
@@ -177,6 +181,12 @@ def test_groups_are_shuffled_whole(sizes, seed):
         ({"generation_kwargs": {"no_repeat_ngram_size": 2}}, "generation_kwargs: 'no_repeat_ngram_size' is none of"),
         ({"steps_per_generation": 3}, "steps_per_generation: 3 passes are no whole number"),
         ({"save_steps": 3}, "save_steps: 3 is no multiple of 2 updates"),
+        ({"max_steps": 5}, "max_steps: 5 is no multiple of 2 updates"),
+        ({"save_strategy": "epoch"}, "save_strategy: steps or no"),
+        (
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "steps_per_generation": 2},
+            "num_generations: a step of 2 completions holds no whole number of groups of 4",
+        ),
         ({"top_p": 0.0}, "top_p: expected"),
     ],
 )
@@ -193,3 +203,58 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(make_trainer,
     tokenizer.save_pretrained(tmp_path / "capped")
     with pytest.raises(InputError, match="its final_logit_softcapping changes the logits"):
         make_trainer(str(tmp_path / "capped"))
+
+
+class ScaledHead(torch.nn.Linear):
+    """More than a weight, and no configuration says so."""
+
+    def forward(self, hidden_states):
+        return 1.5 * super().forward(hidden_states)
+
+
+def test_the_self_check_finds_a_head_that_is_more_than_its_weight(make_trainer, model_folder):
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    head = ScaledHead(32, 411, bias=False)
+    head.weight = model.lm_head.weight
+    model.lm_head = head
+    model.config._name_or_path = str(model_folder)
+    with pytest.raises(InputError, match="the logits of PureForCausalLM are not those of its head"):
+        make_trainer(model, cast_lm_head_to_fp32=False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (lambda attend: lambda *args, group_cache, **kwargs: attend(*args, **kwargs), "does not let itself be taken"),
+        (lambda attend: lambda *args, **kwargs: (1.1 * attend(*args, **kwargs)[0], None), "gives other probabilities"),
+    ],
+    ids=["raises", "wrong"],
+)
+def test_the_self_check_finds_a_rollout_that_is_wrong_and_takes_generate(fault, reason, make_trainer):
+    """As DiffLlama's attention would make it, and Nemotron's."""
+    AttentionInterface.register(rollout.ATTENTION, fault(rollout.rollout_attention))
+    try:
+        trainer = make_trainer(trainer_class=Watched, **CUTS)
+    finally:
+        AttentionInterface.register(rollout.ATTENTION, rollout.rollout_attention)
+    assert reason in trainer.rollout_obstacle and trainer.prefix_obstacle is None
+    trainer.train()
+    assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
+
+
+def test_prompts_whose_cache_is_not_to_be_trusted_are_scored_in_whole_rows(make_trainer, monkeypatch):
+    true = shared_prefix.shared_hidden_states
+    monkeypatch.setattr(shared_prefix, "shared_hidden_states", lambda *args: 0.9 * true(*args))
+    trainer = make_trainer(**CUTS)
+    assert "gives other probabilities after a prompt in a cache" in trainer.prefix_obstacle
+    trainer.train()
+    assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
+
+
+def test_the_farthest_of_a_log_window_is_logged_and_not_the_mean_of_its_passes(make_trainer):
+    every = make_trainer(logging_steps=1, **CUTS)
+    every.train()
+    whole = make_trainer(logging_steps=4, **CUTS)
+    whole.train()
+    for name in ("off_policy/farthest", "sampling/log_prob_difference"):
+        assert logged(whole, name) == [max(logged(every, name))]

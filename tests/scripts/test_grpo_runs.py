@@ -1,5 +1,6 @@
 """What a GRPO run leaves, chooses and says: evaluation, preflight, completions, adapters, baseline, two processes."""
 
+import json
 import shutil
 
 import pandas
@@ -48,6 +49,35 @@ def test_the_dev_split_chooses_the_checkpoint_that_the_run_ends_with(grpo_here, 
     best = max(lines, key=lambda line: line["eval_medqa_accuracy"])["step"]  # the first of equals
     assert equal(weights_of(tmp_path), weights_of(tmp_path / f"checkpoint-{best}"))
     assert f"step {best}, dev accuracy" in printed and "13 dev questions" in " ".join(printed.split())
+
+
+def test_the_same_command_again_keeps_the_best_weights(grpo_here, tmp_path):
+    options = ["--load_best_model_at_end", "true", "--entropy_coef", "0.1", "--learning_rate", "0.05"]
+    options += ["--max_tokens", "150", "--max_steps", "40"]  # ends by the budget, which a new start does not know
+    grpo_here(*options)
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert state["best_global_step"] < state["global_step"] < 40
+    best = weights_of(tmp_path / f"checkpoint-{state['best_global_step']}")
+    last = weights_of(tmp_path / f"checkpoint-{state['global_step']}")
+    assert equal(weights_of(tmp_path), best) and not equal(best, last)
+    grpo_here(*options)
+    assert equal(weights_of(tmp_path), best)
+
+
+def test_the_last_weights_of_a_spent_budget_are_evaluated(grpo_here, tmp_path):
+    grpo_here("--max_tokens", "20", "--eval_steps", "3")
+    assert [line["step"] for line in metrics(tmp_path) if "eval_medqa_accuracy" in line] == [2]
+
+
+@pytest.mark.parametrize(("first", "then"), [("grpo", "sft"), ("sft", "grpo")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_neither_algorithm_goes_on_from_the_other(first, then, finished, grpo_here, train_here, grpo_recipe, tmp_path):
+    grpo_here("--algorithm", first, "--max_steps", "2")
+    if not finished:
+        (tmp_path / "trainer_state.json").unlink()
+    command = ["--config", grpo_recipe, "--output_dir", tmp_path, "--algorithm", then, "--max_steps", "2"]
+    _, line = train_here(*command, script=train_grpo, expect=2)
+    assert "was written by" in line or "was not written by this kind of run" in line
 
 
 def test_the_run_looks_before_it_starts_and_not_again(grpo_here, tmp_path):
@@ -136,6 +166,7 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
         (["--repetition_penalty", "1.2"], "repetition_penalty: changes the odds between tokens"),
         (["--use_vllm", "true"], "use_vllm: gives no masks back"),
         (["--save_steps", "3"], "save_steps: 3 is no multiple of 2 updates a rollout"),
+        (["--algorithm", "sft", "--lora_rank", "4"], "lora_rank: the sft baseline trains all weights"),
         (["--max_completion_length", "250"], "max_completion_length: leaves 6 tokens of the context"),
         (["--num_generations", "3"], "num_generations"),
     ],

@@ -41,7 +41,7 @@ def test_grpo_recipes_are_read_and_their_refinements_act(path):
     assert training.beta > 0 and training.use_bias_correction_kl
     assert training.off_policy_mask_threshold and training.updates_per_rollout == 2
     assert training.scale_rewards == "none" and training.loss_type == "grpo"
-    assert training.keep_sampling_mask and training.sampling_params(0, 0).truncates
+    assert training.keep_sampling_mask and training.sampling_params(()).truncates
     assert training.save_steps % training.eval_steps == 0
 
 
