@@ -200,8 +200,8 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         kept = super().get_off_policy_mask(
             advantages, per_token_logps, sampling_per_token_logps, mask, off_policy_threshold
         )
-        drift = ((sampling_per_token_logps - per_token_logps.detach()) * mask).sum(1) / mask.sum(1).clamp(min=1)
-        farthest = torch.where(advantages[:, 0] < 0, drift, 0.0).max()
+        drift = (sampling_per_token_logps - per_token_logps.detach()).nan_to_num(0.0) * mask  # vLLM may not know some
+        farthest = torch.where(advantages[:, 0] < 0, drift.sum(1) / mask.sum(1).clamp(min=1), 0.0).max()
         self._add_metric("off_policy/masked_share", 1 - self.accelerator.gather(kept.float()).mean().item())
         self._add_maximum("off_policy/farthest", self.accelerator.gather(farthest).max().item())
         return kept

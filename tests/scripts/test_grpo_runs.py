@@ -174,3 +174,11 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
 def test_what_cannot_be_run_is_refused_in_one_line(options, message, train_here, grpo_recipe, tmp_path):
     _, line = train_here("--config", grpo_recipe, "--output_dir", tmp_path, *options, script=train_grpo, expect=2)
     assert message in line.splitlines()[-1] and not list(tmp_path.iterdir())
+
+
+def test_adapters_go_on_after_a_stop(grpo_here, tmp_path):
+    options = ["--lora_rank", "2", "--learning_rate", "0.05", "--entropy_coef", "0.1"]
+    grpo_here(*options, folder=tmp_path / "straight")
+    grpo_here(*options, "--max_steps", "2", folder=tmp_path / "stopped")
+    grpo_here(*options, folder=tmp_path / "stopped")
+    assert equal(weights_of(tmp_path / "straight"), weights_of(tmp_path / "stopped"))
