@@ -33,7 +33,7 @@ def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -
         "step": f"{prompts} prompts x {args.num_generations} completions = {prompts * args.num_generations}",
         "rollout": f"{args.generation_batch_size} completions, {args.updates_per_rollout:g} update(s) on each",
         "run": f"{args.max_steps:,} steps {budget}",
-        "questions": f"{num_questions:,}, asked {total / num_questions:.2f} times each",
+        "questions": f"{num_questions:,}, asked {total / num_questions:.3g} times each",
         "completion": f"up to {args.max_completion_length} tokens at temperature {args.temperature:g}",
         "reward": f"{right:g} x correct {short:+g} x length_penalty (of answers below {min_tokens} tokens)",
     }
