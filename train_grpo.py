@@ -64,9 +64,13 @@ def check_algorithm(folder: Path | None, algorithm: str) -> None:
     """Refuse to go on from what another kind of run has left: GRPO's counts its tokens, the baseline's does not."""
     if folder is None or not (folder / STATE_FILE).is_file():
         return
+    try:
+        callbacks = json.loads((folder / STATE_FILE).read_text()).get("stateful_callbacks", {})
+    except ValueError:  # cut off while a run ended; its checkpoints say what it was
+        return
     if algorithm == "grpo":
         callback_attributes(folder, TokenBudget.__name__)
-    elif TokenBudget.__name__ in json.loads((folder / STATE_FILE).read_text()).get("stateful_callbacks", {}):
+    elif TokenBudget.__name__ in callbacks:
         raise InputError(f"output_dir: '{folder}' was written by --algorithm grpo; give the baseline its own folder")
 
 

@@ -156,11 +156,10 @@ class PureGRPOConfig(GRPOConfig):
                     f"{name}: {getattr(self, name):g} is no multiple of {updates:g} updates a rollout; "
                     "a run resumed inside a rollout would sample other prompts"
                 )
-        completions = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
-        if completions % self.num_generations:
+        if self.completions_per_step % self.num_generations:
             raise InputError(
-                f"num_generations: a step of {completions} completions holds no whole number of groups of "
-                f"{self.num_generations}"
+                f"num_generations: a step of {self.completions_per_step} completions holds no whole number of groups "
+                f"of {self.num_generations}"
             )
 
     def _refuse_what_cannot_be_kept(self) -> None:
@@ -205,7 +204,11 @@ class PureGRPOConfig(GRPOConfig):
         return self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
 
     @property
+    def completions_per_step(self) -> int:
+        """Completions of one optimizer step, over all devices."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    @property
     def prompts_per_step(self) -> int:
         """Prompts whose completions fill one optimizer step, over all devices."""
-        completions = self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
-        return completions // self.num_generations
+        return self.completions_per_step // self.num_generations

@@ -30,7 +30,7 @@ def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -
     right, short = args.reward_weights
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     return {
-        "step": f"{prompts} prompts x {args.num_generations} completions = {prompts * args.num_generations}",
+        "step": f"{prompts} prompts x {args.num_generations} completions = {args.completions_per_step}",
         "rollout": f"{args.generation_batch_size} completions, {args.updates_per_rollout:g} update(s) on each",
         "run": f"{args.max_steps:,} steps {budget}",
         "questions": f"{num_questions:,}, asked {total / num_questions:.3g} times each",

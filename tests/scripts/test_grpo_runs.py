@@ -80,6 +80,16 @@ def test_neither_algorithm_goes_on_from_the_other(first, then, finished, grpo_he
     assert "was written by" in line or "was not written by this kind of run" in line
 
 
+def test_a_state_that_was_cut_off_while_the_run_ended_is_written_again(grpo_here, tmp_path):
+    grpo_here("--max_steps", "2")
+    state = (tmp_path / "trainer_state.json").read_text()
+    weights = weights_of(tmp_path)
+    (tmp_path / "trainer_state.json").write_text(state[:100])
+    grpo_here("--max_steps", "2")
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 2
+    assert equal(weights_of(tmp_path), weights)
+
+
 def test_the_run_looks_before_it_starts_and_not_again(grpo_here, tmp_path):
     printed = grpo_here("--max_steps", "2")
     for words in ("Before the first step", "128 completions", "always A", "groups with no spread", "WARNING: "):
