@@ -1,11 +1,15 @@
-"""Measure a model on MedQA as lm-evaluation-harness's medqa_4options does, in fp32. Research use, not clinical.
+"""Measure a model on MedQA, and say what has to stand beside its accuracy. Research use, not clinical.
 
-python eval_medqa.py --config recipes/a100_2day/eval.yaml
+    python eval_medqa.py --config recipes/a100_2day/eval.yaml
+
+Log-likelihoods are lm-evaluation-harness's, in fp32. The folder it fills explains itself: report.html, report.md,
+eval.json, predictions.jsonl. A run that was stopped goes on with the same command; nothing is scored twice. Compare
+such folders with `python -m modeling_pure.medqa.compare`.
 """
 
+import json
 import sys
-import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -15,86 +19,48 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import modeling_pure  # noqa: F401  registers the model type "pure"
+from modeling_pure.atomic import write_atomically
+from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.tokenizer import load_tokenizer
 from modeling_pure.errors import InputError, first_line, run_script
-from modeling_pure.medqa.evaluation import (
-    RESULTS_FILE,
-    SCHEMA_VERSION,
-    count_test_runs,
-    data_facts,
-    environment,
-    summarise,
-    write_results,
-)
-from modeling_pure.medqa.questions import Question, read_questions
-from modeling_pure.medqa.scoring import letter_log_likelihoods
-from modeling_pure.medqa.splits import select_split
+from modeling_pure.medqa.arguments import EvalArguments
+from modeling_pure.medqa.card import card_evaluation
+from modeling_pure.medqa.evaluation import Inputs, evaluate, read_inputs
+from modeling_pure.medqa.journal import JOURNAL_FILE
+from modeling_pure.medqa.permutations import ORDERS
+from modeling_pure.medqa.report import print_report, write_report
+from modeling_pure.medqa.results import RESULTS_FILE
+from modeling_pure.medqa.scorers import Asked
+from modeling_pure.model_card import add_evaluation
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.checkpoint import check_model
-from modeling_pure.training.report import DISCLAIMER, print_block
-
-SPLITS = ("test", "dev", "all")
-
-
-@dataclass
-class EvalArguments:
-    """Model, questions and where the result goes."""
-
-    model_name_or_path: str = field(
-        default="runs/grpo", metadata={"help": "any causal language model: a folder or a Hub id"}
-    )
-    questions: str = field(
-        default="GBaker/MedQA-USMLE-4-options", metadata={"help": "MedQA questions: a Hub id or local files"}
-    )
-    questions_config: str | None = field(default=None, metadata={"help": "the Hub data set's configuration"})
-    split: str = field(
-        default="test",
-        metadata={
-            "help": "test: the Hub's test split, or local files that are it; dev: the 10 %% held out of a train file; "
-            "all: every row"
-        },
-    )
-    batch_size: int = field(default=16, metadata={"help": "questions in a forward pass"})
-    output_dir: str = field(default="runs/eval", metadata={"help": "folder for results.json and predictions.jsonl"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
 
 def main() -> None:
     """Arguments, questions, model, scores, report."""
     (args,) = RecipeParser((EvalArguments,), description=__doc__).parse_recipe(sys.argv[1:])
     check_model("model_name_or_path", args.model_name_or_path)
-    questions = evaluation_questions(args)
-    model = load_model(args)
-    tokenizer = load_tokenizer("model_name_or_path", args.model_name_or_path)
-    start = time.perf_counter()
-    scores = letter_log_likelihoods(model, tokenizer, questions, args.batch_size, progress=track)
-    seconds = time.perf_counter() - start
-    folder = Path(args.output_dir)
-    results = {
-        "schema_version": SCHEMA_VERSION,
-        "model": args.model_name_or_path,
-        "scorer": "letter, medqa_4options prompt, fp32",
-        "data": data_facts(args.questions, args.split, questions),
-        "metrics": summarise(questions, scores),
-        "seconds": round(seconds, 2),
-        "test_runs": count_test_runs(folder / RESULTS_FILE) + (args.split == "test"),
-        "environment": environment(),
-        "note": DISCLAIMER,
-    }
-    write_results(folder, results, questions, scores)
-    report(results, folder)
+    inputs = read_inputs(args)
+    asked = build(args)
+    describe_run(args, inputs, asked)
+    results = evaluate(args, inputs, asked, progress)
+    finish(args, results)
 
 
-def evaluation_questions(args: EvalArguments) -> list[Question]:
-    """The questions of the split that is asked for."""
-    if args.split not in SPLITS:
-        raise InputError(f"split: expected one of {list(SPLITS)}, found '{args.split}'")
-    hub_split = "test" if args.split == "test" else "train"
-    questions = read_questions("questions", args.questions, args.questions_config, hub_split)
-    questions = select_split(questions, "dev") if args.split == "dev" else questions
-    if not questions:
-        raise InputError(f"split: '{args.questions}' has no dev questions")
-    return questions
+def build(args: EvalArguments) -> Asked:
+    """The model in fp32, its tokenizer, and how it is asked."""
+    return Asked(
+        load_model(args),
+        load_tokenizer("model_name_or_path", args.model_name_or_path),
+        args.data_set,
+        args.batch_size,
+        args.num_samples,
+        args.temperature,
+        args.top_p,
+        args.max_new_tokens,
+        args.length_penalty_min_tokens,
+        args.seed,
+    )
 
 
 def load_model(args: EvalArguments) -> PreTrainedModel:
@@ -109,28 +75,49 @@ def load_model(args: EvalArguments) -> PreTrainedModel:
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def report(results: dict, folder: Path) -> None:
-    """Print accuracy with what has to stand beside it."""
-    metrics, data = results["metrics"], results["data"]
-    low, high = metrics["wilson_95"]
-    always = ", ".join(f"{letter} {share:.2%}" for letter, share in metrics["always"].items())
-    predicted = ", ".join(f"{letter} {share:.1%}" for letter, share in metrics["predicted"].items())
+def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked) -> None:
+    """The start-up block: what is asked, how much of it, and what stands beside it."""
+    parameters = asked.model.num_parameters()
+    prompts = [args.data_set.prompt(question) for question in inputs.questions]
+    tokens = sum(map(len, asked.tokenizer(prompts).input_ids)) * len(ORDERS[args.permutations])
+    beside = {
+        "train questions": f"{len(inputs.train):,}" if inputs.train else "",
+        "textbooks": f"{len(inputs.passages):,} passages" if inputs.passages else "",
+        "compared with": ", ".join(inputs.others),
+        "contamination": args.contamination or "",
+    }
     print_block(
-        "MedQA, four options",
+        inputs.data["title"],
         {
-            "model": results["model"],
-            "questions": f"{data['n']:,} ({data['split']} of {data['path']})",
-            "accuracy": f"{metrics['accuracy']:.2%} +- {metrics['standard_error']:.2%} (standard error)",
-            "95 % interval": f"{low:.2%} to {high:.2%} (Wilson)",
-            "chance": "25.00%",
-            "always one letter": always,
-            "model's letters": predicted,
-            "test split run": f"{results['test_runs']} time(s) into this folder",
-            "time": f"{results['seconds']:.1f} s",
-            "written": f"{folder}/results.json, predictions.jsonl",
-            "note": results["note"],
+            "model": f"{args.model_name_or_path}, {parameters:,} parameters",
+            "questions": f"{len(inputs.questions):,} ({args.split} of {inputs.data['path']})",
+            "scorer": f"{args.scorer}, {args.permutations} order(s) of the options",
+            "tokens": f"{tokens:,} of prompts, about {2 * parameters * tokens / 1e15:.3g} PFLOP to read them",
+            "memory": f"{4 * parameters / 1e9:.2f} GB of weights (fp32); a forward pass has {args.batch_size} prompts",
+            "device": str(asked.model.device),
+            **{name: value for name, value in beside.items() if value},
+            "folder": args.output_dir,
+            "note": DISCLAIMER,
         },
     )
+
+
+def progress(records: Iterable, total: int) -> Iterable:
+    """A bar with the time left."""
+    return track(records, description="scoring", total=total)
+
+
+def finish(args: EvalArguments, results: dict) -> None:
+    """The report, `eval.json` last: it says that all is there; then the model's card."""
+    folder = Path(args.output_dir)
+    write_report(folder, results)
+    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+    (folder / JOURNAL_FILE).unlink()
+    print_report(results)
+    if args.update_card and add_evaluation(args.model_name_or_path, card_evaluation(results)):
+        print(f"model card: {args.model_name_or_path}/README.md has this accuracy now")
+    print(f"report: {folder}/report.html (report.md, eval.json, predictions.jsonl)")
+    print(DISCLAIMER)
 
 
 if __name__ == "__main__":

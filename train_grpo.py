@@ -14,6 +14,7 @@ from pathlib import Path
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
 
+from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
@@ -23,10 +24,12 @@ from modeling_pure.grpo.prompts import prompt_dataset, questions_that_fit
 from modeling_pure.grpo.report import PANELS, describe_refinements, memory, result_facts, step_arithmetic
 from modeling_pure.grpo.sft import LetterTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
+from modeling_pure.medqa.card import dev_evaluation
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import LengthPenalty, correct
 from modeling_pure.medqa.scoring import context_length
 from modeling_pure.medqa.splits import select_split
+from modeling_pure.model_card import CardEvaluation, write_model_card
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import (
@@ -37,7 +40,6 @@ from modeling_pure.training.checkpoint import (
     resume_point,
 )
 from modeling_pure.training.plots import plot_metrics
-from modeling_pure.training.report import DISCLAIMER, print_block, write_model_card
 
 
 def main() -> None:
@@ -181,12 +183,31 @@ def finish(trainer: PureGRPOTrainer | LetterTrainer, script_args: GRPOScriptArgu
     if not trainer.is_world_process_zero():
         return
     facts = result_facts(trainer, script_args.model_name_or_path)
-    write_model_card(output_dir, f"Pure, after {'GRPO' if is_grpo else 'cross entropy over letters'} on MedQA", facts)
+    phase = "GRPO on MedQA" if is_grpo else "Cross entropy over MedQA's letters"
+    write_model_card(
+        output_dir,
+        f"Pure, after {phase}",
+        trainer.model.config,
+        {phase: facts},
+        card_evaluations(trainer, script_args.questions),
+        script_args.model_name_or_path,
+    )
     plot_metrics(Path(output_dir) / METRICS_FILE, Path(output_dir) / "curves.png", PANELS)
     print_block("Done", {**facts, "model, card, curves.png, metrics.jsonl": output_dir})
     trainer.save_state()  # last: it says that the folder holds all of the above
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def card_evaluations(trainer: PureGRPOTrainer | LetterTrainer, questions: str) -> list[CardEvaluation]:
+    """Dev accuracy of the weights that are saved, where it was measured."""
+    state, best = trainer.state, trainer.args.load_best_model_at_end
+    step = state.best_global_step if best and state.best_global_step else state.global_step
+    lines = [line for line in state.log_history if line["step"] == step and "eval_medqa_accuracy" in line]
+    if not lines:
+        return []
+    by_it = best and trainer.args.metric_for_best_model == "eval_medqa_accuracy"
+    return [dev_evaluation(trainer.questions, questions, lines[-1]["eval_medqa_accuracy"], by_it)]
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
 from modeling_pure import PRESETS, PureConfig, PureForCausalLM
+from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.estimate import tokens_per_pass
 from modeling_pure.data.held_out import open_sources, split_questions, validation_mixture, validation_source_rows
@@ -22,13 +23,15 @@ from modeling_pure.data.packed import PackedMixture
 from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
 from modeling_pure.data.tokenizer import DocumentTokenizer, check_vocabulary, load_tokenizer
 from modeling_pure.errors import InputError, first_line, run_script
+from modeling_pure.medqa.card import dev_evaluation
 from modeling_pure.medqa.questions import Question
+from modeling_pure.model_card import write_model_card
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, checkpoint_step, resume_point
 from modeling_pure.training.plots import plot_metrics
-from modeling_pure.training.report import DISCLAIMER, model_flops, print_block, training_memory, write_model_card
+from modeling_pure.training.report import model_flops, training_memory
 from modeling_pure.training.run_folder import check_recipe, note_launch, write_recipe
 from modeling_pure.training.trainer import PureTrainer, resume_data
 
@@ -211,9 +214,15 @@ def describe_sources(mixture: Mixture | PackedMixture, tokens: int) -> dict[str,
         shares[f"  {one.source.name}"] += f"  about {passes:,.1f} passes over {', '.join(one.source.paths)}" + (
             f", capped at {one.source.max_epochs}: the others get the rest" if capped else ""
         )
-    unchecked = mixture.guard.unchecked if mixture.guard else 0
-    guarded = f"{len(mixture.guard.questions):,} questions, {unchecked} of them too short" if mixture.guard else "none"
-    return {**shares, "decontaminated": guarded}
+    return {**shares, "decontaminated": guarded(mixture)}
+
+
+def guarded(mixture: Mixture | PackedMixture) -> str:
+    """Which questions no document of the mixture may hold."""
+    if isinstance(mixture, PackedMixture):
+        return "when its rows were written"
+    guard = mixture.guard
+    return f"{len(guard.questions):,} questions, {guard.unchecked} of them too short" if guard else "none"
 
 
 def finish(trainer: PureTrainer) -> None:
@@ -223,24 +232,44 @@ def finish(trainer: PureTrainer) -> None:
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return
-    facts = {
-        "parameters": f"{trainer.model.num_parameters():,}",
-        "tokens trained on": f"{trainer.state.global_step * trainer.tokens_per_step:,}",
-        "mixture": ", ".join(f"{s.name} {float(s.weight):.0%}" for s in trainer.train_dataset.sources),
+    results = {
         "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
         **validation_facts(metrics),
         "best checkpoint": f"{trainer.state.best_model_checkpoint} ({trainer.state.best_metric:.4f})"
         if trainer.state.best_metric
         else "none",
     }
-    write_model_card(output_dir, "Pure, pretrained", facts)
+    write_card(trainer, results, metrics)
     panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
     panels["validation loss by source"] = [name for name in metrics if name.startswith("eval_loss/")]
     plot_metrics(Path(output_dir) / METRICS_FILE, Path(output_dir) / "curves.png", panels)
-    print_block("Pretraining done", {**facts, "model, card, curves.png, metrics.jsonl": output_dir})
+    print_block("Pretraining done", {**results, "model, card, curves.png, metrics.jsonl": output_dir})
     trainer.save_state()  # last: it says that the folder holds all of the above
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str, float]) -> None:
+    """The model's card: what it was trained on, by which recipe, and what came out."""
+    args, mixture = trainer.args, trainer.train_dataset
+    logged = [line for line in trainer.state.log_history if "tokens" in line]
+    facts = {
+        "parameters": f"{trainer.model.num_parameters():,}",
+        "tokens": f"{trainer.state.global_step * trainer.tokens_per_step:,}",
+        **{
+            f"tokens of {source.name} ({float(source.weight):.0%})": f"{logged[-1][f'tokens/{source.name}']:,}"
+            for source in (mixture.sources if logged else [])
+        },
+        "decontaminated": guarded(mixture),
+        "recipe": f"{trainer.state.global_step:,} steps of {args.rows_per_step} rows of {mixture.row_length} tokens, "
+        f"{args.optimizer}, learning rate {args.learning_rate:g}, seed {args.seed}; whole in recipe.yaml",
+        **results,
+    }
+    evaluations = []
+    if trainer.questions:
+        exams = ", ".join(source.path for source in mixture.sources if source.format == "medqa")
+        evaluations.append(dev_evaluation(trainer.questions, exams, metrics["eval_medqa_accuracy"], False))
+    write_model_card(args.output_dir, "Pure, pretrained", trainer.model.config, {"Pretraining": facts}, evaluations)
 
 
 def validation_facts(metrics: dict[str, float]) -> dict[str, str]:

@@ -21,7 +21,8 @@ from pathlib import Path
 from benchmarks.memory import device_name
 from modeling_pure.demo import world
 from modeling_pure.demo.__main__ import build_world
-from modeling_pure.medqa.evaluation import RESULTS_FILE, compare_folders
+from modeling_pure.medqa.compare import compare_evaluations
+from modeling_pure.medqa.results import RESULTS_FILE, read_evaluation
 from modeling_pure.training.callbacks import METRICS_FILE, read_metrics
 
 RUNS, WORLD = Path("runs/ablation"), Path("runs/demo/world")
@@ -117,10 +118,12 @@ def ask(model: Path, arm: str, seed: int) -> dict:
         f"eval_medqa.py --config recipes/demo/eval.yaml --model_name_or_path {model} --output_dir {out}",
         out / RESULTS_FILE,
     )
-    metrics = json.loads((out / RESULTS_FILE).read_text())["metrics"]
-    row = {"seed": seed, "arm": arm, "accuracy": metrics["accuracy"], "wilson_95": metrics["wilson_95"]}
+    evaluation = read_evaluation("ablation", str(out))
+    metrics = evaluation.results["metrics"]
+    row = {"seed": seed, "arm": arm, "accuracy": metrics["accuracy"], "wilson_95": metrics["wilson_interval"]}
     if arm != "pretrained":
-        row["mcnemar_p"] = compare_folders(out.with_name("eval-pretrained"), out)["p_value"]
+        before = read_evaluation("ablation", str(out.with_name("eval-pretrained")))
+        row["mcnemar_p"] = compare_evaluations(before, [evaluation])[0]["p_value"]
         lines = read_metrics(model / METRICS_FILE)
         row["steps"] = max(line["step"] for line in lines)
         row |= {name: average(lines, name) for name in LOGGED if any(name in line for line in lines)}

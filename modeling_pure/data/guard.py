@@ -31,11 +31,16 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Match:
-    """A question that a document covers: the share of its 13-grams, and the words in a row up to its end."""
+    """A question and a document: the share of its 13-grams that this holds, and the words in a row up to its end."""
 
     question: Question
     coverage: float
     end_words: int
+
+    @property
+    def covers(self) -> bool:
+        """Whether the document holds so much of the question that it is as good as the question."""
+        return self.coverage >= COVERAGE or self.end_words >= END_WORDS
 
 
 class Guard:
@@ -71,20 +76,23 @@ class Guard:
 
     def find(self, text: str) -> Match | None:
         """The question of which the document holds most, if it covers one."""
+        covering = [match for match in self.matches(text) if match.covers]
+        return max(covering, key=lambda match: (match.coverage, match.end_words), default=None)
+
+    def matches(self, text: str) -> list[Match]:
+        """Every question that shares 13 words in a row with the document."""
         hashes = gram_hashes(text)
         candidates = np.flatnonzero(self._table[hashes >> TABLE_SHIFT])  # a look-up each, and few are left
         places = np.searchsorted(self._hashes[:-1], hashes[candidates])
         candidates = candidates[self._hashes[places] == hashes[candidates]]
         if not len(candidates):
-            return None
+            return []
         words = words_of(text)
         found: dict[int, dict[bytes, list[int]]] = defaultdict(dict)
         for gram in {gram_at(words, place) for place in candidates.tolist()}:
             for index, place in self.grams.get(gram, ()):
                 found[index].setdefault(gram, []).append(place)
-        matches = [self._match(index, grams) for index, grams in found.items()]
-        covering = [match for match in matches if match.coverage >= COVERAGE or match.end_words >= END_WORDS]
-        return max(covering, key=lambda match: (match.coverage, match.end_words), default=None)
+        return [self._match(index, grams) for index, grams in found.items()]
 
     def _match(self, index: int, grams: dict[bytes, list[int]]) -> Match:
         places = {place for found in grams.values() for place in found}

@@ -22,15 +22,23 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ..console import DISCLAIMER
 from ..medqa import prompt
-from ..medqa.evaluation import RESULTS_FILE, compare_folders
+from ..medqa.compare import compare_evaluations
 from ..medqa.questions import read_questions
+from ..medqa.results import read_evaluation
 from ..training.callbacks import METRICS_FILE, read_metrics
-from ..training.report import DISCLAIMER
 from . import facts, world
 
 RUNS = Path("runs/demo")
-EVALUATE = "eval_medqa.py --config recipes/demo/eval.yaml --model_name_or_path {model} --output_dir {output}"
+EVALUATE = (
+    "eval_medqa.py --config recipes/demo/eval.yaml --model_name_or_path {model} --output_dir {output} "
+    f"--contamination {RUNS / 'coverage' / 'coverage.json'}"
+)
+COVERAGE = (
+    "-m modeling_pure.data.decontaminate --config recipes/demo/pretrain.yaml --documents 0 "
+    "--decontaminate {questions} --coverage {output}/coverage.json"
+)
 CONSOLE = Console(highlight=False)
 
 
@@ -42,7 +50,7 @@ def main() -> int:
     sources = b"".join(Path(module.__file__).read_bytes() for module in (facts, world, prompt))
     digest = run_stage("world", "", sources, build_world)
     for name, command in stages(seed).items():
-        recipe = Path(command.split()[2]).read_bytes()
+        recipe = Path(command.split("--config ")[1].split()[0]).read_bytes()
         digest = run_stage(
             name, digest, command.encode() + recipe, lambda folder, command=command: run_command(command)
         )
@@ -52,10 +60,12 @@ def main() -> int:
 def stages(seed: int) -> dict[str, str]:
     """The commands, in order, by the folders they fill. The world and its questions are the same for every seed."""
     return {
+        "coverage": COVERAGE.format(questions=RUNS / "world" / world.EXAM_FILES[2], output=RUNS / "coverage"),
         "pretrain": f"train_pretrain.py --config recipes/demo/pretrain.yaml --seed {seed}",
         "eval_before": EVALUATE.format(model=RUNS / "pretrain", output=RUNS / "eval_before"),
         "grpo": f"train_grpo.py --config recipes/demo/grpo.yaml --seed {seed}",
-        "eval_after": EVALUATE.format(model=RUNS / "grpo", output=RUNS / "eval_after"),
+        "eval_after": EVALUATE.format(model=RUNS / "grpo", output=RUNS / "eval_after")
+        + f" --compare_with {RUNS / 'eval_before'}",
     }
 
 
@@ -98,8 +108,9 @@ def run_command(command: str) -> None:
 
 def show_results(seed: int) -> int:
     """The table at the end; exit code 1 unless the held-out accuracy rose (exact McNemar, p < 0.01)."""
-    before, after = (json.loads((RUNS / f"eval_{when}" / RESULTS_FILE).read_text()) for when in ("before", "after"))
-    mcnemar = compare_folders(RUNS / "eval_before", RUNS / "eval_after")
+    evaluations = [read_evaluation("demo", str(RUNS / f"eval_{when}")) for when in ("before", "after")]
+    (mcnemar,) = compare_evaluations(evaluations[0], evaluations[1:])
+    before, after = (evaluation.results for evaluation in evaluations)
     lines = read_metrics(RUNS / "pretrain" / METRICS_FILE)
     losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
     speeds = sorted(line["tokens_per_second"] for line in lines if "tokens_per_second" in line)
@@ -117,6 +128,7 @@ def show_results(seed: int) -> int:
     )
     table.add_row("a sampled answer", sample_answer())
     table.add_row("models", f"{RUNS}/pretrain, {RUNS}/grpo (AutoModelForCausalLM loads them)")
+    table.add_row("report", f"{RUNS}/eval_after/report.html")
     table.add_row("curves", f"{RUNS}/pretrain/curves.png, {RUNS}/grpo/curves.png")
     CONSOLE.print(table)
     CONSOLE.print(DISCLAIMER)
@@ -125,7 +137,7 @@ def show_results(seed: int) -> int:
 
 def describe_accuracy(metrics: dict) -> str:
     """Accuracy with its Wilson interval."""
-    low, high = metrics["wilson_95"]
+    low, high = metrics["wilson_interval"]
     return f"{metrics['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from ..medqa.questions import LETTERS, Question
 from ..medqa.scoring import last_logits, single_token_id
 from ..training.saving import DurableTrainer
-from ..training.validation import dev_accuracy
+from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
 from .log_probs import head_logits
 
@@ -73,11 +73,11 @@ class LetterTrainer(DurableTrainer, Trainer):
         return SequentialSampler(self.train_dataset if dataset is None else dataset)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Dev accuracy by letter."""
+        """Dev accuracy by letter, its standard error, and nll over the letters."""
         self.model.eval()
         ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
-        accuracy = dev_accuracy(self.model, self.tokenizer, self.questions, *ranks)
-        metrics = {f"{metric_key_prefix}_medqa_accuracy": accuracy}
+        measured = dev_metrics(self.model, self.tokenizer, self.questions, *ranks)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -17,7 +17,7 @@ from ..errors import InputError, RunStopped, first_line
 from ..medqa.questions import Question
 from ..training.checkpoint import callback_attributes
 from ..training.saving import DurableTrainer
-from ..training.validation import dev_accuracy
+from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
 from .budget import TokenBudget
 from .generate import generate_completions
@@ -221,8 +221,8 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.questions:
             ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
-            accuracy = dev_accuracy(self.base_causal_lm, self._tokenizer, self.questions, *ranks)
-            output.metrics[f"{metric_key_prefix}_medqa_accuracy"] = accuracy
+            measured = dev_metrics(self.base_causal_lm, self._tokenizer, self.questions, *ranks)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
         return output
 
 

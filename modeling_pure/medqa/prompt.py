@@ -13,9 +13,19 @@ ANSWER = re.compile(r" ([ABCD])(?:\.\s|\.?\Z)")
 
 def format_prompt(question: Question) -> str:
     """The text up to and including `Answer:`."""
+    return f"Question: {question.question}\n{format_options(question)}Answer:"
+
+
+def format_options(question: Question) -> str:
+    """A line `A. Aspirin` for each option."""
     letters = LETTERS[: len(question.options)]
-    options = "".join(f"{letter}. {option}\n" for letter, option in zip(letters, question.options, strict=True))
-    return f"Question: {question.question}\n{options}Answer:"
+    return "".join(f"{letter}. {option}\n" for letter, option in zip(letters, question.options, strict=True))
+
+
+def format_stem(question: Question) -> str:
+    """The prompt without the options, for scoring their texts: what a question is about, and the question."""
+    about = f"Abstract: {question.context}\n" if question.context else ""
+    return f"{about}Question: {question.question}\nAnswer:"
 
 
 def format_answer(question: Question) -> str:

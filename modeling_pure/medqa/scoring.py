@@ -1,6 +1,10 @@
-"""Log-likelihoods of the four answer letters: what lm-evaluation-harness's `medqa_4options` scores, in fp32."""
+"""Log-likelihoods of answer labels as the next token: what lm-evaluation-harness scores, in fp32.
 
-from collections.abc import Callable, Iterable
+A question takes one forward pass, and the head is applied to its last position alone. Batches are sorted by length
+and padded on the right without a mask, which a causal model does not need: no real token sees a padded one.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -10,7 +14,6 @@ from .prompt import format_prompt
 from .questions import LETTERS, Question
 
 
-@torch.inference_mode()
 def letter_log_likelihoods(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -18,11 +21,9 @@ def letter_log_likelihoods(
     batch_size: int = 16,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> torch.Tensor:
-    """Log-probabilities of " A".." D" as the next token after each question's prompt.
+    """Log-probabilities of " A".." D" as the next token after each MedQA question's prompt.
 
-    Batches are sorted by length and padded on the right without a mask, which a causal model does not need: no real
-    token sees a padded one. Logits are taken at the rows' last positions only. A prompt longer than the model's
-    context is cut from the left, as lm-evaluation-harness does.
+    A prompt longer than the model's context is cut from the left, as lm-evaluation-harness does.
 
     Args:
         model: any causal language model; scores are exact in fp32 (in bf16 about 3 % of MedQA's questions tie).
@@ -33,30 +34,60 @@ def letter_log_likelihoods(
     """
     if any(len(question.options) != len(LETTERS) for question in questions):
         raise ValueError(f"every question needs {len(LETTERS)} options")
-    letter_ids = torch.tensor([single_token_id(tokenizer, f" {letter}") for letter in LETTERS], device=model.device)
     context = context_length(model.config, tokenizer)
     prompts = [tokenizer(format_prompt(question)).input_ids[-context:] for question in questions]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    scores = torch.empty(len(prompts), 4)
-    for start in progress(range(0, len(order), batch_size)):
-        batch = order[start : start + batch_size]
-        longest = len(prompts[batch[0]])
-        input_ids = torch.zeros(len(batch), longest, dtype=torch.long)
-        for row, i in enumerate(batch):
-            input_ids[row, : len(prompts[i])] = torch.tensor(prompts[i])
-        last = torch.tensor([len(prompts[i]) - 1 for i in batch])
-        logits = last_logits(model, input_ids.to(model.device), last.to(model.device))
-        scores[batch] = logits.float().log_softmax(-1)[:, letter_ids].cpu()
+    scores = torch.empty(len(prompts), len(LETTERS))
+    for batch in progress(sorted_batches(list(map(len, prompts)), batch_size)):
+        scores[batch] = label_log_likelihoods(model, tokenizer, [prompts[i] for i in batch], LETTERS)
     return scores
+
+
+@torch.inference_mode()
+def label_log_likelihoods(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], labels: Sequence[str]
+) -> torch.Tensor:
+    """Log-probability of each label, after a blank, as the next token after each prompt: float32 (prompts, labels).
+
+    Raises:
+        InputError: a label is not one token.
+    """
+    label_ids = torch.tensor([single_token_id(tokenizer, f" {label}") for label in labels], device=model.device)
+    input_ids, lengths = pad_right(prompts)
+    logits = last_logits(model, input_ids.to(model.device), (lengths - 1).to(model.device))
+    return logits.float().log_softmax(-1)[:, label_ids].cpu()
+
+
+def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Indices in batches of neighbours in length, longest first: what does not fit in memory fails at once."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def pad_right(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (rows, longest), filled up with 0, and the rows' lengths (rows,)."""
+    lengths = torch.tensor([len(row) for row in rows])
+    input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
+    for filled, row in zip(input_ids, rows, strict=True):
+        filled[: len(row)] = torch.tensor(row)
+    return input_ids, lengths
 
 
 def last_logits(model: torch.nn.Module, input_ids: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
     """Logits (batch, vocab) at each row's position `last` (batch,), of ids (batch, length) padded on the right."""
     positions, which = torch.unique(last, return_inverse=True)
+    return logits_at(model, input_ids, positions)[torch.arange(len(last), device=last.device), which]
+
+
+def logits_at(model: torch.nn.Module, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Logits (batch, positions, vocab) at some positions of all rows.
+
+    Raises:
+        InputError: the model's forward pass cannot be told which logits are wanted.
+    """
     logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
     if logits.shape[1] != len(positions):
         raise InputError(f"model_name_or_path: {type(model).__name__} takes no notice of logits_to_keep")
-    return logits[torch.arange(len(last), device=last.device), which]
+    return logits
 
 
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -69,6 +100,6 @@ def single_token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
     ids = tokenizer(text, add_special_tokens=False).input_ids
     if len(ids) != 1:
         raise InputError(
-            f"model_name_or_path: the tokenizer splits {text!r} into {len(ids)} tokens; each letter must be one token"
+            f"model_name_or_path: the tokenizer splits {text!r} into {len(ids)} tokens; each answer must be one token"
         )
     return ids[0]

@@ -1,33 +1,33 @@
-"""Accuracy with its uncertainty, and the paired test between two models that answered the same questions."""
+"""Tests on accuracies, many at once, and what they say in words. Intervals and paired tests are in `metrics/`."""
 
 from collections.abc import Sequence
-from math import sqrt
 
 from scipy.stats import binomtest
 
-
-def standard_error(correct: Sequence[bool]) -> float:
-    """lm-evaluation-harness's standard error of a mean: sample standard deviation (ddof 1) / sqrt(n)."""
-    n = len(correct)
-    if n < 2:
-        return float("nan")
-    p = sum(correct) / n
-    return sqrt(p * (1 - p) / (n - 1))
+ALPHA = 0.05
 
 
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (Wilson 1927)."""
-    interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+def p_against_chance(correct: int, n: int, chance: float) -> float:
+    """Two-sided p-value of the exact binomial test that right answers are guesses."""
+    return float(binomtest(correct, n, chance).pvalue)
 
 
-def exact_mcnemar(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float]:
-    """Exact (binomial) McNemar test on the questions that only one of two models answered right.
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (Holm 1979): at a level of 5 %, a chance of 5 % that any one is wrongly below it."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, so_far = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = so_far
+    return adjusted
 
-    Returns `only_first`, `only_second` (counts) and the two-sided `p_value`; 1.0 where they never differ.
+
+def in_words(difference: float, p_value: float, other: str) -> str:
+    """Whether an accuracy differs from another one, as a sentence would say it.
+
+    >>> in_words(0.02, 0.2, "chance"), in_words(-0.1, 0.001, "always A")
+    ('not distinguishable from chance (p = 0.2)', 'below always A (p = 0.001)')
     """
-    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
-    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
-    discordant = only_first + only_second
-    p_value = binomtest(only_first, discordant).pvalue if discordant else 1.0
-    return {"only_first": only_first, "only_second": only_second, "p_value": float(p_value)}
+    if p_value >= ALPHA:
+        return f"not distinguishable from {other} (p = {p_value:.2g})"
+    return f"{'above' if difference > 0 else 'below'} {other} (p = {p_value:.2g})"

@@ -1,28 +1,9 @@
-"""What people read: the block at the start of a run and the model card at its end."""
+"""Arithmetic that people read at the start of a run: memory and FLOPs."""
 
-import sys
-from pathlib import Path
-
-from huggingface_hub import ModelCard, ModelCardData
-from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedModel, TrainingArguments
 
 from ..configuration_pure import PureConfig
 from ..loss_pure import CHUNK_TOKENS
-
-DISCLAIMER = "Research model. Not for clinical use: not for diagnosis, treatment or advice to patients."
-
-
-def print_block(title: str, facts: dict[str, str]) -> None:
-    """A titled block of `name  value` lines."""
-    table = Table(
-        title=title, show_header=False, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
-    )
-    for name, value in facts.items():
-        table.add_row(name, value)
-    # Where no one looks at a terminal, lines stay whole, so that a log can be searched.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def state_memory(parameters: int) -> str:
@@ -63,37 +44,3 @@ def model_flops(model: PreTrainedModel, length: int) -> int:
     config = model.config
     embedding = config.vocab_size * config.hidden_size
     return training_flops(model.num_parameters(), embedding, config.num_hidden_layers, config.hidden_size, length)
-
-
-def write_model_card(folder: str, title: str, facts: dict[str, str], base_model: str | None = None) -> None:
-    """A README.md for the model folder, made of this run's facts alone."""
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        language="en",
-        tags=["pure", "medical", "research", "not-for-clinical-use"],
-        base_model=base_model,
-    )
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
-    text = f"""---
-{data.to_yaml()}
----
-# {title}
-
-**{DISCLAIMER}** Multiple-choice accuracy is not clinical competence.
-
-| | |
-| --- | --- |
-{rows}
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("PATH", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-```
-
-`trust_remote_code` runs the three Python files that lie beside the weights; with the package `modeling_pure` imported
-it is not needed.
-"""
-    ModelCard(text).save(Path(folder) / "README.md")

@@ -28,7 +28,7 @@ from .run_folder import CHECKPOINT_RECIPE
 from .saving import DurableTrainer
 from .signals import leave_signals_to_the_run
 from .throughput import Throughput, device_peak
-from .validation import dev_accuracy, loss_metrics, row_nats, token_bytes
+from .validation import dev_metrics, loss_metrics, row_nats, token_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -290,7 +290,7 @@ class PureTrainer(DurableTrainer, Trainer):
             nats = row_nats(self.model, batches, self.token_bytes, *ranks)
             metrics = loss_metrics(rows, nats, self.train_dataset.names, self.token_bytes)
             if self.questions:
-                metrics["medqa_accuracy"] = dev_accuracy(self.model, self.tokenizer, self.questions, *ranks)
+                metrics |= dev_metrics(self.model, self.tokenizer, self.questions, *ranks)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)

@@ -65,9 +65,10 @@ def test_a_seed_reaches_both_trainings():
 def write_evaluation(folder, right, questions=100):
     """An evaluation in which the first `right` questions were answered rightly."""
     folder.mkdir(parents=True)
-    metrics = {"n": questions, "accuracy": right / questions, "wilson_95": [0.0, 1.0]}
-    (folder / "results.json").write_text(json.dumps({"metrics": metrics}))
-    lines = [{"digest": str(i), "gold": "A", "prediction": "A" if i < right else "B"} for i in range(questions)]
+    metrics = {"n": questions, "accuracy": right / questions, "wilson_interval": [0.0, 1.0]}
+    data = {"task": "medqa_4options", "labels": dict.fromkeys("ABCD", 0)}
+    (folder / "eval.json").write_text(json.dumps({"metrics": metrics, "data": data, "model": {"name": folder.name}}))
+    lines = [{"id": str(i), "gold": "A", "prediction": "A" if i < right else "B"} for i in range(questions)]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from modeling_pure.errors import InputError
-from modeling_pure.medqa.questions import Question, read_questions
+from modeling_pure.medqa.questions import Question, read_questions, repeated_rows
 from tests.conftest import question_row, write_jsonl
 
 
@@ -26,14 +26,48 @@ def test_both_layouts_give_the_same_questions(tmp_path, questions):
 
 @pytest.mark.parametrize(
     "change",
-    [{"answer_idx": "E"}, {"answer_idx": None}, {"question": " "}, {"question": None}, {"options": {"A": "x"}}],
+    [
+        {"answer_idx": "E"},
+        {"answer_idx": None},
+        {"answer_idx": ""},
+        {"answer_idx": "AB"},
+        {"answer": "none of the options"},
+        {"question": " "},
+        {"question": None},
+        {"options": {"A": "x"}},
+        {"options": dict(zip("ABCDE", "vwxyz", strict=True))},
+        {"options": dict(zip("ABCD", ["x", 1, "y", "z"], strict=True))},
+    ],
+    ids=str,
 )
 def test_a_row_that_is_no_question_is_named(tmp_path, questions, change):
     rows = [question_row(q) for q in questions[:3]]
     rows[2].update(change)
     path = write_jsonl(tmp_path / "bad.jsonl", rows)
-    with pytest.raises(InputError, match=r"questions: row 2 of '.*bad.jsonl' is not a MedQA question"):
+    with pytest.raises(InputError, match=r"questions: (row 2 of '.*bad.jsonl' is not a question|cannot read)"):
         read_questions("questions", str(path))
+
+
+def test_a_row_of_five_options_is_named_however_late_it_comes(tmp_path, questions):
+    """Rows are read in blocks of 10 MB, and columns are those of the first block."""
+    rows = [question_row(q) | {"meta_info": "x" * 200_000} for q in questions[:80]]
+    rows[79]["options"]["E"] = "fifth"
+    path = write_jsonl(tmp_path / "late.jsonl", rows)
+    with pytest.raises(InputError, match="late.jsonl"):
+        read_questions("questions", str(path))
+
+
+def test_five_endings_are_named(tmp_path, questions):
+    row = {"sent1": "Which?", "label": 0} | {f"ending{i}": str(i) for i in range(5)}
+    path = write_jsonl(tmp_path / "five.jsonl", [row])
+    with pytest.raises(InputError, match="row 0 of .* ending4 where"):
+        read_questions("questions", str(path))
+
+
+def test_a_question_asked_again_is_known_by_its_rows(questions):
+    again = questions[1].shuffled(random.Random(0))
+    other_options = Question(questions[0].question, ("a", "b", "c", "d"), 0)
+    assert repeated_rows([*questions[:3], again, other_options, questions[2]]) == [(3, 1), (5, 2)]
 
 
 def test_a_missing_or_empty_file_is_named(tmp_path):

@@ -1,26 +1,12 @@
-"""Letter log-likelihoods against one forward pass per question, and against lm-evaluation-harness."""
-
-import json
+"""Letter log-likelihoods against one forward pass per question."""
 
 import pytest
 import torch
 
-from modeling_pure import PureConfig, PureForCausalLM
-from modeling_pure.medqa.evaluation import compare_folders, summarise, write_results
+from modeling_pure.errors import InputError
 from modeling_pure.medqa.prompt import format_prompt
 from modeling_pure.medqa.questions import Question
-from modeling_pure.medqa.scoring import letter_log_likelihoods
-from modeling_pure.medqa.statistics import standard_error
-from tests.conftest import question_row, write_jsonl
-
-
-@pytest.fixture(scope="module")
-def model(tokenizer):
-    torch.manual_seed(0)
-    config = PureConfig.from_preset(
-        "tiny", hidden_size=64, intermediate_size=160, initializer_range=0.1, head_initializer_range=0.1
-    )
-    return PureForCausalLM(config).eval()
+from modeling_pure.medqa.scoring import letter_log_likelihoods, single_token_id, sorted_batches
 
 
 @torch.no_grad()
@@ -52,54 +38,10 @@ def test_a_prompt_longer_than_the_context_is_cut_from_the_left(model, tokenizer,
     torch.testing.assert_close(letter_log_likelihoods(model, tokenizer, [long])[0], logits[letters], atol=1e-5, rtol=0)
 
 
-def test_lm_evaluation_harness_agrees(model, tokenizer, questions, tmp_path):
-    lm_eval = pytest.importorskip("lm_eval")
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    data = write_jsonl(tmp_path / "test.jsonl", [question_row(q) for q in questions])
-    task = {
-        "task": "medqa_local",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}},
-        "output_type": "multiple_choice",
-        "test_split": "test",
-        "doc_to_text": "Question: {{question}}\nA. {{options['A']}}\nB. {{options['B']}}\nC. {{options['C']}}\n"
-        "D. {{options['D']}}\nAnswer:",
-        "doc_to_target": "{{['A','B','C','D'].index(answer_idx)}}",
-        "doc_to_choice": ["A", "B", "C", "D"],
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
-    (tmp_path / "task.yaml").write_text(json.dumps(task))
-    result = lm_eval.simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8, device="cpu"),
-        tasks=["medqa_local"],
-        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
-        log_samples=True,
-        bootstrap_iters=0,
-    )
-    samples = sorted(result["samples"]["medqa_local"], key=lambda sample: sample["doc_id"])
-    theirs = torch.tensor([[float(answer[0][0]) for answer in sample["resps"]] for sample in samples])
-    ours = letter_log_likelihoods(model, tokenizer, questions)
-    assert [s["arguments"][0][0] for s in samples] == [format_prompt(q) for q in questions]
-    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
-    assert summarise(questions, ours)["accuracy"] == result["results"]["medqa_local"]["acc,none"]
+def test_batches_hold_neighbours_longest_first():
+    assert sorted_batches([3, 9, 5, 9, 1], 2) == [[1, 3], [2, 0], [4]]
 
 
-def test_summary_counts_letters_and_ties_go_to_the_first(questions):
-    scores = torch.zeros(len(questions), 4).log_softmax(-1)
-    metrics = summarise(questions, scores)
-    assert metrics["predicted"] == {"A": 1.0, "B": 0.0, "C": 0.0, "D": 0.0}
-    assert metrics["accuracy"] == metrics["always"]["A"]
-    assert metrics["standard_error"] == standard_error([q.answer == 0 for q in questions])
-    assert metrics["letter_mass"] == pytest.approx(1.0)
-
-
-def test_two_evaluations_are_compared_question_by_question(questions, tmp_path):
-    right = torch.tensor([[0.0 if i == q.answer else -9.0 for i in range(4)] for q in questions])
-    write_results(tmp_path / "a", {}, questions, torch.zeros(len(questions), 4))
-    write_results(tmp_path / "b", {}, questions, right)
-    result = compare_folders(tmp_path / "a", tmp_path / "b")
-    assert result["only_first"] == 0
-    assert result["only_second"] == sum(q.answer != 0 for q in questions)
-    assert questions[0].question not in (tmp_path / "a" / "predictions.jsonl").read_text()
+def test_an_answer_of_two_tokens_is_refused(tokenizer):
+    with pytest.raises(InputError, match="must be one token"):
+        single_token_id(tokenizer, " Zyxw")

@@ -39,12 +39,12 @@ def run(*command: str, expect: int | None = 0) -> subprocess.CompletedProcess:
     return result
 
 
-def kill_once_written(file: Path, *command: str) -> None:
-    """Run a script and kill -9 it, with its workers, as soon as `file` is there."""
+def kill_once_written(file: Path, *command: str, lines: int = 0) -> None:
+    """Run a script and kill -9 it, with its workers, as soon as `file` is there and holds so many lines."""
     process = subprocess.Popen(
         [sys.executable, *map(str, command)], cwd=ROOT, env={**os.environ, "CI": "true"}, start_new_session=True
     )
-    while process.poll() is None and not file.exists():
+    while process.poll() is None and not (file.exists() and (not lines or file.read_bytes().count(b"\n") >= lines)):
         time.sleep(0.02)
     assert process.poll() is None, "the run was over before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)

@@ -35,7 +35,7 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
         (["--sources.c4.weight", "heavy"], "sources.c4.weight: expected a number between 0 and 1, found 'heavy'"),
         (["--sources.c4.weight", "0.9"], "sources: the weights add up to 1.7, expected 1"),
         (["--sources.c4.column", "body"], "no text: it has no 'body', only ['text']"),
-        (["--sources.c4.format", "medqa"], "is not a MedQA question"),
+        (["--sources.c4.format", "medqa"], "is not a question"),
         (["--sources.c4.colum", "x"], "sources.c4.colum: unknown key"),
         (["--model_overrides", "{vocab_size: 300}"], "vocab_size: the tokenizer has 401 tokens"),
         (["--model_overrides", "{hiden_size: 64}"], "model_overrides.hiden_size: PureConfig has no such field"),

@@ -1,37 +1,311 @@
-"""Evaluation from the command line."""
+"""Evaluation from the command line: what it writes, that it goes on after a stop, and what it refuses."""
 
 import json
+import re
 
-from tests.scripts.conftest import run
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+import eval_medqa
+from modeling_pure.data import decontaminate
+from modeling_pure.medqa import compare, scorers
+from tests.conftest import question_row, write_jsonl
+from tests.scripts.conftest import kill_once_written, run
+
+
+@pytest.fixture
+def evaluate(train_here, pretrained, corpus):
+    """Evaluate the pretrained model on all questions, in this process; returns what was printed and the results."""
+
+    def evaluate(folder, *options, expect: int = 0, model=pretrained, split: str = "all"):
+        settings = ["--questions", corpus / "questions.jsonl", "--split", split, "--output_dir", folder]
+        settings += ["--update_card", str(model != pretrained)]  # other tests share that one
+        printed = train_here("--model_name_or_path", model, *settings, *options, script=eval_medqa, expect=expect)
+        return printed, json.loads((folder / "eval.json").read_text()) if expect == 0 else printed.err
+
+    return evaluate
+
+
+def predictions_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
 def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
     options = ["--questions", corpus / "questions.jsonl", "--split", "all", "--output_dir", tmp_path]
+    options += ["--update_card", "false"]
     printed = run("eval_medqa.py", "--model_name_or_path", pretrained, *options).stdout
-    results = json.loads((tmp_path / "results.json").read_text())
-    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    results = json.loads((tmp_path / "eval.json").read_text())
+    lines = predictions_of(tmp_path)
     right = [line["gold"] == line["prediction"] for line in lines]
-    assert [line["digest"] for line in lines] == [question.digest for question in questions]
-    assert results["metrics"]["accuracy"] == sum(right) / 120
-    assert results["metrics"]["always"]["A"] == sum(question.answer == 0 for question in questions) / 120
-    assert results["test_runs"] == 0
-    for text in ("accuracy", "Wilson", "chance", "25.00%", "always one letter", "Not for clinical use"):
+    assert [line["id"] for line in lines] == [question.digest for question in questions]
+    assert [line["prediction"] for line in lines] == ["ABCD"[np.argmax(line["log_likelihoods"])] for line in lines]
+    metrics, data = results["metrics"], results["data"]
+    assert metrics["accuracy"] == sum(right) / 120 and data["n"] == sum(data["labels"].values()) == 120
+    assert metrics["always"]["A"] == data["labels"]["A"] / 120
+    assert metrics["bias"]["confusion"][0][0] == sum(line["gold"] == line["prediction"] == "A" for line in lines)
+    assert results["test_runs"] == 0 and results["schema_version"] == 2
+    assert sum(part["n"] for name, part in results["slices"].items() if name.startswith("stem")) == 120
+    names = [row["name"] for row in results["comparisons"]]
+    assert names == ["chance", *(f"always {letter}" for letter in "ABCD"), "longest option"]
+    for text in ("Wilson", "chance", "25.0 %", "always A", "standard error", "Not for clinical use"):
         assert text in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("eval.json", "plots.png", "predictions.jsonl", "report.html", "report.md")
+    ]
 
 
-def test_dev_is_the_part_that_training_never_sees(pretrained, corpus, tmp_path):
+def test_reports_say_what_the_results_say_and_hold_no_question(evaluate, questions, tmp_path):
+    _, results = evaluate(tmp_path, "--permutations", "4")
+    accuracy = f"{100 * results['metrics']['accuracy']:.1f} %"
+    mean = f"{100 * results['metrics']['permutations']['mean_accuracy']:.1f} %"
+    page = (tmp_path / "report.html").read_text()
+    for text in (page, (tmp_path / "report.md").read_text()):
+        for part in (accuracy, mean, "always A", "Not for clinical use", results["data"]["sha256"], "Brier"):
+            assert part in text
+    assert re.findall(r'(?:src|href)="([^"]{0,22})', page) == ["data:image/png;base64,"]
+    for file in tmp_path.iterdir():
+        assert questions[0].question.encode() not in file.read_bytes()
+    evaluate(tmp_path, "--include_text", "true")
+    assert predictions_of(tmp_path)[0]["question"] == questions[0].question
+
+
+def test_dev_is_the_part_that_training_never_sees(evaluate, corpus, tmp_path):
     from modeling_pure.data.held_out import split_questions
     from modeling_pure.data.sources import Source
 
-    options = ["--questions", corpus / "questions.jsonl", "--split", "dev", "--output_dir", tmp_path]
-    run("eval_medqa.py", "--model_name_or_path", pretrained, *options)
-    dev = {json.loads(line)["digest"] for line in (tmp_path / "predictions.jsonl").read_text().splitlines()}
+    evaluate(tmp_path, split="dev")
+    dev = {line["id"] for line in predictions_of(tmp_path)}
     train = {q.digest for q in split_questions(Source("usmle", str(corpus / "questions.jsonl"), 1), 0.0)[0]}
     assert dev and not dev & train
 
 
-def test_runs_of_the_test_split_are_counted(pretrained, corpus, tmp_path):
-    options = ["--questions", corpus / "questions.jsonl", "--split", "test", "--output_dir", tmp_path]
-    for count in (1, 2):
-        run("eval_medqa.py", "--model_name_or_path", pretrained, *options)
-        assert json.loads((tmp_path / "results.json").read_text())["test_runs"] == count
+def test_runs_of_the_test_split_are_counted(evaluate, tmp_path):
+    assert [evaluate(tmp_path, split="test")[1]["test_runs"] for _ in range(2)] == [1, 2]
+    assert evaluate(tmp_path)[1]["test_runs"] == 2
+
+
+@pytest.mark.parametrize("permutations", ["1", "4"])
+def test_any_batch_size_gives_the_same_predictions(evaluate, tmp_path, permutations):
+    """fp32: log-likelihoods to 1e-5 nats; predictions exactly where no two options are nearer than that."""
+    found = []
+    for size in ("1", "7", "64"):
+        _, results = evaluate(tmp_path / size, "--batch_size", size, "--permutations", permutations)
+        found.append((results["metrics"], predictions_of(tmp_path / size)))
+    for metrics, lines in found[1:]:
+        assert metrics["near_ties"] == 0 and metrics["accuracy"] == found[0][0]["accuracy"]
+        for first, second in zip(found[0][1], lines, strict=True):
+            assert first["prediction"] == second["prediction"]
+            assert second["log_likelihoods"] == pytest.approx(first["log_likelihoods"], abs=1e-5)
+
+
+def test_a_killed_evaluation_goes_on_and_scores_nothing_twice(evaluate, pretrained, corpus, tmp_path, monkeypatch):
+    _, straight = evaluate(tmp_path / "straight", "--batch_size", "1", "--permutations", "24")
+    stopped, journal = tmp_path / "stopped", tmp_path / "stopped" / "records.unfinished.jsonl"
+    options = ["--questions", corpus / "questions.jsonl", "--split", "all", "--output_dir", stopped]
+    options += ["--batch_size", "1", "--permutations", "24"]
+    kill_once_written(journal, "eval_medqa.py", "--model_name_or_path", pretrained, *options, lines=40)
+    assert not (stopped / "eval.json").exists()
+    with journal.open("a") as file:
+        file.write('{"item": 7, "log_lik')  # a line that was cut off
+    held = len(journal.read_text().splitlines()) - 2
+    asked = []
+    scored = scorers.label_log_likelihoods
+
+    def counting(model, tokenizer, prompts, labels):
+        asked.extend(prompts)
+        return scored(model, tokenizer, prompts, labels)
+
+    monkeypatch.setattr(scorers, "label_log_likelihoods", counting)
+    _, resumed = evaluate(stopped, "--batch_size", "1", "--permutations", "24")
+    assert held > 0 and len(asked) == 120 * 24 - held
+    assert resumed["metrics"] == straight["metrics"] and not journal.exists()
+    assert predictions_of(stopped) == predictions_of(tmp_path / "straight")
+
+
+def test_what_another_evaluation_left_is_not_taken_over(evaluate, tmp_path):
+    tmp_path.joinpath("records.unfinished.jsonl").write_text(
+        '{"evaluation": {"model": "another"}}\n{"item": 0, "log_likelihoods": [0, -9, -9, -9], "cut": false}\n'
+    )
+    evaluate(tmp_path)
+    assert predictions_of(tmp_path)[0]["log_likelihoods"][0] != 0
+
+
+def test_everything_beside_the_accuracy(evaluate, train_here, corpus, questions, tmp_path, capsys):
+    """Baselines, another evaluation, contamination and the probe of memory, in one table and in the files."""
+    books = tmp_path / "books"
+    books.mkdir()
+    (books / "one.txt").write_text("aspirin helps in fever. " * 200)
+    write_jsonl(books / "two.jsonl", [{"text": "insulin helps the heart"}])
+    texts = [{"text": f"x {question.question * 2} y"} for question in questions[:3]]
+    leaked = write_jsonl(tmp_path / "corpus.jsonl", [{"text": "held out"}, *texts, {"text": "no"}])
+    train_here(
+        *("--sources.mine.path", leaked, "--sources.mine.weight", "1", "--sources.mine.validation_documents", "1"),
+        *("--tokenizer_name_or_path", "unused", "--decontaminate", corpus / "questions.jsonl"),
+        *("--documents", "0", "--coverage", tmp_path / "coverage.json"),
+        script=decontaminate,
+    )
+    evaluate(tmp_path / "before")
+    printed, results = evaluate(
+        tmp_path / "after",
+        *("--permutations", "4", "--compare_with", tmp_path / "before", "--textbooks", books),
+        *("--train_questions", corpus / "questions.jsonl", "--contamination", tmp_path / "coverage.json"),
+    )
+    rows = {row["name"]: row for row in results["comparisons"]}
+    twin = rows[results["model"]["name"]]
+    assert (twin["only_first"], twin["only_second"], twin["p_value"], twin["difference"]) == (0, 0, 1, 0)
+    for name in ("BM25 over train questions", "BM25 over textbooks"):
+        assert rows[name]["n"] == 120 and name in printed.out
+    assert all(row["p_holm"] >= row["p_value"] for row in rows.values())
+    found = results["contamination"]
+    assert found["documents"] == {"mine": 4} and found["covered"] == found["covered_accuracy"]["n"] == 3
+    assert found["clean"]["n"] == 117 and found["checked"] + found["too_short"] == 120
+    assert results["memorisation"] is None  # every train question is among those that are asked
+    assert "BM25 over textbooks" in (tmp_path / "after" / "report.html").read_text()
+
+
+def test_the_probe_of_memory_asks_train_questions(evaluate, corpus, questions, tmp_path):
+    _, results = evaluate(tmp_path, "--train_questions", corpus / "questions.jsonl", split="dev")
+    probe, metrics = results["memorisation"], results["metrics"]
+    assert probe["n"] == metrics["n"] < 120
+    assert probe["accuracy_gap"] == probe["accuracy"] - metrics["accuracy"]
+    assert probe["nll_gap"] == pytest.approx(metrics["calibration"]["nll"] - probe["nll"])
+
+
+@pytest.mark.parametrize("scorer", ["cloze", "generate"])
+def test_other_scorers_leave_the_same_files(evaluate, tmp_path, scorer):
+    _, results = evaluate(tmp_path, "--scorer", scorer, "--num_samples", "2", "--max_new_tokens", "4")
+    right = [line["gold"] == line["prediction"] for line in predictions_of(tmp_path)]
+    assert results["metrics"]["accuracy"] == sum(right) / 120
+    expected = {"cloze": {"sum", "per_character", "pmi"}, "generate": {"generation"}}[scorer]
+    found = results["metrics"].get("cloze") or {"generation": results["metrics"]["generation"]}
+    assert set(found) == expected
+    if scorer == "generate":
+        written = results["metrics"]["generation"]
+        assert written["samples"] == 2 and 0 <= written["parse_rate"] <= 1 and written["mean_length"] <= 4
+        assert written["sample_accuracy"] - 0.01 <= written["reward"] <= written["sample_accuracy"]
+        assert "completions" not in predictions_of(tmp_path)[0]
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_card_has_the_accuracy_and_the_hub_reads_it(evaluate, pretrained, tmp_path):
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(pretrained, model, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+    before = ModelCard.load(model / "README.md").text
+    for options in ([], ["--scorer", "cloze"], []):  # the last replaces the first
+        _, results = evaluate(tmp_path / "eval", *options, model=model)
+    card = ModelCard.load(model / "README.md")
+    entries = {(entry.metric_name, entry.dataset_split): entry for entry in card.data.eval_results}
+    letter = entries["accuracy (letter, fp32, no examples)", "all"]
+    assert len(entries) == len(card.data.eval_results) == 2 + before.count("<!-- evaluation: questions.jsonl")
+    assert letter.metric_value == pytest.approx(results["metrics"]["accuracy"], abs=1e-6)
+    assert letter.metric_args["n"] == 120 and letter.dataset_split == "all"
+    assert letter.metric_args["wilson_95"] == pytest.approx(results["metrics"]["wilson_interval"], abs=1e-6)
+    for text in ("always A", "chance", "Contamination was not looked for", "not a medical device"):
+        assert text in card.text
+    assert card.text.count("<!-- evaluation: questions.jsonl") == 2 + before.count("<!-- evaluation: questions.jsonl")
+    foreign = tmp_path / "foreign"
+    shutil.copytree(model, foreign)
+    (foreign / "README.md").write_text("# Mine\n")
+    evaluate(tmp_path / "eval", model=foreign)
+    assert (foreign / "README.md").read_text() == "# Mine\n"
+
+
+def test_evaluations_are_compared_from_their_files(evaluate, train_here, corpus, tmp_path):
+    evaluate(tmp_path / "a")
+    evaluate(tmp_path / "b", "--scorer", "cloze")
+    evaluate(tmp_path / "c", split="dev")
+    printed = train_here(tmp_path / "a" / "eval.json", tmp_path / "b", tmp_path / "a", script=compare).out
+    right = [[line["gold"] == line["prediction"] for line in predictions_of(tmp_path / name)] for name in "ab"]
+    gained = sum(second and not first for first, second in zip(*right, strict=True))
+    lost = sum(first and not second for first, second in zip(*right, strict=True))
+    assert f"{gained} / {lost}" in printed and "0 / 0" in printed and "Holm" in printed
+    assert "not distinguishable from" in printed
+    message = train_here(tmp_path / "a", tmp_path / "c", script=compare, expect=2).err
+    assert "only answers to the same questions" in message
+    (tmp_path / "b" / "predictions.jsonl").unlink()
+    assert "is no evaluation" in train_here(tmp_path / "a", tmp_path / "b", script=compare, expect=2).err
+    assert "at least two" in train_here(tmp_path / "a", script=compare, expect=2).err
+
+
+def test_prompts_that_are_cut_and_questions_that_repeat_are_counted(evaluate, questions, tmp_path):
+    rows = [question_row(question) for question in questions[:20]]
+    rows[4]["question"] = "fever " * 300 + rows[4]["question"]
+    path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[2]])
+    printed, results = evaluate(tmp_path / "eval", "--questions", path)
+    assert results["data"]["cut_prompts"] == 1 and results["data"]["repeated_rows"] == [[20, 2]]
+    assert "1 prompts were longer than the context" in printed.out and "row 20 repeats row 2" in printed.out
+    assert [line["cut"] for line in predictions_of(tmp_path / "eval")].index(True) == 4
+
+
+def test_weights_that_are_no_numbers_are_no_score(evaluate, pretrained, tmp_path):
+    import shutil
+
+    model = tmp_path / "model"
+    shutil.copytree(pretrained, model, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+    weights = load_file(model / "model.safetensors")
+    weights["lm_head.weight"][:] = torch.nan
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    _, message = evaluate(tmp_path / "eval", model=model, expect=2)
+    assert "log-likelihoods of row 0 are not finite" in message and "119 other" in message
+    assert not (tmp_path / "eval" / "eval.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "medqa"], "task: expected one of"),
+        (["--scorer", "letters"], "scorer: expected one of"),
+        (["--permutations", "3"], "permutations: expected one of [1, 4, 24]"),
+        (["--permutations", "4", "--scorer", "cloze"], "permutations: only the letter scorer"),
+        (["--task", "pubmedqa", "--scorer", "generate"], "scorer: pubmedqa has no lettered options"),
+        (["--batch_size", "0"], "batch_size: expected 1 or more"),
+        (["--temperature", "0"], "temperature: expected above 0"),
+        (["--textbooks", "/nowhere"], "textbooks: '/nowhere' is no folder"),
+        (["--compare_with", "/nowhere"], "compare_with: '/nowhere' is no evaluation"),
+        (["--contamination", "/nowhere"], "contamination: cannot read '/nowhere'"),
+        (["--train_questions", "/nowhere.jsonl"], "train_questions: no file matches"),
+        (["--questions", "GBaker/MedQA-USMLE-4-options"], "split: all is for local files"),
+        (["--task", "medmcqa"], "is not a question (KeyError: 'opa'); expected 'question', 'opa'..'opd' and 'cop'"),
+    ],
+)
+def test_refused_before_a_model_is_loaded(evaluate, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr(eval_medqa, "load_model", None)
+    _, err = evaluate(tmp_path / "eval", *options, expect=2)
+    assert message in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "eval").exists()
+
+
+def test_files_about_other_questions_are_refused(evaluate, questions, tmp_path):
+    evaluate(tmp_path / "dev", split="dev")
+    _, err = evaluate(tmp_path / "all", "--compare_with", tmp_path / "dev", expect=2)
+    assert "answered other questions" in err
+    (tmp_path / "coverage.json").write_text(json.dumps({"documents": {}, "questions": {}}))
+    _, err = evaluate(tmp_path / "all", "--contamination", tmp_path / "coverage.json", expect=2)
+    assert "says nothing of 120 of the 120 questions" in err
+    path = write_jsonl(tmp_path / "one.jsonl", [question_row(questions[0])])
+    assert "holds one question" in evaluate(tmp_path / "all", "--questions", path, expect=2)[1]
+
+
+def test_other_data_sets_are_declarations(evaluate, questions, tmp_path):
+    """MedMCQA and PubMedQA through the same code; slices are by subject where a data set tells it."""
+    rows = [
+        {"question": q.question, "cop": q.answer, "subject_name": ("Surgery", "Anatomy")[i % 2]}
+        | {f"op{letter}": option for letter, option in zip("abcd", q.options, strict=True)}
+        for i, q in enumerate(questions)
+    ]
+    path = write_jsonl(tmp_path / "medmcqa.jsonl", rows)
+    _, results = evaluate(tmp_path / "medmcqa", "--task", "medmcqa", "--questions", path, "--permutations", "4")
+    assert results["slices"]["meta_info Surgery"]["n"] == 60
+    rows = [
+        {"question": q.question, "contexts": ["a", "b"], "final_decision": ("yes", "no", "maybe")[i % 3]}
+        for i, q in enumerate(questions)
+    ]
+    path = write_jsonl(tmp_path / "pubmedqa.jsonl", rows)
+    _, results = evaluate(tmp_path / "pubmedqa", "--task", "pubmedqa", "--questions", path)
+    assert results["metrics"]["chance"] == 1 / 3 and list(results["metrics"]["always"]) == ["yes", "no", "maybe"]
+    assert {line["gold"] for line in predictions_of(tmp_path / "pubmedqa")} == {"yes", "no", "maybe"}

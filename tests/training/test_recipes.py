@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from eval_medqa import SPLITS, EvalArguments
 from modeling_pure import PureConfig
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
+from modeling_pure.medqa.arguments import SPLITS, EvalArguments
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
 from modeling_pure.training.report import training_memory

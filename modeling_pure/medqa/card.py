@@ -1,0 +1,62 @@
+"""What a model's card says of an evaluation, and of the dev questions that a trainer asked."""
+
+from pathlib import Path
+
+from ..model_card import CardEvaluation
+from ..rows import LOCAL_BUILDERS, looks_local
+from .metrics.medqa_accuracy.medqa_accuracy import standard_error, wilson_interval
+from .questions import Question
+from .results import data_title
+from .sections import cell, contamination, percent, verdict
+from .statistics import in_words, p_against_chance
+from .tasks import MEDQA
+
+SCORED_BY_LETTER = "letter, fp32, no examples"
+
+
+def card_evaluation(results: dict) -> CardEvaluation:
+    """What the model's card says of it: the accuracy beside chance and what needs no model, and the verdict."""
+    data, metrics = results["data"], results["metrics"]
+    lines = [(row["name"], cell(row) if "n" in row else percent(row["accuracy"])) for row in results["comparisons"]]
+    if found := metrics.get("permutations"):
+        lines.append((f"mean over {found['orders']} orders of the options", percent(found["mean_accuracy"])))
+    if "calibration" in metrics:
+        lines.append(("expected calibration error", f"{metrics['calibration']['ece']:.3f}"))
+    memory = contamination(results)
+    words = [*verdict(results), *(memory.paragraphs if memory else [])]
+    if not results["contamination"]:
+        words.append("Contamination was not looked for.")
+    elif results["contamination"]["clean"]:
+        lines.append(("questions not found in the text", cell(results["contamination"]["clean"])))
+    scorer = SCORED_BY_LETTER.replace("letter", results["config"]["scorer"])
+    return CardEvaluation(data["title"], public_name(data["path"]), data["split"], scorer, metrics, lines, words)
+
+
+def dev_evaluation(questions: list[Question], path: str, accuracy: float, chosen_by_it: bool) -> CardEvaluation:
+    """What a trainer's card says of the dev questions it answered by letter.
+
+    Args:
+        chosen_by_it: whether the weights are those that answered them best in the run.
+    """
+    n = len(questions)
+    correct = round(accuracy * n)
+    measured = {
+        "accuracy": accuracy,
+        "n": n,
+        "standard_error": standard_error(correct, n),
+        "wilson_interval": wilson_interval(correct, n),
+    }
+    lines = [("chance", percent(MEDQA.chance))]
+    for i, letter in enumerate(MEDQA.labels):
+        lines.append((f"always {letter}", percent(sum(question.answer == i for question in questions) / n)))
+    words = [
+        f"{in_words(accuracy - MEDQA.chance, p_against_chance(correct, n, MEDQA.chance), 'chance').capitalize()}."
+    ]
+    if chosen_by_it:
+        words.append("The weights are those of the run that answered these questions best, so this is flattering.")
+    return CardEvaluation(data_title(MEDQA, path), public_name(path), "dev", SCORED_BY_LETTER, measured, lines, words)
+
+
+def public_name(path: str) -> str:
+    """A Hub id, or a file's name: where it lies on somebody's machine is nobody's business."""
+    return Path(path).name if looks_local(path, LOCAL_BUILDERS) else path

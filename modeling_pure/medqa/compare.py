@@ -1,0 +1,130 @@
+"""Compare evaluations that were made on the same questions.
+
+    python -m modeling_pure.medqa.compare runs/sft/eval.json runs/grpo/eval.json [MORE ...]
+
+Each of the others is compared with the first: difference of the accuracies with a paired bootstrap interval, exact
+McNemar test, and, where there are several, Holm's adjusted p-values.
+"""
+
+import argparse
+
+import numpy as np
+
+from ..console import print_table
+from ..errors import InputError, run_script
+from .metrics import load_metric
+from .metrics.medqa_accuracy.medqa_accuracy import wilson_interval
+from .questions import Question
+from .results import Evaluation, read_evaluation, require_same_questions
+from .statistics import holm, in_words, p_against_chance
+
+
+def main() -> None:
+    """Read, refuse what cannot be compared, print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m modeling_pure.medqa.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", nargs="+", metavar="EVAL.json", help="eval.json of an evaluation, or its folder")
+    paths = parser.parse_args().results
+    if len(paths) < 2:
+        raise InputError("expected at least two evaluations to compare")
+    first, *others = (read_evaluation("EVAL.json", path) for path in paths)
+    rows = compare_evaluations(first, others)
+    print_table(
+        f"{first.task}, {len(first.ids):,} questions: compared with {first.name}", HEAD, table_rows(first, rows)
+    )
+    for row in rows:
+        print(f"{row['name']} is {in_words(row['difference'], row['p_holm'], first.name)}")
+
+
+def compare_evaluations(first: Evaluation, others: list[Evaluation]) -> list[dict]:
+    """What `paired` says of each of the others against the first, with its name."""
+    for other in others:
+        require_same_questions("EVAL.json", first, other)
+    right = [np.equal(each.predictions, each.gold) for each in (first, *others)]
+    rows = [
+        {"name": other.name, "accuracy": float(of_other.mean()), "n": len(of_other), **paired(right[0], of_other)}
+        for other, of_other in zip(others, right[1:], strict=True)
+    ]
+    return with_holm(rows)
+
+
+def compare_predictions(
+    questions: list[Question], predictions: np.ndarray, chance: float, others: dict[str, np.ndarray]
+) -> list[dict]:
+    """A model beside chance (exact binomial test) and beside other predictions (`paired`), with Holm over them all.
+
+    Args:
+        predictions: (n,), -1 where there is none.
+        others: predictions (n,) by name. `difference` is the model's accuracy less theirs.
+    """
+    gold = np.array([question.answer for question in questions])
+    right = predictions == gold
+    n, accuracy = len(gold), float(right.mean())
+    rows = [
+        {
+            "name": "chance",
+            "accuracy": chance,
+            "difference": accuracy - chance,
+            "p_value": p_against_chance(int(right.sum()), n, chance),
+        }
+    ]
+    for name, other in others.items():
+        correct = int((other == gold).sum())
+        row = {"name": name, "n": n, "accuracy": correct / n, "wilson_interval": list(wilson_interval(correct, n))}
+        rows.append({**row, **paired(other == gold, right)})
+    return with_holm(rows)
+
+
+def paired(first: np.ndarray, second: np.ndarray) -> dict:
+    """`paired_mcq_comparison` of the questions that two have right: bool (n,) each."""
+    ones = np.ones(len(first), dtype=int)
+    return load_metric("paired_mcq_comparison").compute(
+        predictions1=first.astype(int), predictions2=second.astype(int), references=ones
+    )
+
+
+def with_holm(rows: list[dict]) -> list[dict]:
+    """The rows with `p_holm`, their `p_value` adjusted for how many there are."""
+    return [{**row, "p_holm": p} for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True)]
+
+
+HEAD = ["model", "accuracy (95 % Wilson)", "difference (95 % bootstrap)", "gained / lost", "McNemar p", "Holm p"]
+
+
+def table_rows(first: Evaluation, rows: list[dict]) -> list[list[str]]:
+    """The table's cells; `gained` is what the first had wrong."""
+    correct = int(np.equal(first.predictions, first.gold).sum())
+    own = [first.name, accuracy_cell(correct / len(first.ids), len(first.ids)), "", "", "", ""]
+    return [
+        own,
+        *(
+            [
+                row["name"],
+                accuracy_cell(row["accuracy"], row["n"]),
+                difference_cell(row),
+                f"{row['only_second']} / {row['only_first']}",
+                f"{row['p_value']:.2g}",
+                f"{row['p_holm']:.2g}",
+            ]
+            for row in rows
+        ),
+    ]
+
+
+def accuracy_cell(accuracy: float, n: int) -> str:
+    """`25.0 % (22.7 to 27.4)`."""
+    low, high = wilson_interval(round(accuracy * n), n)
+    return f"{100 * accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def difference_cell(row: dict) -> str:
+    """`+1.3 (-0.4 to +3.0)`, in percentage points."""
+    low, high = row["bootstrap_interval"]
+    return f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+if __name__ == "__main__":
+    run_script(main, "modeling_pure.medqa.compare")

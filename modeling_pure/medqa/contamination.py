@@ -1,0 +1,83 @@
+"""Whether a score may be memory: questions found in the training text, and train questions beside the others."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .calibration import calibration
+from .measure import slice_metrics
+from .questions import Question
+
+
+def read_coverage(key: str, path: str, questions: list[Question]) -> dict:
+    """A file that `python -m modeling_pure.data.decontaminate --coverage FILE` wrote.
+
+    Raises:
+        InputError: it is not one, or it was made for other questions.
+    """
+    try:
+        coverage = json.loads(Path(path).read_text())
+        found, _ = coverage["questions"], coverage["documents"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{key}: cannot read '{path}' ({type(error).__name__}: {error}); expected what "
+            "python -m modeling_pure.data.decontaminate --coverage FILE writes"
+        ) from error
+    missing = sum(question.digest not in found for question in questions)
+    if missing:
+        raise InputError(
+            f"{key}: '{path}' says nothing of {missing} of the {len(questions)} questions; "
+            "write it anew with --decontaminate on the questions that are evaluated"
+        )
+    return coverage
+
+
+def contamination_metrics(coverage: dict, questions: list[Question], predictions: np.ndarray) -> dict:
+    """How much of each question the text holds, and the accuracy without those it covers.
+
+    Returns:
+        `documents` read of each source; `checked`, `covered` and `too_short` numbers of questions; `mean_coverage` of
+        those checked; `clean` and `covered_accuracy`, accuracies as of a slice, null where there is no such question.
+        Questions too short to be checked count as clean.
+    """
+    right = predictions == np.array([question.answer for question in questions])
+    found = [coverage["questions"][question.digest] for question in questions]
+    covered = np.array([bool(one["covered"]) for one in found])
+    checked = [one["coverage"] for one in found if one["coverage"] is not None]
+    return {
+        "documents": coverage["documents"],
+        "checked": len(checked),
+        "too_short": len(found) - len(checked),
+        "covered": int(covered.sum()),
+        "mean_coverage": float(np.mean(checked)) if checked else None,
+        "clean": slice_metrics(right[~covered]) if (~covered).any() else None,
+        "covered_accuracy": slice_metrics(right[covered]) if covered.any() else None,
+    }
+
+
+def probe_questions(train: list[Question], questions: list[Question]) -> list[Question]:
+    """As many train questions as there are others, the same ones at each evaluation: the first by digest."""
+    asked = {question.digest for question in questions}
+    others = [question for question in train if question.digest not in asked]
+    return sorted(others, key=lambda question: question.digest)[: len(questions)]
+
+
+def memorisation_metrics(train: list[Question], records: list[dict], metrics: dict) -> dict:
+    """Accuracy and nll over the options on train questions, and by how much these are better than the others'.
+
+    Args:
+        records: of the letter scorer on `train`.
+        metrics: of the letter scorer on the questions that are evaluated.
+    """
+    gold = np.array([question.answer for question in train])
+    scores = np.array([record["log_likelihoods"] for record in records])
+    of_train = slice_metrics(scores.argmax(-1) == gold)
+    nll = calibration(scores, gold)["nll"]
+    return {
+        **of_train,
+        "nll": nll,
+        "accuracy_gap": of_train["accuracy"] - metrics["accuracy"],
+        "nll_gap": metrics["calibration"]["nll"] - nll,
+    }

@@ -1,0 +1,96 @@
+"""Accuracy on multiple-choice questions with three measures of its uncertainty. Needs numpy alone."""
+
+from math import sqrt
+from statistics import NormalDist
+
+import datasets
+import evaluate
+import numpy as np
+
+_DESCRIPTION = """
+Accuracy of predicted options, lm-evaluation-harness's standard error, Wilson's score interval, a seeded bootstrap
+interval, and the recall of each option, whose mean no constant answer raises above chance.
+"""
+_CITATION = ""
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (list of int): index of the predicted option; -1 where there is none, which is wrong.
+    references (list of int): index of the right option.
+    confidence_level (float): of both intervals, 0.95 by default.
+    n_resamples (int): bootstrap resamples, 10,000 by default; 0 leaves the bootstrap interval out.
+    seed (int): of the bootstrap.
+
+Returns:
+    accuracy, correct, n, standard_error, wilson_interval [low, high], bootstrap_interval [low, high],
+    recall {option: share of its questions that were answered right}, balanced_accuracy (mean recall).
+
+Examples:
+    >>> metric = evaluate.load("modeling_pure/medqa/metrics/medqa_accuracy")  # doctest: +SKIP
+    >>> metric.compute(predictions=[0, 1, 2, 0], references=[0, 1, 2, 3])["accuracy"]  # doctest: +SKIP
+    0.75
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class MedqaAccuracy(evaluate.Metric):
+    """See `_DESCRIPTION` and `_KWARGS_DESCRIPTION`."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features(
+                {"predictions": datasets.Value("int32"), "references": datasets.Value("int32")}
+            ),
+        )
+
+    def _compute(self, predictions, references, confidence_level=0.95, n_resamples=10_000, seed=0):
+        if len(references) == 0:
+            raise ValueError("medqa_accuracy: no predictions")
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        right = predictions == references
+        correct, n = int(right.sum()), len(right)
+        recall = {str(option): float(right[references == option].mean()) for option in np.unique(references)}
+        result = {
+            "accuracy": correct / n,
+            "correct": correct,
+            "n": n,
+            "standard_error": standard_error(correct, n),
+            "wilson_interval": list(wilson_interval(correct, n, confidence_level)),
+            "recall": recall,
+            "balanced_accuracy": float(np.mean(list(recall.values()))),
+        }
+        if n_resamples:
+            result["bootstrap_interval"] = list(bootstrap_interval(correct, n, n_resamples, confidence_level, seed))
+        return result
+
+
+def standard_error(correct: int, n: int) -> float:
+    """lm-evaluation-harness's standard error: sample standard deviation (ddof 1) / sqrt(n); nan for n = 1."""
+    p = correct / n
+    return sqrt(p * (1 - p) / (n - 1)) if n > 1 else float("nan")
+
+
+def wilson_interval(correct: int, n: int, confidence_level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion (Wilson 1927)."""
+    z = NormalDist().inv_cdf((1 + confidence_level) / 2)
+    p, spread = correct / n, z * z / n
+    middle, half = p + spread / 2, sqrt(spread * (p * (1 - p) + spread / 4))
+    # Where all or none are right the end is 1 or 0, which rounding would miss.
+    low = 0.0 if correct == 0 else (middle - half) / (1 + spread)
+    high = 1.0 if correct == n else (middle + half) / (1 + spread)
+    return low, high
+
+
+def bootstrap_interval(
+    correct: int, n: int, n_resamples: int = 10_000, confidence_level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of an accuracy (Efron 1979).
+
+    The number of right answers in a resample of n questions is binomial with the accuracy as its probability, so
+    resamples are drawn as such numbers: the same distribution, without an array of questions.
+    """
+    share = np.random.default_rng(seed).binomial(n, correct / n, n_resamples) / n
+    low, high = np.quantile(share, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
+    return float(low), float(high)

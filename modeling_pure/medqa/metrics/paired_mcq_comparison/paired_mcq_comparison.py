@@ -1,0 +1,89 @@
+"""Two models that answered the same multiple-choice questions: exact McNemar and paired bootstrap. numpy alone."""
+
+from math import comb
+
+import datasets
+import evaluate
+import numpy as np
+
+_DESCRIPTION = """
+Compares two sets of predictions on the same questions: the questions that only one of them has right, the exact
+(binomial) McNemar test on these, and a seeded paired bootstrap interval of the difference of the accuracies.
+"""
+_CITATION = ""
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions1 (list of int): of the first model, index of the predicted option; -1 where there is none.
+    predictions2 (list of int): of the second model, for the same questions in the same order.
+    references (list of int): index of the right option.
+    confidence_level (float): of the interval, 0.95 by default.
+    n_resamples (int): bootstrap resamples, 10,000 by default.
+    seed (int): of the bootstrap.
+
+Returns:
+    difference (accuracy of the second less that of the first), bootstrap_interval [low, high],
+    only_first and only_second (questions that one alone has right), p_value (two-sided; 1.0 where they never differ).
+
+Examples:
+    >>> comparison = evaluate.load("modeling_pure/medqa/metrics/paired_mcq_comparison")  # doctest: +SKIP
+    >>> comparison.compute(predictions1=[0, 0], predictions2=[0, 1], references=[0, 1])["difference"]  # doctest: +SKIP
+    0.5
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class PairedMcqComparison(evaluate.Comparison):
+    """See `_DESCRIPTION` and `_KWARGS_DESCRIPTION`."""
+
+    def _info(self):
+        number = datasets.Value("int32")
+        return evaluate.ComparisonInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features({"predictions1": number, "predictions2": number, "references": number}),
+        )
+
+    def _compute(self, predictions1, predictions2, references, confidence_level=0.95, n_resamples=10_000, seed=0):
+        if len(references) == 0:
+            raise ValueError("paired_mcq_comparison: no predictions")
+        references = np.asarray(references)
+        first, second = np.asarray(predictions1) == references, np.asarray(predictions2) == references
+        only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+        n = len(references)
+        return {
+            "difference": (only_second - only_first) / n,
+            "bootstrap_interval": list(
+                bootstrap_interval(only_first, only_second, n, n_resamples, confidence_level, seed)
+            ),
+            "only_first": only_first,
+            "only_second": only_second,
+            "p_value": exact_mcnemar(only_first, only_second),
+        }
+
+
+def exact_mcnemar(only_first: int, only_second: int) -> float:
+    """Two-sided p-value of the exact McNemar test: of a fair coin on the questions on which two models differ."""
+    n = only_first + only_second
+    tail = sum(comb(n, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def bootstrap_interval(
+    only_first: int,
+    only_second: int,
+    n: int,
+    n_resamples: int = 10_000,
+    confidence_level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Paired percentile bootstrap interval of the difference of two accuracies, second less first.
+
+    A question counts +1, -1 or 0; how often each comes in a resample of n questions is multinomial, so resamples are
+    drawn as such counts: the same distribution as resampling the pairs.
+    """
+    shares = [only_first / n, only_second / n, (n - only_first - only_second) / n]
+    counts = np.random.default_rng(seed).multinomial(n, shares, n_resamples)
+    difference = (counts[:, 1] - counts[:, 0]) / n
+    low, high = np.quantile(difference, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,188 @@
+"""The three ways of asking a model. Each takes questions and gives a record of each, batch by batch.
+
+    letter     log-likelihoods of the labels after the prompt, as lm-evaluation-harness scores: the default
+    cloze      log-likelihoods of the options' texts after the question, which does not show them
+    generate   what the model writes after the prompt, greedily or sampled several times, as GRPO sees it
+
+Records are plain JSON, so that they can be written down as they come. None depends on the batch it came in but for
+rounding in the last bits of fp32; sampled completions are drawn question by question for that reason.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .prompt import format_stem, parse_answer
+from .questions import Question
+from .rewards import REWARD_WEIGHTS, LengthPenalty, correct
+from .scoring import context_length, label_log_likelihoods, logits_at, pad_right, sorted_batches
+from .tasks import Task
+
+Records = Iterator[tuple[int, dict]]  # index of a question, and what was found
+PREMISE = "Answer:"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model, and how it is asked.
+
+    Args:
+        batch_size: rows in a forward pass; of sampled completions always those of one question.
+        num_samples: completions of each prompt for `generate`; 0 takes the likeliest token at each step.
+        temperature, top_p: of sampled completions.
+        max_new_tokens: of a completion.
+        length_penalty_min_tokens: of the reward, as GRPO has it.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    batch_size: int = 16
+    num_samples: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 32
+    length_penalty_min_tokens: int = 4
+    seed: int = 0
+
+    def encode(self, texts: list[str], room: int = 0) -> tuple[list[list[int]], list[bool]]:
+        """Token ids, cut from the left to the model's context less `room`, and which were cut."""
+        limit = context_length(self.model.config, self.tokenizer) - room
+        ids = self.tokenizer(texts).input_ids if texts else []
+        return [row[-limit:] for row in ids], [len(row) > limit for row in ids]
+
+
+def score_letters(asked: Asked, questions: list[Question]) -> Records:
+    """`log_likelihoods`: of each label after the prompt, in nats.
+
+    A forward pass a question where each label is one token; where one is not, a pass for each label.
+    """
+    labels, texts = asked.task.labels, [asked.task.prompt(question) for question in questions]
+    prompts, cut = asked.encode(texts)
+    single = all(len(asked.tokenizer(f" {label}", add_special_tokens=False).input_ids) == 1 for label in labels)
+    for batch in sorted_batches(list(map(len, prompts)), asked.batch_size):
+        if single:
+            scores = label_log_likelihoods(asked.model, asked.tokenizer, [prompts[i] for i in batch], labels).tolist()
+        else:
+            contexts = [texts[i] for i in batch for _ in labels]
+            of_label, _ = continuation_log_likelihoods(asked, contexts, list(labels) * len(batch))
+            scores = [of_label[start : start + len(labels)] for start in range(0, len(of_label), len(labels))]
+        for i, row in zip(batch, scores, strict=True):
+            yield i, {"log_likelihoods": row, "cut": cut[i]}
+
+
+def score_cloze(asked: Asked, questions: list[Question]) -> Records:
+    """`log_likelihoods`: of each option's text after the question, in nats; `characters` of each; `unconditional`.
+
+    The last is that after "Answer:" alone. What it leaves of the first is how much the question makes an option
+    likelier (domain-conditional PMI: Holtzman et al. 2021, "Surface Form Competition").
+    """
+    stems, _ = asked.encode([format_stem(question) for question in questions])
+    for batch in sorted_batches(list(map(len, stems)), max(1, asked.batch_size // len(asked.task.labels))):
+        options = [option for i in batch for option in questions[i].options]
+        stem_of_option = [format_stem(questions[i]) for i in batch for _ in questions[i].options]
+        given, cut = continuation_log_likelihoods(asked, stem_of_option, options)
+        alone, _ = continuation_log_likelihoods(asked, [PREMISE] * len(options), options)
+        start = 0
+        for i in batch:
+            of_question = slice(start, start := start + len(questions[i].options))
+            yield (
+                i,
+                {
+                    "log_likelihoods": given[of_question],
+                    "unconditional": alone[of_question],
+                    "characters": [len(option) for option in questions[i].options],
+                    "cut": any(cut[of_question]),
+                },
+            )
+
+
+@torch.inference_mode()
+def continuation_log_likelihoods(
+    asked: Asked, contexts: list[str], continuations: list[str]
+) -> tuple[list[float], list[bool]]:
+    """Log-likelihoods, in nats, of continuations after a blank, and which contexts had to be cut from the left."""
+    limit = context_length(asked.model.config, asked.tokenizer)
+    texts = [f"{context} {continuation}" for context, continuation in zip(contexts, continuations, strict=True)]
+    whole, of_context = asked.tokenizer(texts).input_ids, asked.tokenizer(contexts).input_ids
+    rows = [ids[-limit - 1 :] for ids in whole]  # the last token is predicted, not read
+    cut = [len(ids) > limit + 1 for ids in whole]
+    lengths = [
+        min(len(ids) - len(start), len(row) - 1) for ids, start, row in zip(whole, of_context, rows, strict=True)
+    ]
+    input_ids, sizes = pad_right([row[:-1] for row in rows])
+    first = sizes - torch.tensor(lengths)  # the position before a continuation's first token
+    positions = torch.arange(int(first.min()), int(sizes.max()))
+    logits = logits_at(asked.model, input_ids.to(asked.model.device), positions.to(asked.model.device))
+    log_probs = logits.float().log_softmax(-1)
+    scores = []
+    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        begin = int(first[i] - positions[0])
+        targets = torch.tensor(row[-length:], device=log_probs.device)
+        of_row = log_probs[i, begin : begin + length]
+        scores.append(of_row.gather(1, targets[:, None]).sum().item())
+    return scores, cut
+
+
+@torch.inference_mode()
+def score_generations(asked: Asked, questions: list[Question]) -> Records:
+    """Of each completion `answers` (index of the option, null where none can be read), `lengths` and `rewards`.
+
+    Lengths are tokens without the end-of-text token; rewards are GRPO's, weighted and summed; `completions` the texts.
+    """
+    prompts, cut = asked.encode([asked.task.prompt(question) for question in questions], asked.max_new_tokens)
+    batches = sorted_batches(list(map(len, prompts)), 1 if asked.num_samples else asked.batch_size)
+    eos = asked.tokenizer.eos_token_id
+    penalty = LengthPenalty(asked.length_penalty_min_tokens, eos)
+    for batch in batches:
+        torch.manual_seed(asked.seed + int(questions[batch[0]].digest[:12], 16))
+        for i, completions in zip(batch, generate(asked, [prompts[i] for i in batch]), strict=True):
+            texts = asked.tokenizer.batch_decode(completions, skip_special_tokens=True)
+            parts = correct(texts, [questions[i].answer] * len(texts)), penalty(completion_ids=completions)
+            yield (
+                i,
+                {
+                    "answers": [parse_answer(text) for text in texts],
+                    "lengths": [sum(token != eos for token in ids) for ids in completions],
+                    "rewards": [
+                        sum(w * part for w, part in zip(REWARD_WEIGHTS, of_one, strict=True))
+                        for of_one in zip(*parts, strict=True)
+                    ],
+                    "completions": texts,
+                    "cut": cut[i],
+                },
+            )
+
+
+def generate(asked: Asked, prompts: list[list[int]]) -> list[list[list[int]]]:
+    """Completions of each prompt: token ids up to and including the end-of-text token."""
+    eos = asked.tokenizer.eos_token_id
+    longest, number = max(map(len, prompts)), max(1, asked.num_samples)
+    input_ids = torch.tensor([[eos] * (longest - len(row)) + row for row in prompts])
+    attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts])
+    sampling = {"do_sample": False}
+    if asked.num_samples:
+        sampling = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p, "top_k": 0}
+    output = asked.model.generate(
+        input_ids=input_ids.to(asked.model.device),
+        attention_mask=attention_mask.to(asked.model.device),
+        generation_config=GenerationConfig(
+            max_new_tokens=asked.max_new_tokens,
+            num_return_sequences=number,
+            eos_token_id=eos,
+            pad_token_id=eos,
+            **sampling,
+        ),
+    )
+    completions = [upto(row, eos) for row in output[:, longest:].tolist()]
+    return [completions[start : start + number] for start in range(0, len(completions), number)]
+
+
+def upto(ids: list[int], eos_token_id: int) -> list[int]:
+    """Token ids up to and including the first end of text."""
+    return ids[: ids.index(eos_token_id) + 1] if eos_token_id in ids else ids
+
+
+SCORERS = {"letter": score_letters, "cloze": score_cloze, "generate": score_generations}

@@ -1,0 +1,240 @@
+"""What a report says of an evaluation, section by section, made of `eval.json` alone."""
+
+from dataclasses import dataclass, field
+from math import log
+
+from ..console import DISCLAIMER
+from .statistics import in_words
+
+ACCURACY_HEAD = [
+    "",
+    "accuracy (95 % Wilson)",
+    "model's lead, points (95 % bootstrap)",
+    "it alone / model alone right",
+    "McNemar p",
+    "Holm p",
+]
+SHORT_HEAD = ["", "accuracy (95 % Wilson)", "model's lead, points (95 % bootstrap)", "Holm p"]
+
+
+@dataclass
+class Section:
+    """A heading, paragraphs, and a table."""
+
+    title: str
+    paragraphs: list[str] = field(default_factory=list)
+    head: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+
+
+def build(results: dict) -> list[Section]:
+    """The sections that these results have something for."""
+    makers = (accuracy, permutations, other_scores, calibration, labels, slices, contamination, provenance)
+    return [section for maker in makers if (section := maker(results))]
+
+
+def verdict(results: dict) -> list[str]:
+    """In words: the accuracy, and whether it differs from chance, from always A and from the best constant answer."""
+    metrics, data = results["metrics"], results["data"]
+    rows = {row["name"]: row for row in results["comparisons"]}
+    constant = [row for name, row in rows.items() if name.startswith("always ")]
+    best = max(constant, key=lambda row: row["accuracy"])
+    against = [rows["chance"], constant[0], *([best] if best is not constant[0] else [])]
+    sentences = [
+        f"{metrics['accuracy']:.2%} of {data['n']:,} questions ({data['split']} split) right, "
+        f"standard error {metrics['standard_error']:.2%}, 95 % interval {interval(metrics['wilson_interval'])}.",
+        "The accuracy is "
+        + ", and ".join(in_words(row["difference"], row["p_holm"], row["name"]) for row in against)
+        + ": p-values are Holm's, for all comparisons that were made.",
+    ]
+    if data["cut_prompts"]:
+        sentences.append(f"{data['cut_prompts']} prompts were longer than the context and were cut from the left.")
+    if data["repeated_rows"]:
+        sentences.append(f"{repeated(data['repeated_rows'])}; each counts as often as it is there.")
+    return sentences
+
+
+def repeated(rows: list[list[int]]) -> str:
+    """Which rows ask a question again."""
+    named = ", ".join(f"row {row} repeats row {earlier}" for row, earlier in rows[:5])
+    return f"{len(rows)} questions are there twice: {named}{' ...' if len(rows) > 5 else ''}"
+
+
+def accuracy(results: dict) -> Section:
+    """The table that everything else explains."""
+    metrics = results["metrics"]
+    own = [f"**{results['model']['name']}**", cell(metrics), "", "", "", ""]
+    rows = [
+        [
+            row["name"],
+            cell(row) if "n" in row else percent(row["accuracy"]),
+            lead(row),
+            f"{row['only_first']} / {row['only_second']}" if "only_first" in row else "",
+            f"{row['p_value']:.2g}",
+            f"{row['p_holm']:.2g}",
+        ]
+        for row in results["comparisons"]
+    ]
+    words = [DISCLAIMER + " Multiple-choice accuracy is not clinical competence.", *verdict(results)]
+    words.append(f"Bootstrap interval of the accuracy: {interval(metrics['bootstrap_interval'])}. Chance is exact.")
+    return Section("Accuracy", words, ACCURACY_HEAD, [own, *rows])
+
+
+def permutations(results: dict) -> Section | None:
+    """What other orders of the options leave of it."""
+    found = results["metrics"].get("permutations")
+    if not found:
+        return None
+    low, high = min(found["accuracies"]), max(found["accuracies"])
+    return Section(
+        f"{found['orders']} orders of the options",
+        ["A constant letter scores exactly chance on average, and is consistent on no question."],
+        ["measure", "value"],
+        [
+            ["mean accuracy over orders", f"{percent(found['mean_accuracy'])} +- {percent(found['standard_error'])}"],
+            ["lowest and highest of an order", f"{percent(low)}, {percent(high)}"],
+            ["probabilities averaged over orders", percent(found["averaged_accuracy"])],
+            ["same option in all orders", percent(found["consistency"])],
+            ["right in all orders", percent(found["all_correct"])],
+        ],
+    )
+
+
+def other_scores(results: dict) -> Section | None:
+    """What the cloze and generate scorers have to say beside their accuracy."""
+    if cloze := results["metrics"].get("cloze"):
+        names = {"sum": "log-likelihood", "per_character": "log-likelihood by characters (counts)", "pmi": "PMI"}
+        rows = [[names[name], percent(value)] for name, value in cloze.items()]
+        return Section("Options scored by their text", [], ["by", "accuracy"], rows)
+    if written := results["metrics"].get("generation"):
+        rows = [
+            ["completions of each question", str(written["samples"])],
+            ["right completions", percent(written["sample_accuracy"])],
+            ["completions that name a letter", percent(written["parse_rate"])],
+            ["mean length", f"{written['mean_length']:.1f} tokens"],
+            ["mean GRPO reward", f"{written['reward']:.4f}"],
+        ]
+        return Section("What was written", ["The majority of a question's completions counts."], ["", ""], rows)
+    return None
+
+
+def calibration(results: dict) -> Section | None:
+    """How far its probabilities can be believed."""
+    metrics = results["metrics"]
+    if "calibration" not in metrics:
+        return None
+    found, options = metrics["calibration"], len(metrics["always"])
+    rows = [
+        ["expected calibration error (10 bins)", f"{found['ece']:.4f}", "0 at best"],
+        ["Brier score", f"{found['brier']:.4f}", f"{1 - 1 / options:.2f} for a guess"],
+        ["nll over the options (nats)", f"{found['nll']:.4f}", f"{log(options):.3f} for a guess"],
+        ["area under risk and coverage", f"{metrics['risk_coverage']['aurc']:.4f}", "0 at best"],
+        ["two options within 0.0001 nats", str(metrics["near_ties"]), "questions; rounding may decide them"],
+    ]
+    if "label_mass" in metrics:
+        rows.append(["probability of all labels together", f"{metrics['label_mass']:.4f}", "1 at best"])
+    return Section("Calibration", [], ["measure", "value", ""], rows)
+
+
+def labels(results: dict) -> Section:
+    """Which labels were answered."""
+    bias, always = results["metrics"]["bias"], results["metrics"]["always"]
+    rows = [
+        [
+            label,
+            str(bias["predicted"][label]),
+            str(bias["gold"][label]),
+            percent(bias["recall"][label]) if bias["recall"][label] is not None else "",
+            percent(share),
+            *map(str, of_gold),
+        ]
+        for (label, share), of_gold in zip(always.items(), bias["confusion"], strict=True)
+    ]
+    words = "The key lacks a label: no chi-square test."
+    if bias["p_value"] is not None:
+        words = f"Predictions against the key: chi-square {bias['chi_square']:.2f}, p = {bias['p_value']:.2g}."
+    head = [
+        "label",
+        "predicted",
+        "right",
+        "recall",
+        "accuracy of it alone",
+        *(f"answered {label}" for label in always),
+    ]
+    return Section("Labels", [words], head, rows)
+
+
+def slices(results: dict) -> Section | None:
+    """Parts of the questions."""
+    rows = [
+        [name, str(part["n"]) + (" (few)" if part["small"] else ""), cell(part)]
+        for name, part in results["slices"].items()
+    ]
+    return Section("Slices", [], ["questions", "n", "accuracy (95 % Wilson)"], rows) if rows else None
+
+
+def contamination(results: dict) -> Section | None:
+    """Whether it may be memory."""
+    found, probe = results.get("contamination"), results.get("memorisation")
+    rows, words = [], []
+    if found:
+        read = ", ".join(f"{name} {number:,}" for name, number in found["documents"].items())
+        words.append(
+            f"{found['covered']} of {found['checked']:,} questions stand in the text (half of their 13-grams, or "
+            f"their last 30 words in a row); {found['too_short']} are too short to look for. Documents read: {read}."
+        )
+        rows += [["questions not found", cell(found["clean"])]] if found["clean"] else []
+        rows += [["questions found", cell(found["covered_accuracy"])]] if found["covered_accuracy"] else []
+    if probe:
+        words.append(
+            f"On {probe['n']:,} train questions accuracy is {100 * probe['accuracy_gap']:+.1f} points and nll over "
+            f"the options {probe['nll_gap']:+.3f} nats better: what may be memory."
+        )
+        rows.append(["train questions", cell(probe)])
+    return Section("Contamination and memory", words, ["questions", "accuracy (95 % Wilson)"], rows) if words else None
+
+
+def provenance(results: dict) -> Section:
+    """How it came about."""
+    data, model = results["data"], results["model"]
+    rows = [
+        ["questions", f"{data['path']}, sha256 {data['sha256']}"],
+        ["model", f"{model['name']}, {model['parameters']:,} parameters, sha256 {model['sha256']}"],
+        ["scorer", f"{results['config']['scorer']}, fp32, prompt of lm-evaluation-harness's {data['task']}"],
+        ["test split evaluated into this folder", f"{results['test_runs']} time(s)"],
+        ["time", f"{results['seconds']:.1f} s"],
+        *([name, str(value)] for name, value in results["environment"].items()),
+    ]
+    return Section("How it was made", [], ["", ""], rows)
+
+
+def short_rows(results: dict) -> list[list[str]]:
+    """The accuracy table for a terminal."""
+    rows = [[name.strip("*"), share, lead, p] for name, share, lead, _, _, p in accuracy(results).rows]
+    if found := results["metrics"].get("permutations"):
+        rows.append([f"mean over {found['orders']} orders", percent(found["mean_accuracy"]), "", ""])
+    return rows
+
+
+def percent(share: float) -> str:
+    """`25.0 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def interval(bounds: list[float]) -> str:
+    """`22.7 % to 27.4 %`."""
+    return f"{percent(bounds[0])} to {percent(bounds[1])}"
+
+
+def cell(part: dict) -> str:
+    """An accuracy with its interval."""
+    low, high = part["wilson_interval"]
+    return f"{100 * part['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def lead(row: dict) -> str:
+    """By how much the model is ahead, in points."""
+    if "bootstrap_interval" not in row:
+        return f"{100 * row['difference']:+.1f}"
+    low, high = row["bootstrap_interval"]
+    return f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"

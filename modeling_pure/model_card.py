@@ -1,0 +1,211 @@
+"""`README.md` of a model folder: written from facts by both trainers, brought up to date by each evaluation.
+
+A card is Markdown with the Hub's metadata on top. What may be replaced or handed on stands between two comments,
+`<!-- training: NAME -->` or `<!-- evaluation: NAME -->` and `<!-- end -->`; all other text is left as it is.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedConfig
+
+from .console import DISCLAIMER
+
+CARD_FILE = "README.md"
+TAGS = ["pure", "medical", "research", "not-for-clinical-use"]
+BLOCK = re.compile(r"<!-- (training|evaluation): (.*?) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+NO_EVALUATION = "No evaluation has been written into this card yet."
+
+LIMITS = f"""**{DISCLAIMER}** It is not a medical device, and nobody has evaluated whether its answers are safe.
+
+- Multiple-choice accuracy is not clinical competence, whatever its value.
+- It can state wrong things fluently. Its confidence is no measure of truth; the evaluation says how far it is off.
+- English only; the questions follow medicine as it is examined in the United States, and the texts their own dates.
+- Differences by sex, age or origin of the patients in a question have not been measured.
+- Never enter data of real patients. Whoever builds on it answers for what they build."""
+
+LOADING = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH"{option})
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```"""
+TRUST = """
+`trust_remote_code` runs the three Python files that lie beside the weights; with the package `modeling_pure` imported
+it is not needed."""
+
+
+@dataclass(frozen=True)
+class CardEvaluation:
+    """One evaluation as a card tells it.
+
+    Args:
+        dataset: what it is called; `path` the Hub id or file that was read, and `split`.
+        scorer: how the model was asked, e.g. `letter`.
+        measured: `accuracy`, `standard_error`, `wilson_interval`, `n`.
+        lines: of the table, what stands beside the accuracy: name and value.
+        words: sentences below the table.
+    """
+
+    dataset: str
+    path: str
+    split: str
+    scorer: str
+    measured: dict
+    lines: list[tuple[str, str]]
+    words: list[str]
+
+    @property
+    def name(self) -> str:
+        """What makes it another evaluation than one that is there."""
+        return f"{self.dataset}, {self.split}, {self.scorer}"
+
+    def text(self) -> str:
+        """A table and sentences."""
+        found = self.measured
+        low, high = found["wilson_interval"]
+        rows = [
+            ("**accuracy**", f"**{found['accuracy']:.2%}** (95 % Wilson {low:.2%} to {high:.2%})"),
+            ("questions", f"{found['n']:,}, split {self.split}"),
+            *self.lines,
+        ]
+        return "\n\n".join([f"### {self.dataset} ({self.scorer})", two_columns(rows), *self.words])
+
+    def metadata(self) -> EvalResult:
+        """The accuracy for `model-index`."""
+        found = self.measured
+        return EvalResult(
+            task_type="multiple-choice",
+            dataset_type=self.path,
+            dataset_name=self.dataset,
+            dataset_split=self.split,
+            metric_type="accuracy",
+            metric_name=f"accuracy ({self.scorer})",
+            metric_value=round(found["accuracy"], 6),
+            metric_args={
+                "standard_error": round(found["standard_error"], 6),
+                "n": found["n"],
+                "wilson_95": [round(bound, 6) for bound in found["wilson_interval"]],
+            },
+        )
+
+
+def write_model_card(
+    folder: str,
+    title: str,
+    config: PreTrainedConfig,
+    training: dict[str, dict[str, str]],
+    evaluations: list[CardEvaluation],
+    base_model: str | None = None,
+) -> None:
+    """Write the card of a run's folder.
+
+    Args:
+        training: name of each phase that this run made -> its facts.
+        base_model: folder or Hub id that it started from. The phases that made a folder are told again.
+    """
+    is_folder = base_model is not None and Path(base_model).is_dir()
+    earlier = card_blocks(read_text(Path(base_model) / CARD_FILE), "training") if is_folder else {}
+    curves = "\n\n![curves of the run](curves.png)"
+    phases = {name: text.replace(curves, "") for name, text in earlier.items() if name not in training}
+    phases |= {name: f"### {name}\n\n{two_columns(list(facts.items()))}{curves}" for name, facts in training.items()}
+    is_ours = config.model_type == "pure"
+    data = ModelCardData(
+        model_name=title,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        language="en",
+        license="mit" if is_ours else None,
+        tags=TAGS,
+        base_model=None if is_folder else base_model,
+        eval_results=[evaluation.metadata() for evaluation in evaluations] or None,
+    )
+    evaluated = [block("evaluation", evaluation.name, evaluation.text()) for evaluation in evaluations]
+    parts = [
+        f"# {title}",
+        f"**{DISCLAIMER}**",
+        "## Architecture",
+        two_columns(architecture(config)),
+        "## Training",
+        *(block("training", name, text) for name, text in phases.items()),
+        "## Evaluation",
+        *(evaluated or [NO_EVALUATION]),
+        "## Limits",
+        LIMITS,
+        "## Loading",
+        LOADING.format(option=", trust_remote_code=True" if is_ours else "") + (TRUST if is_ours else ""),
+        "## Licence",
+        ("MIT, of the weights and the code." if is_ours else "That of the model it started from.")
+        + " The texts it was trained on keep their own licences.",
+    ]
+    ModelCard(f"---\n{data.to_yaml()}\n---\n" + "\n\n".join(parts) + "\n").save(Path(folder) / CARD_FILE)
+
+
+def add_evaluation(folder: str, evaluation: CardEvaluation) -> bool:
+    """Put an evaluation into the card of a model folder, in the place of the same one before.
+
+    Returns:
+        whether there was a card of ours; any other README is left alone.
+    """
+    file = Path(folder) / CARD_FILE
+    if not card_blocks(read_text(file), "training"):
+        return False
+    card = ModelCard.load(file)
+    known = card_blocks(card.text, "evaluation")
+    new = block("evaluation", evaluation.name, evaluation.text())
+    if evaluation.name in known:
+        card.text = card.text.replace(block("evaluation", evaluation.name, known[evaluation.name]), new)
+    elif known:
+        last = [match for match in BLOCK.finditer(card.text) if match[1] == "evaluation"][-1]
+        card.text = f"{card.text[: last.end()]}\n\n{new}{card.text[last.end() :]}"
+    else:
+        card.text = card.text.replace(NO_EVALUATION, new, 1)
+    entry = evaluation.metadata()
+    others = [result for result in card.data.eval_results or [] if identity(result) != identity(entry)]
+    card.data.eval_results = [*others, entry]
+    card.save(file)
+    return True
+
+
+def identity(result: EvalResult) -> tuple:
+    """What two entries of `model-index` share when one is the other anew."""
+    return result.dataset_name, result.dataset_split, result.metric_name
+
+
+def architecture(config: PreTrainedConfig) -> list[tuple[str, str]]:
+    """The shape of a decoder, as its configuration tells it."""
+    names = (
+        "model_type",
+        "num_hidden_layers",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "vocab_size",
+        "tie_word_embeddings",
+    )
+    return [(name, str(getattr(config, name))) for name in names if getattr(config, name, None) is not None]
+
+
+def block(kind: str, name: str, text: str) -> str:
+    """A text between its comments."""
+    return f"<!-- {kind}: {name} -->\n{text}\n<!-- end -->"
+
+
+def card_blocks(text: str, kind: str) -> dict[str, str]:
+    """The texts of one kind in a card, by name."""
+    return {match[2]: match[3] for match in BLOCK.finditer(text) if match[1] == kind}
+
+
+def read_text(file: Path) -> str:
+    """A file's text; nothing where there is none."""
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def two_columns(rows: list[tuple[str, str]]) -> str:
+    """A table without a head."""
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])

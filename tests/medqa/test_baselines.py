@@ -1,0 +1,97 @@
+"""Baselines against brute force, and where the right answer is known."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from modeling_pure.errors import InputError
+from modeling_pure.medqa.baselines import (
+    PASSAGE_WORDS,
+    bm25_baseline,
+    question_documents,
+    simple_baselines,
+    split_passages,
+    textbook_passages,
+)
+from modeling_pure.medqa.questions import Question
+from modeling_pure.medqa.tasks import MEDQA, PUBMEDQA
+from tests.conftest import write_jsonl
+
+
+def test_constants_and_the_longest_option(questions):
+    found = simple_baselines(MEDQA, questions)
+    assert list(found) == ["always A", "always B", "always C", "always D", "longest option"]
+    assert [set(found[f"always {letter}"]) for letter in "ABCD"] == [{0}, {1}, {2}, {3}]
+    for question, place in zip(questions, found["longest option"], strict=True):
+        lengths = [len(option) for option in question.options]
+        assert lengths[place] == max(lengths) and max(lengths) not in lengths[:place]
+    assert list(simple_baselines(PUBMEDQA, questions)) == ["always yes", "always no", "always maybe"]
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def plain_bm25(documents: list[list[str]], query: list[str]) -> list[float]:
+    """Lucene's BM25, word by word, with k1 1.5 and b 0.75."""
+    average = sum(map(len, documents)) / len(documents)
+    scores = []
+    for document in documents:
+        score = 0.0
+        for word in query:
+            count, holding = document.count(word), sum(word in other for other in documents)
+            idf = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+            score += idf * count / (count + 1.5 * (0.25 + 0.75 * len(document) / average))
+        scores.append(score)
+    return scores
+
+
+def test_bm25_takes_the_option_with_the_best_ten_documents(questions):
+    train, asked = questions[:60], questions[60:]
+    documents = question_documents(train)
+    words = [words_of(text) for text in documents]
+    expected = []
+    for question in asked:
+        stem = words_of(question.question)
+        sums = [sum(sorted(plain_bm25(words, [*stem, option]))[-10:]) for option in question.options]
+        expected.append(sums)
+    predictions = bm25_baseline(asked, documents, "test")
+    # Stop words and words of one letter are left out there: the sums differ a little, the best option seldom.
+    agreed = [p == int(np.argmax(sums)) for p, sums in zip(predictions, expected, strict=True)]
+    assert np.mean(agreed) > 0.8
+
+
+def test_bm25_finds_what_a_book_says():
+    books = ["Cholera is treated with doxycycline in adults.", "Aspirin is given in fever.", "Measles has no cure."]
+    questions = [
+        Question("A man has cholera. What treats it?", ("aspirin", "doxycycline", "insulin", "heparin"), 1),
+        Question("A child has fever. What is given?", ("insulin", "heparin", "aspirin", "doxycycline"), 2),
+    ]
+    assert bm25_baseline(questions, books, "test").tolist() == [1, 2]
+
+
+def test_a_question_without_a_known_word_is_answered_with_the_first_option():
+    question = Question("the of and", ("the", "of", "and", "a"), 3)
+    assert bm25_baseline([question], ["fever", "rash"], "test").tolist() == [0]
+
+
+def test_books_of_all_kinds_are_cut_into_passages(tmp_path):
+    (tmp_path / "one.txt").write_text("word " * (2 * PASSAGE_WORDS + 7))
+    (tmp_path / "two.md").write_text("# Title\n\nshort")
+    write_jsonl(tmp_path / "three.jsonl", [{"text": "a b"}, {"text": "c d"}])
+    (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    passages = textbook_passages("textbooks", str(tmp_path))
+    assert [len(passage.split()) for passage in passages] == [PASSAGE_WORDS, PASSAGE_WORDS, 7, 3, 2, 2]
+    assert list(split_passages(" ")) == []
+
+
+def test_a_folder_without_books_is_refused(tmp_path):
+    with pytest.raises(InputError, match="textbooks: .* holds no text"):
+        textbook_passages("textbooks", str(tmp_path))
+    with pytest.raises(InputError, match="is no folder"):
+        textbook_passages("textbooks", str(tmp_path / "none"))
+    write_jsonl(tmp_path / "bad.jsonl", [{"body": "x"}])
+    with pytest.raises(InputError, match="bad.jsonl' has no column 'text'"):
+        textbook_passages("textbooks", str(tmp_path))

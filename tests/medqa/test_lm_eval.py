@@ -1,0 +1,146 @@
+"""lm-evaluation-harness 0.4.13, its stock tasks with nothing but the file replaced, on the same model: the peer.
+
+Prompts are compared byte for byte, log-likelihoods to 1e-4 nats (fp32, other batch shapes), predictions, accuracy and
+standard error exactly.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modeling_pure.medqa.measure import measure
+from modeling_pure.medqa.permutations import ORDERS
+from modeling_pure.medqa.scorers import Asked, score_cloze, score_letters
+from modeling_pure.medqa.tasks import MEDQA, MMLU_MEDICAL, TASKS
+from tests.conftest import question_row, write_jsonl
+
+lm_eval = pytest.importorskip("lm_eval")
+STOCK = Path(lm_eval.__file__).parent / "tasks"
+
+
+def run_lm_eval(model, tokenizer, folder: Path, task: dict) -> tuple[dict, list[dict]]:
+    """Results and samples of one task, in the order of the documents."""
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    (folder / "task.yaml").write_text(json.dumps(task))
+    result = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8, device="cpu"),
+        tasks=[task["task"]],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        log_samples=True,
+        bootstrap_iters=1,  # the standard error of a mean is a formula; with 0 there is none
+    )
+    return result["results"][task["task"]], sorted(result["samples"][task["task"]], key=lambda s: s["doc_id"])
+
+
+def stock_task(name: str, stock: str, data: Path) -> dict:
+    """A stock task that reads a local file."""
+    return {
+        "include": str(STOCK / stock),
+        "task": f"{name}_local",
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "training_split": None,
+        "validation_split": None,
+        "test_split": "test",
+        "fewshot_split": None,
+    }
+
+
+def rows_of(name: str, questions) -> list[dict]:
+    """The questions in the format of each data set, with blanks where the real ones have some."""
+    if name == "medqa_4options":
+        return [
+            {"id": str(i), "sent1": f"{q.question} ", "sent2": "", "label": q.answer}
+            | {f"ending{k}": f" {option}" for k, option in enumerate(q.options)}
+            for i, q in enumerate(questions)
+        ]
+    if name == "medmcqa":
+        return [
+            {"question": q.question, "cop": q.answer, "subject_name": "Surgery"}
+            | {f"op{letter}": option for letter, option in zip("abcd", q.options, strict=True)}
+            for q in questions
+        ]
+    if name == "pubmedqa":
+        return [
+            {
+                "QUESTION": f"Does {q.options[0]} help?",
+                "CONTEXTS": [q.question, "Results."],
+                "final_decision": ("yes", "no", "maybe")[i % 3],
+            }
+            for i, q in enumerate(questions)
+        ]
+    return [
+        {"question": f" {q.question}\n", "choices": list(q.options), "answer": q.answer, "subject": "x"}
+        for q in questions
+    ]
+
+
+STOCK_FILES = {
+    "medqa_4options": "medqa/medqa.yaml",
+    "medmcqa": "medmcqa/medmcqa.yaml",
+    "pubmedqa": "pubmedqa/pubmedqa.yaml",
+    **{task.name: f"mmlu/default/{task.name}.yaml" for task in MMLU_MEDICAL},
+}
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if not name.startswith("mmlu")] + ["mmlu_college_medicine"])
+def test_letter_scores_are_lm_evals(name, model, tokenizer, questions, tmp_path):
+    asked_rows = questions if name == "medqa_4options" else questions[:40]
+    data, task = write_jsonl(tmp_path / "test.jsonl", rows_of(name, asked_rows)), TASKS[name]
+    theirs, samples = run_lm_eval(model, tokenizer, tmp_path, stock_task(name, STOCK_FILES[name], data))
+    read = task.read("questions", str(data))
+    records = [record for _, record in sorted(score_letters(Asked(model, tokenizer, task, 5), read))]
+    assert [sample["arguments"][0][0] for sample in samples] == [task.prompt(question) for question in read]
+    their_scores = np.array([[float(answer[0][0]) for answer in sample["resps"]] for sample in samples])
+    ours = np.array([record["log_likelihoods"] for record in records])
+    np.testing.assert_allclose(ours, their_scores, atol=1e-4, rtol=0)
+    metrics, predictions = measure(task, read, "letter", records, ORDERS[1])
+    assert predictions.tolist() == their_scores.argmax(-1).tolist()
+    assert metrics["accuracy"] == theirs["acc,none"]
+    assert metrics["standard_error"] == pytest.approx(theirs["acc_stderr,none"], abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [task.name for task in MMLU_MEDICAL])
+def test_every_subject_of_mmlu_is_asked_as_lm_eval_asks_it(name, questions):
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """lm-eval's files name functions with a tag."""
+
+    stock = yaml.load((STOCK / STOCK_FILES[name]).read_text(), Loader)
+    prompt = TASKS[name].prompt(questions[0])
+    assert prompt.startswith(stock["description"]) and stock["dataset_name"] == TASKS[name].config
+    assert prompt.removeprefix(stock["description"]).startswith(questions[0].question.strip())
+
+
+def test_cloze_scores_are_lm_evals(model, tokenizer, questions, tmp_path):
+    """The option's text after the stem: its accuracy is lm-eval's acc, by characters its acc_norm."""
+    longer = [replace(q, options=tuple(f"{o} and " * k + o for k, o in enumerate(q.options))) for q in questions[:40]]
+    rows = [question_row(question) | {"choices": list(question.options)} for question in longer]
+    data = write_jsonl(tmp_path / "test.jsonl", rows)
+    metric = {"aggregation": "mean", "higher_is_better": True}
+    task = {
+        "task": "cloze_local",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+        "doc_to_target": "{{['A','B','C','D'].index(answer_idx)}}",
+        "doc_to_choice": "choices",
+        "metric_list": [{"metric": "acc", **metric}, {"metric": "acc_norm", **metric}],
+    }
+    theirs, samples = run_lm_eval(model, tokenizer, tmp_path, task)
+    read = MEDQA.read("questions", str(data))
+    records = [record for _, record in sorted(score_cloze(Asked(model, tokenizer, MEDQA, 3), read))]
+    their_scores = [[float(answer[0][0]) for answer in sample["resps"]] for sample in samples]
+    np.testing.assert_allclose([r["log_likelihoods"] for r in records], their_scores, atol=1e-4, rtol=0)
+    metrics, _ = measure(MEDQA, read, "cloze", records, ORDERS[1])
+    assert metrics["cloze"]["sum"] == theirs["acc,none"]
+    assert metrics["cloze"]["per_character"] == metrics["accuracy"] == theirs["acc_norm,none"]

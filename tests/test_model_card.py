@@ -1,0 +1,94 @@
+"""A card is written from facts, hands its training on, takes evaluations, and leaves what others wrote alone."""
+
+import pytest
+from huggingface_hub import ModelCard
+from transformers import LlamaConfig
+
+from modeling_pure import PureConfig
+from modeling_pure.medqa.card import dev_evaluation
+from modeling_pure.model_card import CardEvaluation, add_evaluation, card_blocks, write_model_card
+
+MEASURED = {"accuracy": 0.25, "standard_error": 0.01, "wilson_interval": [0.23, 0.27], "n": 1000}
+
+
+def evaluation(accuracy: float = 0.25, scorer: str = "letter") -> CardEvaluation:
+    lines = [("chance", "25.0 %"), ("always A", "27.7 %")]
+    return CardEvaluation(
+        "MedQA", "owner/medqa", "test", scorer, {**MEASURED, "accuracy": accuracy}, lines, ["Words."]
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a pretrained model's card."""
+    write_model_card(str(tmp_path), "Pure, pretrained", PureConfig(), {"Pretraining": {"tokens of c4": "400"}}, [])
+    return tmp_path
+
+
+def test_a_card_says_what_the_model_is_and_what_it_is_not(folder):
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "mit" and "not-for-clinical-use" in card.data.tags
+    for text in ("| num_key_value_heads | 4 |", "| tokens of c4 | 400 |", "![curves of the run](curves.png)"):
+        assert text in card.text
+    for text in (
+        "Not for clinical use",
+        "not a medical device",
+        "No evaluation has been written",
+        "trust_remote_code",
+    ):
+        assert text in card.text
+    assert card.data.eval_results is None
+
+
+def test_evaluations_are_added_replaced_and_read_back(folder):
+    for one in (evaluation(0.25), evaluation(0.5, "cloze"), evaluation(0.75)):
+        assert add_evaluation(str(folder), one)
+    card = ModelCard.load(folder / "README.md")
+    values = {entry.metric_name: entry.metric_value for entry in card.data.eval_results}
+    assert values == {"accuracy (letter)": 0.75, "accuracy (cloze)": 0.5}
+    assert all(entry.metric_args["n"] == 1000 for entry in card.data.eval_results)
+    assert list(card_blocks(card.text, "evaluation")) == ["MedQA, test, letter", "MedQA, test, cloze"]
+    assert "75.00%" in card.text and "25.00%" not in card.text and "No evaluation" not in card.text
+    assert card.text.count("## Limits") == 1 and "always A | 27.7 %" in card.text
+
+
+def test_what_people_write_into_a_card_stays(folder):
+    add_evaluation(str(folder), evaluation())
+    file = folder / "README.md"
+    file.write_text(file.read_text().replace("## Limits", "My own words.\n\n## Limits"))
+    add_evaluation(str(folder), evaluation(0.5))
+    assert "My own words." in file.read_text() and "50.00%" in file.read_text()
+
+
+def test_another_readme_is_left_alone(tmp_path):
+    assert not add_evaluation(str(tmp_path), evaluation())
+    (tmp_path / "README.md").write_text("# Mine\n")
+    assert not add_evaluation(str(tmp_path), evaluation())
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
+
+
+def test_the_next_phase_tells_how_its_start_was_made(folder, tmp_path):
+    after = tmp_path / "grpo"
+    after.mkdir()
+    add_evaluation(str(folder), evaluation())
+    write_model_card(str(after), "Pure, after GRPO", PureConfig(), {"GRPO": {"steps": "4"}}, [], str(folder))
+    text = (after / "README.md").read_text()
+    assert list(card_blocks(text, "training")) == ["Pretraining", "GRPO"]
+    assert "tokens of c4" in text and text.count("curves.png") == 1  # that of the run itself
+    assert not card_blocks(text, "evaluation")  # the start's accuracy is not this model's
+    assert ModelCard.load(after / "README.md").data.base_model is None  # a folder is no Hub id
+
+
+def test_a_foreign_model_keeps_its_licence(tmp_path):
+    write_model_card(str(tmp_path), "Mine", LlamaConfig(), {"GRPO": {"steps": "4"}}, [], "owner/llama")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license is None and card.data.base_model == "owner/llama"
+    assert "That of the model it started from" in card.text and "trust_remote_code" not in card.text
+
+
+def test_dev_accuracy_stands_beside_what_needs_no_model(questions):
+    told = dev_evaluation(questions, "owner/medqa", 0.5, True)
+    share = sum(question.answer == 0 for question in questions) / len(questions)
+    assert dict(told.lines)["always A"] == f"{100 * share:.1f} %" and told.measured["n"] == 120
+    assert told.words[0].startswith("Above chance") and "flattering" in told.words[1]
+    assert "flattering" not in " ".join(dev_evaluation(questions, "owner/medqa", 0.25, False).words)
