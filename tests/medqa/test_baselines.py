@@ -64,10 +64,11 @@ def test_bm25_takes_the_option_with_the_best_ten_documents(questions):
 
 
 def test_bm25_finds_what_a_book_says():
-    books = ["Cholera is treated with doxycycline in adults.", "Aspirin is given in fever.", "Measles has no cure."]
+    books = ["Cholera is treated with doxycycline in adults."] * 12 + ["Aspirin lowers fever."] * 12
+    books += [f"{drug} number {i}" for i in range(12) for drug in ("aspirin", "doxycycline", "insulin", "heparin")]
     questions = [
-        Question("A man has cholera. What treats it?", ("aspirin", "doxycycline", "insulin", "heparin"), 1),
-        Question("A child has fever. What is given?", ("insulin", "heparin", "aspirin", "doxycycline"), 2),
+        Question("Cholera in a man?", ("aspirin", "doxycycline", "insulin", "heparin"), 1),
+        Question("Fever in a child?", ("insulin", "heparin", "aspirin", "doxycycline"), 2),
     ]
     assert bm25_baseline(questions, books, "test").tolist() == [1, 2]
 
