@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling_pure.data.decontaminate import coverage_facts, note_best
 from modeling_pure.data.guard import GRAM, Guard, gram_at, gram_hashes, words_of
 from modeling_pure.medqa.questions import Question
 from tests.conftest import WORDS, question_row, write_jsonl
@@ -129,3 +130,30 @@ def test_the_command_reports_which_documents_would_go(tmp_path, tokenizer_folder
     }
     result = subprocess.run(list(map(str, command[:7])), capture_output=True, text=True)
     assert result.returncode == 2 and "decontaminate: expected a file" in result.stderr
+
+
+def test_the_most_that_any_document_holds_of_a_question_is_kept():
+    """Of two documents the one with more; a question that nobody holds has 0, one that is too short null."""
+    words = QUESTIONS[0].question.split()
+    grams = len(words) - GRAM + 1
+    texts = [" ".join(words[:20]), " ".join(words[:30]), " ".join(words[-30:]), "nothing"]
+    short = Question("Too short?", ("a", "b", "c", "d"), 0)
+    guard = Guard([QUESTIONS[0], Question("other " * 30, ("a", "b", "c", "d"), 0), short])
+    best = {}
+    for row, text in enumerate(texts):
+        for match in guard.matches(text):
+            note_best(best, match, {"source": "mine", "row": row})
+    facts = coverage_facts(guard, {"mine": 4}, best)
+    found, nothing, unchecked = facts["questions"].values()
+    assert found["coverage"] == pytest.approx(18 / grams, abs=1e-3) and found["end_words"] == 30
+    assert found["covered"] and found["row"] in (1, 2)  # the last 30 words have as many 13-grams
+    assert nothing == {"coverage": 0.0, "end_words": 0, "covered": False}
+    assert unchecked["coverage"] is None and facts["documents"] == {"mine": 4}
+
+
+def test_matches_are_those_that_find_chooses_from():
+    text = f"{QUESTIONS[1].question} and {' '.join(QUESTIONS[2].question.split()[:25])}"
+    matches = {match.question: match for match in GUARD.matches(text)}
+    assert {QUESTIONS[1], QUESTIONS[2]} <= set(matches)
+    assert matches[QUESTIONS[1]].covers and not any(match.covers for q, match in matches.items() if q != QUESTIONS[1])
+    assert GUARD.find(text) == matches[QUESTIONS[1]] and GUARD.matches("nothing") == []
