@@ -7,7 +7,6 @@ eval.json, predictions.jsonl. A run that was stopped goes on with the same comma
 such folders with `python -m modeling_pure.medqa.compare`.
 """
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,18 +18,17 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import modeling_pure  # noqa: F401  registers the model type "pure"
-from modeling_pure.atomic import write_atomically
 from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.tokenizer import load_tokenizer
 from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.card import card_evaluation
 from modeling_pure.medqa.evaluation import Inputs, evaluate, read_inputs
-from modeling_pure.medqa.journal import JOURNAL_FILE
 from modeling_pure.medqa.permutations import ORDERS
 from modeling_pure.medqa.report import print_report, write_report
-from modeling_pure.medqa.results import RESULTS_FILE
+from modeling_pure.medqa.results import write_evaluation
 from modeling_pure.medqa.scorers import Asked
+from modeling_pure.medqa.scoring import context_length
 from modeling_pure.model_card import add_evaluation
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.checkpoint import check_model
@@ -43,15 +41,23 @@ def main() -> None:
     inputs = read_inputs(args)
     asked = build(args)
     describe_run(args, inputs, asked)
-    results = evaluate(args, inputs, asked, progress)
-    finish(args, results)
+    results, predictions, journal = evaluate(args, inputs, asked, progress)
+    folder = Path(args.output_dir)
+    write_report(folder, results)
+    write_evaluation(folder, results, predictions)
+    journal.file.unlink()
+    show(args, results)
 
 
 def build(args: EvalArguments) -> Asked:
     """The model in fp32, its tokenizer, and how it is asked."""
+    model, tokenizer = load_model(args), load_tokenizer("model_name_or_path", args.model_name_or_path)
+    context = context_length(model.config, tokenizer)
+    if args.scorer == "generate" and args.max_new_tokens >= context:
+        raise InputError(f"max_new_tokens: {args.max_new_tokens} leave no room for a prompt in {context}")
     return Asked(
-        load_model(args),
-        load_tokenizer("model_name_or_path", args.model_name_or_path),
+        model,
+        tokenizer,
         args.data_set,
         args.batch_size,
         args.num_samples,
@@ -67,7 +73,10 @@ def load_model(args: EvalArguments) -> PreTrainedModel:
     """The model in fp32: in bf16 about 3 % of MedQA's questions tie, and ties go to the earlier letter."""
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            args.model_name_or_path, dtype=torch.float32, trust_remote_code=args.trust_remote_code
+            args.model_name_or_path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=args.trust_remote_code,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         message = first_line(error)
@@ -80,12 +89,6 @@ def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked) -> None:
     parameters = asked.model.num_parameters()
     prompts = [args.data_set.prompt(question) for question in inputs.questions]
     tokens = sum(map(len, asked.tokenizer(prompts).input_ids)) * len(ORDERS[args.permutations])
-    beside = {
-        "train questions": f"{len(inputs.train):,}" if inputs.train else "",
-        "textbooks": f"{len(inputs.passages):,} passages" if inputs.passages else "",
-        "compared with": ", ".join(inputs.others),
-        "contamination": args.contamination or "",
-    }
     print_block(
         inputs.data["title"],
         {
@@ -95,7 +98,8 @@ def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked) -> None:
             "tokens": f"{tokens:,} of prompts, about {2 * parameters * tokens / 1e15:.3g} PFLOP to read them",
             "memory": f"{4 * parameters / 1e9:.2f} GB of weights (fp32); a forward pass has {args.batch_size} prompts",
             "device": str(asked.model.device),
-            **{name: value for name, value in beside.items() if value},
+            "beside it": ", ".join(inputs.others),
+            **({"contamination": args.contamination} if args.contamination else {}),
             "folder": args.output_dir,
             "note": DISCLAIMER,
         },
@@ -107,16 +111,12 @@ def progress(records: Iterable, total: int) -> Iterable:
     return track(records, description="scoring", total=total)
 
 
-def finish(args: EvalArguments, results: dict) -> None:
-    """The report, `eval.json` last: it says that all is there; then the model's card."""
-    folder = Path(args.output_dir)
-    write_report(folder, results)
-    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
-    (folder / JOURNAL_FILE).unlink()
+def show(args: EvalArguments, results: dict) -> None:
+    """The table in the terminal, and the accuracy in the model's card."""
     print_report(results)
     if args.update_card and add_evaluation(args.model_name_or_path, card_evaluation(results)):
         print(f"model card: {args.model_name_or_path}/README.md has this accuracy now")
-    print(f"report: {folder}/report.html (report.md, eval.json, predictions.jsonl)")
+    print(f"report: {args.output_dir}/report.html (report.md, eval.json, predictions.jsonl)")
     print(DISCLAIMER)
 
 

@@ -24,7 +24,7 @@ from modeling_pure.grpo.prompts import prompt_dataset, questions_that_fit
 from modeling_pure.grpo.report import PANELS, describe_refinements, memory, result_facts, step_arithmetic
 from modeling_pure.grpo.sft import LetterTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
-from modeling_pure.medqa.card import dev_evaluation
+from modeling_pure.medqa.card import dev_evaluation, public_name
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import LengthPenalty, correct
 from modeling_pure.medqa.scoring import context_length
@@ -188,7 +188,7 @@ def finish(trainer: PureGRPOTrainer | LetterTrainer, script_args: GRPOScriptArgu
         output_dir,
         f"Pure, after {phase}",
         trainer.model.config,
-        {phase: facts},
+        {phase: {**facts, "started from": public_name(script_args.model_name_or_path)}},
         card_evaluations(trainer, script_args.questions),
         script_args.model_name_or_path,
     )
@@ -207,7 +207,7 @@ def card_evaluations(trainer: PureGRPOTrainer | LetterTrainer, questions: str) -
     if not lines:
         return []
     by_it = best and trainer.args.metric_for_best_model == "eval_medqa_accuracy"
-    return [dev_evaluation(trainer.questions, questions, lines[-1]["eval_medqa_accuracy"], by_it)]
+    return [dev_evaluation(trainer.questions, [questions], lines[-1]["eval_medqa_accuracy"], by_it)]
 
 
 if __name__ == "__main__":

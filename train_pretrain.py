@@ -235,7 +235,7 @@ def finish(trainer: PureTrainer) -> None:
     results = {
         "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
         **validation_facts(metrics),
-        "best checkpoint": f"{trainer.state.best_model_checkpoint} ({trainer.state.best_metric:.4f})"
+        "best checkpoint": f"{Path(trainer.state.best_model_checkpoint).name} ({trainer.state.best_metric:.4f})"
         if trainer.state.best_metric
         else "none",
     }
@@ -267,7 +267,7 @@ def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str,
     }
     evaluations = []
     if trainer.questions:
-        exams = ", ".join(source.path for source in mixture.sources if source.format == "medqa")
+        exams = [source.path for source in mixture.sources if source.format == "medqa"]
         evaluations.append(dev_evaluation(trainer.questions, exams, metrics["eval_medqa_accuracy"], False))
     write_model_card(args.output_dir, "Pure, pretrained", trainer.model.config, {"Pretraining": facts}, evaluations)
 

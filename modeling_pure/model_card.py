@@ -11,6 +11,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
+from .atomic import write_atomically
 from .console import DISCLAIMER
 
 CARD_FILE = "README.md"
@@ -140,7 +141,8 @@ def write_model_card(
         ("MIT, of the weights and the code." if is_ours else "That of the model it started from.")
         + " The texts it was trained on keep their own licences.",
     ]
-    ModelCard(f"---\n{data.to_yaml()}\n---\n" + "\n\n".join(parts) + "\n").save(Path(folder) / CARD_FILE)
+    card = ModelCard(f"---\n{data.to_yaml()}\n---\n" + "\n\n".join(parts) + "\n")
+    write_atomically(Path(folder) / CARD_FILE, str(card))
 
 
 def add_evaluation(folder: str, evaluation: CardEvaluation) -> bool:
@@ -165,7 +167,7 @@ def add_evaluation(folder: str, evaluation: CardEvaluation) -> bool:
     entry = evaluation.metadata()
     others = [result for result in card.data.eval_results or [] if identity(result) != identity(entry)]
     card.data.eval_results = [*others, entry]
-    card.save(file)
+    write_atomically(file, str(card))
     return True
 
 

@@ -87,8 +87,9 @@ def test_a_foreign_model_keeps_its_licence(tmp_path):
 
 
 def test_dev_accuracy_stands_beside_what_needs_no_model(questions):
-    told = dev_evaluation(questions, "owner/medqa", 0.5, True)
+    told = dev_evaluation(questions, ["owner/medqa"], 0.5, True)
     share = sum(question.answer == 0 for question in questions) / len(questions)
     assert dict(told.lines)["always A"] == f"{100 * share:.1f} %" and told.measured["n"] == 120
     assert told.words[0].startswith("Above chance") and "flattering" in told.words[1]
-    assert "flattering" not in " ".join(dev_evaluation(questions, "owner/medqa", 0.25, False).words)
+    told = dev_evaluation(questions, ["owner/medqa", "/home/me/a.jsonl"], 0.25, False)
+    assert told.path == "owner/medqa, a.jsonl" and "/home" not in told.text() and "flattering" not in told.text()

@@ -10,7 +10,7 @@ import bm25s
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..rows import LOCAL_BUILDERS, local_files, open_rows
 from .questions import Question
 from .tasks import Task
@@ -29,17 +29,23 @@ def simple_baselines(task: Task, questions: list[Question]) -> dict[str, np.ndar
     return found
 
 
-def bm25_baseline(questions: list[Question], documents: list[str], description: str) -> np.ndarray:
+def bm25_baseline(key: str, questions: list[Question], documents: list[str]) -> np.ndarray:
     """The option that documents say most about, together with the question: predictions (n,).
 
     As the IR baseline of the MedQA paper does (Jin et al. 2020): a query is the question and an option, its score the
     sum of the BM25 scores of the ten best documents. BM25 adds up over the words of a query, so the question's part is
     computed once. English stop words are left out, nothing is stemmed.
+
+    Raises:
+        InputError: the documents hold no word that is looked for; `key` is what they came from.
     """
+    words = bm25s.tokenize(documents, stopwords="en", show_progress=False)
+    if not any(map(len, words.ids)):
+        raise InputError(f"{key}: no words to look for, but for stop words")
     index = bm25s.BM25(method="lucene")
-    index.index(bm25s.tokenize(documents, stopwords="en", show_progress=False), show_progress=False)
+    index.index(words, show_progress=False)
     predictions = []
-    for question in tqdm(questions, desc=description, unit="question", disable=None):
+    for question in tqdm(questions, desc=f"BM25, {key}", unit="question", disable=None):
         stem, *options = bm25s.tokenize(
             [f"{question.context} {question.question}", *question.options],
             stopwords="en",
@@ -82,14 +88,17 @@ def textbook_passages(key: str, folder: str) -> list[str]:
 
 
 def texts_of(key: str, folder: str) -> Iterator[str]:
-    """The texts in a folder's files."""
+    """The texts in a folder's files; `InputError` for one that cannot be read."""
     for file in local_files(folder, BOOK_SUFFIXES):
         yield Path(file).read_text(encoding="utf-8", errors="replace")
     for file in local_files(folder, LOCAL_BUILDERS):
-        for row in open_rows(key, file):
-            if not isinstance(row.get("text"), str):
-                raise InputError(f"{key}: '{file}' has no column 'text'")
-            yield row["text"]
+        try:
+            for row in open_rows(key, file):
+                if not isinstance(row.get("text"), str):
+                    raise InputError(f"{key}: '{file}' has no column 'text'")
+                yield row["text"]
+        except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors
+            raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
 
 
 def split_passages(text: str) -> Iterator[str]:

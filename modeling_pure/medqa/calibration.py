@@ -12,6 +12,11 @@ def option_probabilities(log_likelihoods: np.ndarray) -> np.ndarray:
     return softmax(log_likelihoods, axis=-1)
 
 
+def option_nll(log_likelihoods: np.ndarray, gold: np.ndarray) -> np.ndarray:
+    """Nats of the right one among the options: (n,) from (n, options)."""
+    return logsumexp(log_likelihoods, axis=-1) - log_likelihoods[np.arange(len(gold)), gold]
+
+
 def calibration(log_likelihoods: np.ndarray, gold: np.ndarray) -> dict:
     """Calibration of log-likelihoods (n, options), as probabilities among the options, with the right ones (n,).
 
@@ -36,7 +41,7 @@ def calibration(log_likelihoods: np.ndarray, gold: np.ndarray) -> dict:
     return {
         "ece": sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / n,
         "brier": float(((probabilities - target) ** 2).sum(-1).mean()),
-        "nll": float((logsumexp(log_likelihoods, axis=-1) - log_likelihoods[np.arange(n), gold]).mean()),
+        "nll": float(option_nll(log_likelihoods, gold).mean()),
         "bins": bins,
     }
 

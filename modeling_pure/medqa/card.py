@@ -17,7 +17,10 @@ SCORED_BY_LETTER = "letter, fp32, no examples"
 def card_evaluation(results: dict) -> CardEvaluation:
     """What the model's card says of it: the accuracy beside chance and what needs no model, and the verdict."""
     data, metrics = results["data"], results["metrics"]
-    lines = [(row["name"], cell(row) if "n" in row else percent(row["accuracy"])) for row in results["comparisons"]]
+    lines = [
+        (public_name(row["name"]), cell(row) if "n" in row else percent(row["accuracy"]))
+        for row in results["comparisons"]
+    ]
     if found := metrics.get("permutations"):
         lines.append((f"mean over {found['orders']} orders of the options", percent(found["mean_accuracy"])))
     if "calibration" in metrics:
@@ -32,10 +35,11 @@ def card_evaluation(results: dict) -> CardEvaluation:
     return CardEvaluation(data["title"], public_name(data["path"]), data["split"], scorer, metrics, lines, words)
 
 
-def dev_evaluation(questions: list[Question], path: str, accuracy: float, chosen_by_it: bool) -> CardEvaluation:
+def dev_evaluation(questions: list[Question], paths: list[str], accuracy: float, chosen_by_it: bool) -> CardEvaluation:
     """What a trainer's card says of the dev questions it answered by letter.
 
     Args:
+        paths: files or Hub ids that the questions came from.
         chosen_by_it: whether the weights are those that answered them best in the run.
     """
     n = len(questions)
@@ -54,9 +58,10 @@ def dev_evaluation(questions: list[Question], path: str, accuracy: float, chosen
     ]
     if chosen_by_it:
         words.append("The weights are those of the run that answered these questions best, so this is flattering.")
-    return CardEvaluation(data_title(MEDQA, path), public_name(path), "dev", SCORED_BY_LETTER, measured, lines, words)
+    title, names = data_title(MEDQA, ", ".join(paths)), ", ".join(map(public_name, paths))
+    return CardEvaluation(title, names, "dev", SCORED_BY_LETTER, measured, lines, words)
 
 
 def public_name(path: str) -> str:
-    """A Hub id, or a file's name: where it lies on somebody's machine is nobody's business."""
+    """A Hub id, or the name of a file or folder: where it lies on somebody's machine is nobody's business."""
     return Path(path).name if looks_local(path, LOCAL_BUILDERS) else path

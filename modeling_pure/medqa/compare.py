@@ -13,10 +13,12 @@ import numpy as np
 from ..console import print_table
 from ..errors import InputError, run_script
 from .metrics import load_metric
-from .metrics.medqa_accuracy.medqa_accuracy import wilson_interval
 from .questions import Question
-from .results import Evaluation, read_evaluation, require_same_questions
-from .statistics import holm, in_words, p_against_chance
+from .results import Evaluation, read_evaluations, require_same_questions
+from .sections import cell, lead
+from .statistics import holm, in_words, p_against_chance, share_right
+
+HEAD = ["model", "accuracy (95 % Wilson)", "difference (95 % bootstrap)", "gained / lost", "McNemar p", "Holm p"]
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
     paths = parser.parse_args().results
     if len(paths) < 2:
         raise InputError("expected at least two evaluations to compare")
-    first, *others = (read_evaluation("EVAL.json", path) for path in paths)
+    first, *others = read_evaluations("EVAL.json", paths)
     rows = compare_evaluations(first, others)
     print_table(
         f"{first.task}, {len(first.ids):,} questions: compared with {first.name}", HEAD, table_rows(first, rows)
@@ -42,10 +44,10 @@ def main() -> None:
 def compare_evaluations(first: Evaluation, others: list[Evaluation]) -> list[dict]:
     """What `paired` says of each of the others against the first, with its name."""
     for other in others:
-        require_same_questions("EVAL.json", first, other)
+        require_same_questions("EVAL.json", first.ids, first.gold, first.task, other)
     right = [np.equal(each.predictions, each.gold) for each in (first, *others)]
     rows = [
-        {"name": other.name, "accuracy": float(of_other.mean()), "n": len(of_other), **paired(right[0], of_other)}
+        {"name": other.name, **share_right(of_other), **paired(right[0], of_other)}
         for other, of_other in zip(others, right[1:], strict=True)
     ]
     return with_holm(rows)
@@ -72,9 +74,7 @@ def compare_predictions(
         }
     ]
     for name, other in others.items():
-        correct = int((other == gold).sum())
-        row = {"name": name, "n": n, "accuracy": correct / n, "wilson_interval": list(wilson_interval(correct, n))}
-        rows.append({**row, **paired(other == gold, right)})
+        rows.append({"name": name, **share_right(other == gold), **paired(other == gold, right)})
     return with_holm(rows)
 
 
@@ -91,39 +91,16 @@ def with_holm(rows: list[dict]) -> list[dict]:
     return [{**row, "p_holm": p} for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True)]
 
 
-HEAD = ["model", "accuracy (95 % Wilson)", "difference (95 % bootstrap)", "gained / lost", "McNemar p", "Holm p"]
-
-
 def table_rows(first: Evaluation, rows: list[dict]) -> list[list[str]]:
     """The table's cells; `gained` is what the first had wrong."""
-    correct = int(np.equal(first.predictions, first.gold).sum())
-    own = [first.name, accuracy_cell(correct / len(first.ids), len(first.ids)), "", "", "", ""]
-    return [
-        own,
-        *(
-            [
-                row["name"],
-                accuracy_cell(row["accuracy"], row["n"]),
-                difference_cell(row),
-                f"{row['only_second']} / {row['only_first']}",
-                f"{row['p_value']:.2g}",
-                f"{row['p_holm']:.2g}",
-            ]
-            for row in rows
-        ),
-    ]
+    own = [first.name, cell(share_right(np.equal(first.predictions, first.gold))), "", "", "", ""]
+    return [own, *(table_row(row) for row in rows)]
 
 
-def accuracy_cell(accuracy: float, n: int) -> str:
-    """`25.0 % (22.7 to 27.4)`."""
-    low, high = wilson_interval(round(accuracy * n), n)
-    return f"{100 * accuracy:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def difference_cell(row: dict) -> str:
-    """`+1.3 (-0.4 to +3.0)`, in percentage points."""
-    low, high = row["bootstrap_interval"]
-    return f"{100 * row['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+def table_row(row: dict) -> list[str]:
+    """The cells of one of the others."""
+    changes = f"{row['only_second']} / {row['only_first']}"
+    return [row["name"], cell(row), lead(row), changes, f"{row['p_value']:.2g}", f"{row['p_holm']:.2g}"]
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import fisher_exact, ttest_ind
 
 from ..errors import InputError
-from .calibration import calibration
+from .calibration import option_nll
 from .measure import slice_metrics
 from .questions import Question
 
@@ -64,20 +65,28 @@ def probe_questions(train: list[Question], questions: list[Question]) -> list[Qu
     return sorted(others, key=lambda question: question.digest)[: len(questions)]
 
 
-def memorisation_metrics(train: list[Question], records: list[dict], metrics: dict) -> dict:
-    """Accuracy and nll over the options on train questions, and by how much these are better than the others'.
+def memorisation_metrics(
+    train: list[Question], train_scores: np.ndarray, questions: list[Question], scores: np.ndarray
+) -> dict:
+    """Whether train questions are answered better than those that are evaluated.
 
     Args:
-        records: of the letter scorer on `train`.
-        metrics: of the letter scorer on the questions that are evaluated.
+        train_scores, scores: (n, options), log-likelihoods of the letters.
+
+    Returns:
+        accuracy on the train questions as of a slice, and their `nll` over the options; `accuracy_gap` (train less the
+        others) with the p-value of Fisher's exact test, `nll_gap` (the others less train: above 0 is better on train)
+        with that of Welch's t-test, both two-sided.
     """
-    gold = np.array([question.answer for question in train])
-    scores = np.array([record["log_likelihoods"] for record in records])
-    of_train = slice_metrics(scores.argmax(-1) == gold)
-    nll = calibration(scores, gold)["nll"]
+    gold_train, gold = (np.array([question.answer for question in asked]) for asked in (train, questions))
+    right_train, right = train_scores.argmax(-1) == gold_train, scores.argmax(-1) == gold
+    nll_train, nll = option_nll(train_scores, gold_train), option_nll(scores, gold)
+    counts = [[int(each.sum()), int((~each).sum())] for each in (right_train, right)]
     return {
-        **of_train,
-        "nll": nll,
-        "accuracy_gap": of_train["accuracy"] - metrics["accuracy"],
-        "nll_gap": metrics["calibration"]["nll"] - nll,
+        **slice_metrics(right_train),
+        "nll": float(nll_train.mean()),
+        "accuracy_gap": float(right_train.mean() - right.mean()),
+        "accuracy_p": float(fisher_exact(counts).pvalue),
+        "nll_gap": float(nll.mean() - nll_train.mean()),
+        "nll_p": float(ttest_ind(nll, nll_train, equal_var=False).pvalue),
     }

@@ -24,13 +24,13 @@ from .results import (
     data_facts,
     environment,
     model_facts,
+    prediction_lines,
     questions_digest,
-    read_evaluation,
-    write_predictions,
+    read_evaluations,
+    require_same_questions,
 )
 from .scorers import SCORERS, Asked, score_letters
 from .splits import select_split
-from .tasks import Task
 
 Progress = Callable[[Iterable, int], Iterable]
 # What records depend on, beside model and questions; the number of questions in a batch is not among it.
@@ -42,30 +42,34 @@ SCORING_OPTIONS = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an evaluation reads before any model is loaded; `data` says what the questions are."""
+    """What an evaluation reads before any model is loaded.
+
+    Args:
+        data: what the questions are.
+        train: questions for the probe of memory.
+        others: predictions (n,) that stand beside the model's, by name.
+        coverage: what a text holds of the questions.
+        test_runs: how often the folder has seen the test split, this time included.
+    """
 
     questions: list[Question]
     data: dict
     train: list[Question]
-    passages: list[str]
     others: dict[str, np.ndarray]
     coverage: dict | None
+    test_runs: int
 
 
 def read_inputs(args: EvalArguments) -> Inputs:
-    """Read everything; `InputError` for whatever cannot be used."""
-    task = args.data_set
-    questions = read_split(args)
+    """Read everything, and let the baselines answer; `InputError` for whatever cannot be used."""
+    test_runs = count_test_runs("output_dir", Path(args.output_dir)) + (args.split == "test")
+    task, questions = args.data_set, read_split(args)
+    coverage = read_coverage("contamination", args.contamination, questions) if args.contamination else None
+    evaluations = read_others(args, questions)
+    train = read_train(args) if args.train_questions else []
+    others = {**simple_baselines(task, questions), **searches(args, questions, train), **evaluations}
     data = data_facts(task, args.questions or task.path, args.split, questions)
-    train = task.read("train_questions", args.train_questions, split="train") if args.train_questions else []
-    return Inputs(
-        questions,
-        data,
-        select_split(train, "train", "holdout"),
-        textbook_passages("textbooks", args.textbooks) if args.textbooks else [],
-        read_others(args.compare_with, questions, task.name),
-        read_coverage("contamination", args.contamination, questions) if args.contamination else None,
-    )
+    return Inputs(questions, data, train, others, coverage, test_runs)
 
 
 def read_split(args: EvalArguments) -> list[Question]:
@@ -83,68 +87,72 @@ def read_split(args: EvalArguments) -> list[Question]:
     return questions
 
 
-def read_others(paths: list[str], questions: list[Question], task: str) -> dict[str, np.ndarray]:
+def read_train(args: EvalArguments) -> list[Question]:
+    """Train questions without those of the dev split."""
+    train = args.data_set.read("train_questions", args.train_questions, args.questions_config, "train")
+    return select_split(train, "train", "holdout")
+
+
+def read_others(args: EvalArguments, questions: list[Question]) -> dict[str, np.ndarray]:
     """Predictions of other evaluations by name; `InputError` where they answered other questions."""
-    here = [(question.digest, question.answer) for question in questions]
-    others: dict[str, np.ndarray] = {}
-    for path in paths:
-        other = read_evaluation("compare_with", path)
-        if other.task != task or list(zip(other.ids, other.gold, strict=True)) != here:
-            raise InputError(
-                f"compare_with: '{path}' answered other questions ({len(other.ids)} of {other.task}) than the "
-                f"{len(here)} of {task} asked here; evaluate that model on the same file and split"
-            )
-        others[path if other.name in others else other.name] = np.array(other.predictions)
-    return others
+    asked = [question.digest for question in questions], [question.answer for question in questions]
+    others = read_evaluations("compare_with", args.compare_with, (args.model_name_or_path,))
+    for other in others:
+        require_same_questions("compare_with", *asked, args.task, other)
+    return {other.name: np.array(other.predictions) for other in others}
 
 
-def evaluate(args: EvalArguments, inputs: Inputs, asked: Asked, progress: Progress) -> dict:
-    """Ask, measure and write `predictions.jsonl`; returns what `eval.json` is to hold."""
-    start, folder, task, questions = time.perf_counter(), Path(args.output_dir), args.data_set, inputs.questions
+def searches(args: EvalArguments, questions: list[Question], train: list[Question]) -> dict[str, np.ndarray]:
+    """Predictions of BM25 over train questions and textbooks, where these are given and options have texts."""
+    documents = {}
+    if train and args.data_set.has_letters:
+        documents["train questions"] = "train_questions", question_documents(train)
+    if args.textbooks and args.data_set.has_letters:
+        documents["textbooks"] = "textbooks", textbook_passages("textbooks", args.textbooks)
+    return {f"BM25 over {name}": bm25_baseline(key, questions, texts) for name, (key, texts) in documents.items()}
+
+
+def evaluate(
+    args: EvalArguments, inputs: Inputs, asked: Asked, progress: Progress
+) -> tuple[dict, list[dict], Journal]:
+    """Ask and measure.
+
+    Returns:
+        what `eval.json` and `predictions.jsonl` are to hold, and the journal, which they replace.
+    """
+    start, task, questions = time.perf_counter(), args.data_set, inputs.questions
     model, orders = model_facts(args.model_name_or_path, asked.model), ORDERS[args.permutations]
     probe = probe_questions(inputs.train, questions) if args.scorer == "letter" else []
     options = {name: value for name, value in asdict(args).items() if name in SCORING_OPTIONS}
     about = {"model": model["sha256"], "data": inputs.data["sha256"], "probe": questions_digest(probe), **options}
-    journal = Journal(folder, about)
+    journal = Journal(Path(args.output_dir), about)
     items = permuted(questions, orders) if args.permutations > 1 else questions
-    records = journal.collect(SCORERS[args.scorer], asked, items, progress)
-    probe_records = journal.collect(score_letters, asked, probe, progress, first=len(items)) if probe else []
-    require_numbers([*records, *probe_records], len(orders))
-    metrics, predictions = measure(task, questions, args.scorer, records, orders)
-    write_predictions(folder, task, questions, predictions.tolist(), records, len(orders), args.include_text)
-    return {
+    records = journal.collect(
+        SCORERS[args.scorer], asked, items, progress, name=lambda item: f"row {item // len(orders)}"
+    )
+    metrics, answers = measure(task, questions, args.scorer, records, orders)
+    memory = None
+    if probe:
+        name = "train question {}".format
+        of_probe = journal.collect(score_letters, asked, probe, progress, first=len(items), name=name)
+        scores = np.array([record["log_likelihoods"] for record in of_probe])
+        memory = memorisation_metrics(probe, scores, questions, answers.scores)
+    results = {
         "schema_version": SCHEMA_VERSION,
         "note": DISCLAIMER,
         "model": model,
         "config": asdict(args),
         "data": {**inputs.data, "cut_prompts": sum(record["cut"] for record in records[:: len(orders)])},
         "metrics": metrics,
-        "slices": slices(questions, predictions),
-        "comparisons": compare_predictions(questions, predictions, task.chance, baselines(task, inputs)),
-        "contamination": contamination_metrics(inputs.coverage, questions, predictions) if inputs.coverage else None,
-        "memorisation": memorisation_metrics(probe, probe_records, metrics) if probe else None,
-        "test_runs": count_test_runs(folder) + (args.split == "test"),
+        "slices": slices(questions, answers.predictions),
+        "comparisons": compare_predictions(questions, answers.predictions, task.chance, inputs.others),
+        "contamination": contamination_metrics(inputs.coverage, questions, answers.predictions)
+        if inputs.coverage
+        else None,
+        "memorisation": memory,
+        "test_runs": inputs.test_runs,
         "seconds": round(time.perf_counter() - start, 2),
         "environment": environment(asked.model.device),
     }
-
-
-def baselines(task: Task, inputs: Inputs) -> dict[str, np.ndarray]:
-    """Predictions that stand beside the model's, by name."""
-    found = simple_baselines(task, inputs.questions)
-    if inputs.train and task.has_letters:
-        documents = question_documents(inputs.train)
-        found["BM25 over train questions"] = bm25_baseline(inputs.questions, documents, "BM25, train questions")
-    if inputs.passages and task.has_letters:
-        found["BM25 over textbooks"] = bm25_baseline(inputs.questions, inputs.passages, "BM25, textbooks")
-    return {**found, **inputs.others}
-
-
-def require_numbers(records: list[dict], num_orders: int) -> None:
-    """Raise `InputError` where a log-likelihood is not finite: an argmax over such numbers would be an answer."""
-    bad = [i for i, record in enumerate(records) if not np.isfinite(record.get("log_likelihoods", [0.0])).all()]
-    if bad:
-        raise InputError(
-            f"model_name_or_path: log-likelihoods of row {bad[0] // num_orders} are not finite (and of "
-            f"{len(bad) - 1} other prompts): {records[bad[0]]['log_likelihoods']}; the weights are damaged"
-        )
+    lines = prediction_lines(task, questions, answers, records, len(orders), args.include_text)
+    return results, lines, journal

@@ -39,7 +39,7 @@ def draw_accuracies(axis, results: dict) -> None:
     metrics = results["metrics"]
     rows = [("model", metrics["accuracy"], metrics["wilson_interval"])]
     rows += [(row["name"], row["accuracy"], row["wilson_interval"]) for row in results["comparisons"] if "n" in row]
-    draw_intervals(axis, rows, metrics["chance"])
+    draw_intervals(axis, rows, metrics["chance"], model=0)
     axis.set(title="accuracy, 95 % interval")
 
 
@@ -53,15 +53,15 @@ def draw_slices(axis, results: dict) -> None:
     axis.set(title="accuracy of slices (questions)")
 
 
-def draw_intervals(axis, rows: list[tuple[str, float, list[float]]], chance: float) -> None:
-    """Points with whiskers, the first on top."""
+def draw_intervals(axis, rows: list[tuple[str, float, list[float]]], chance: float, model: int | None = None) -> None:
+    """Points with whiskers, the first on top; the model's own is coloured."""
     for place, (_, accuracy, (low, high)) in enumerate(rows):
-        colour = COLOUR if place == 0 else GREY
+        colour = COLOUR if place == model else GREY
         axis.errorbar(
             accuracy, place, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=colour, capsize=3, markersize=4
         )
     axis.axvline(chance, color="black", linewidth=0.8, linestyle=":")
-    axis.xaxis.set_major_formatter("{x:.0%}")
+    axis.xaxis.set_major_formatter("{x:.1%}")
     axis.set_yticks(range(len(rows)), [shortened(name) for name, _, _ in rows], fontsize=7)
     axis.invert_yaxis()
 

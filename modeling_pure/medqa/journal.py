@@ -1,47 +1,46 @@
 """Records of an evaluation, written down as they come, so that a crash costs one batch and nothing is scored twice."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ..atomic import write_atomically
+from ..errors import InputError
 from .questions import Question
-from .scorers import Asked, Records
-
-JOURNAL_FILE = "records.unfinished.jsonl"
+from .scorers import Asked, NotFinite, Records
 
 
 class Journal:
     """A file with a line for what was asked, and one for each record.
 
-    What it holds is taken over if it was made by the same evaluation; else it is begun anew.
+    Its name holds a digest of the evaluation, so that another one in the same folder neither takes its records over
+    nor loses them.
     """
 
     def __init__(self, folder: Path, evaluation: dict):
-        self.file = folder / JOURNAL_FILE
-        self.records: dict[int, dict] = {}
+        head = json.dumps(evaluation, sort_keys=True)
+        self.file = folder / f"records-{hashlib.sha256(head.encode()).hexdigest()[:12]}.unfinished.jsonl"
         lines = self._whole_lines()
-        if lines and lines[0] == {"evaluation": evaluation}:
-            self.records = {line.pop("item"): line for line in lines[1:]}
+        self.records: dict[int, dict] = {line.pop("item"): line for line in lines[1:]}
         folder.mkdir(parents=True, exist_ok=True)
-        self._write("w", [{"evaluation": evaluation}, *({"item": i, **r} for i, r in self.records.items())])
+        kept = [{"evaluation": evaluation}, *({"item": i, **record} for i, record in self.records.items())]
+        write_atomically(self.file, "".join(json.dumps(line) + "\n" for line in kept))
 
     def _whole_lines(self) -> list[dict]:
         lines = []
-        for text in self.file.read_text().splitlines() if self.file.is_file() else []:
+        for text in self.file.read_text().split("\n") if self.file.is_file() else []:
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:  # cut off by what ended the evaluation
                 break
         return lines
 
-    def _write(self, mode: str, lines: list[dict]) -> None:
-        with self.file.open(mode) as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-
     def add(self, item: int, record: dict) -> None:
         """Write a record down; it outlives this process from here on."""
         self.records[item] = record
-        self._write("a", [{"item": item, **record}])
+        with self.file.open("a") as file:
+            file.write(json.dumps({"item": item, **record}) + "\n")
 
     def collect(
         self,
@@ -50,14 +49,25 @@ class Journal:
         questions: list[Question],
         progress: Callable[[Iterable, int], Iterable],
         first: int = 0,
+        name: Callable[[int], str] = "row {}".format,
     ) -> list[dict]:
         """A record of each question, in their order; those that are held already are not asked again.
 
         Args:
             progress: wraps the loop, given the number of records to come.
             first: the number under which the first question is kept.
+            name: what a question is called in a message.
+
+        Raises:
+            InputError: the model's numbers for a question are none.
         """
         todo = [i for i in range(len(questions)) if first + i not in self.records]
-        for place, record in progress(scorer(asked, [questions[i] for i in todo]), len(todo)):
-            self.add(first + todo[place], record)
+        try:
+            for place, record in progress(scorer(asked, [questions[i] for i in todo]), len(todo)):
+                self.add(first + todo[place], record)
+        except NotFinite as error:
+            raise InputError(
+                f"model_name_or_path: log-likelihoods for {name(todo[error.index])} are not finite; "
+                "the weights are damaged"
+            ) from error
         return [self.records[first + i] for i in range(len(questions))]

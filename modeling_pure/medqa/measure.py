@@ -1,40 +1,57 @@
 """From the records of a scorer to metrics: accuracy with its uncertainty, and what has to stand beside it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .calibration import calibration, label_bias, risk_coverage
 from .metrics import load_metric
-from .metrics.medqa_accuracy.medqa_accuracy import wilson_interval
 from .permutations import permutation_metrics
 from .questions import Question
+from .statistics import share_right
 from .tasks import Task
 
 NEAR_TIE = 1e-4  # nats: what rounding in fp32 may do to a log-likelihood, with room
 SMALL_SLICE = 100
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the records of a scorer come to.
+
+    Args:
+        predictions: (n,), index of the option in the file's own order; -1 where there is none.
+        metrics: what only this scorer measures.
+        scores: (n, options), whose argmax the predictions are; None where text was written.
+        rounding: (n,), how near two scores may be for rounding to decide between them.
+        averaged: (n,), predictions of the probabilities averaged over several orders of the options.
+    """
+
+    predictions: np.ndarray
+    metrics: dict
+    scores: np.ndarray | None = None
+    rounding: np.ndarray | None = None
+    averaged: np.ndarray | None = None
+
+
 def measure(
     task: Task, questions: list[Question], scorer: str, records: list[dict], orders: list[tuple[int, ...]]
-) -> tuple[dict, np.ndarray]:
-    """All metrics of an evaluation, and the predictions that count.
+) -> tuple[dict, Answers]:
+    """All metrics of an evaluation, as `eval.json` holds them, and the answers they are of.
 
     Args:
         records: of each question in each of `orders`, the file's own order first.
-
-    Returns:
-        metrics, as `eval.json` holds them, and the indices of the options predicted in the file's own order, (n,);
-        -1 where there is none.
     """
     gold = np.array([question.answer for question in questions])
-    extra, predictions, log_likelihoods = MEASURES[scorer](records, gold, orders)
-    metrics = accuracy_metrics(task, predictions, gold)
-    metrics["bias"] = label_bias(predictions, gold, task.labels)
-    if log_likelihoods is not None:
-        top = np.sort(log_likelihoods, axis=-1)
-        metrics["near_ties"] = int((top[:, -1] - top[:, -2] < NEAR_TIE).sum())
-        metrics["calibration"] = calibration(log_likelihoods, gold)
-        metrics["risk_coverage"] = risk_coverage(log_likelihoods, gold)
-    return {**metrics, **extra}, predictions
+    answers = READERS[scorer](records, gold, orders)
+    metrics = accuracy_metrics(task, answers.predictions, gold)
+    metrics["bias"] = label_bias(answers.predictions, gold, task.labels)
+    if answers.scores is not None:
+        top = np.sort(answers.scores, axis=-1)
+        metrics["near_ties"] = int((top[:, -1] - top[:, -2] < answers.rounding).sum())
+        metrics["calibration"] = calibration(answers.scores, gold)
+        metrics["risk_coverage"] = risk_coverage(answers.scores, gold)
+    return {**metrics, **answers.metrics}, answers
 
 
 def accuracy_metrics(task: Task, predictions: np.ndarray, gold: np.ndarray) -> dict:
@@ -48,46 +65,40 @@ def accuracy_metrics(task: Task, predictions: np.ndarray, gold: np.ndarray) -> d
     }
 
 
-def measure_letters(
-    records: list[dict], gold: np.ndarray, orders: list[tuple[int, ...]]
-) -> tuple[dict, np.ndarray, np.ndarray]:
+def read_letters(records: list[dict], gold: np.ndarray, orders: list[tuple[int, ...]]) -> Answers:
     """`label_mass` (probability of all labels together, the mean) and, of several orders, `permutations`."""
     scores = np.array([record["log_likelihoods"] for record in records]).reshape(len(gold), len(orders), -1)
-    own = scores[:, 0]
-    extra: dict = {"label_mass": float(np.exp(own).sum(-1).mean())}
+    own, averaged = scores[:, 0], None
+    metrics: dict = {"label_mass": float(np.exp(own).sum(-1).mean())}
     if len(orders) > 1:
-        extra["permutations"], _ = permutation_metrics(scores, gold, orders)
-    return extra, own.argmax(-1), own
+        metrics["permutations"], averaged = permutation_metrics(scores, gold, orders)
+    return Answers(own.argmax(-1), metrics, own, np.full(len(gold), NEAR_TIE), averaged)
 
 
-def measure_cloze(
-    records: list[dict], gold: np.ndarray, orders: list[tuple[int, ...]]
-) -> tuple[dict, np.ndarray, np.ndarray]:
+def read_cloze(records: list[dict], gold: np.ndarray, orders: list[tuple[int, ...]]) -> Answers:
     """Accuracy by sum, by mean over characters (lm-evaluation-harness's acc_norm: this one counts), and by PMI."""
     total, alone, characters = (
         np.array([record[name] for record in records]) for name in ("log_likelihoods", "unconditional", "characters")
     )
-    per_character = total / np.maximum(characters, 1)
-    ways = {"sum": total, "per_character": per_character, "pmi": total - alone}
+    characters = np.maximum(characters, 1)
+    ways = {"sum": total, "per_character": total / characters, "pmi": total - alone}
     accuracies = {name: float((scores.argmax(-1) == gold).mean()) for name, scores in ways.items()}
-    return {"cloze": accuracies}, per_character.argmax(-1), per_character
+    scores = ways["per_character"]
+    return Answers(scores.argmax(-1), {"cloze": accuracies}, scores, NEAR_TIE / characters.min(-1))
 
 
-def measure_generations(
-    records: list[dict], gold: np.ndarray, orders: list[tuple[int, ...]]
-) -> tuple[dict, np.ndarray, None]:
+def read_generations(records: list[dict], gold: np.ndarray, orders: list[tuple[int, ...]]) -> Answers:
     """What was written: the majority of a question's samples is what counts, the earlier option among equals."""
     answers = [record["answers"] for record in records]
     samples = np.array([[-1 if answer is None else answer for answer in row] for row in answers])
-    of_question = (samples == gold[:, None]).mean(1)
     generation = {
         "samples": samples.shape[1],
-        "sample_accuracy": float(of_question.mean()),
+        "sample_accuracy": float((samples == gold[:, None]).mean()),
         "parse_rate": float((samples >= 0).mean()),
         "mean_length": float(np.mean([record["lengths"] for record in records])),
         "reward": float(np.mean([record["rewards"] for record in records])),
     }
-    return {"generation": generation}, np.array([majority(row) for row in answers]), None
+    return Answers(np.array([majority(row) for row in answers]), {"generation": generation})
 
 
 def majority(answers: list[int | None]) -> int:
@@ -96,7 +107,7 @@ def majority(answers: list[int | None]) -> int:
     return min(set(read), key=lambda answer: (-read.count(answer), answer), default=-1)
 
 
-MEASURES = {"letter": measure_letters, "cloze": measure_cloze, "generate": measure_generations}
+READERS = {"letter": read_letters, "cloze": read_cloze, "generate": read_generations}
 
 
 def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, dict]:
@@ -118,11 +129,5 @@ def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, dict
 
 
 def slice_metrics(right: np.ndarray) -> dict:
-    """Accuracy of some questions."""
-    correct, n = int(right.sum()), len(right)
-    return {
-        "n": n,
-        "accuracy": correct / n,
-        "wilson_interval": list(wilson_interval(correct, n)),
-        "small": n < SMALL_SLICE,
-    }
+    """Accuracy of some questions, and whether they are few."""
+    return {**share_right(right), "small": len(right) < SMALL_SLICE}

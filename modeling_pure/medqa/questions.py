@@ -133,11 +133,11 @@ def checked_question(
 
 
 def repeated_rows(questions: list[Question]) -> list[tuple[int, int]]:
-    """(row, earlier row) of each question that was asked before, whatever the order of its options then."""
-    first: dict[tuple, int] = {}
+    """(row, earlier row) of each question whose text was asked before, whatever its options then."""
+    first: dict[tuple[str, str], int] = {}
     repeated = []
     for row, question in enumerate(questions):
-        identity = (question.digest, question.context, *sorted(question.options))
+        identity = question.digest, question.context
         if identity in first:
             repeated.append((row, first[identity]))
         first.setdefault(identity, row)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 
 from ..atomic import write_atomically
 from ..errors import InputError
+from .measure import Answers
 from .questions import Question, repeated_rows
 from .tasks import Task
 
@@ -47,7 +48,8 @@ def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> 
 
 def data_title(task: Task, path: str) -> str:
     """What the questions are called: a file of one's own by its name, for it may be anything in a task's format."""
-    return task.title if path == task.path else f"{Path(path).name}, asked as {task.title}"
+    names = ", ".join(Path(one).name for one in path.split(", "))
+    return task.title if path == task.path else f"{names}, asked as {task.title}"
 
 
 def questions_digest(questions: list[Question]) -> str:
@@ -75,27 +77,27 @@ def environment(device: torch.device) -> dict:
     }
 
 
-def count_test_runs(folder: Path) -> int:
-    """How often the test split has been evaluated into this folder so far."""
+def count_test_runs(key: str, folder: Path) -> int:
+    """How often the test split has been evaluated into this folder so far; `InputError` where that cannot be read."""
     file = folder / RESULTS_FILE
-    return json.loads(file.read_text()).get("test_runs", 0) if file.is_file() else 0
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{key}: '{folder}' is no folder")
+    try:
+        return json.loads(file.read_text())["test_runs"] if file.is_file() else 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{key}: '{file}' is damaged; it counts the runs of the test split") from error
 
 
-def write_predictions(
-    folder: Path,
-    task: Task,
-    questions: list[Question],
-    predictions: list[int],
-    records: list[dict],
-    num_orders: int,
-    include_text: bool,
-) -> None:
+def prediction_lines(
+    task: Task, questions: list[Question], answers: Answers, records: list[dict], num_orders: int, include_text: bool
+) -> list[dict]:
     """A line for each question: its digest, never its text unless `include_text`.
 
-    `log_likelihoods` are in the file's own order of the options; with several orders, `orders` holds those of each.
+    `log_likelihoods` are in the file's own order of the options; with several orders, `orders` holds those of each,
+    and `averaged_prediction` what the probabilities averaged over them say.
     """
     lines = []
-    for number, (question, prediction) in enumerate(zip(questions, predictions, strict=True)):
+    for number, (question, prediction) in enumerate(zip(questions, answers.predictions, strict=True)):
         own, *others = records[number * num_orders : (number + 1) * num_orders]
         line = {
             "id": question.digest,
@@ -104,26 +106,33 @@ def write_predictions(
             **{name: value for name, value in own.items() if name != "completions"},
         }
         if others:
+            line["averaged_prediction"] = task.labels[answers.averaged[number]]
             line["orders"] = [record["log_likelihoods"] for record in (own, *others)]
         if include_text:
             line |= {"question": question.question, "options": list(question.options)}
             line |= {"completions": own["completions"]} if "completions" in own else {}
-        lines.append(json.dumps(line, ensure_ascii=False))
-    write_atomically(folder / PREDICTIONS_FILE, "".join(line + "\n" for line in lines))
+        lines.append(line)
+    return lines
+
+
+def write_evaluation(folder: Path, results: dict, lines: list[dict]) -> None:
+    """`predictions.jsonl`, then `eval.json`: it says that all of an evaluation is there."""
+    write_atomically(folder / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
 
 
 def read_evaluation(key: str, path: str) -> Evaluation:
-    """An evaluation from its folder, or from the `eval.json` in it.
+    """An evaluation from its folder, or from its `eval.json`, beside which `predictions.jsonl` lies.
 
     Raises:
-        InputError: it is not one, or not a whole one.
+        InputError: it is not one, or its two files are not of one evaluation.
     """
-    folder = Path(path).parent if Path(path).name == RESULTS_FILE else Path(path)
+    file = Path(path) / RESULTS_FILE if Path(path).is_dir() else Path(path)
     try:
-        results = json.loads((folder / RESULTS_FILE).read_text())
-        lines = [json.loads(line) for line in (folder / PREDICTIONS_FILE).read_text().splitlines()]
+        results = json.loads(file.read_text())
+        lines = [json.loads(line) for line in file.with_name(PREDICTIONS_FILE).read_text().splitlines()]
         labels = list(results["data"]["labels"])
-        return Evaluation(
+        evaluation = Evaluation(
             results["model"]["name"],
             results["data"]["task"],
             [line["id"] for line in lines],
@@ -131,6 +140,10 @@ def read_evaluation(key: str, path: str) -> Evaluation:
             [labels.index(line["prediction"]) if line["prediction"] else -1 for line in lines],
             results,
         )
+        correct = sum(map(int.__eq__, evaluation.gold, evaluation.predictions))
+        if (len(lines), correct) != (results["metrics"]["n"], results["metrics"]["correct"]):
+            raise ValueError("its two files are of different evaluations")
+        return evaluation
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{key}: '{path}' is no evaluation ({type(error).__name__}: {error}); "
@@ -138,12 +151,22 @@ def read_evaluation(key: str, path: str) -> Evaluation:
         ) from error
 
 
-def require_same_questions(key: str, first: Evaluation, second: Evaluation) -> None:
-    """Raise `InputError` unless two evaluations asked the same questions in the same order."""
-    if first.ids == second.ids:
+def read_evaluations(key: str, paths: list[str], taken: tuple[str, ...] = ()) -> list[Evaluation]:
+    """Several of them; one whose name is `taken`, or that of another, is called by its path."""
+    found = [read_evaluation(key, path) for path in paths]
+    names = [*taken, *(evaluation.name for evaluation in found)]
+    return [
+        replace(evaluation, name=path) if names.count(evaluation.name) > 1 else evaluation
+        for evaluation, path in zip(found, paths, strict=True)
+    ]
+
+
+def require_same_questions(key: str, ids: list[str], gold: list[int], task: str, other: Evaluation) -> None:
+    """Raise `InputError` unless an evaluation asked these questions of a task, with this key, in this order."""
+    if (other.task, other.ids, other.gold) == (task, ids, gold):
         return
-    shared = len(set(first.ids) & set(second.ids))
+    shared = len(set(ids) & set(other.ids))
     raise InputError(
-        f"{key}: '{first.name}' answered {len(first.ids)} questions and '{second.name}' {len(second.ids)}, "
-        f"{shared} of them the same; only answers to the same questions, in the same order, can be compared"
+        f"{key}: '{other.name}' answered {len(other.ids)} questions of {other.task}, {shared} of them among these "
+        f"{len(ids)} of {task}; only answers to the same questions, with the same key and order, can be compared"
     )

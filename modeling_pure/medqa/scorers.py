@@ -8,11 +8,12 @@ Records are plain JSON, so that they can be written down as they come. None depe
 rounding in the last bits of fp32; sampled completions are drawn question by question for that reason.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from .prompt import format_stem, parse_answer
 from .questions import Question
@@ -22,6 +23,14 @@ from .tasks import Task
 
 Records = Iterator[tuple[int, dict]]  # index of a question, and what was found
 PREMISE = "Answer:"
+
+
+class NotFinite(Exception):
+    """The model's numbers for question `index` are none: an argmax over them would be an answer."""
+
+    def __init__(self, index: int):
+        super().__init__(f"question {index}")
+        self.index = index
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ def score_letters(asked: Asked, questions: list[Question]) -> Records:
             contexts = [texts[i] for i in batch for _ in labels]
             of_label, _ = continuation_log_likelihoods(asked, contexts, list(labels) * len(batch))
             scores = [of_label[start : start + len(labels)] for start in range(0, len(of_label), len(labels))]
+        require_finite(batch, scores)
         for i, row in zip(batch, scores, strict=True):
             yield i, {"log_likelihoods": row, "cut": cut[i]}
 
@@ -85,6 +95,8 @@ def score_cloze(asked: Asked, questions: list[Question]) -> Records:
         stem_of_option = [format_stem(questions[i]) for i in batch for _ in questions[i].options]
         given, cut = continuation_log_likelihoods(asked, stem_of_option, options)
         alone, _ = continuation_log_likelihoods(asked, [PREMISE] * len(options), options)
+        owners = [i for i in batch for _ in questions[i].options]
+        require_finite(owners, list(zip(given, alone, strict=True)))
         start = 0
         for i in batch:
             of_question = slice(start, start := start + len(questions[i].options))
@@ -97,6 +109,13 @@ def score_cloze(asked: Asked, questions: list[Question]) -> Records:
                     "cut": any(cut[of_question]),
                 },
             )
+
+
+def require_finite(owners: list[int], rows: Sequence[Sequence[float]]) -> None:
+    """Raise `NotFinite` for the first row that holds a number which is none."""
+    for owner, row in zip(owners, rows, strict=True):
+        if not all(map(math.isfinite, row)):
+            raise NotFinite(owner)
 
 
 @torch.inference_mode()
@@ -138,7 +157,11 @@ def score_generations(asked: Asked, questions: list[Question]) -> Records:
     penalty = LengthPenalty(asked.length_penalty_min_tokens, eos)
     for batch in batches:
         torch.manual_seed(asked.seed + int(questions[batch[0]].digest[:12], 16))
-        for i, completions in zip(batch, generate(asked, [prompts[i] for i in batch]), strict=True):
+        try:
+            of_batch = generate(asked, [prompts[i] for i in batch])
+        except NotFinite as error:
+            raise NotFinite(batch[error.index // max(1, asked.num_samples)]) from error
+        for i, completions in zip(batch, of_batch, strict=True):
             texts = asked.tokenizer.batch_decode(completions, skip_special_tokens=True)
             parts = correct(texts, [questions[i].answer] * len(texts)), penalty(completion_ids=completions)
             yield (
@@ -168,16 +191,31 @@ def generate(asked: Asked, prompts: list[list[int]]) -> list[list[list[int]]]:
     output = asked.model.generate(
         input_ids=input_ids.to(asked.model.device),
         attention_mask=attention_mask.to(asked.model.device),
+        logits_processor=[RefuseNaN()],
         generation_config=GenerationConfig(
             max_new_tokens=asked.max_new_tokens,
             num_return_sequences=number,
             eos_token_id=eos,
             pad_token_id=eos,
+            # What is not said here the model's own generation_config would say.
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
             **sampling,
         ),
     )
     completions = [upto(row, eos) for row in output[:, longest:].tolist()]
     return [completions[start : start + number] for start in range(0, len(completions), number)]
+
+
+class RefuseNaN(LogitsProcessor):
+    """Raises `NotFinite` with the number of the row whose logits are no numbers (-inf only forbids a token)."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        bad = scores.isnan().any(-1)
+        if bad.any():
+            raise NotFinite(int(bad.nonzero()[0]))
+        return scores
 
 
 def upto(ids: list[int], eos_token_id: int) -> list[int]:

@@ -1,7 +1,8 @@
 """Log-likelihoods of answer labels as the next token: what lm-evaluation-harness scores, in fp32.
 
-A question takes one forward pass, and the head is applied to its last position alone. Batches are sorted by length
-and padded on the right without a mask, which a causal model does not need: no real token sees a padded one.
+A question takes one forward pass, and the head is applied to the last positions of a batch alone. Batches are sorted
+by length, so that these are few, and padded on the right without a mask, which a causal model does not need: no real
+token sees a padded one.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from math import log
 
 from ..console import DISCLAIMER
-from .statistics import in_words
+from .statistics import ALPHA, in_words
 
 ACCURACY_HEAD = [
     "",
@@ -44,20 +44,27 @@ def verdict(results: dict) -> list[str]:
         f"{metrics['accuracy']:.2%} of {data['n']:,} questions ({data['split']} split) right, "
         f"standard error {metrics['standard_error']:.2%}, 95 % interval {interval(metrics['wilson_interval'])}.",
         "The accuracy is "
-        + ", and ".join(in_words(row["difference"], row["p_holm"], row["name"]) for row in against)
+        + ", ".join(against_one(row) for row in against)
         + ": p-values are Holm's, for all comparisons that were made.",
     ]
     if data["cut_prompts"]:
-        sentences.append(f"{data['cut_prompts']} prompts were longer than the context and were cut from the left.")
+        sentences.append(f"Prompts longer than the context, which were cut from the left: {data['cut_prompts']}.")
     if data["repeated_rows"]:
-        sentences.append(f"{repeated(data['repeated_rows'])}; each counts as often as it is there.")
+        sentences.append(f"{repeated(data['repeated_rows'])}. Each counts as often as it is there.")
     return sentences
+
+
+def against_one(row: dict) -> str:
+    """How the accuracy stands to one row of the table."""
+    if row.get("only_first") == row.get("only_second") == 0:
+        return f"that of {row['name']}, right on the very same questions"
+    return in_words(row["difference"], row["p_holm"], row["name"])
 
 
 def repeated(rows: list[list[int]]) -> str:
     """Which rows ask a question again."""
     named = ", ".join(f"row {row} repeats row {earlier}" for row, earlier in rows[:5])
-    return f"{len(rows)} questions are there twice: {named}{' ...' if len(rows) > 5 else ''}"
+    return f"Rows with the question of an earlier one: {len(rows)} ({named}{' ...' if len(rows) > 5 else ''})"
 
 
 def accuracy(results: dict) -> Section:
@@ -129,11 +136,16 @@ def calibration(results: dict) -> Section | None:
         ["Brier score", f"{found['brier']:.4f}", f"{1 - 1 / options:.2f} for a guess"],
         ["nll over the options (nats)", f"{found['nll']:.4f}", f"{log(options):.3f} for a guess"],
         ["area under risk and coverage", f"{metrics['risk_coverage']['aurc']:.4f}", "0 at best"],
-        ["two options within 0.0001 nats", str(metrics["near_ties"]), "questions; rounding may decide them"],
+        [
+            "two options within 0.0001 nats (of the sum)",
+            str(metrics["near_ties"]),
+            "questions; rounding may decide them",
+        ],
     ]
     if "label_mass" in metrics:
         rows.append(["probability of all labels together", f"{metrics['label_mass']:.4f}", "1 at best"])
-    return Section("Calibration", [], ["measure", "value", ""], rows)
+    words = ["Of log-likelihoods by character, which are no probabilities of the texts."] if "cloze" in metrics else []
+    return Section("Calibration", words, ["measure", "value", ""], rows)
 
 
 def labels(results: dict) -> Section:
@@ -186,12 +198,20 @@ def contamination(results: dict) -> Section | None:
         rows += [["questions not found", cell(found["clean"])]] if found["clean"] else []
         rows += [["questions found", cell(found["covered_accuracy"])]] if found["covered_accuracy"] else []
     if probe:
-        words.append(
-            f"On {probe['n']:,} train questions accuracy is {100 * probe['accuracy_gap']:+.1f} points and nll over "
-            f"the options {probe['nll_gap']:+.3f} nats better: what may be memory."
-        )
+        words.append(memory(probe))
         rows.append(["train questions", cell(probe)])
     return Section("Contamination and memory", words, ["questions", "accuracy (95 % Wilson)"], rows) if words else None
+
+
+def memory(probe: dict) -> str:
+    """Whether train questions are answered better, in words."""
+    better = [name for name in ("accuracy", "nll") if probe[f"{name}_gap"] > 0 and probe[f"{name}_p"] < ALPHA]
+    sign = f"better by {' and '.join(better)}, which may be memory" if better else "no sign of memory"
+    return (
+        f"{probe['n']:,} train questions: accuracy {100 * probe['accuracy_gap']:+.1f} points (Fisher's exact test, "
+        f"p = {probe['accuracy_p']:.2g}), nll over the options lower by {probe['nll_gap']:.3f} nats (Welch's t-test, "
+        f"p = {probe['nll_p']:.2g}): {sign}."
+    )
 
 
 def provenance(results: dict) -> Section:
@@ -227,13 +247,13 @@ def interval(bounds: list[float]) -> str:
 
 
 def cell(part: dict) -> str:
-    """An accuracy with its interval."""
+    """An accuracy with its interval: `25.0 % (22.7 to 27.4)`."""
     low, high = part["wilson_interval"]
     return f"{100 * part['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def lead(row: dict) -> str:
-    """By how much the model is ahead, in points."""
+    """A difference of accuracies in points: `+1.3 (-0.4 to +3.0)`."""
     if "bootstrap_interval" not in row:
         return f"{100 * row['difference']:+.1f}"
     low, high = row["bootstrap_interval"]

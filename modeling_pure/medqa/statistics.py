@@ -2,9 +2,18 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from scipy.stats import binomtest
 
+from .metrics.medqa_accuracy.medqa_accuracy import wilson_interval
+
 ALPHA = 0.05
+
+
+def share_right(right: np.ndarray) -> dict:
+    """`n`, `accuracy` and its Wilson interval from which answers are right, bool (n,)."""
+    correct, n = int(right.sum()), len(right)
+    return {"n": n, "accuracy": correct / n, "wilson_interval": list(wilson_interval(correct, n))}
 
 
 def p_against_chance(correct: int, n: int, chance: float) -> float:

@@ -65,7 +65,7 @@ def test_a_seed_reaches_both_trainings():
 def write_evaluation(folder, right, questions=100):
     """An evaluation in which the first `right` questions were answered rightly."""
     folder.mkdir(parents=True)
-    metrics = {"n": questions, "accuracy": right / questions, "wilson_interval": [0.0, 1.0]}
+    metrics = {"n": questions, "correct": right, "accuracy": right / questions, "wilson_interval": [0.0, 1.0]}
     data = {"task": "medqa_4options", "labels": dict.fromkeys("ABCD", 0)}
     (folder / "eval.json").write_text(json.dumps({"metrics": metrics, "data": data, "model": {"name": folder.name}}))
     lines = [{"id": str(i), "gold": "A", "prediction": "A" if i < right else "B"} for i in range(questions)]

@@ -57,7 +57,7 @@ def test_bm25_takes_the_option_with_the_best_ten_documents(questions):
         stem = words_of(question.question)
         sums = [sum(sorted(plain_bm25(words, [*stem, option]))[-10:]) for option in question.options]
         expected.append(sums)
-    predictions = bm25_baseline(asked, documents, "test")
+    predictions = bm25_baseline("train_questions", asked, documents)
     # Stop words and words of one letter are left out there: the sums differ a little, the best option seldom.
     agreed = [p == int(np.argmax(sums)) for p, sums in zip(predictions, expected, strict=True)]
     assert np.mean(agreed) > 0.8
@@ -70,12 +70,12 @@ def test_bm25_finds_what_a_book_says():
         Question("Cholera in a man?", ("aspirin", "doxycycline", "insulin", "heparin"), 1),
         Question("Fever in a child?", ("insulin", "heparin", "aspirin", "doxycycline"), 2),
     ]
-    assert bm25_baseline(questions, books, "test").tolist() == [1, 2]
+    assert bm25_baseline("textbooks", questions, books).tolist() == [1, 2]
 
 
 def test_a_question_without_a_known_word_is_answered_with_the_first_option():
     question = Question("the of and", ("the", "of", "and", "a"), 3)
-    assert bm25_baseline([question], ["fever", "rash"], "test").tolist() == [0]
+    assert bm25_baseline("textbooks", [question], ["fever", "rash"]).tolist() == [0]
 
 
 def test_books_of_all_kinds_are_cut_into_passages(tmp_path):
@@ -93,6 +93,12 @@ def test_a_folder_without_books_is_refused(tmp_path):
         textbook_passages("textbooks", str(tmp_path))
     with pytest.raises(InputError, match="is no folder"):
         textbook_passages("textbooks", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="textbooks: no words to look for"):
+        bm25_baseline("textbooks", [Question("Q?", ("a", "b", "c", "d"), 0)], ["the of and"])
+    (tmp_path / "broken.jsonl").write_text('{"text": ')
+    with pytest.raises(InputError, match="textbooks: cannot read .*broken.jsonl"):
+        textbook_passages("textbooks", str(tmp_path))
+    (tmp_path / "broken.jsonl").unlink()
     write_jsonl(tmp_path / "bad.jsonl", [{"body": "x"}])
     with pytest.raises(InputError, match="bad.jsonl' has no column 'text'"):
         textbook_passages("textbooks", str(tmp_path))

@@ -100,8 +100,8 @@ def test_letter_scores_are_lm_evals(name, model, tokenizer, questions, tmp_path)
     their_scores = np.array([[float(answer[0][0]) for answer in sample["resps"]] for sample in samples])
     ours = np.array([record["log_likelihoods"] for record in records])
     np.testing.assert_allclose(ours, their_scores, atol=1e-4, rtol=0)
-    metrics, predictions = measure(task, read, "letter", records, ORDERS[1])
-    assert predictions.tolist() == their_scores.argmax(-1).tolist()
+    metrics, answers = measure(task, read, "letter", records, ORDERS[1])
+    assert answers.predictions.tolist() == their_scores.argmax(-1).tolist()
     assert metrics["accuracy"] == theirs["acc,none"]
     assert metrics["standard_error"] == pytest.approx(theirs["acc_stderr,none"], abs=1e-12)
 

@@ -105,7 +105,7 @@ class Writes:
     def __init__(self, model, ids):
         self.config, self.device, self.ids = model.config, model.device, ids
 
-    def generate(self, input_ids, attention_mask, generation_config):
+    def generate(self, input_ids, **kwargs):
         return torch.cat([input_ids, torch.tensor([self.ids] * len(input_ids))], 1)
 
 

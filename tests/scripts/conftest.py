@@ -40,11 +40,18 @@ def run(*command: str, expect: int | None = 0) -> subprocess.CompletedProcess:
 
 
 def kill_once_written(file: Path, *command: str, lines: int = 0) -> None:
-    """Run a script and kill -9 it, with its workers, as soon as `file` is there and holds so many lines."""
+    """Run a script and kill -9 it, with its workers, as soon as `file` is there.
+
+    With `lines`, `file` is a folder: as soon as a file in it holds so many.
+    """
     process = subprocess.Popen(
         [sys.executable, *map(str, command)], cwd=ROOT, env={**os.environ, "CI": "true"}, start_new_session=True
     )
-    while process.poll() is None and not (file.exists() and (not lines or file.read_bytes().count(b"\n") >= lines)):
+
+    def written() -> bool:
+        return any(one.read_bytes().count(b"\n") >= lines for one in file.glob("*")) if lines else file.exists()
+
+    while process.poll() is None and not written():
         time.sleep(0.02)
     assert process.poll() is None, "the run was over before it could be killed"
     os.killpg(process.pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -103,11 +104,12 @@ def test_any_batch_size_gives_the_same_predictions(evaluate, tmp_path, permutati
 
 def test_a_killed_evaluation_goes_on_and_scores_nothing_twice(evaluate, pretrained, corpus, tmp_path, monkeypatch):
     _, straight = evaluate(tmp_path / "straight", "--batch_size", "1", "--permutations", "24")
-    stopped, journal = tmp_path / "stopped", tmp_path / "stopped" / "records.unfinished.jsonl"
+    stopped = tmp_path / "stopped"
     options = ["--questions", corpus / "questions.jsonl", "--split", "all", "--output_dir", stopped]
     options += ["--batch_size", "1", "--permutations", "24"]
-    kill_once_written(journal, "eval_medqa.py", "--model_name_or_path", pretrained, *options, lines=40)
+    kill_once_written(stopped, "eval_medqa.py", "--model_name_or_path", pretrained, *options, lines=40)
     assert not (stopped / "eval.json").exists()
+    (journal,) = stopped.glob("records-*.unfinished.jsonl")
     with journal.open("a") as file:
         file.write('{"item": 7, "log_lik')  # a line that was cut off
     held = len(journal.read_text().splitlines()) - 2
@@ -125,12 +127,18 @@ def test_a_killed_evaluation_goes_on_and_scores_nothing_twice(evaluate, pretrain
     assert predictions_of(stopped) == predictions_of(tmp_path / "straight")
 
 
-def test_what_another_evaluation_left_is_not_taken_over(evaluate, tmp_path):
-    tmp_path.joinpath("records.unfinished.jsonl").write_text(
-        '{"evaluation": {"model": "another"}}\n{"item": 0, "log_likelihoods": [0, -9, -9, -9], "cut": false}\n'
-    )
+def test_what_another_evaluation_left_is_neither_taken_over_nor_lost(evaluate, tmp_path, monkeypatch):
+    def stops(asked, questions):
+        yield 0, {"log_likelihoods": [0.0, -9.0, -9.0, -9.0], "cut": False}
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(scorers.SCORERS, "cloze", stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tmp_path, "--scorer", "cloze")
+    (left,) = tmp_path.glob("records-*")
     evaluate(tmp_path)
     assert predictions_of(tmp_path)[0]["log_likelihoods"][0] != 0
+    assert list(tmp_path.glob("records-*")) == [left]
 
 
 def test_everything_beside_the_accuracy(evaluate, train_here, corpus, questions, tmp_path, capsys):
@@ -154,7 +162,7 @@ def test_everything_beside_the_accuracy(evaluate, train_here, corpus, questions,
         *("--train_questions", corpus / "questions.jsonl", "--contamination", tmp_path / "coverage.json"),
     )
     rows = {row["name"]: row for row in results["comparisons"]}
-    twin = rows[results["model"]["name"]]
+    twin = rows[str(tmp_path / "before")]  # the same model: called by its path
     assert (twin["only_first"], twin["only_second"], twin["p_value"], twin["difference"]) == (0, 0, 1, 0)
     for name in ("BM25 over train questions", "BM25 over textbooks"):
         assert rows[name]["n"] == 120 and name in printed.out
@@ -172,6 +180,8 @@ def test_the_probe_of_memory_asks_train_questions(evaluate, corpus, questions, t
     assert probe["n"] == metrics["n"] < 120
     assert probe["accuracy_gap"] == probe["accuracy"] - metrics["accuracy"]
     assert probe["nll_gap"] == pytest.approx(metrics["calibration"]["nll"] - probe["nll"])
+    assert 0 < probe["accuracy_p"] <= 1 and 0 < probe["nll_p"] <= 1
+    assert "no sign of memory" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize("scorer", ["cloze", "generate"])
@@ -191,8 +201,6 @@ def test_other_scorers_leave_the_same_files(evaluate, tmp_path, scorer):
 
 
 def test_a_card_has_the_accuracy_and_the_hub_reads_it(evaluate, pretrained, tmp_path):
-    import shutil
-
     model = tmp_path / "model"
     shutil.copytree(pretrained, model, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
     before = ModelCard.load(model / "README.md").text
@@ -238,21 +246,47 @@ def test_prompts_that_are_cut_and_questions_that_repeat_are_counted(evaluate, qu
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[2]])
     printed, results = evaluate(tmp_path / "eval", "--questions", path)
     assert results["data"]["cut_prompts"] == 1 and results["data"]["repeated_rows"] == [[20, 2]]
-    assert "1 prompts were longer than the context" in printed.out and "row 20 repeats row 2" in printed.out
+    assert "longer than the context, which were cut from the left: 1." in printed.out
+    assert "an earlier one: 1 (row 20 repeats row 2)" in printed.out
     assert [line["cut"] for line in predictions_of(tmp_path / "eval")].index(True) == 4
 
 
-def test_weights_that_are_no_numbers_are_no_score(evaluate, pretrained, tmp_path):
-    import shutil
-
+@pytest.mark.parametrize("scorer", ["letter", "cloze", "generate", "sampled"])
+def test_weights_that_are_no_numbers_are_no_score(evaluate, pretrained, tmp_path, scorer):
     model = tmp_path / "model"
     shutil.copytree(pretrained, model, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
     weights = load_file(model / "model.safetensors")
     weights["lm_head.weight"][:] = torch.nan
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    _, message = evaluate(tmp_path / "eval", model=model, expect=2)
-    assert "log-likelihoods of row 0 are not finite" in message and "119 other" in message
+    options = {"sampled": ["--scorer", "generate", "--num_samples", "2"]}.get(scorer, ["--scorer", scorer])
+    _, message = evaluate(tmp_path / "eval", *options, model=model, expect=2)
+    assert re.search(r"log-likelihoods for row \d+ are not finite", message)
     assert not (tmp_path / "eval" / "eval.json").exists()
+
+
+def test_an_answer_as_long_as_the_context_is_refused(evaluate, tmp_path):
+    _, message = evaluate(tmp_path, "--scorer", "generate", "--max_new_tokens", "256", expect=2)
+    assert "max_new_tokens: 256 leave no room for a prompt in 256" in message
+
+
+def test_files_that_are_not_of_one_evaluation_are_refused(evaluate, train_here, tmp_path):
+    for name, scorer in (("a", "letter"), ("b", "cloze")):
+        evaluate(tmp_path / name, "--scorer", scorer)
+    (tmp_path / "a" / "predictions.jsonl").write_bytes((tmp_path / "b" / "predictions.jsonl").read_bytes())
+    message = train_here(tmp_path / "a", tmp_path / "b", script=compare, expect=2).err
+    assert "its two files are of different evaluations" in message
+    (tmp_path / "a" / "eval.json").write_text('{"cut o')
+    assert "is damaged; it counts the runs of the test split" in evaluate(tmp_path / "a", expect=2)[1]
+
+
+def test_odd_characters_survive(evaluate, train_here, questions, tmp_path):
+    """Line separators of Unicode, which some ways of splitting lines take for ends of lines."""
+    rows = [question_row(question) for question in questions[:9]]
+    rows[3]["question"] += "\u2028Which?\u0085\x1e"
+    path = write_jsonl(tmp_path / "odd.jsonl", rows)
+    evaluate(tmp_path / "a", "--questions", path, "--include_text", "true")
+    evaluate(tmp_path / "b", "--questions", path, "--compare_with", tmp_path / "a")
+    assert predictions_of(tmp_path / "a")[3]["question"] == rows[3]["question"]
 
 
 @pytest.mark.parametrize(
@@ -283,7 +317,7 @@ def test_refused_before_a_model_is_loaded(evaluate, tmp_path, monkeypatch, optio
 def test_files_about_other_questions_are_refused(evaluate, questions, tmp_path):
     evaluate(tmp_path / "dev", split="dev")
     _, err = evaluate(tmp_path / "all", "--compare_with", tmp_path / "dev", expect=2)
-    assert "answered other questions" in err
+    assert "13 questions of medqa_4options, 13 of them among these 120" in err
     (tmp_path / "coverage.json").write_text(json.dumps({"documents": {}, "questions": {}}))
     _, err = evaluate(tmp_path / "all", "--contamination", tmp_path / "coverage.json", expect=2)
     assert "says nothing of 120 of the 120 questions" in err

@@ -27,9 +27,12 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
     Args:
         prediction: `predictions` of shape (n, options), a log-likelihood or logit for each option, and `label_ids`
-            (n,), the index of the right one; the first option wins a tie.
+            (n,), the index of the right one; the first option wins a tie. Where one is no number, all that is said
+            is nan: an argmax over nan would be an answer.
     """
     scores, gold = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
+    if not np.isfinite(scores).all():
+        return dict.fromkeys(("accuracy", "standard_error", "nll"), float("nan"))
     measured = load_metric("medqa_accuracy").compute(predictions=scores.argmax(-1), references=gold, n_resamples=0)
     nll = calibration(scores, gold)["nll"]
     return {"accuracy": measured["accuracy"], "standard_error": measured["standard_error"], "nll": nll}

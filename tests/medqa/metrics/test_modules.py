@@ -116,7 +116,7 @@ def test_a_module_needs_numpy_alone_and_one_import_a_line(name):
 
 
 def test_modules_travel_with_the_package(tmp_path):
-    """What `pip install` copies holds both folders, and they load from there."""
+    """What `pip install` copies holds both folders."""
     root = Path(__file__).parents[3]
     find = "import setuptools; print(*setuptools.find_packages(include=['modeling_pure*']))"
     found = subprocess.run([sys.executable, "-c", find], cwd=root, capture_output=True, text=True, check=True)
@@ -129,3 +129,5 @@ def test_compute_metrics_is_what_a_trainer_wants():
     assert metrics["accuracy"] == 2 / 3  # the tie goes to the first
     nats = [np.log(np.exp(row).sum()) - row[gold] for row, gold in zip(logits, [0, 0, 2], strict=True)]
     assert metrics["nll"] == pytest.approx(np.mean(nats))
+    logits[1, 2] = np.nan
+    assert all(np.isnan(value) for value in compute_metrics(EvalPrediction(logits, np.array([0, 0, 2]))).values())
