@@ -7,154 +7,152 @@ scores is mostly chance, so a raw ratio to another model says little. Tasks are 
 """
 
 import json
-import math
 import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from .atomic import write_atomically
 from .console import DISCLAIMER, print_block, print_table
 from .data.tokenizer import load_tokenizer
 from .errors import InputError, first_line, run_script
+from .medqa.report import markdown_table
 from .recipe import RecipeParser
 from .training.checkpoint import check_model
 
 RESULTS_FILE, TABLE_FILE = "general.json", "general.md"
-TASK_FIELDS = {"num_fewshot", "metric"}
+MODEL_KEYS = ("model_name_or_path", "reference_model_name_or_path")
+COLUMNS = ("score", "standard_error", "chance", "normalised")
 
 
 @dataclass
 class GeneralArguments:
     """Two models and the tasks."""
 
-    model_name_or_path: str = field(
-        default="runs/pretrain", metadata={"help": "any causal language model: a folder or a Hub id"}
-    )
-    reference_model_name_or_path: str | None = field(
-        default="openai-community/gpt2", metadata={"help": "the model it is measured against; '' = none"}
-    )
-    tasks: dict = field(
-        default_factory=dict,
-        metadata={"help": "lm-evaluation-harness's name of each task: {num_fewshot: N, metric: acc or acc_norm}"},
-    )
+    model_name_or_path: str = field(default="runs/pretrain", metadata={"help": "causal model: a folder or a Hub id"})
+    reference_model_name_or_path: str | None = field(default="openai-community/gpt2", metadata={"help": "'' = none"})
+    tasks: dict = field(default_factory=dict, metadata={"help": "by name: {num_fewshot: N, metric: acc or acc_norm}"})
     limit: int | None = field(default=None, metadata={"help": "questions of each (sub)task, for a quick look"})
     batch_size: int = field(default=16, metadata={"help": "requests in a forward pass"})
     output_dir: str = field(default="runs/general", metadata={"help": "folder for general.json and general.md"})
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with a model"})
 
     def __post_init__(self):
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit: expected 1 or more, found {self.limit}")
-        for name, settings in self.tasks.items():
-            if not isinstance(settings, dict) or set(settings) != TASK_FIELDS:
-                raise InputError(f"tasks.{name}: expected a mapping of {', '.join(sorted(TASK_FIELDS))}")
-            if settings["metric"] not in ("acc", "acc_norm"):
-                raise InputError(f"tasks.{name}.metric: expected acc or acc_norm, found {settings['metric']!r}")
+        for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
+            if value is not None and value < 1:
+                raise InputError(f"{name}: expected 1 or more, found {value}")
+        if self.reference_model_name_or_path == self.model_name_or_path:
+            raise InputError("reference_model_name_or_path: is the model itself; '' = none")
+        for name, task in self.tasks.items():
+            if not isinstance(task, dict) or set(task) != {"metric", "num_fewshot"}:
+                raise InputError(f"tasks.{name}: expected a mapping of metric, num_fewshot; found {task!r}")
+            if task["metric"] not in ("acc", "acc_norm"):
+                raise InputError(f"tasks.{name}.metric: expected acc or acc_norm, found {task['metric']!r}")
+            if type(task["num_fewshot"]) is not int or task["num_fewshot"] < 0:
+                raise InputError(f"tasks.{name}.num_fewshot: expected 0 or more, found {task['num_fewshot']!r}")
 
 
 def main() -> None:
-    """Arguments, both models on all tasks, report."""
+    """Arguments, tasks with their questions, both models on all of them, report."""
     (args,) = RecipeParser((GeneralArguments,), description=__doc__).parse_recipe(sys.argv[1:])
-    task_manager = find_tasks(args.tasks)
-    check_model("model_name_or_path", args.model_name_or_path)
-    models = [args.model_name_or_path]
-    if args.reference_model_name_or_path:
-        check_model("reference_model_name_or_path", args.reference_model_name_or_path)
-        models.append(args.reference_model_name_or_path)
-    print_block(
-        "Six general benchmarks",
-        {
-            "models": " and ".join(models),
-            "tasks": ", ".join(f"{name} ({task['num_fewshot']}-shot)" for name, task in args.tasks.items()),
-            "questions": f"the first {args.limit} of each" if args.limit else "all",
-            "folder": args.output_dir,
-            "note": DISCLAIMER,
-        },
-    )
-    rows = {name: evaluate_model(name, args, task_manager) for name in models}
-    results = {
-        "schema_version": 1,
-        "note": DISCLAIMER,
-        "config": asdict(args),
-        "models": rows,
-        "summary": summarise(*rows.values()),
-        "environment": {name: version(name) for name in ("torch", "transformers", "lm_eval", "datasets")},
-    }
-    write_results(Path(args.output_dir), results)
+    manager = find_tasks(args.tasks)
+    models = {getattr(args, key): key for key in MODEL_KEYS if getattr(args, key)}
+    for name, key in models.items():
+        check_model(key, name)
+        find_config(key, name, args.trust_remote_code)
+    tasks = {name: load_task(name, manager, **settings) for name, settings in args.tasks.items()}
+    tasks_in_words = (f"{name} ({task['num_fewshot']}-shot {task['metric']})" for name, task in args.tasks.items())
+    questions = f"the first {args.limit} of each (sub)task" if args.limit else "all"
+    facts = {"models": " and ".join(models), "tasks": ", ".join(tasks_in_words), "questions": questions}
+    print_block("General benchmarks", facts | {"folder": args.output_dir, "note": DISCLAIMER})
+    write_results(args, {name: evaluate_model(key, name, args, tasks, manager) for name, key in models.items()})
+
+
+def find_config(key: str, name: str, trust_remote_code: bool) -> None:
+    """Raise `InputError` where there is no such model: not when the other one has been measured for hours."""
+    try:
+        AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise InputError(f"{key}: cannot load '{name}': {first_line(error)}") from error
 
 
 def find_tasks(tasks: dict):
-    """lm-evaluation-harness's `TaskManager`; `InputError`, before any model is loaded, where it has no such task."""
+    """lm-evaluation-harness's `TaskManager`; `InputError` where there is none, or it has no such task."""
     if not tasks:
         raise InputError("tasks: none; --config recipes/general.yaml names GPT-2's six")
     if not find_spec("lm_eval"):
-        raise InputError("lm_eval is not installed: pip install 'lm_eval>=0.4.13'")
+        raise InputError("lm_eval is not installed: pip install 'modeling_pure[eval]', or -r requirements-dev.txt")
     from lm_eval.tasks import TaskManager
 
-    task_manager = TaskManager()
+    manager = TaskManager()
     for name in tasks:
-        if name not in task_manager.all_tasks:
+        if name not in manager.all_tasks:
             raise InputError(f"tasks.{name}: lm-evaluation-harness has no such task")
-    return task_manager
+    return manager
 
 
-def evaluate_model(name: str, args: GeneralArguments, task_manager) -> dict[str, dict]:
-    """Scores of one model by task, as `score_task` gives them."""
+def load_task(name: str, manager, num_fewshot: int, metric: str):
+    """lm-evaluation-harness's `Task` or `Group` with its questions; `InputError` where it cannot be asked so."""
+    try:
+        loaded = manager.load([name])
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"tasks.{name}: cannot load its questions: {first_line(error)}") from error
+    group, tasks = loaded["groups"].get(name), loaded["tasks"]
+    ways = [way.metric for way in (group and group.aggregate_metric_list) or [] if way.weight_by_size]
+    if name not in tasks and metric not in ways:
+        raise InputError(f"tasks.{name}.metric: the group or tag has no {metric} over all its questions")
+    for config, known in ((task.config, task.aggregation()) for task in tasks.values()):
+        if config.output_type != "multiple_choice" or (config.process_results and config.task != "truthfulqa_mc2"):
+            raise InputError(f"tasks.{name}: is no plain multiple choice; what a coin scores there is not known")
+        if metric not in known:
+            raise InputError(f"tasks.{name}.metric: the task has no {metric}")
+        if config.num_fewshot == 0 != num_fewshot:  # lm-evaluation-harness would leave it at 0 and not say so
+            raise InputError(f"tasks.{name}.num_fewshot: the task is defined with 0, found {num_fewshot}")
+    return group or tasks[name]
+
+
+def evaluate_model(key: str, name: str, args: GeneralArguments, tasks: dict, manager) -> dict[str, dict]:
+    """Scores of one model by task, as `score_task` gives them; `key` is the option that named the model."""
     from lm_eval.models.huggingface import HFLM
 
+    trust = args.trust_remote_code
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, trust_remote_code=args.trust_remote_code
+            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"model_name_or_path: cannot load '{name}': {first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise InputError(f"{key}: cannot load '{name}': {first_line(error)}") from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = load_tokenizer("model_name_or_path", name)
+    tokenizer = load_tokenizer(key, name, model.config.vocab_size)
     lm = HFLM(pretrained=model.eval().to(device), tokenizer=tokenizer, batch_size=args.batch_size, device=device)
-    return {task: score_task(lm, task, settings, args.limit, task_manager) for task, settings in args.tasks.items()}
+    options = {"limit": args.limit, "task_manager": manager}
+    return {task: score_task(lm, task, tasks[task], **args.tasks[task], **options) for task in tasks}
 
 
-def score_task(lm, task: str, settings: dict, limit: int | None, task_manager) -> dict[str, float]:
+def score_task(lm, name: str, task, num_fewshot: int, metric: str, **options) -> dict[str, float | None]:
     """One task, or group of tasks, on one model.
 
-    Returns:
-        `score` and its `standard_error` (null for a single question), both lm-evaluation-harness's; `chance`,
-        measured on the same questions; `normalised`, (score - chance) / (1 - chance); `n` questions.
-
-    Raises:
-        InputError: the task has no such metric, or its score is no number.
+    Gives `n` questions; `score` and its `standard_error` (null for a single question), lm-evaluation-harness's own;
+    `chance`, measured on the same questions; `normalised`, (score - chance) / (1 - chance).
     """
     from lm_eval import simple_evaluate
 
-    result = simple_evaluate(
-        lm,
-        tasks=[task],
-        num_fewshot=settings["num_fewshot"],
-        limit=limit,
-        task_manager=task_manager,
-        log_samples=True,
-        bootstrap_iters=1,  # standard errors of means are formulas; with 0 there are none
-    )
-    found = result["results"][task]
-    score = found.get(f"{settings['metric']},none")
-    if score is None:
-        raise InputError(f"tasks.{task}.metric: the task has no {settings['metric']}")
-    if not math.isfinite(score):
-        raise InputError(f"tasks.{task}: the score is {score}; the model gives all answers no probability at all")
-    chances = [chance_of(task, sample) for samples in result["samples"].values() for sample in samples]
+    # Standard errors of means are formulas, but with bootstrap_iters=0 there would be none.
+    result = simple_evaluate(lm, tasks=[task], num_fewshot=num_fewshot, bootstrap_iters=1, **options)
+    score, error = (result["results"][name][f"{kind},none"] for kind in (metric, f"{metric}_stderr"))
+    if not isfinite(score):
+        raise InputError(f"tasks.{name}: the score is {score}; the model gives all answers no probability at all")
+    chances = [chance_of(subtask, sample) for subtask, samples in result["samples"].items() for sample in samples]
     chance = sum(chances) / len(chances)
-    return {
-        "n": len(chances),
-        "score": score,
-        "standard_error": error if isinstance(error := found[f"{settings['metric']}_stderr,none"], float) else None,
-        "chance": chance,
-        "normalised": (score - chance) / (1 - chance),
-    }
+    values = (float(score), None if error == "N/A" else float(error), chance, float(score - chance) / (1 - chance))
+    return {"n": len(chances), **dict(zip(COLUMNS, values, strict=True))}
 
 
 def chance_of(task: str, sample: dict) -> float:
@@ -162,87 +160,68 @@ def chance_of(task: str, sample: dict) -> float:
 
     TruthfulQA's MC2 counts the probability mass on its true answers, so there it is their share.
     """
-    if task == "truthfulqa_mc2":
-        labels = sample["doc"]["mc2_targets"]["labels"]
-        return sum(labels) / len(labels)
-    return 1 / len(sample["resps"])
+    labels = sample["doc"]["mc2_targets"]["labels"] if task == "truthfulqa_mc2" else None
+    return sum(labels) / len(labels) if labels else 1 / len(sample["resps"])
 
 
 def summarise(ours: dict[str, dict], reference: dict[str, dict] | None = None) -> dict[str, float | None]:
-    """Means over the tasks, and ratios to the reference.
+    """Means over the tasks and, with a reference, its means and ratios to it, null where it has nothing to divide by.
 
-    Returns:
-        `mean`, `chance` and `normalised` of ours; of a reference also `reference_mean`, `reference_normalised`;
-        `raw_ratio` of the means, `coin_ratio` (chance over the reference's mean: what the raw ratio is worth), and
-        `normalised_ratio`, null where the reference itself is not above chance.
+    `coin_ratio`, chance over the reference's mean, is what a `raw_ratio` is that one gets for knowing nothing.
     """
-    mean, chance, normalised = (average(ours, name) for name in ("score", "chance", "normalised"))
-    summary = {"mean": mean, "chance": chance, "normalised": normalised}
+    means = averages(ours)
+    summary = {"mean": means["score"], "chance": means["chance"], "normalised": means["normalised"]}
     if reference is None:
         return summary
-    reference_mean, reference_normalised = average(reference, "score"), average(reference, "normalised")
+    whole, gain = (averages(reference)[name] for name in ("score", "normalised"))
     return summary | {
-        "reference_mean": reference_mean,
-        "reference_normalised": reference_normalised,
-        "raw_ratio": mean / reference_mean,
-        "coin_ratio": chance / reference_mean,
-        "normalised_ratio": normalised / reference_normalised if reference_normalised > 0 else None,
+        "reference_mean": whole,
+        "reference_normalised": gain,
+        "raw_ratio": summary["mean"] / whole if whole else None,
+        "coin_ratio": summary["chance"] / whole if whole else None,
+        "normalised_ratio": summary["normalised"] / gain if gain > 1e-9 else None,  # rounding leaves less
     }
 
 
-def average(rows: dict[str, dict], name: str) -> float:
-    """The mean over tasks."""
-    return sum(row[name] for row in rows.values()) / len(rows)
+def averages(rows: dict[str, dict]) -> dict[str, float]:
+    """Means over the tasks."""
+    return {name: sum(row[name] for row in rows.values()) / len(rows) for name in ("score", "chance", "normalised")}
 
 
-def write_results(folder: Path, results: dict) -> None:
+def write_results(args: GeneralArguments, models: dict[str, dict]) -> None:
     """`general.json`, `general.md`, and the same table in the terminal."""
-    head, rows, words = table(results)
+    folder, summary = Path(args.output_dir), summarise(*models.values())
+    results = {"schema_version": 1, "note": DISCLAIMER, "config": asdict(args), "models": models, "summary": summary}
+    results["environment"] = {name: version(name) for name in ("torch", "transformers", "lm_eval", "datasets")}
+    (head, *rows), words = table(models), in_words(summary)
+    text = "\n\n".join(["# General benchmarks", f"**{DISCLAIMER}**", markdown_table(head, rows), *words]) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [head, ["---"] * len(head), *rows]
-    markdown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    text = f"# General benchmarks\n\n**{DISCLAIMER}**\n\n{markdown}\n\n" + "\n\n".join(words) + "\n"
     write_atomically(folder / TABLE_FILE, text)
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     print_table("General benchmarks", head, rows)
-    print(*words, f"written: {folder}/{RESULTS_FILE}, {TABLE_FILE}", sep="\n")
+    print(*words, f"written: {folder}/{RESULTS_FILE}, {TABLE_FILE}", DISCLAIMER, sep="\n")
 
 
-def table(results: dict) -> tuple[list[str], list[list[str]], list[str]]:
-    """Head, rows by task with the means last, and what the means say in words."""
-    models, summary = results["models"], results["summary"]
-    head = ["task", "n", "chance", *(text for name in models for text in (name, "chance taken off"))]
-    rows = []
-    for task, first in next(iter(models.values())).items():
-        cells = [
-            text
-            for scores in models.values()
-            for text in (
-                with_error(scores[task]["score"], scores[task]["standard_error"]),
-                f"{100 * scores[task]['normalised']:.1f}",
-            )
-        ]
-        rows.append([task, f"{first['n']:,}", f"{100 * first['chance']:.1f}", *cells])
-    means = [f"{100 * average(scores, name):.1f}" for scores in models.values() for name in ("score", "normalised")]
-    rows.append(["mean", "", f"{100 * summary['chance']:.1f}", *means])
-    if "raw_ratio" not in summary:
-        return head, rows, []
-    normalised = summary["normalised_ratio"]
-    return (
-        head,
-        rows,
-        [
-            f"Raw mean: {summary['raw_ratio']:.1%} of the reference's; a coin has {summary['coin_ratio']:.1%} of it.",
-            f"Of the reference's gain over chance: {normalised:.1%}."
-            if normalised is not None
-            else "The reference is not above chance on these questions: there is no gain to take a share of.",
-        ],
-    )
+def table(models: dict[str, dict]) -> list[list[str]]:
+    """Head, and a row for each task and model, the means last; in percent."""
+    lines = [["task", "model", "questions", "score", "standard error", "chance", "chance taken off"]]
+    for task in (*next(iter(models.values())), "mean"):
+        for name, rows in models.items():
+            row = rows.get(task) or averages(rows)
+            values = ("" if row.get(column) is None else f"{100 * row[column]:.1f}" for column in COLUMNS)
+            lines.append([task, name, str(row.get("n", "")), *values])
+    return lines
 
 
-def with_error(score: float, standard_error: float | None) -> str:
-    """`31.1 +- 0.5`, in percent."""
-    return f"{100 * score:.1f}" + (f" +- {100 * standard_error:.1f}" if standard_error is not None else "")
+def in_words(summary: dict) -> list[str]:
+    """The ratios; the raw one never without the coin's."""
+    raw, coin, gain = (summary.get(name) for name in ("raw_ratio", "coin_ratio", "normalised_ratio"))
+    words = [f"Raw mean: {raw:.1%} of the reference's; a coin has {coin:.1%} of it."] if raw is not None else []
+    if gain is not None:
+        words.append(f"Of the reference's gain over chance: {gain:.1%}.")
+    elif "normalised_ratio" in summary:
+        words.append("The reference is not above chance on these questions: there is no gain to take a share of.")
+    return words
 
 
 if __name__ == "__main__":

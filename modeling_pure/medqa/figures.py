@@ -61,6 +61,7 @@ def draw_intervals(axis, rows: list[tuple[str, float, list[float]]], chance: flo
             accuracy, place, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=colour, capsize=3, markersize=4
         )
     axis.axvline(chance, color="black", linewidth=0.8, linestyle=":")
+    axis.locator_params(axis="x", nbins=5)
     axis.xaxis.set_major_formatter("{x:.1%}")
     axis.set_yticks(range(len(rows)), [shortened(name) for name, _, _ in rows], fontsize=7)
     axis.invert_yaxis()

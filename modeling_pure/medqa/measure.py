@@ -124,7 +124,8 @@ def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, dict
     quarter = np.searchsorted(edges, words)
     for q in np.unique(quarter):
         of_quarter = quarter == q
-        parts[f"stem of {words[of_quarter].min()} to {words[of_quarter].max()} words"] = of_quarter
+        shortest, longest = words[of_quarter].min(), words[of_quarter].max()
+        parts[f"stem of {shortest}{f' to {longest}' if longest > shortest else ''} words"] = of_quarter
     return {name: slice_metrics(right[part]) for name, part in parts.items()}
 
 

@@ -129,7 +129,8 @@ def continuation_log_likelihoods(
     rows = [ids[-limit - 1 :] for ids in whole]  # the last token is predicted, not read
     cut = [len(ids) > limit + 1 for ids in whole]
     lengths = [
-        min(len(ids) - len(start), len(row) - 1) for ids, start, row in zip(whole, of_context, rows, strict=True)
+        min(max(1, len(ids) - len(start)), len(row) - 1)
+        for ids, start, row in zip(whole, of_context, rows, strict=True)
     ]
     input_ids, sizes = pad_right([row[:-1] for row in rows])
     first = sizes - torch.tensor(lengths)  # the position before a continuation's first token

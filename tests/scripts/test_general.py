@@ -179,6 +179,7 @@ def test_mass_and_choice_have_their_own_chance():
         (["--tasks", "{}"], "tasks: none"),
         (["--limit", "0"], "limit: expected 1 or more"),
         (["--model_name_or_path", "/nowhere"], "model_name_or_path: '/nowhere'"),
+        (["--model_name_or_path", "no-such-model"], "model_name_or_path: cannot load 'no-such-model'"),
     ],
 )
 def test_refused(run_general, tmp_path, options, message):
@@ -188,7 +189,7 @@ def test_refused(run_general, tmp_path, options, message):
 
 
 def test_a_metric_that_a_task_has_not_is_refused(small_files, models, run_general):
-    options = ["--tasks", "{winogrande: {num_fewshot: 0, metric: acc_norm}}"]
+    options = ["--tasks", "{winogrande: {num_fewshot: 0, metric: acc_norm}}", "--reference_model_name_or_path", ""]
     err = run_general("--model_name_or_path", models["random"], *options, expect=2).err
     assert "tasks.winogrande.metric: the task has no acc_norm" in err
 
