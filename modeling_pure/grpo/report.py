@@ -97,8 +97,6 @@ def result_facts(trainer: Trainer, started_from: str) -> dict[str, str]:
     if accuracies:
         facts["dev accuracy by letter"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at last"
         if trainer.args.load_best_model_at_end and trainer.state.best_global_step:
-            facts["taken"] = (
-                f"step {trainer.state.best_global_step}, {trainer.args.metric_for_best_model} "
-                f"{trainer.state.best_metric:.3f}: the best of the run, so flattering"
-            )
+            taken = f"step {trainer.state.best_global_step}, dev accuracy {trainer.state.best_metric:.3f}"
+            facts["taken"] = f"{taken}: the best of the run, so flattering"
     return facts
