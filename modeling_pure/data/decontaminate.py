@@ -24,10 +24,12 @@ from ..errors import InputError, run_script
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
-from .guard import Guard, Match
+from .guard import Guard, Match, most_covering
 from .held_out import evaluation_guard, open_sources
 from .source_rows import Rows
 from .sources import parse_sources
+
+NOTHING = {"coverage": 0.0, "end_words": 0, "covered": False}  # what is held of a question that no document has
 
 
 @dataclass
@@ -78,9 +80,7 @@ def report_source(rows: Rows, guard: Guard, documents: int, best: dict[str, dict
         matches = guard.matches(text)
         for match in matches:
             note_best(best, match, where)
-        covering = [match for match in matches if match.covers]
-        if covering:
-            match = max(covering, key=lambda match: (match.coverage, match.end_words))
+        if match := most_covering(matches):
             hits.append({**where, "question": match.question.digest, **measures(match)})
     questions = len({hit["question"] for hit in hits})
     print(f"{rows.key}: {len(hits):,} of {read:,} documents hold an evaluation question ({questions:,} different)")
@@ -100,7 +100,7 @@ def documents_of(rows: Rows, documents: int) -> Iterator[tuple[dict, str]]:
 
 def note_best(best: dict[str, dict], match: Match, where: dict) -> None:
     """Keep the highest coverage and the longest end of a question, and the document of the first."""
-    known = best.get(match.question.digest, {"coverage": 0.0, "end_words": 0, "covered": False})
+    known = best.get(match.question.digest, NOTHING)
     ahead = {**measures(match), **where} if match.coverage > known["coverage"] else known
     best[match.question.digest] = {
         **ahead,
@@ -116,10 +116,9 @@ def measures(match: Match) -> dict[str, float]:
 
 def coverage_facts(guard: Guard, read: dict[str, int], best: dict[str, dict]) -> dict:
     """What the coverage file holds: documents read of each source, and each question; null where it is too short."""
-    nothing = {"coverage": 0.0, "end_words": 0, "covered": False}
-    too_short = {"coverage": None, "end_words": 0, "covered": False}
+    too_short = {**NOTHING, "coverage": None}
     questions = {
-        question.digest: best.get(question.digest, nothing if grams else too_short)
+        question.digest: best.get(question.digest, NOTHING if grams else too_short)
         for question, grams in zip(guard.questions, guard.gram_counts, strict=True)
     }
     return {"documents": read, "questions": questions}

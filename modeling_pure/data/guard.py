@@ -76,8 +76,7 @@ class Guard:
 
     def find(self, text: str) -> Match | None:
         """The question of which the document holds most, if it covers one."""
-        covering = [match for match in self.matches(text) if match.covers]
-        return max(covering, key=lambda match: (match.coverage, match.end_words), default=None)
+        return most_covering(self.matches(text))
 
     def matches(self, text: str) -> list[Match]:
         """Every question that shares 13 words in a row with the document."""
@@ -101,6 +100,12 @@ class Guard:
             run += 1
         coverage = len(grams) / self.gram_counts[index]
         return Match(self.questions[index], coverage, run + GRAM - 1 if run else 0)
+
+
+def most_covering(matches: list[Match]) -> Match | None:
+    """Of a document's matches the one that covers most, if one covers a question."""
+    covering = [match for match in matches if match.covers]
+    return max(covering, key=lambda match: (match.coverage, match.end_words), default=None)
 
 
 def words_of(text: str) -> list[bytes]:
