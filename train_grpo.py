@@ -37,9 +37,10 @@ from modeling_pure.training.checkpoint import (
     already_finished,
     callback_attributes,
     check_model,
-    resume_point,
 )
+from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_facts
 from modeling_pure.training.plots import plot_metrics
+from modeling_pure.training.publishing import push_finished
 
 
 def main() -> None:
@@ -47,10 +48,12 @@ def main() -> None:
     parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
     script_args, training_args = parser.parse_recipe(sys.argv[1:])
     check_model("model_name_or_path", script_args.model_name_or_path)
-    checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
+    check_hub(training_args)
+    checkpoint = checkpoint_to_resume(training_args)
     for folder in (Path(training_args.output_dir), checkpoint):
         check_algorithm(folder, script_args.algorithm)
     if already_finished(training_args.output_dir, training_args.max_steps):
+        push_finished(training_args)
         return
     questions, dev_questions = read_splits(script_args)
     trainer = build_trainer(script_args, training_args, questions, dev_questions)
@@ -160,6 +163,7 @@ def describe_run(
             "memory": memory(trainer),
             "device": f"{args.device}, {args.world_size} process(es), {'bf16 autocast' if args.bf16 else 'fp32'}",
             "run folder": args.output_dir,
+            **hub_facts(args),
             "begins": f"from {checkpoint}" if checkpoint else "at step 0",
             "note": DISCLAIMER,
         },

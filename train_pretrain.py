@@ -29,8 +29,10 @@ from modeling_pure.model_card import write_model_card
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
-from modeling_pure.training.checkpoint import already_finished, checkpoint_step, resume_point
+from modeling_pure.training.checkpoint import already_finished, checkpoint_step
+from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_facts
 from modeling_pure.training.plots import plot_metrics
+from modeling_pure.training.publishing import push_finished
 from modeling_pure.training.report import model_flops, training_memory
 from modeling_pure.training.run_folder import check_recipe, note_launch, write_recipe
 from modeling_pure.training.trainer import PureTrainer, resume_data
@@ -40,13 +42,16 @@ def main() -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
     parser = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
     model_args, data_args, training_args = parser.parse_recipe(sys.argv[1:])
+    training_args.share_out(data_args.max_seq_length)
     recipe = parser.merged_recipe((model_args, data_args, training_args))
-    checkpoint = resume_point(training_args.output_dir, training_args.resume_from_checkpoint)
+    check_hub(training_args)
+    checkpoint = checkpoint_to_resume(training_args)
     sources = parse_sources(data_args.sources)
     facts = {**recipe, "sources": source_facts(sources), "rows_per_step": training_args.rows_per_step}
     if checkpoint:
         check_recipe(checkpoint, facts, training_args.allow_recipe_change)
     if already_finished(training_args.output_dir, training_args.max_steps):
+        push_finished(training_args)
         return
     trainer = build_trainer(model_args, data_args, training_args, checkpoint, facts)
     if trainer.is_world_process_zero():
@@ -172,6 +177,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "device": f"{args.device}, {args.world_size} process(es)"
             + (", weights sharded (FSDP)" if trainer.is_fsdp_enabled else ""),
             "run folder": args.output_dir,
+            **hub_facts(trainer.args),
             "begins": f"from {checkpoint}" if checkpoint else "at step 0",
             "note": DISCLAIMER,
         },

@@ -65,8 +65,9 @@ def main() -> None:
     opened = open_sources(parse_sources(arguments.sources), arguments, training.seed)
     mixture = Mixture(opened, tokenizer, arguments, training.seed)
     sample = read_sample(mixture, inspect.rows)
-    rows_per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    print_sample(mixture, sample, training.max_steps * rows_per_step * mixture.row_length, inspect.sample_characters)
+    training.share_out(arguments.max_seq_length)
+    tokens = training.max_steps * training.rows_per_step * mixture.row_length
+    print_sample(mixture, sample, tokens, inspect.sample_characters)
     draw_sample(mixture, sample, inspect.picture)
     print(f"picture: {inspect.picture}")
 

@@ -45,9 +45,8 @@ def main() -> None:
     pack, _, arguments, training = parser.parse_recipe(sys.argv[1:])
     if not pack.out:
         raise InputError("out: expected a folder for the rows")
-    rows = pack.rows
-    if rows is None:
-        rows = training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
+    training.share_out(arguments.max_seq_length)
+    rows = training.max_steps * training.rows_per_step if pack.rows is None else pack.rows
     if rows < 1:
         raise InputError(f"rows: expected a number above 0, found {rows}")
     tokenizer = load_tokenizer("tokenizer_name_or_path", arguments.tokenizer_name_or_path)

@@ -4,6 +4,7 @@ TRL's own defaults leave the refinements of DeepSeek-V3.2 (arXiv 2512.02556, sec
 (beta 0), one update per rollout (so no sequence is ever off-policy), advantages divided by their standard deviation.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ from trl import GRPOConfig
 
 from ..errors import InputError
 from ..medqa.rewards import REWARD_WEIGHTS
+from ..training.arguments import equal_passes
 from .sampling import MASKING_OPTIONS, SamplingParams
 
 ALGORITHMS = ("grpo", "sft")
@@ -63,13 +65,22 @@ class PureGRPOConfig(GRPOConfig):
     )
     max_steps: int = field(default=4578, metadata={"help": "optimizer steps, at most"})
     max_tokens: int = field(default=600_000_000, metadata={"help": "generated tokens, at most; 0 = no limit"})
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "completions in a forward pass, per device"}
+    prompts_per_step: int | None = field(
+        default=None,
+        metadata={"help": "prompts of an optimizer step over all devices, however many; the passes follow from it"},
     )
-    gradient_accumulation_steps: int = field(default=4, metadata={"help": "forward passes in an optimizer step"})
+    updates_per_rollout: int | None = field(
+        default=None, metadata={"help": "optimizer steps made on the completions of one rollout"}
+    )
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "completions in a forward pass, per device; with prompts_per_step, at most"}
+    )
+    gradient_accumulation_steps: int = field(
+        default=4, metadata={"help": "forward passes in an optimizer step, where prompts_per_step is not stated"}
+    )
     steps_per_generation: int | None = field(
         default=8,
-        metadata={"help": "forward passes fed by one rollout; 8 with accumulation 4 = 2 updates per rollout"},
+        metadata={"help": "forward passes fed by one rollout, where updates_per_rollout is not stated"},
     )
     num_generations: int | None = field(default=16, metadata={"help": "completions sampled for each prompt (a group)"})
     max_completion_length: int | None = field(default=256, metadata={"help": "tokens of a completion, at most"})
@@ -123,10 +134,21 @@ class PureGRPOConfig(GRPOConfig):
     report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, wandb, trackio, all or none"})
     seed: int = field(default=0, metadata={"help": "of question order, option order and sampling"})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "a checkpoint folder to go on from, instead of the run's last complete one"}
+        default=None,
+        metadata={
+            "help": "a checkpoint folder, or hf://user/name, to go on from, instead of the run's last complete one"
+        },
     )
     push_to_hub: bool = field(default=False, metadata={"help": "push checkpoints and the final model to the Hub"})
     hub_model_id: str | None = field(default=None, metadata={"help": "repository on the Hub, user/name"})
+    hub_strategy: str = field(
+        default="every_save",
+        metadata={
+            "help": "end; every_save: weights, each checkpoint's in a branch; checkpoint: also the newest one's full "
+            "state, which the same command on an empty disk goes on from"
+        },
+    )
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "make the repository a private one"})
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
     def __post_init__(self):
@@ -140,16 +162,18 @@ class PureGRPOConfig(GRPOConfig):
         self.shuffle_dataset = False
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
             self.greater_is_better = not (self.metric_for_best_model or "").endswith("loss")
+        self._share_out()
         super().__post_init__()
         self._refuse_what_cannot_be_kept()
-        if self.updates_per_rollout < 1 or self.updates_per_rollout % 1:
+        updates = self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
+        if updates < 1 or updates % 1:
             raise InputError(
                 f"steps_per_generation: {self.steps_per_generation} passes are no whole number of updates of "
                 f"gradient_accumulation_steps {self.gradient_accumulation_steps}"
             )
         if self.save_strategy not in ("steps", "no"):
             raise InputError("save_strategy: steps or no; the best checkpoint is kept with steps, too")
-        updates = self.updates_per_rollout
+        self.updates_per_rollout = int(updates)
         for name in ("save_steps", "max_steps") if self.save_strategy == "steps" else ():
             if getattr(self, name) % updates:
                 raise InputError(
@@ -161,6 +185,28 @@ class PureGRPOConfig(GRPOConfig):
                 f"num_generations: a step of {self.completions_per_step} completions holds no whole number of groups "
                 f"of {self.num_generations}"
             )
+        self.prompts_per_step = self.completions_per_step // self.num_generations
+
+    def _share_out(self) -> None:
+        """Take from `prompts_per_step` and `updates_per_rollout` the passes of a step and of a rollout."""
+        if self.prompts_per_step is not None:
+            processes = int(os.environ.get("WORLD_SIZE", "1"))  # `world_size` is not to be had yet
+            share = self.prompts_per_step * self.num_generations / processes
+            if share < 1 or share % 1:
+                raise InputError(
+                    f"prompts_per_step: {self.prompts_per_step} x {self.num_generations} completions cannot be shared "
+                    f"by {processes} process(es)"
+                )
+            size, passes = equal_passes(int(share), self.per_device_train_batch_size)
+            self.per_device_train_batch_size, self.gradient_accumulation_steps = size, passes
+        if self.updates_per_rollout is not None:
+            passes = self.updates_per_rollout * self.gradient_accumulation_steps
+            if passes < 1 or passes % self.num_iterations:
+                raise InputError(
+                    f"updates_per_rollout: expected a multiple of num_iterations {self.num_iterations} above 0, found "
+                    f"{self.updates_per_rollout}"
+                )
+            self.steps_per_generation = passes // self.num_iterations
 
     def _refuse_what_cannot_be_kept(self) -> None:
         """Refuse what no mask can stand for, and backends that give no masks back."""
@@ -199,16 +245,6 @@ class PureGRPOConfig(GRPOConfig):
         )
 
     @property
-    def updates_per_rollout(self) -> float:
-        """Optimizer steps made on the completions of one rollout."""
-        return self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
-
-    @property
     def completions_per_step(self) -> int:
         """Completions of one optimizer step, over all devices."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
-
-    @property
-    def prompts_per_step(self) -> int:
-        """Prompts whose completions fill one optimizer step, over all devices."""
-        return self.completions_per_step // self.num_generations

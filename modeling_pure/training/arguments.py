@@ -33,8 +33,16 @@ class PureTrainingArguments(TrainingArguments):
         metadata={"help": "folder of the run; the same command again continues from its last complete checkpoint"},
     )
     max_steps: int = field(default=61_035, metadata={"help": "optimizer steps; 61,035 x 32,768 tokens = 2B tokens"})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "rows in a forward pass, per device"})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "forward passes in an optimizer step"})
+    tokens_per_step: int | None = field(
+        default=None,
+        metadata={"help": "tokens of an optimizer step over all devices, however many; the passes follow from it"},
+    )
+    per_device_train_batch_size: int = field(
+        default=16, metadata={"help": "rows in a forward pass, per device; with tokens_per_step, at most"}
+    )
+    gradient_accumulation_steps: int = field(
+        default=1, metadata={"help": "forward passes in an optimizer step, where tokens_per_step is not stated"}
+    )
     optimizer: str = field(
         default="adamw", metadata={"help": "adamw, or muon: Muon for the matrices of the layers, AdamW for the rest"}
     )
@@ -69,7 +77,10 @@ class PureTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = field(default=2, metadata={"help": "processes that read and tokenise; 0 = none"})
     seed: int = field(default=0, metadata={"help": "of weights, document order and option order"})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "a checkpoint folder to go on from, instead of the run's last complete one"}
+        default=None,
+        metadata={
+            "help": "a checkpoint folder, or hf://user/name, to go on from, instead of the run's last complete one"
+        },
     )
     allow_recipe_change: bool = field(
         default=False,
@@ -79,11 +90,42 @@ class PureTrainingArguments(TrainingArguments):
     )
     push_to_hub: bool = field(default=False, metadata={"help": "push checkpoints and the final model to the Hub"})
     hub_model_id: str | None = field(default=None, metadata={"help": "repository on the Hub, user/name"})
+    hub_strategy: str = field(
+        default="every_save",
+        metadata={
+            "help": "end; every_save: weights, each checkpoint's in a branch; checkpoint: also the newest one's full "
+            "state, which the same command on an empty disk goes on from"
+        },
+    )
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "make the repository a private one"})
 
     @property
     def rows_per_step(self) -> int:
         """Rows of one optimizer step, over all devices."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    def share_out(self, row_length: int) -> None:
+        """Take from `tokens_per_step` how many rows of `row_length` tokens a pass has and how many passes a step.
+
+        Raises:
+            InputError: the processes cannot share the step's rows, or other passes are asked for as well.
+        """
+        if self.tokens_per_step is None:
+            return
+        rows = self.tokens_per_step / row_length
+        if rows < 1 or rows % self.world_size:
+            raise InputError(
+                f"tokens_per_step: {self.tokens_per_step:,} tokens are {rows:g} rows of {row_length:,}, which "
+                f"{self.world_size} process(es) cannot share"
+            )
+        share = int(rows) // self.world_size
+        size, passes = equal_passes(share, self.per_device_train_batch_size)
+        if self.gradient_accumulation_steps not in (1, passes):
+            raise InputError(
+                f"gradient_accumulation_steps: {self.gradient_accumulation_steps} passes of {size} rows are not the "
+                f"{share} rows of tokens_per_step; leave it out"
+            )
+        self.per_device_train_batch_size, self.gradient_accumulation_steps = size, passes
 
     def __post_init__(self):
         if self.bf16 is None:
@@ -128,3 +170,9 @@ class PureTrainingArguments(TrainingArguments):
             raise InputError("label_smoothing_factor: Trainer would not shift the labels and compute a wrong loss")
         if self.use_liger_kernel:
             raise InputError("use_liger_kernel: Liger does not know this model and would do nothing")
+
+
+def equal_passes(rows: int, at_most: int) -> tuple[int, int]:
+    """The rows of a pass, as many as may be, and the number of passes that have all `rows` in equal parts."""
+    size = max(size for size in range(1, min(rows, max(1, at_most)) + 1) if rows % size == 0)
+    return size, rows // size

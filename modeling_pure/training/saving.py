@@ -10,7 +10,10 @@ from safetensors import SafetensorError
 from transformers import TrainerState
 
 from ..errors import RunStopped, first_line
+from ..model_card import write_model_card
 from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders, checkpoint_step, write_file_list
+from .hub import create_repository
+from .publishing import Publisher
 from .signals import StopOnSignal
 
 STAGING = "_unfinished"  # what is being written; a run that was killed while it wrote leaves it behind
@@ -19,8 +22,8 @@ STAGING = "_unfinished"  # what is being written; a run that was killed while it
 class DurableTrainer:
     """What `PureTrainer` and `PureGRPOTrainer` have in common, to stand before a class of transformers or TRL.
 
-    A checkpoint is written under another name, flushed to the disk and renamed. `save_total_limit` counts the newest
-    ones; the best one is kept beside them.
+    A checkpoint is written under another name, flushed to the disk and renamed; with `push_to_hub` it then goes to the
+    Hub. `save_total_limit` counts the newest ones; the best one is kept beside them.
     """
 
     def __init__(self, *args, **kwargs):
@@ -29,6 +32,7 @@ class DurableTrainer:
         self.checkpoints_kept, self.args.save_total_limit = self.args.save_total_limit, None
         if self.args.hub_token:  # Trainer pickles its arguments into every checkpoint
             os.environ["HF_TOKEN"], self.args.hub_token = self.args.hub_token, None
+        self.publisher = Publisher(self.args, self.hub_model_id) if self.hub_model_id else None
         self.stop_on_signal = StopOnSignal()
         self.add_callback(self.stop_on_signal)
         self._staging: Path | None = None
@@ -49,6 +53,8 @@ class DurableTrainer:
         if resume_from_checkpoint and self.args.should_save:
             leave_later_checkpoints(Path(resume_from_checkpoint), Path(self.args.output_dir))
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self.publisher:
+            self.publisher.wait(patient=not self.stop_on_signal.signum)
         self.stop_on_signal.raise_if_stopped(self.state)
         return result
 
@@ -67,6 +73,23 @@ class DurableTrainer:
                 flush(staging)
                 for file in staging.iterdir():
                     os.replace(file, run_folder / file.name)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository of the run."""
+        if self.is_world_process_zero():
+            self.hub_model_id = create_repository(self.args)
+
+    def push_to_hub(self, *args, **kwargs) -> None:
+        """Push the run's folder as it is; Trainer's would save the model once more, on all ranks.
+
+        Raises:
+            RunStopped: it could not be pushed.
+        """
+        if not self.hub_model_id:
+            self.init_hf_repo()
+        if self.is_world_process_zero():
+            self.publisher = self.publisher or Publisher(self.args, self.hub_model_id)
+            self.publisher.finish()
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Leave the card to the script: Trainer's would replace ours, which says what the model is not for."""
@@ -92,17 +115,27 @@ class DurableTrainer:
                 self._add_to_checkpoint(staging / name)
                 self.state.save_to_json(str(staging / name / STATE_FILE))
                 write_file_list(staging / name)
+                self._write_card(staging / name)  # not in the list: evaluations write into it later
                 flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
                 self._delete_old_checkpoints()
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(run_folder / name))
+        if self.publisher:
+            self.publisher.push(run_folder / name)
+
+    def _write_card(self, checkpoint: Path) -> None:
+        """Say what a checkpoint is, and what it is not for: it is loaded, and pushed, like a model that is done."""
+        losses = [line["loss"] for line in self.state.log_history if "loss" in line]
+        facts = {"step": f"{self.state.global_step:,} of {self.state.max_steps:,}"}
+        if losses:
+            facts["last training loss"] = f"{losses[-1]:.4f}"
+        title = f"Pure, in training, step {self.state.global_step:,}"
+        write_model_card(str(checkpoint), title, self.model.config, {"In training": facts}, [])
 
     def _add_to_checkpoint(self, folder: Path) -> None:
         """Write what a checkpoint holds beside what Trainer writes."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Not yet: Trainer calls this while the checkpoint has a temporary name, and pushes in the background."""
+        """Not yet: Trainer calls this while the checkpoint has a temporary name."""
 
     def _delete_old_checkpoints(self) -> None:
         if not self.checkpoints_kept:
@@ -111,8 +144,9 @@ class DurableTrainer:
         folders = [
             folder for step, folder in checkpoint_folders(self.args.output_dir) if step <= self.state.global_step
         ]
+        pushed = self.publisher.busy if self.publisher else set()
         for folder in folders[: -self.checkpoints_kept]:
-            if str(folder) != self.state.best_model_checkpoint:
+            if str(folder) != self.state.best_model_checkpoint and folder not in pushed:
                 shutil.rmtree(folder)
 
     @contextmanager

@@ -90,8 +90,10 @@ class PureTrainer(DurableTrainer, Trainer):
         collator = partial(collate_rows, document_end=self.document_end)
         super().__init__(*args, train_dataset=train_dataset, data_collator=collator, **kwargs)
         self.add_callback(self.data_position)
-        if self.is_fsdp_enabled and self.args.optimizer == "muon":
-            raise InputError("optimizer: muon needs whole matrices, and FSDP cuts them up; take adamw, or DDP")
+        if self.args.optimizer == "muon" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise InputError("optimizer: muon needs whole matrices, which are cut up here; take adamw, or DDP")
+        if self.is_deepspeed_enabled:
+            logger.warning("DeepSpeed takes its steps by itself: those that are not finite are counted, not skipped")
         if self.is_fsdp_enabled and questions:
             raise InputError("medqa_dev_questions: ranks answer other questions, which FSDP does not allow; take DDP")
         self.questions, self.recipe = questions or [], recipe or {}

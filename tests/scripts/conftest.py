@@ -26,14 +26,14 @@ SHAPE = {
 }
 
 
-def run(*command: str, expect: int | None = 0) -> subprocess.CompletedProcess:
+def run(*command: str, expect: int | None = 0, **environment: str) -> subprocess.CompletedProcess:
     """Run a script in a process of its own; fail with its output unless it exits with `expect`."""
     result = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={**os.environ, "CI": "true"},
+        env={**os.environ, "CI": "true", **environment},
     )
     assert expect is None or result.returncode == expect, result.stdout[-3000:] + result.stderr[-3000:]
     return result
@@ -136,15 +136,18 @@ def train_here(monkeypatch, capsys):
     return train_here
 
 
-def run_two(*options: str, port: int, script: str = "train_pretrain.py", expect: int = 0, **environment: str) -> str:
-    """Start two processes of 1 pass in a step each; returns what they said."""
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", script]
+def run_two(
+    *options: str, port: int, script: str = "train_pretrain.py", machine: str = "multi_gpu", expect: int = 0
+) -> str:
+    """Start two processes as `accelerate_configs/MACHINE.yaml` says; returns what they said."""
+    launcher = ["-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{machine}.yaml"]
+    launcher += ["--num_processes", "2", "--main_process_port", str(port), script]
     result = subprocess.run(
-        [sys.executable, *launcher, *map(str, options), "--gradient_accumulation_steps", "1"],
+        [sys.executable, *launcher, *map(str, options)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={**os.environ, "CI": "true", "ACCELERATE_USE_CPU": "true", **environment},
+        env={**os.environ, "CI": "true", "ACCELERATE_USE_CPU": "true"},
     )
     assert (result.returncode == 0) == (expect == 0), result.stdout[-2000:] + result.stderr[-4000:]
     assert expect or "2 process(es)" in result.stdout

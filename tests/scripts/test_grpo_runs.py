@@ -153,7 +153,15 @@ def test_the_baseline_learns_from_the_same_prompts_and_goes_on_after_a_stop(grpo
 
 def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grpo_recipe, tmp_path):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    options = ["--config", grpo_recipe, "--steps_per_generation", "2", "--output_dir"]
+    options = [
+        "--config",
+        grpo_recipe,
+        "--steps_per_generation",
+        "2",
+        "--gradient_accumulation_steps",
+        "1",
+        "--output_dir",
+    ]
     run_two(*options, straight, port=29731, script="train_grpo.py")
     lines = [line for line in metrics(straight) if "completions/mean_length" in line]
     assert len(lines) == 2  # rollouts of 2 processes x 4 x 2 completions

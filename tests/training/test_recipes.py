@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modeling_pure import PureConfig
 from modeling_pure.data.arguments import DataArguments
@@ -14,14 +16,18 @@ from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.medqa.arguments import SPLITS, EvalArguments
 from modeling_pure.recipe import RecipeParser
-from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
+from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, equal_passes
 from modeling_pure.training.report import training_memory
 
 ROOT = Path(__file__).parents[2]
 
 
 def parse_pretrain(*argv):
-    return RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), "").parse_recipe(list(argv))
+    model, data, training = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), "").parse_recipe(
+        list(argv)
+    )
+    training.share_out(data.max_seq_length)
+    return model, data, training
 
 
 def parse_grpo(*argv):
@@ -84,6 +90,43 @@ def test_every_card_takes_the_same_steps():
         facts = ("rows_per_step", "max_steps", "learning_rate", "warmup_steps", "lr_scheduler_kwargs", "seed")
         curves.append((model, data, *(getattr(training, fact) for fact in facts)))
     assert curves[0] == curves[1] == curves[2]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8, 16])
+def test_a_step_is_the_same_on_any_number_of_gpus(monkeypatch, processes):
+    monkeypatch.setattr(PureTrainingArguments, "world_size", processes)
+    monkeypatch.setattr(PureGRPOConfig, "world_size", processes)
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    for name in ("a100_2day", "a6000_2day", "24gb"):
+        _, data, training = parse_pretrain("--config", str(ROOT / f"recipes/{name}/pretrain.yaml"))
+        assert training.rows_per_step * data.max_seq_length == training.tokens_per_step == 32_768
+        assert training.per_device_train_batch_size == min(16 // processes, 8 if name == "24gb" else 16)
+    for name in ("a100_2day", "a6000_2day"):
+        _, grpo = parse_grpo("--config", str(ROOT / f"recipes/{name}/grpo.yaml"))
+        assert (grpo.completions_per_step, grpo.generation_batch_size, grpo.updates_per_rollout) == (128, 256, 2)
+        assert grpo.per_device_train_batch_size == min(32, 128 // processes)
+
+
+def test_what_processes_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr(PureTrainingArguments, "world_size", 3)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    recipe = ["--config", str(ROOT / "recipes/a100_2day/pretrain.yaml")]
+    with pytest.raises(InputError, match="tokens_per_step: 32,768 tokens are 16 rows of 2,048, which 3 process"):
+        parse_pretrain(*recipe)
+    with pytest.raises(InputError, match="tokens_per_step: 32,768 tokens are 16.384 rows of 2,000"):
+        parse_pretrain(*recipe, "--max_seq_length", "2000")
+    with pytest.raises(InputError, match="prompts_per_step: 8 x 16 completions cannot be shared by 3 process"):
+        parse_grpo("--config", str(ROOT / "recipes/a100_2day/grpo.yaml"))
+    monkeypatch.setattr(PureTrainingArguments, "world_size", 1)
+    with pytest.raises(InputError, match="gradient_accumulation_steps: 3 passes of 16 rows are not the 16 rows"):
+        parse_pretrain(*recipe, "--gradient_accumulation_steps", "3")
+
+
+@given(rows=st.integers(1, 200), at_most=st.integers(1, 64))
+def test_passes_are_equal_and_as_few_as_may_be(rows, at_most):
+    size, passes = equal_passes(rows, at_most)
+    assert size * passes == rows and size <= at_most
+    assert not any(rows % larger == 0 for larger in range(size + 1, at_most + 1))
 
 
 def test_memory_is_that_of_the_recipes_comments():

@@ -1,0 +1,307 @@
+"""Write a Pure checkpoint as a Llama, or such a Llama as Pure: the same weights, equal logits. Research use only.
+
+    python -m modeling_pure.export --to llama CHECKPOINT OUT
+    python -m modeling_pure.export --to pure LLAMA_FOLDER OUT
+
+Pure is a Llama whose norm weights are all one, and Llama is what other programs know: docs/SERVING.md goes on from
+OUT to each of them. Both folders are loaded and compared before OUT has its name.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from .configuration_pure import PureConfig
+from .console import DISCLAIMER, print_block
+from .errors import InputError, RunStopped, first_line, run_script
+from .model_card import CARD_FILE, LOADING, TRUST, architecture, card_blocks, read_text, two_columns, write_model_card
+from .modeling_pure import PureForCausalLM
+from .training.checkpoint import check_model
+
+CONFIGS = {"pure": PureConfig, "llama": LlamaConfig}
+MODELS = {"pure": PureForCausalLM, "llama": LlamaForCausalLM}
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+NAMES = [str(dtype).removeprefix("torch.") for dtype in DTYPES.values()]
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+HUB_PATTERNS = ["config.json", "generation_config.json", "model*.safetensors*", CARD_FILE, "curves.png"]
+# What Llama can be and Pure is not; Pure's configuration looks after shapes, tied embeddings and the kind of RoPE.
+LLAMA_ALONE = {"attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0}
+NOT_CARRIED = {"architectures", "auto_map", "dtype", "model_type", "pretraining_tp", "transformers_version"}
+LAYOUT = """The layout is that of `LlamaForCausalLM`, with norm weights of one. It was exported from a Pure checkpoint,
+and in fp32 every logit of the two is equal to the last bit."""
+ROUNDED = "The weights were rounded from {} to {} then; evaluations below are of those before."
+
+
+def main() -> None:
+    """Arguments, checks, the other layout, comparison, and only then the name."""
+    args = parse_arguments(sys.argv[1:])
+    kind = "pure" if args.to == "llama" else "llama"
+    out = check_out(args.out)
+    folder = find_folder(args.checkpoint, args.revision)
+    config = read_config(folder, kind)
+    stored = check_weights(folder, kind)
+    dtype = getattr(torch, args.dtype) if args.dtype else stored
+    rounded = [name_of(stored), name_of(dtype)] if dtype != stored else []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # A folder in a folder, for the outer one is closed to everybody else.
+    with TemporaryDirectory(prefix=f"{out.name}.unfinished-", dir=out.parent) as temporary:
+        whole = Path(temporary) / out.name
+        source = load(folder, kind, dtype)
+        write_model(source, convert_config(config, args.to), whole, args.to)
+        expected, suppressed = logits(source), source.generation_config.suppress_tokens
+        del source  # so that one model is in memory, not two
+        verified = compare(expected, suppressed, whole, args.to)
+        verified["tokenizer"] = copy_tokenizer(folder, whole)
+        write_card(folder, whole, config, args.to, rounded)
+        os.rename(whole, out)
+    dtypes = f"{' to '.join(rounded)}, rounded before the comparison" if rounded else name_of(dtype)
+    facts = {"from": args.checkpoint, "to": str(out), "layout": MODELS[args.to].__name__, "dtype": dtypes}
+    print_block("Exported", {**facts, **verified, "note": DISCLAIMER})
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="modeling_pure.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--to", choices=list(MODELS), required=True, help="the layout to write")
+    parser.add_argument("--dtype", choices=NAMES, help="of the weights; by default as they are stored")
+    parser.add_argument("--revision", help="branch, tag or commit, where CHECKPOINT is a Hub id")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id of the model")
+    parser.add_argument("out", metavar="OUT", help="folder to write: a new one, or an empty one")
+    return parser.parse_args(arguments)
+
+
+def check_out(name: str) -> Path:
+    """The folder to write; `InputError` where something is there already."""
+    out = Path(os.path.abspath(name))
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"OUT: '{name}' is there and is not an empty folder; give another name or empty it")
+    return out
+
+
+def find_folder(name: str, revision: str | None) -> Path:
+    """The folder of a checkpoint; what has a Hub id is downloaded to the usual cache, without any code.
+
+    Raises:
+        InputError: there is no such model, or its weights are not safetensors, or are damaged.
+    """
+    if not (folder := Path(name)).exists() and not name.startswith((".", "/", "~")) and name.count("/") < 2:
+        patterns = [*HUB_PATTERNS, *TOKENIZER_FILES]
+        try:
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise InputError(f"CHECKPOINT: no folder, and not on the Hub, '{name}': {first_line(error)}") from error
+    elif revision:
+        raise InputError(f"--revision: is for Hub ids, and '{name}' is a folder")
+    check_model("CHECKPOINT", str(folder))
+    return folder
+
+
+def read_config(folder: Path, kind: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint; `InputError` where it is not of this kind, or Pure cannot be it."""
+    try:
+        facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"CHECKPOINT: config.json is damaged: {first_line(error)}") from error
+    if facts.get("model_type") != kind:
+        raise InputError(f"CHECKPOINT: model_type is {facts.get('model_type')!r}, expected {kind!r} (see --to)")
+    if facts.get("quantization_config"):
+        raise InputError("CHECKPOINT: is quantised (quantization_config); export the checkpoint it was made of")
+    try:
+        config = CONFIGS[kind].from_pretrained(folder)
+    except (StrictDataclassError, ValueError) as error:
+        raise InputError(f"CHECKPOINT: config.json: {last_line(error)}") from error
+    if kind == "llama":
+        convert_config(config, "pure")
+    return config
+
+
+def convert_config(config: PreTrainedConfig, to: str) -> PreTrainedConfig:
+    """The configuration in the other layout. What Llama has no field for travels along and comes back.
+
+    Raises:
+        InputError: a Llama that is not in Pure's shape.
+    """
+    fields = {name: value for name, value in config.to_dict().items() if name not in NOT_CARRIED}
+    if to == "llama":
+        return LlamaConfig(**fields)
+    for name, value in LLAMA_ALONE.items():
+        if fields.pop(name) != value:
+            raise InputError(f"CHECKPOINT: {name} is {getattr(config, name)}; Pure has only {value}")
+    if extra := set(fields["rope_parameters"]) - {"rope_type", "rope_theta"}:
+        raise InputError(f"CHECKPOINT: rope_parameters has {', '.join(sorted(extra))}; Pure has only rope_theta")
+    try:
+        return PureConfig(**{"num_real_tokens": None, **fields})  # by default that is GPT-2's
+    except (StrictDataclassError, ValueError) as error:
+        raise InputError(f"CHECKPOINT: is not in Pure's shape: {last_line(error)}") from error
+
+
+def last_line(error: Exception) -> str:
+    """What a validator of transformers says, below the line that names the validator."""
+    return str(error).strip().split("\n")[-1].strip()
+
+
+def check_weights(folder: Path, kind: str) -> torch.dtype:
+    """The dtype of the weights; `InputError` where there are several, or a Llama has weights that Pure has not."""
+    index, dtypes = folder / SAFE_WEIGHTS_INDEX_NAME, set()
+    one_file = (folder / SAFE_WEIGHTS_NAME).is_file() or not index.is_file()
+    names = {SAFE_WEIGHTS_NAME} if one_file else set(json.loads(index.read_text())["weight_map"].values())
+    for name in sorted(names):
+        if not (folder / name).is_file():
+            raise InputError(f"CHECKPOINT: {name} is missing")
+        with safe_open(folder / name, "pt") as weights:
+            for key in weights.keys():  # noqa: SIM118  it is no dictionary
+                dtypes.add(weights.get_slice(key).get_dtype())
+                if kind == "llama" and key.endswith(".bias"):
+                    raise InputError(f"CHECKPOINT: has a bias ({key}), and Pure has none")
+                if kind == "llama" and key.endswith("norm.weight") and (weights.get_tensor(key) != 1).any():
+                    raise InputError(f"CHECKPOINT: {key} is not all ones; as Pure it would be another model")
+    if len(dtypes) > 1 or not dtypes <= set(DTYPES):
+        raise InputError(
+            f"CHECKPOINT: weights of dtype {', '.join(sorted(dtypes))}; expected one of {', '.join(NAMES)}"
+        )
+    return DTYPES[dtypes.pop()]
+
+
+def load(folder: Path, kind: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model, with every one of its weights; `InputError` where some are missing, too many or of another shape."""
+    try:
+        model, found = MODELS[kind].from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"CHECKPOINT: cannot load '{folder}': {first_line(error)}") from error
+    for what in ("missing_keys", "unexpected_keys"):
+        if found[what]:
+            raise InputError(f"CHECKPOINT: {what.replace('_', ' ')} in the weights: {', '.join(sorted(found[what]))}")
+    return model.eval()
+
+
+def write_model(source: PreTrainedModel, config: PreTrainedConfig, folder: Path, to: str) -> None:
+    """Write weights, configuration and generation configuration; the weights are not copied in memory."""
+    with torch.device("meta"):
+        target = MODELS[to](config)
+    state = source.state_dict()
+    # Strict, so that every weight of the other layout is one of the source or a norm of ones.
+    wanted = target.state_dict().items()
+    ones = {name: torch.ones(value.shape, dtype=source.dtype) for name, value in wanted if "norm" in name}
+    target.load_state_dict({name: value for name, value in state.items() if "norm" not in name} | ones, assign=True)
+    target.generation_config = source.generation_config
+    try:
+        target.save_pretrained(folder)
+    except SafetensorError as error:
+        raise RunStopped(f"OUT: cannot write: {first_line(error)}; nothing was left behind") from error
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    """Logits of two rows of tokens in fp32; the model is in fp32 after it, in memory of its own.
+
+    Weights that were just loaded lie in the file, at places that depend on its head, and a matrix product may round
+    by the alignment of what it reads.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.float32, copy=True)
+    real = getattr(model.config, "num_real_tokens", None) or model.config.vocab_size
+    length = min(64, model.config.max_position_embeddings)
+    return model(torch.randint(real, (2, length), generator=torch.Generator().manual_seed(0))).logits
+
+
+def compare(expected: torch.Tensor, suppressed: list[int] | None, folder: Path, to: str) -> dict[str, str]:
+    """Load what was written and have it compute what the source did, to the last bit; the facts of it.
+
+    Args:
+        expected, suppressed: logits of the source, and the tokens that it never samples.
+
+    Raises:
+        InputError: the source's logits are no numbers.
+        RunStopped: the two differ.
+    """
+    if not expected.isfinite().all():
+        raise InputError("CHECKPOINT: its logits are not finite")
+    written = load(folder, to, torch.float32)
+    found = logits(written)
+    if not torch.equal(expected, found):
+        worst = (expected - found).abs().max().item()
+        raise RunStopped(f"OUT: its logits are not those of CHECKPOINT (off by {worst:.3g}); nothing was written")
+    if not set(suppressed or []) <= set(written.generation_config.suppress_tokens or []):
+        raise RunStopped("OUT: it does not suppress the tokens that CHECKPOINT does; nothing was written")
+    ones = sum(value.numel() for name, value in written.state_dict().items() if "norm" in name)
+    with_ones = f", {ones:,} of them norm weights of one" if ones else ""
+    what = f"{found[..., 0].numel()} tokens, all {found.numel():,} logits"
+    return {
+        "parameters": f"{written.num_parameters():,}{with_ones}",
+        "verified": f"loaded anew: {what} equal to the last bit (fp32)",
+    }
+
+
+def copy_tokenizer(source: Path, folder: Path) -> str:
+    """Copy the tokenizer as it is; says that it gives the same ids from there, or that there is none."""
+    names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
+    if not names:
+        return "none: CHECKPOINT has none"
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+    ours, theirs = (AutoTokenizer.from_pretrained(one) for one in (source, folder))
+    if ours(DISCLAIMER).input_ids != theirs(DISCLAIMER).input_ids:
+        raise RunStopped("OUT: its tokenizer gives other ids than that of CHECKPOINT; nothing was written")
+    return f"{len(ours):,} tokens, a sentence gives the same ids"
+
+
+def write_card(source: Path, folder: Path, config: PreTrainedConfig, to: str, rounded: list[str]) -> None:
+    """The card of the checkpoint, with shape and loading of the other layout; a new one where it has none of ours.
+
+    Args:
+        rounded: the dtypes before and after, where they are two.
+    """
+    text = read_text(source / CARD_FILE)
+    if not (card_blocks(text, "training") or card_blocks(text, "evaluation")):
+        ours = config if to == "llama" else convert_config(config, "pure")
+        write_model_card(str(folder), "Pure", ours, {}, [])
+        text = read_text(folder / CARD_FILE)
+        text = replace_section(text, "Training", "The checkpoint came without a record of its training.")
+    shape = two_columns(architecture(convert_config(config, to)))
+    loading = LOADING.format(option="" if to == "llama" else ", trust_remote_code=True")
+    words = [LAYOUT] if to == "llama" else []
+    words += [ROUNDED.format(*rounded)] if rounded else []
+    text = replace_section(text, "Architecture", "\n\n".join([shape, *words]))
+    text = replace_section(text, "Loading", loading + ("" if to == "llama" else TRUST))
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+    if (source / "curves.png").is_file():
+        shutil.copyfile(source / "curves.png", folder / "curves.png")
+
+
+def replace_section(text: str, name: str, body: str) -> str:
+    """A card with another text below the heading `name`, where it has such a heading."""
+    return re.sub(rf"^## {name}\n.*?(?=^## |\Z)", lambda _: f"## {name}\n\n{body}\n\n", text, flags=re.M | re.S)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+if __name__ == "__main__":
+    run_script(main, "modeling_pure.export")

@@ -1,0 +1,164 @@
+"""A run's repository on the Hub: the right to write to it, looked at before a run starts, and going on from it.
+
+`main` has the newest weights, the branch `checkpoint-N` those of one checkpoint, and with `hub_strategy: checkpoint`
+the folder `last-checkpoint/` all that a run goes on from, optimizer included (`publishing`).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate.utils import gather_object
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from ..data.remote import is_transient
+from ..errors import InputError, first_line
+from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_step, resume_point
+
+LAST_CHECKPOINT = "last-checkpoint"
+DOWNLOADS = "_from_hub"  # in a run's folder, while a checkpoint comes
+PREFIX = "hf://"
+PUSHED = {
+    HubStrategy.END: "the model at the end",
+    HubStrategy.EVERY_SAVE: "weights at each checkpoint, also in a branch of its name",
+    HubStrategy.CHECKPOINT: f"weights at each checkpoint, also in a branch; its full state in {LAST_CHECKPOINT}/",
+}
+
+
+def check_hub(args: TrainingArguments) -> None:
+    """Raise `InputError` where a run that is to be pushed could not be: before anything else, and without a trace.
+
+    Looks at the token, and at the right to write to the repository, or to make it.
+    """
+    if not args.push_to_hub:
+        return
+    if args.hub_strategy not in PUSHED or args.hub_always_push:
+        raise InputError(
+            f"hub_strategy: expected one of {[kind.value for kind in PUSHED]}, without hub_always_push: a checkpoint "
+            "that has to wait for a push makes room for a newer one"
+        )
+    owner, _, name = (args.hub_model_id or "").partition("/")
+    if not owner or not name:
+        raise InputError(f"hub_model_id: expected user/name, found {args.hub_model_id!r}")
+    if args.process_index == 0:
+        check_rights(args.hub_model_id, owner, args.hub_token)
+
+
+def check_rights(repo_id: str, owner: str, token: str | None) -> None:
+    """Raise `InputError` where a token has not the right to write to a repository, or to make it."""
+    if not (token or get_token()):
+        raise InputError("push_to_hub: there is no Hugging Face token; say `hf auth login`, or set HF_TOKEN")
+    api = HfApi(token=token)
+    with hub_errors("push_to_hub"):
+        user = api.whoami()
+    owners = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise InputError("push_to_hub: the token may only read; make one that may write")
+    if owner not in owners:
+        raise InputError(f"hub_model_id: '{repo_id}' would not belong to {' or '.join(owners)}, as the token does")
+    with hub_errors(f"hub_model_id: '{repo_id}'"):
+        if api.repo_exists(repo_id):
+            api.auth_check(repo_id, write=True)
+
+
+def create_repository(args: TrainingArguments) -> str:
+    """Make the repository of a run, and the branch that it is to be pushed to; returns its id, `user/name`."""
+    api = HfApi(token=args.hub_token)
+    with hub_errors(f"hub_model_id: '{args.hub_model_id}'"):
+        api.create_repo(args.hub_model_id, private=args.hub_private_repo, exist_ok=True)
+        if args.hub_revision:
+            api.create_branch(args.hub_model_id, branch=args.hub_revision, exist_ok=True)
+    return args.hub_model_id
+
+
+def hub_facts(args: TrainingArguments) -> dict[str, str]:
+    """The line of the start-up block on what goes to the Hub; none for a run that is not pushed."""
+    return {"Hub": f"{args.hub_model_id}: {PUSHED[args.hub_strategy]}"} if args.push_to_hub else {}
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
+    """The checkpoint to go on from: the one that is asked for, else the newest here, else the newest on the Hub.
+
+    The Hub is asked where the run keeps its state there and this disk has none of it, as on a machine that takes the
+    place of another. A checkpoint of the Hub is brought to the run's folder.
+
+    Raises:
+        InputError: there is no whole checkpoint where one is asked for, the Hub cannot be reached, or the processes
+            do not all see the same one.
+    """
+    asked = args.resume_from_checkpoint
+    with args.main_process_first(local=False, desc="looking for a checkpoint"):
+        if asked and asked.startswith(PREFIX):
+            repo_id, _, revision = asked.removeprefix(PREFIX).partition("@")
+            found = download_checkpoint(repo_id, revision or None, args)
+            if not found:
+                raise InputError(f"resume_from_checkpoint: there is no {LAST_CHECKPOINT}/ in '{asked}'")
+        else:
+            found = resume_point(args.output_dir, asked)
+            if not found and not asked and args.push_to_hub and args.hub_strategy == HubStrategy.CHECKPOINT:
+                found = download_checkpoint(args.hub_model_id, args.hub_revision, args)
+    steps = {*gather_object([checkpoint_step(found) if found else 0])}
+    if len(steps) > 1:
+        raise InputError(
+            f"output_dir: in '{args.output_dir}' processes see checkpoints of different steps, {sorted(steps)}; "
+            "machines that train together need a folder that they share"
+        )
+    return found
+
+
+def download_checkpoint(repo_id: str, revision: str | None, args: TrainingArguments) -> Path | None:
+    """Bring a repository's `last-checkpoint/` to the run's folder as `checkpoint-N`; None where there is none."""
+    api = HfApi(token=args.hub_token)
+    with hub_errors(f"Hub repository '{repo_id}'"):
+        try:
+            commit = api.repo_info(repo_id, revision=revision).sha  # no newer one half-way through
+            state_file = api.hf_hub_download(repo_id, f"{LAST_CHECKPOINT}/{STATE_FILE}", revision=commit)
+        except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+        folder = Path(args.output_dir) / f"checkpoint-{json.loads(Path(state_file).read_text())['global_step']}"
+        if not checkpoint_fault(folder):
+            return folder
+        print(f"bringing {folder.name} from the Hub's {repo_id}")
+        place = Path(args.output_dir) / DOWNLOADS
+        api.snapshot_download(repo_id, revision=commit, allow_patterns=f"{LAST_CHECKPOINT}/*", local_dir=place)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.rename(place / LAST_CHECKPOINT, folder)
+    shutil.rmtree(place)
+    if fault := checkpoint_fault(folder):
+        raise InputError(f"Hub repository '{repo_id}': {LAST_CHECKPOINT}/ is not whole: {fault}")
+    return folder
+
+
+@contextmanager
+def hub_errors(key: str) -> Iterator[None]:
+    """Turns what the Hub, or the way to it, has against a request into an `InputError`."""
+    try:
+        yield
+    except Exception as error:  # the HTTP library has errors of its own, which are no OSErrors
+        if not isinstance(error, OSError | HFValidationError) and not is_transient(error):
+            raise
+        raise InputError(f"{key}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What an error of the Hub's library says, in one line with the cure."""
+    answer = error.response if isinstance(error, HfHubHTTPError) else None
+    if answer is None and not isinstance(error, HFValidationError):
+        return f"cannot reach {constants.ENDPOINT}: {first_line(error)}"
+    if answer is not None and answer.status_code == 401 and not isinstance(error, RepositoryNotFoundError):
+        return "the Hub does not know this token; say `hf auth login`, or set HF_TOKEN anew"
+    if answer is not None and answer.status_code == 403:
+        return f"the token does not give this right: {first_line(error)}"
+    return first_line(error)

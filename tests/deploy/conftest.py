@@ -1,0 +1,41 @@
+"""The files of deploy/, and the training commands that stand in them."""
+
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+
+from modeling_pure.data.arguments import DataArguments
+from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
+from modeling_pure.medqa.arguments import EvalArguments
+from modeling_pure.recipe import RecipeParser
+from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+TEXTS = [ROOT / "Dockerfile", ROOT / "docs/DEPLOYMENT_GUIDE.md", *sorted(DEPLOY.glob("*/*")), DEPLOY / "launch.py"]
+SCRIPTS = {
+    "train_pretrain.py": (ModelArguments, DataArguments, PureTrainingArguments),
+    "train_grpo.py": (GRPOScriptArguments, PureGRPOConfig),
+    "eval_medqa.py": (EvalArguments,),
+}
+
+
+def documents(path: Path) -> list[dict]:
+    """The YAML documents of a manifest."""
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def commands_in(text: str) -> list[list[str]]:
+    """What stands in a text as `SCRIPT --option value ...`, in comments and over several lines, too."""
+    lines = re.sub(r"\\\n[# ]*", "", text).splitlines()
+    found = [re.search(r"(?:^|\s)((?:train_pretrain|train_grpo|eval_medqa)\.py (--[^|&`)]*))", line) for line in lines]
+    return [shlex.split(match[1], comments=True) for match in found if match]
+
+
+def accepted(command: list[str], monkeypatch) -> tuple:
+    """The script's own dataclasses, filled from a command; fails where the script would refuse it."""
+    script, *options = command
+    monkeypatch.chdir(ROOT)
+    return RecipeParser(SCRIPTS[script], "").parse_recipe(options)

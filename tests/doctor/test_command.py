@@ -1,0 +1,138 @@
+"""The command as people start it: its table and its exit codes, with and without a Hub."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modeling_pure.doctor import __main__ as doctor
+from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN
+from tests.data.http_server import FileServer
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "hf_not_to_be_seen"
+STATUS = re.compile(r"^(pass|warn|fail|skipped) +(\S+(?: \S+)*) {2,}(.*)$")
+
+
+def run(*options, expect: int, **environment: str) -> tuple[dict[str, tuple[str, str]], str]:
+    """Start the command; returns status and finding of each check by its name, and all that was said."""
+    command = [sys.executable, "-m", "modeling_pure.doctor", *map(str, options)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+    said = result.stdout + result.stderr
+    assert result.returncode == expect, said[-3000:]
+    lines = [match for line in result.stdout.splitlines() if (match := STATUS.match(line))]
+    return {match[2]: (match[1], match[3].strip()) for match in lines}, said
+
+
+def local_hub(endpoint: str, home: Path) -> dict[str, str]:
+    """The environment of a process whose Hub is at another address, and who has downloaded nothing."""
+    return {
+        "HF_ENDPOINT": endpoint,
+        "HF_HUB_OFFLINE": "0",
+        "HF_DATASETS_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(home),
+        "HF_TOKEN": TOKEN,
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
+
+
+def test_a_recipe_on_local_files_is_found_fit_and_nothing_is_left_behind(recipe):
+    output_dir = Path(yaml.safe_load(recipe.read_text())["output_dir"])
+    checks, _ = run("--config", recipe, expect=0)
+    assert {status for status, _ in checks.values()} <= {PASS, WARN}
+    assert list(checks) == [
+        *("torch", "packages", "GPU", "data workers", "output_dir", "disk", "monitoring", "Hub", "token", "tokenizer"),
+        *("sources.finepdfs", "sources.fineweb_edu", "sources.c4", "sources.usmle"),
+        *("model", "forward pass", "throughput"),
+    ]
+    assert checks["Hub"] == (PASS, "not needed: all that the recipe names is local")
+    assert re.search(r"2 x 64 tokens on the cpu: [\d,]+ tokens/s; 3,072 tokens would take", checks["throughput"][1])
+    assert "40 held-out documents and one to train on" in checks["sources.c4"][1]
+    assert not output_dir.parent.exists() and not list(recipe.parent.glob("tmp*"))
+
+
+def test_without_the_hub_what_is_on_it_is_skipped_and_a_missing_file_fails(recipe, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and never listens: every connection is refused
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        hub = [
+            *("--tokenizer_name_or_path", "owner/tokenizer", "--sources.finepdfs.path", "owner/texts"),
+            *("--sources.usmle.path", "owner/questions", "--decontaminate", "owner/questions"),
+            *("--sources.c4.path", tmp_path / "gone.jsonl"),
+        ]
+        checks, said = run("--config", recipe, "--quick", *hub, expect=1, **local_hub(endpoint, tmp_path))
+    assert checks["Hub"][0] == WARN and f"no network: {endpoint}" in checks["Hub"][1]
+    skipped = ["token", "tokenizer", "sources.finepdfs", "sources.usmle", "decontaminate", "throughput"]
+    assert [name for name, (status, _) in checks.items() if status == SKIPPED] == skipped
+    assert [name for name, (status, _) in checks.items() if status == FAIL] == ["sources.c4"]
+    assert f"sources.c4: no file matches '{tmp_path / 'gone.jsonl'}'" in checks["sources.c4"][1]
+    assert checks["model"][0] == checks["forward pass"][0] == PASS
+    assert "trying again" not in said and TOKEN not in said
+
+
+def test_a_hub_that_answers_is_read_as_training_would(recipe, corpus, tmp_path):
+    hub = tmp_path / "hub"
+    for name, file in (("texts", "c4.jsonl"), ("questions", "questions.jsonl")):
+        (hub / "owner" / name).mkdir(parents=True)
+        shutil.copyfile(corpus / file, hub / "owner" / name / "train.jsonl")
+    (hub / "api").mkdir()
+    (hub / "api" / "whoami-v2").write_text(json.dumps({"name": "somebody"}))
+    server = FileServer(hub)
+    options = ["--sources.c4.path", "owner/texts", "--sources.usmle.path", "owner/questions"]
+    options += ["--sources.finepdfs.path", "owner/nowhere"]
+    checks, said = run("--config", recipe, "--quick", *options, expect=1, **local_hub(server.url, tmp_path / "home"))
+    server.stop()
+    assert checks["Hub"] == (PASS, f"{server.url} answers") and checks["token"] == (PASS, "that of somebody")
+    assert checks["sources.c4"][0] == checks["sources.usmle"][0] == PASS
+    assert checks["sources.finepdfs"][0] == FAIL
+    assert "sources.finepdfs: cannot open Hub data set 'owner/nowhere'" in checks["sources.finepdfs"][1]
+    assert server.sent > 0 and TOKEN not in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config", "recipes/none.yaml"], "--config: no such recipe 'recipes/none.yaml'"),
+        (["--lerning_rate", "1"], "unknown option '--lerning_rate'; did you mean '--learning_rate'?"),
+        (["--preset", "huge"], "preset: Unknown preset 'huge'"),
+        (["--sources.c4.weight", "0.9"], "sources: the weights add up to 1.7"),
+        (["--max_seq_length", "512"], "max_seq_length: 512 is longer than the model's 256"),
+        (["--model_overrides", "{hiden_size: 64}"], "model_overrides.hiden_size: PureConfig has no such field"),
+        (["--validation_sources", "{c4: {path: x}}"], "validation_sources.c4: expected a text source with a name"),
+    ],
+)
+def test_bad_input_is_one_line(options, message, recipe, monkeypatch, capsys):
+    given = options if "--config" in options else ["--config", str(recipe), *options]
+    monkeypatch.setattr(sys, "argv", ["doctor", *given])
+    with pytest.raises(SystemExit) as stop:
+        doctor.run_script(doctor.main, "doctor")
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and said.out == ""
+    assert said.err.startswith("doctor: error: ") and message in said.err and said.err.count("\n") == 1
+
+
+def test_bad_input_ends_the_process_with_2_and_trl_is_not_needed(recipe):
+    command = [sys.executable, "-X", "importtime", "-m", "modeling_pure.doctor", "--config", recipe, "--max_step", "2"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    imports, said = [], []
+    for line in result.stderr.splitlines():
+        (imports if line.startswith("import time:") else said).append(line)
+    assert result.returncode == 2 and result.stdout == ""
+    assert said == ["modeling_pure.doctor: error: unknown option '--max_step'; did you mean '--max_steps'?"]
+    imported = {line.split("|")[-1].strip().split(".")[0] for line in imports}
+    assert "transformers" in imported and "trl" not in imported
+
+
+def test_the_recipe_of_the_real_run_is_the_default(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    context = doctor.read_context(["--quick"])
+    assert context.quick and context.parameters == 401_227_776 and context.tokens == 61_035 * 32_768

@@ -1,0 +1,160 @@
+"""What is found about the machine, each kind of failure made to happen."""
+
+import shutil
+from collections import namedtuple
+from importlib.metadata import version
+
+import pytest
+import torch
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+from modeling_pure.doctor import machine
+from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN
+from modeling_pure.training.arguments import PureTrainingArguments
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A device that says of itself what a GPU would: name, and free memory in bytes."""
+
+    def gpu(free: float, name: str = "NVIDIA A100-SXM4-80GB") -> None:
+        monkeypatch.setattr(PureTrainingArguments, "device", torch.device("cuda"))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(85e9)))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+
+    return gpu
+
+
+def full_size(context, *options):
+    """The recipe with the real model, rows and steps, in bf16."""
+    real = ["--preset", "medium-large", "--model_overrides", "{}", "--max_seq_length", 2048, "--max_steps", 61035]
+    context = context(*real, "--per_device_train_batch_size", 16, "--gradient_accumulation_steps", 1, *options)
+    context.training.bf16 = True
+    return context
+
+
+def test_memory_of_a_gpu_is_held_against_the_arithmetic_of_the_run(context, gpu):
+    full = full_size(context)
+    for free, status, cure in (
+        (84e9, PASS, ""),
+        (31.3e9, PASS, ""),
+        (31.1e9, WARN, "--per_device_train_batch_size 8 --gradient_accumulation_steps 2"),
+        (6.5e9, WARN, "--gradient_checkpointing true"),
+        (6.4e9, FAIL, "a GPU with more memory"),
+    ):
+        gpu(free)
+        finding = machine.check_gpu(full)
+        assert finding.status == status and cure in finding.cure, finding
+        assert f"{free / 1e9:.1f} of 85.0 GB free; the recipe takes about 31.2 GB: 6.4 weights" in finding.found
+    gpu(84e9)
+    full.training.bf16 = False
+    assert machine.check_gpu(full).status == WARN and "about 54.3 GB" in machine.check_gpu(full).found
+
+
+def test_a_run_without_a_gpu_is_refused_only_where_a_processor_cannot_do_it(context):
+    finding = machine.check_gpu(context())
+    assert finding.status == WARN and "none: the run would be on the cpu" in finding.found
+    finding = machine.check_gpu(full_size(context))
+    # 2.0e9 tokens x 2.626e9 FLOP, at 1e12 a second
+    assert finding.status == FAIL and "5,252 PFLOP are 61 days" in finding.found
+    assert "a pass takes 31.2 GB" in finding.found
+
+
+def test_torch_for_cpus_on_a_machine_with_an_nvidia_driver_is_told(context, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    driver = tmp_path / "version"
+    monkeypatch.setattr(machine, "NVIDIA_DRIVER", driver)
+    finding = machine.check_torch(context())
+    assert finding.status == WARN and finding.found.endswith("built without CUDA")
+    driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54")
+    finding = machine.check_torch(context())
+    assert finding.status == WARN and "built without CUDA, though there is an NVIDIA driver" in finding.found
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    finding = machine.check_torch(context())
+    assert finding.status == WARN and "CUDA 13.0, which finds no GPU" in finding.found
+
+
+def test_packages_outside_their_ranges_and_missing_ones_fail(context, monkeypatch, tmp_path):
+    assert machine.check_packages(context()).status == PASS
+    file = tmp_path / "pyproject.toml"
+    file.write_text(
+        '[project]\nrequires-python = "<3.9"\ndependencies = ["torch>=99", "transformers"]\n'
+        '[project.optional-dependencies]\ntrain = ["no-such-package>=1"]\neval = ["none-either"]\n'
+    )
+    monkeypatch.setattr(machine, "PROJECT", file)
+    finding = machine.check_packages(context())
+    assert finding.status == FAIL and "requirements.txt" in finding.cure
+    python, torch_, missing = finding.found.split("; ")
+    assert python.startswith("python 3.") and python.endswith("expected <3.9")
+    assert torch_ == f"torch {version('torch')}, expected >=99"
+    assert missing == "no-such-package is missing, expected >=1"
+
+
+def test_packages_of_an_installed_project_are_those_of_its_metadata(context, monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "PROJECT", tmp_path / "none")
+    lines = ["torch>=2", 'no-such-package>=1; extra == "train"', 'none-either; extra == "eval"']
+    monkeypatch.setattr(machine, "requires", lambda name: lines)
+    monkeypatch.setattr(machine, "metadata", lambda name: {"Requires-Python": ">=3.11"})
+    finding = machine.check_packages(context())
+    assert finding.status == FAIL and finding.found == "no-such-package is missing, expected >=1"
+
+    def not_installed(name):
+        raise machine.PackageNotFoundError(name)
+
+    monkeypatch.setattr(machine, "requires", not_installed)
+    assert machine.check_packages(context()).status == SKIPPED
+
+
+def test_a_folder_that_cannot_be_written_fails_by_its_name(context, tmp_path):
+    finding = machine.check_output_dir(context("--output_dir", tmp_path / "new" / "run"))
+    assert finding.status == PASS and "MB/s" in finding.found and not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        finding = machine.check_output_dir(context("--output_dir", folder))
+        assert finding.status == FAIL and f"'{folder}': Not a directory" in finding.found
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_has_to_hold_the_checkpoints_kept_the_best_and_the_unfinished(context, monkeypatch):
+    for options, count in (
+        (["--save_total_limit", 3], 5),
+        (["--save_total_limit", 1], 3),
+        (["--save_steps", 4], 5),  # kept by default: 3
+    ):
+        with_limit = context(*options)
+        needed = count * 12 * with_limit.parameters
+        for free, status in ((needed, PASS), (needed - 1, FAIL)):
+            monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(2 * free, free, free))
+            finding = machine.check_disk(with_limit)
+            assert finding.status == status and f"{count} checkpoints" in finding.found
+    unlimited = context("--save_steps", 5)
+    unlimited.training.save_total_limit = None
+    assert f"{3 + 2} checkpoints" in machine.check_disk(unlimited).found
+    unlimited.training.save_steps = 0.1
+    assert f"{10 + 2} checkpoints" in machine.check_disk(unlimited).found
+
+
+def test_what_a_run_reports_to_has_to_be_there(context):
+    assert machine.check_monitoring(context()).found.startswith("report_to: tensorboard")
+    assert machine.check_monitoring(context("--report_to", "none")).status == PASS
+    missing = min(set(INTEGRATION_TO_CALLBACK) - set(get_available_reporting_integrations()))
+    for name in (missing, "nobody"):
+        finding = machine.check_monitoring(context("--report_to", name))
+        assert finding.status == FAIL and finding.found == f"report_to: {name} is not there"
+
+
+def test_data_workers_need_cores_and_shared_memory(context, monkeypatch):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: range(4), raising=False)
+    for workers, status in ((0, PASS), (3, PASS), (4, WARN)):
+        assert machine.check_workers(context("--dataloader_num_workers", workers)).status == status
+    finding = machine.check_workers(context("--dataloader_num_workers", 4))
+    assert "4 data worker(s) and the run itself on 4 core(s)" in finding.found and "3" in finding.cure
+    monkeypatch.setattr(machine, "SHARED_MEMORY", machine.Path("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, 1000))
+    finding = machine.check_workers(context("--dataloader_num_workers", 1))
+    assert finding.status == FAIL and "--shm-size" in finding.cure
+    assert machine.check_workers(context("--dataloader_num_workers", 0)).status == PASS

@@ -1,0 +1,178 @@
+"""What is found about sources, tokenizer and Hub, each kind of failure made to happen."""
+
+import json
+
+import pytest
+from huggingface_hub import constants
+
+from modeling_pure.data.held_out import open_sources
+from modeling_pure.data.mixture import Mixture
+from modeling_pure.data.pack import ROWS_PER_FILE, write_mixture
+from modeling_pure.data.packed import FACTS_FILE, rows_file, settings
+from modeling_pure.doctor import context as context_module
+from modeling_pure.doctor import texts
+from modeling_pure.doctor.__main__ import checks
+from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN, on_hub
+from tests.conftest import write_jsonl
+from tests.data.http_server import Failure, FileServer
+
+TOKEN = "hf_not_to_be_seen"
+
+
+def source(context, name: str):
+    """The finding about one source of the recipe."""
+    (one,) = [one for one in context.sources if one.name == name]
+    return texts.check_source(context, one)
+
+
+@pytest.mark.parametrize("name", ["finepdfs", "usmle"])
+def test_a_source_is_read_as_training_reads_it(name, context):
+    finding = source(context(), name)
+    assert finding.status == PASS and "held-out documents and one to train on" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sources.c4.path", "/no/such/file.parquet"], "sources.c4: no file matches '/no/such/file.parquet'"),
+        (["--sources.c4.column", "body"], "no text: it has no 'body', only ['text']"),
+        (["--sources.c4.format", "medqa"], "is not a question"),
+        (["--sources.c4.validation_documents", "300"], "sources.c4: c4.jsonl: no text"),
+        (["--sources.c4.validation_path", "/none.jsonl"], "sources.c4.validation_path: no file matches '/none.jsonl'"),
+        (["--sources.c4.path", "http://127.0.0.1:9/x.jsonl"], "sources.c4: cannot read 'http://127.0.0.1:9/x.jsonl'"),
+    ],
+)
+def test_a_source_that_cannot_be_read_fails_by_its_key(options, message, context):
+    broken = context(*options, "--streaming_timeout", "0.1")
+    finding = source(broken, "c4")
+    assert finding.status == FAIL and message in finding.found and "\n" not in finding.found
+    assert finding.cure.startswith("--sources.c4.path PATH")
+    assert source(broken, "fineweb_edu").status == PASS
+
+
+def test_servers_are_not_waited_for_as_long_as_by_a_run(context):
+    assert context().data.streaming_timeout == 5
+    assert context("--streaming_timeout", 2).data.streaming_timeout == 2
+
+
+def test_texts_outside_the_mixture_and_questions_are_read_too(context, corpus, tmp_path):
+    outside = write_jsonl(tmp_path / "outside.jsonl", [{"text": "fever"}, {"text": "cough"}])
+    questions = corpus / "questions.jsonl"
+    good = context("--validation_sources", f"{{wiki: {{path: {outside}}}}}", "--decontaminate", questions)
+    assert texts.check_outside(good, good.outside[0]).found == f"{outside}: 2 documents"
+    assert texts.check_questions(good).found == f"{questions}: 120 questions"
+    assert {"validation_sources.wiki", "decontaminate"} <= {name for name, _ in checks(good)}
+    bad = context("--validation_sources", "{wiki: {path: /none.jsonl}}", "--decontaminate", questions, outside)
+    finding = texts.check_outside(bad, bad.outside[0])
+    assert finding.status == FAIL and "validation_sources.wiki: no file matches '/none.jsonl'" in finding.found
+    finding = texts.check_questions(bad)
+    assert finding.status == FAIL and f"decontaminate: row 0 of '{outside}' is not a question" in finding.found
+
+
+def test_a_vocabulary_that_is_too_small_fails_and_the_model_is_looked_at_all_the_same(context):
+    assert texts.check_tokenizer(context()).found.endswith("401 tokens with its pad token, in a vocabulary of 512")
+    small = context("--model_overrides", "{vocab_size: 400}")
+    finding = texts.check_tokenizer(small)
+    assert finding.status == FAIL and "the tokenizer has 401 tokens with its pad token, the model only 400" in (
+        finding.found
+    )
+    assert small.blueprint.lm_head.out_features == 400
+    finding = texts.check_tokenizer(context("--tokenizer_name_or_path", "/nowhere"))
+    assert finding.status == FAIL and "tokenizer_name_or_path: cannot load the tokenizer of" in finding.found
+
+
+def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
+    unpacked = context("--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1)
+    mixture = Mixture(open_sources(unpacked.sources, unpacked.data, 0), unpacked.tokenizer, unpacked.data, 0)
+    facts = settings(unpacked.sources, unpacked.tokenizer, unpacked.data, 0)
+    (tmp_path / FACTS_FILE).write_text(json.dumps({"settings": facts, "rows_per_file": ROWS_PER_FILE}))
+    write_mixture(tmp_path, mixture, 12)
+    options = ["--packed_dir", tmp_path, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
+    packed = context(*options)
+    assert texts.check_packed(packed).found == f"12 rows in {tmp_path}"
+    names = [name for name, _ in checks(packed)]
+    assert "packed_dir" in names and not [name for name in names if name.startswith("sources.")]
+    asked = [name for name, _ in checks(context(*options, "--medqa_dev_questions", 5))]
+    assert [name for name in asked if name.startswith("sources.")] == ["sources.usmle"]
+    finding = texts.check_packed(context(*options, "--max_steps", 13))
+    assert finding.status == FAIL and "holds 12 rows, the run needs 13" in finding.found
+    rows_file(tmp_path, 0).write_bytes(b"no arrow")
+    finding = texts.check_packed(packed)
+    assert finding.status == FAIL and finding.found.startswith("packed_dir: ")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A server in the place of the Hub, for this process, with nobody's token."""
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api" / "whoami-v2").write_text('{"name": "somebody"}')
+    server = FileServer(tmp_path)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    yield server
+    server.stop()
+
+
+PUSH = ["--push_to_hub", "true", "--hub_model_id", "somebody/pure"]
+READ = ["--sources.c4.path", "owner/c4"]
+
+
+@pytest.mark.parametrize(("options", "bad"), [(READ, WARN), (PUSH, FAIL)])
+def test_a_token_that_is_missing_or_invalid_fails_only_a_run_that_is_pushed(options, bad, context, hub, monkeypatch):
+    finding = texts.check_token(context(*options))
+    assert (finding.status, finding.found) == (bad, "none") and "hf auth login" in finding.cure
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert texts.check_token(context(*options)).found == "that of somebody"
+    for status, message in ((401, "there is one, which the Hub does not know"), (500, "cannot be looked at")):
+        hub.failures = lambda method, path, status=status: Failure(status) if "whoami" in path else None
+        finding = texts.check_token(context(*options))
+        assert finding.status == bad and message in finding.found and TOKEN not in str(finding)
+    hub.failures = lambda method, path: Failure(drop=True) if "whoami" in path else None
+    finding = texts.check_token(context(*options))
+    assert finding.status == bad and "cannot be looked at" in finding.found
+
+
+def test_the_token_of_the_recipe_counts(context, hub):
+    given = context(*PUSH, "--hub_token", TOKEN)
+    assert texts.check_token(given).found == "that of somebody"
+
+
+def test_a_hub_that_does_not_answer_or_must_not_be_asked_is_told_once(context, hub, monkeypatch):
+    assert texts.check_hub(context(*READ)).found == f"{hub.url} answers"
+    for status in (403, 503):
+        hub.failures = lambda method, path, status=status: Failure(status)
+        finding = texts.check_hub(context(*READ))
+        assert finding.status == WARN and finding.found == f"{hub.url} answers HTTP {status}"
+    monkeypatch.setattr(context_module, "HUB_SECONDS", 0.05)
+    hub.failures = lambda method, path: Failure(delay=0.5)
+    assert texts.check_hub(context(*READ)).found == f"no network: {hub.url}: timed out"
+    hub.stop()
+    finding = texts.check_hub(context(*READ))
+    assert finding.status == WARN and finding.found.startswith(f"no network: {hub.url}: ")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    offline = context(*READ)
+    assert texts.check_hub(offline).found == "HF_HUB_OFFLINE is set"
+    assert source(offline, "c4").status == SKIPPED and source(offline, "usmle").status == PASS
+    assert texts.check_hub(context()).status == texts.check_token(context()).status == PASS
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("allenai/c4", True),
+        ("gpt2", True),
+        ("hf://datasets/allenai/c4/en/*.json.gz", True),
+        ("https://example.org/a.jsonl", False),
+        ("data/c4.parquet", False),
+        ("data/*.jsonl", False),
+        ("./c4", False),
+        ("/data/c4", False),
+        ("runs/demo/world/tokenizer", False),
+    ],
+)
+def test_what_is_read_from_the_hub(path, expected):
+    assert on_hub(path) is expected

@@ -1,0 +1,324 @@
+"""Pure as Llama and back: equal to the last bit, verified before it has its name, and refused by one line."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from modeling_pure import PureConfig, PureForCausalLM, export
+from modeling_pure.console import DISCLAIMER
+from modeling_pure.errors import run_script
+from modeling_pure.model_card import add_evaluation, card_blocks, write_model_card
+from tests.gpt2_vocabulary import write_gpt2_tokenizer
+from tests.test_model_card import evaluation
+
+# The real head shape (72 wide, four query heads to one key head), and spare rows in the vocabulary.
+SHAPE = {
+    "vocab_size": 512,
+    "num_real_tokens": 401,
+    "hidden_size": 288,
+    "intermediate_size": 352,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 400,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+    "rms_norm_eps": 1e-6,
+}
+LLAMA_SHAPE = {name: value for name, value in SHAPE.items() if name != "num_real_tokens"}
+
+
+def save_pure(folder: Path, dtype: torch.dtype = torch.float32, **changes) -> PureForCausalLM:
+    """A Pure model whose logits differ, saved to a folder."""
+    torch.manual_seed(0)
+    config = PureConfig(**{**SHAPE, "initializer_range": 0.1, "head_initializer_range": 0.1, **changes})
+    model = PureForCausalLM(config).to(dtype).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def save_llama(folder: Path, **changes) -> LlamaForCausalLM:
+    """A Llama in Pure's shape, but for what is said otherwise, saved to a folder."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{**LLAMA_SHAPE, "initializer_range": 0.1, **changes})).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture
+def checkpoint(tmp_path, tokenizer) -> Path:
+    """A checkpoint as a run leaves it: weights, tokenizer, card with curves and an evaluation."""
+    folder = tmp_path / "pure"
+    model = save_pure(folder)
+    tokenizer.save_pretrained(folder)
+    write_model_card(str(folder), "Pure, pretrained", model.config, {"Pretraining": {"tokens of c4": "400"}}, [])
+    add_evaluation(str(folder), evaluation())
+    (folder / "curves.png").write_bytes(b"png")
+    return folder
+
+
+@pytest.fixture
+def convert(monkeypatch, capsys):
+    """Runs the command in this process; returns what it printed, stdout and stderr."""
+
+    def convert(*arguments, expect: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            run_script(export.main, "modeling_pure.export")
+        captured = capsys.readouterr()
+        assert stop.value.code == expect, captured.err[-3000:]
+        return captured
+
+    return convert
+
+
+def refused(convert, message: str, *arguments, code: int = 2) -> None:
+    """The command ends with one line, and neither OUT nor anything beside it is there."""
+    out = Path(arguments[-1])
+    before = sorted(out.parent.iterdir())
+    error = convert(*arguments, expect=code)[1]
+    (line,) = [line for line in error.splitlines() if "error: " in line]
+    assert line.startswith("modeling_pure.export: error: ") and message in line, line
+    assert "Traceback" not in error and sorted(out.parent.iterdir()) == before
+
+
+def ids() -> torch.Tensor:
+    """More tokens, and others, than the command itself looks at."""
+    return torch.randint(0, 401, (3, 200), generator=torch.Generator().manual_seed(5))
+
+
+def test_the_llama_computes_what_pure_does_and_says_so(convert, checkpoint, tmp_path, tokenizer):
+    out = convert("--to", "llama", checkpoint, tmp_path / "llama").out
+    assert "all 65,536 logits equal to the last bit" in out and DISCLAIMER in out and "LlamaForCausalLM" in out
+    assert "1,440 of them norm weights of one" in out and "401 tokens, a sentence gives the same ids" in out
+    config = json.loads((tmp_path / "llama" / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
+    assert "auto_map" not in config and not list((tmp_path / "llama").glob("*.py"))
+
+    pure, llama = (AutoModelForCausalLM.from_pretrained(one).eval() for one in (checkpoint, tmp_path / "llama"))
+    assert type(llama) is LlamaForCausalLM and llama.dtype == torch.float32
+    with torch.no_grad():
+        ours, theirs = pure(ids()).logits, llama(ids()).logits
+    assert ours.std() > 0.5 and torch.equal(ours, theirs)
+    assert llama.generation_config.suppress_tokens == pure.generation_config.suppress_tokens == [*range(400, 512)]
+    prompts = ids()[:, :20]
+    greedy = {"max_new_tokens": 20, "do_sample": False}
+    assert torch.equal(pure.generate(prompts, **greedy), llama.generate(prompts, **greedy))
+    text = "Question: What is given?\nA. aspirin\nAnswer:"
+    assert AutoTokenizer.from_pretrained(tmp_path / "llama")(text).input_ids == tokenizer(text).input_ids
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_bfloat16_is_equal_too(convert, tmp_path, stored):
+    save_pure(tmp_path / "pure", stored)
+    option = [] if stored == torch.bfloat16 else ["--dtype", "bfloat16"]
+    out = convert("--to", "llama", tmp_path / "pure", tmp_path / "llama", *option).out
+    assert ("float32 to bfloat16, rounded before the comparison" in out) == bool(option)
+    assert all(value.dtype == torch.bfloat16 for value in load_file(tmp_path / "llama" / "model.safetensors").values())
+    pure, llama = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / one, dtype=torch.bfloat16).eval() for one in ("pure", "llama")
+    )
+    with torch.no_grad():
+        assert torch.equal(pure(ids()).logits, llama(ids()).logits)
+    assert ("rounded from float32 to bfloat16" in (tmp_path / "llama" / "README.md").read_text()) == bool(option)
+
+
+def test_there_and_back_again_nothing_has_changed(convert, checkpoint, tmp_path):
+    convert("--to", "llama", checkpoint, tmp_path / "llama")
+    (tmp_path / "again").mkdir()  # an empty folder is as good as none
+    convert("--to", "pure", tmp_path / "llama", tmp_path / "again")
+    before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "again"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    names = {file.name for file in checkpoint.iterdir()}
+    assert names == {file.name for file in (tmp_path / "again").iterdir()}
+    for name in names - {"model.safetensors"}:  # its head may list the weights in another order
+        assert (checkpoint / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_shards_are_read(convert, tmp_path):
+    save_pure(tmp_path / "pure").save_pretrained(tmp_path / "shards", max_shard_size="500KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    convert("--to", "llama", tmp_path / "shards", tmp_path / "llama")
+    expected = load_file(tmp_path / "pure" / "model.safetensors")
+    found = load_file(tmp_path / "llama" / "model.safetensors")
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    next((tmp_path / "shards").glob("model-00002*")).unlink()
+    refused(convert, "is missing", "--to", "llama", tmp_path / "shards", tmp_path / "other")
+
+
+def test_gpt2s_vocabulary_gives_the_same_ids_for_a_llama(convert, tmp_path):
+    """transformers chooses a tokenizer's class by the model's type too."""
+    save_pure(tmp_path / "pure", vocab_size=50304, num_real_tokens=50258, pad_token_id=50257, num_hidden_layers=1)
+    write_gpt2_tokenizer(str(tmp_path / "pure"))
+    out = convert("--to", "llama", tmp_path / "pure", tmp_path / "llama").out
+    assert "50,257 tokens" in out
+    texts = ["Question: A 21-year-old's  naïve\n\n\tβ-blocker?\nA. 5 mg\nAnswer:", " B. <|endoftext|>", "  "]
+    ours, theirs = (AutoTokenizer.from_pretrained(tmp_path / one)(texts).input_ids for one in ("pure", "llama"))
+    assert ours == theirs and ours[1] == [347, 13, 220, 50256]
+
+
+def test_the_card_keeps_what_was_measured_and_loads_as_llama(convert, checkpoint, tmp_path):
+    convert("--to", "llama", checkpoint, tmp_path / "llama")
+    card, before = (ModelCard.load(folder / "README.md") for folder in (tmp_path / "llama", checkpoint))
+    for kind in ("training", "evaluation"):
+        assert card_blocks(card.text, kind) == card_blocks(before.text, kind) != {}
+    assert card.data.to_dict() == before.data.to_dict() and card.data.license == "mit"
+    assert "trust_remote_code" in before.text and "trust_remote_code" not in card.text
+    assert DISCLAIMER in card.text and "| model_type | llama |" in card.text and "norm weights of one" in card.text
+    assert (tmp_path / "llama" / "curves.png").is_file()
+    # The lines it tells people to run.
+    lines = card.text.split("```python\n")[1].split("```")[0].replace("PATH", str(tmp_path / "llama"))
+    found: dict = {}
+    exec(lines, found)
+    assert type(found["model"]) is LlamaForCausalLM and len(found["tokenizer"]) == 401
+
+
+def test_a_checkpoint_without_a_card_of_ours_gets_one(convert, tmp_path):
+    save_pure(tmp_path / "pure")
+    (tmp_path / "pure" / "README.md").write_text("# Mine\n")
+    out = convert("--to", "llama", tmp_path / "pure", tmp_path / "llama").out
+    text = (tmp_path / "llama" / "README.md").read_text()
+    assert "none: CHECKPOINT has none" in out and "without a record of its training" in text
+    assert DISCLAIMER in text and "trust_remote_code" not in text
+
+
+def test_a_hub_id_is_read_from_the_cache_at_its_revision(convert, tmp_path, monkeypatch):
+    """The cache as the Hub's client fills it: two commits, of which `main` is the second."""
+    repo = tmp_path / "hub" / "models--owner--pure"
+    for commit, seed_of_head in (("a" * 40, 0.1), ("b" * 40, 0.2)):
+        save_pure(repo / "snapshots" / commit, head_initializer_range=seed_of_head)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text("b" * 40)
+    (repo / "refs" / "first").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for revision, commit in (([], "b"), (["--revision", "first"], "a")):
+        out = tmp_path / commit
+        convert("--to", "llama", *revision, "owner/pure", out)
+        expected = load_file(repo / "snapshots" / (commit * 40) / "model.safetensors")["lm_head.weight"]
+        assert torch.equal(load_file(out / "model.safetensors")["lm_head.weight"], expected)
+    refused(convert, "not on the Hub, 'owner/other'", "--to", "llama", "owner/other", tmp_path / "other")
+    refused(convert, "--revision: is for Hub ids", "--to", "llama", "--revision", "x", out, tmp_path / "other")
+
+
+NOT_PURE = {
+    "biases": ({"attention_bias": True}, "attention_bias is True"),
+    "mlp_biases": ({"mlp_bias": True}, "mlp_bias is True"),
+    "dropout": ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
+    "tied": ({"tie_word_embeddings": True}, "tie_word_embeddings=True is not supported"),
+    "rope": (
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+        "rope_parameters has fac",
+    ),
+    "head_dim": ({"head_dim": 32}, "must be num_attention_heads"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_PURE)
+def test_a_llama_that_is_not_pure_is_refused(convert, tmp_path, name):
+    changes, message = NOT_PURE[name]
+    save_llama(tmp_path / "llama", **changes)
+    refused(convert, message, "--to", "pure", tmp_path / "llama", tmp_path / "out")
+
+
+def test_norm_weights_other_than_one_are_refused_and_ones_are_not(convert, tmp_path):
+    model = save_llama(tmp_path / "llama")
+    out = convert("--to", "pure", tmp_path / "llama", tmp_path / "pure").out
+    assert "norm weights" not in out and AutoConfig.from_pretrained(tmp_path / "pure").num_real_tokens is None
+    model.model.layers[1].input_layernorm.weight.data[3] = 1 + 2**-20
+    model.save_pretrained(tmp_path / "llama")
+    message = "model.layers.1.input_layernorm.weight is not all ones"
+    refused(convert, message, "--to", "pure", tmp_path / "llama", tmp_path / "out")
+
+
+def change_weights(folder: Path, **changes: torch.Tensor | None) -> None:
+    """Replace weights of a saved model; None takes one away."""
+    state = {**load_file(folder / "model.safetensors"), **{key.replace("__", "."): v for key, v in changes.items()}}
+    save_file({key: v for key, v in state.items() if v is not None}, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_what_is_no_whole_checkpoint_is_refused(convert, checkpoint, tmp_path):
+    def refuses(message: str, source: Path | str = checkpoint, to: str = "llama") -> None:
+        refused(convert, message, "--to", to, source, tmp_path / "out")
+
+    refuses("model_type is 'pure', expected 'llama'", to="pure")
+    refuses("is not a model folder", tmp_path)
+    refuses("is not a model folder", tmp_path / "nothing" / "here")
+    change_weights(checkpoint, lm_head__weight=None)
+    refuses("missing keys in the weights: lm_head.weight")
+    change_weights(checkpoint, lm_head__weight=torch.zeros(512, 288), lm_head__bias=torch.zeros(512))
+    refuses("unexpected keys in the weights: lm_head.bias")
+    change_weights(checkpoint, lm_head__bias=None, lm_head__weight=torch.zeros(500, 288))
+    refuses("CHECKPOINT: cannot load")
+    change_weights(checkpoint, lm_head__weight=torch.zeros(512, 288, dtype=torch.int8))
+    refuses("weights of dtype F32, I8")
+    change_weights(checkpoint, lm_head__weight=torch.full((512, 288), torch.nan))
+    refuses("logits are not finite")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "torchao"}}))
+    refuses("is quantised")
+    (checkpoint / "config.json").write_text(json.dumps({**config, "num_attention_heads": 5}))
+    refuses("CHECKPOINT: config.json: ")
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    generation = json.loads((checkpoint / "generation_config.json").read_text())
+    (checkpoint / "generation_config.json").write_text(json.dumps({**generation, "max_new_tokens": -1}))
+    refuses("CHECKPOINT: cannot load")
+    (checkpoint / "config.json").write_text("{")
+    refuses("config.json is damaged")
+    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+    refuses("has no weights (*.safetensors)")
+
+
+def test_nothing_is_overwritten(convert, checkpoint, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    refused(convert, "is not an empty folder", "--to", "llama", checkpoint, tmp_path / "out")
+    refused(convert, "is not an empty folder", "--to", "llama", checkpoint, tmp_path / "out" / "mine.txt")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    assert "usage:" in convert("--to", "gguf", checkpoint, tmp_path / "other", expect=2)[1]
+
+
+def test_what_does_not_compute_the_same_is_not_left_behind(convert, checkpoint, tmp_path, monkeypatch):
+    """The comparison is with what was written, not with what was meant."""
+    convert_config = export.convert_config
+
+    def wrong(config, to):
+        converted = convert_config(config, to)
+        converted.rms_norm_eps = 1e-2
+        return converted
+
+    monkeypatch.setattr(export, "convert_config", wrong)
+    refused(convert, "logits are not those of CHECKPOINT", "--to", "llama", checkpoint, tmp_path / "out", code=3)
+    monkeypatch.setattr(export, "convert_config", convert_config)
+    save_pretrained = LlamaForCausalLM.save_pretrained
+
+    def forgetful(model, folder):
+        model.generation_config = GenerationConfig()
+        save_pretrained(model, folder)
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", forgetful)
+    refused(convert, "does not suppress the tokens", "--to", "llama", checkpoint, tmp_path / "out", code=3)
+
+
+def test_a_full_disk_leaves_nothing_behind(convert, checkpoint, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        refused(convert, "OUT: cannot write", "--to", "llama", checkpoint, tmp_path / "out", code=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
