@@ -7,13 +7,12 @@ The same command again continues from the last complete checkpoint.
 """
 
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
-from modeling_pure import PRESETS, PureConfig, PureForCausalLM
+from modeling_pure import PureForCausalLM
 from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.estimate import tokens_per_pass
@@ -21,13 +20,13 @@ from modeling_pure.data.held_out import open_sources, split_questions, validatio
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.packed import PackedMixture
 from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
-from modeling_pure.data.tokenizer import DocumentTokenizer, check_vocabulary, load_tokenizer
-from modeling_pure.errors import InputError, first_line, run_script
+from modeling_pure.data.tokenizer import DocumentTokenizer, load_tokenizer
+from modeling_pure.errors import InputError, run_script
 from modeling_pure.medqa.card import dev_evaluation
 from modeling_pure.medqa.questions import Question
 from modeling_pure.model_card import write_model_card
 from modeling_pure.recipe import RecipeParser
-from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
+from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, model_config
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, checkpoint_step
 from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_facts
@@ -75,7 +74,7 @@ def build_trainer(
 ) -> PureTrainer:
     """Check and build everything; nothing is written before all of the input has been found good."""
     tokenizer = load_tokenizer("tokenizer_name_or_path", data_args.tokenizer_name_or_path)
-    config = build_config(model_args, data_args, tokenizer)
+    config = model_config(model_args, data_args.max_seq_length, tokenizer)
     sources = parse_sources(data_args.sources)
     outside = parse_validation_sources(data_args.validation_sources, sources)
     dataset, held_out = build_data(sources, data_args, training_args, tokenizer)
@@ -126,32 +125,6 @@ def dev_questions(sources: list[Source], data_args: DataArguments) -> list[Quest
     if not questions:
         raise InputError("medqa_dev_questions: the mixture has no medqa source")
     return questions[: data_args.medqa_dev_questions]
-
-
-def build_config(model_args: ModelArguments, data_args: DataArguments, tokenizer) -> PureConfig:
-    """The preset's configuration, fitted to the tokenizer."""
-    given = model_args.model_overrides or {}
-    for unknown in set(given) - {field.name for field in fields(PureConfig)}:
-        raise InputError(f"model_overrides.{unknown}: PureConfig has no such field")
-    preset = PRESETS.get(model_args.preset, {})
-    vocab_size = given.get("vocab_size", preset.get("vocab_size", PureConfig.vocab_size))
-    if isinstance(vocab_size, int):  # PureConfig says what is wrong with any other
-        check_vocabulary(tokenizer, vocab_size)
-    fitted = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "num_real_tokens": len(tokenizer),
-    }
-    try:
-        config = PureConfig.from_preset(model_args.preset, **{**fitted, **given})
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise InputError(f"preset: {first_line(error.__cause__ or error)}") from error
-    if data_args.max_seq_length > config.max_position_embeddings:
-        raise InputError(
-            f"max_seq_length: {data_args.max_seq_length} is longer than the model's {config.max_position_embeddings}"
-        )
-    return config
 
 
 def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:

@@ -1,24 +1,24 @@
 """What a check finds, and what the checks look at: a recipe, and what several of them have to know about it."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import get_session
 from transformers import PreTrainedTokenizerBase
 
-from ..configuration_pure import PRESETS, PureConfig
+from ..configuration_pure import PureConfig
 from ..data.arguments import DataArguments
 from ..data.files import SUFFIXES
 from ..data.sources import Source, parse_sources, parse_validation_sources
-from ..data.tokenizer import load_tokenizer
+from ..data.tokenizer import check_vocabulary, load_tokenizer
 from ..errors import InputError, first_line
 from ..modeling_pure import PureForCausalLM
 from ..rows import looks_local
-from ..training.arguments import ModelArguments, PureTrainingArguments
-from ..training.report import model_flops, training_memory
+from ..training.arguments import ModelArguments, PureTrainingArguments, model_config
+from ..training.report import model_flops, training_bytes, training_memory
 
 PASS, WARN, FAIL, SKIPPED = "pass", "warn", "fail", "skipped"
 HUB_SECONDS = 5.0
@@ -45,6 +45,7 @@ class Context:
     def __post_init__(self):
         # A run may wait minutes for a server; whoever asks now whether it answers wants to know now.
         self.data = replace(self.data, streaming_timeout=min(self.data.streaming_timeout, HUB_SECONDS))
+        self.training.share_out(self.data.max_seq_length)
 
     @cached_property
     def sources(self) -> list[Source]:
@@ -103,31 +104,12 @@ class Context:
     @cached_property
     def config(self) -> PureConfig:
         """The model's configuration, fitted to the tokenizer where there is one that fits; `InputError` if wrong."""
-        given = self.model.model_overrides or {}
-        for unknown in set(given) - {field.name for field in fields(PureConfig)}:
-            raise InputError(f"model_overrides.{unknown}: PureConfig has no such field")
-        rows = given.get("vocab_size", PRESETS.get(self.model.preset, {}).get("vocab_size", PureConfig.vocab_size))
-        try:
-            config = PureConfig.from_preset(self.model.preset, **{**self.special_tokens(rows), **given})
-        except (ValueError, TypeError, StrictDataclassError) as error:
-            raise InputError(f"preset: {first_line(error.__cause__ or error)}") from error
-        if self.data.max_seq_length > config.max_position_embeddings:
-            raise InputError(
-                f"max_seq_length: {self.data.max_seq_length} is longer than the model's "
-                f"{config.max_position_embeddings}"
-            )
-        return config
-
-    def special_tokens(self, rows: int) -> dict[str, int | None]:
-        """What the tokenizer says about the vocabulary; nothing where it cannot be had or has more than `rows`."""
         try:
             tokenizer = self.tokenizer
-        except InputError:  # which its own check reports
+            check_vocabulary(tokenizer, model_config(self.model, self.data.max_seq_length).vocab_size)
+        except InputError:  # which a check of its own reports
             tokenizer = None
-        if tokenizer is None or not isinstance(rows, int) or len(tokenizer) > rows:
-            return dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id", "num_real_tokens"))
-        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        return {**ids, "num_real_tokens": len(tokenizer)}
+        return model_config(self.model, self.data.max_seq_length, tokenizer)
 
     @cached_property
     def blueprint(self) -> PureForCausalLM:
@@ -161,9 +143,9 @@ class Context:
         return self.training.per_device_train_batch_size, self.data.max_seq_length
 
     def memory(self, training: PureTrainingArguments, length: int) -> tuple[float, str]:
-        """What a pass takes by the arithmetic of the start-up block: bytes, and in words, which round to 0.1 GB."""
-        words = training_memory(self.config, self.parameters, training, length)
-        return max(float(words.split()[1]) * 1e9, self.state_bytes), words
+        """What a pass takes by the arithmetic of the start-up block: bytes, and in words."""
+        of_pass = (self.config, self.parameters, training, length)
+        return sum(training_bytes(*of_pass).values()), training_memory(*of_pass)
 
 
 def paths_of(source: Source) -> list[str]:

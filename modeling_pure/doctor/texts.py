@@ -13,6 +13,7 @@ from ..data.sources import Source
 from ..data.tokenizer import check_vocabulary
 from ..errors import InputError, RunStopped, first_line
 from ..medqa.questions import read_questions
+from ..training import hub
 from .context import FAIL, PASS, SKIPPED, WARN, Context, Finding, on_hub, paths_of
 
 GO_ONLINE = "connect, unset HF_HUB_OFFLINE, or point the recipe at local files"
@@ -37,6 +38,12 @@ def check_token(context: Context) -> Finding:
         return Finding(bad, "none", "hf auth login, or HF_TOKEN: for pushing, and for data behind terms of use")
     if context.hub_fault:
         return Finding(SKIPPED, "there is one, which nobody could be asked about", SEE_HUB)
+    if context.training.push_to_hub:
+        try:
+            hub.check_hub(context.training)
+        except InputError as error:
+            return Finding(FAIL, first_line(error), "the key that the line is about, or another token")
+        return Finding(PASS, f"may write to {context.training.hub_model_id}, or make it")
     try:
         return Finding(PASS, f"that of {HfApi().whoami(token=token)['name']}")
     except HfHubHTTPError as error:

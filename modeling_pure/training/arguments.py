@@ -1,12 +1,15 @@
 """What a pretraining run is told. The defaults are the seed's two-day run on one A100."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
-from transformers import TrainingArguments
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from ..errors import InputError
+from ..configuration_pure import PRESETS, PureConfig
+from ..data.tokenizer import check_vocabulary
+from ..errors import InputError, first_line
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -22,6 +25,32 @@ class ModelArguments:
     model_overrides: dict | None = field(
         default=None, metadata={"help": "PureConfig fields that differ from the preset, e.g. vocab_size"}
     )
+
+
+def model_config(
+    model_args: ModelArguments, row_length: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> PureConfig:
+    """The preset's configuration, fitted to a tokenizer; without one, no token of it is special.
+
+    Raises:
+        InputError: an unknown preset or field, a shape that cannot be, a vocabulary or rows that do not fit in.
+    """
+    given = model_args.model_overrides or {}
+    for unknown in set(given) - {one.name for one in fields(PureConfig)}:
+        raise InputError(f"model_overrides.{unknown}: PureConfig has no such field")
+    preset = PRESETS.get(model_args.preset, {})
+    vocab_size = given.get("vocab_size", preset.get("vocab_size", PureConfig.vocab_size))
+    if tokenizer is not None and isinstance(vocab_size, int):  # PureConfig says what is wrong with any other
+        check_vocabulary(tokenizer, vocab_size)
+    fitted = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    fitted["num_real_tokens"] = None if tokenizer is None else len(tokenizer)
+    try:
+        config = PureConfig.from_preset(model_args.preset, **{**fitted, **given})
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise InputError(f"preset: {first_line(error.__cause__ or error)}") from error
+    if row_length > config.max_position_embeddings:
+        raise InputError(f"max_seq_length: {row_length} is longer than the model's {config.max_position_embeddings}")
+    return config
 
 
 @dataclass

@@ -17,13 +17,13 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from ..data.remote import is_transient
 from ..errors import InputError, first_line
 from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_step, resume_point
 
@@ -146,9 +146,7 @@ def hub_errors(key: str) -> Iterator[None]:
     """Turns what the Hub, or the way to it, has against a request into an `InputError`."""
     try:
         yield
-    except Exception as error:  # the HTTP library has errors of its own, which are no OSErrors
-        if not isinstance(error, OSError | HFValidationError) and not is_transient(error):
-            raise
+    except (OSError, HTTPError, HFValidationError) as error:  # HTTPError is that of httpx, which is no OSError
         raise InputError(f"{key}: {reason(error)}") from error
 
 

@@ -11,8 +11,8 @@ def state_memory(parameters: int) -> str:
     return f"{16 * parameters / 1e9:.2f} GB for weights, gradients and Adam (fp32); activations come on top"
 
 
-def training_memory(config: PureConfig, parameters: int, args: TrainingArguments, length: int) -> str:
-    """What a pass of compiled layers takes on each device, in GB, by arithmetic.
+def training_bytes(config: PureConfig, parameters: int, args: TrainingArguments, length: int) -> dict[str, int]:
+    """What a pass of compiled layers takes on each device, in bytes, by arithmetic.
 
     Saved for the backward pass are, for each token and layer, the inputs of both norms and what these give, queries,
     keys, values and their mixture, and three of the width of the MLP; with checkpointing, a layer's input alone, and
@@ -26,7 +26,12 @@ def training_memory(config: PureConfig, parameters: int, args: TrainingArguments
     if args.gradient_checkpointing:
         activations = config.num_hidden_layers * width * tokens * config.hidden_size + of_layer
     loss = min(tokens, CHUNK_TOKENS) * config.vocab_size * (2 * width + 8)
-    parts = {"weights, gradients, optimizer": 16 * parameters, "activations": activations, "loss": loss}
+    return {"weights, gradients, optimizer": 16 * parameters, "activations": activations, "loss": loss}
+
+
+def training_memory(config: PureConfig, parameters: int, args: TrainingArguments, length: int) -> str:
+    """`training_bytes` in words."""
+    parts = training_bytes(config, parameters, args, length)
     total = sum(parts.values()) / 1e9
     return f"about {total:.1f} GB: " + ", ".join(f"{size / 1e9:.1f} {part}" for part, size in parts.items())
 

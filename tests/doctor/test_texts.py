@@ -1,6 +1,7 @@
 """What is found about sources, tokenizer and Hub, each kind of failure made to happen."""
 
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -15,6 +16,7 @@ from modeling_pure.doctor.__main__ import checks
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN, on_hub
 from tests.conftest import write_jsonl
 from tests.data.http_server import Failure, FileServer
+from tests.hub_server import HubServer
 
 TOKEN = "hf_not_to_be_seen"
 
@@ -107,22 +109,27 @@ def hub(tmp_path, monkeypatch):
     (tmp_path / "api").mkdir()
     (tmp_path / "api" / "whoami-v2").write_text('{"name": "somebody"}')
     server = FileServer(tmp_path)
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    take_for_the_hub(server.url, tmp_path, monkeypatch)
+    yield server
+    server.stop()
+
+
+def take_for_the_hub(url: str, tmp_path: Path, monkeypatch) -> None:
+    """Have this process take a server for the Hub, and know no token."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    yield server
-    server.stop()
 
 
-PUSH = ["--push_to_hub", "true", "--hub_model_id", "somebody/pure"]
+PUSH = ["--push_to_hub", "true", "--hub_model_id", "user/pure"]
 READ = ["--sources.c4.path", "owner/c4"]
 
 
-@pytest.mark.parametrize(("options", "bad"), [(READ, WARN), (PUSH, FAIL)])
-def test_a_token_that_is_missing_or_invalid_fails_only_a_run_that_is_pushed(options, bad, context, hub, monkeypatch):
+def test_a_run_that_reads_is_warned_of_a_token_that_is_missing_or_invalid(context, hub, monkeypatch):
+    options, bad = READ, WARN
     finding = texts.check_token(context(*options))
     assert (finding.status, finding.found) == (bad, "none") and "hf auth login" in finding.cure
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -136,9 +143,16 @@ def test_a_token_that_is_missing_or_invalid_fails_only_a_run_that_is_pushed(opti
     assert finding.status == bad and "cannot be looked at" in finding.found
 
 
-def test_the_token_of_the_recipe_counts(context, hub):
-    given = context(*PUSH, "--hub_token", TOKEN)
-    assert texts.check_token(given).found == "that of somebody"
+def test_a_run_that_is_pushed_fails_without_the_right_to(context, tmp_path, monkeypatch):
+    hub = HubServer()
+    take_for_the_hub(hub.url, tmp_path, monkeypatch)
+    assert texts.check_token(context(*PUSH)).status == FAIL
+    finding = texts.check_token(context(*PUSH, "--hub_token", "hf_writes"))
+    assert (finding.status, finding.found) == (PASS, "may write to user/pure, or make it")
+    for token, why in (("hf_reads", "the token may only read"), (TOKEN, "the Hub does not know this token")):
+        finding = texts.check_token(context(*PUSH, "--hub_token", token))
+        assert finding.status == FAIL and why in finding.found and token not in str(finding)
+    hub.stop()
 
 
 def test_a_hub_that_does_not_answer_or_must_not_be_asked_is_told_once(context, hub, monkeypatch):
