@@ -118,7 +118,7 @@ def write_model_card(
         library_name="transformers",
         pipeline_tag="text-generation",
         language="en",
-        license="mit" if is_ours else None,
+        license="apache-2.0" if is_ours else None,
         tags=TAGS,
         base_model=None if is_folder else base_model,
         eval_results=[evaluation.metadata() for evaluation in evaluations] or None,
@@ -138,7 +138,7 @@ def write_model_card(
         "## Loading",
         LOADING.format(option=", trust_remote_code=True" if is_ours else "") + (TRUST if is_ours else ""),
         "## Licence",
-        ("MIT, of the weights and the code." if is_ours else "That of the model it started from.")
+        ("Apache-2.0, of the weights and the code." if is_ours else "That of the model it started from.")
         + " The texts it was trained on keep their own licences.",
     ]
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n" + "\n\n".join(parts) + "\n")
