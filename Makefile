@@ -1,7 +1,8 @@
 # make demo    pretrain, GRPO and evaluation of a tiny model, offline, in minutes on two CPU cores (SEED=1: another one)
 # make test    all tests, offline
 # make lint    ruff: rules and formatting
-# make runtimes    exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
+# make floor   the model's tests on the oldest versions that it loads under
+# make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
 # Each sets up .venv by itself.
 
 PYTHON ?= python3
@@ -10,13 +11,16 @@ BIN := .venv/bin
 LLAMA_CPP := llama_cpp_python-0.3.36
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint runtimes clean
+.PHONY: demo test lint floor runtimes clean
 
 demo: .venv/demo-ready
 	$(BIN)/python -m modeling_pure.demo --seed $(SEED)
 
 test: .venv/dev-ready
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 8
+
+floor:
+	PYTHON=$(PYTHON) tests/compat.sh
 
 runtimes: .venv/runtimes-ready
 	HF_HUB_OFFLINE=1 RUNTIMES=.venv/runtimes PYTHONPATH=$(CURDIR)/.venv/runtimes $(BIN)/python -m pytest tests/ecosystem

@@ -27,7 +27,7 @@ INERT = "WITHOUT EFFECT: "
 def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -> dict[str, str]:
     """What a step, a rollout and the whole run consist of."""
     prompts, total = args.prompts_per_step, args.max_steps * args.prompts_per_step / args.num_iterations
-    right, short = args.reward_weights
+    right, short, *others = args.reward_weights
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     return {
         "step": f"{prompts} prompts x {args.num_generations} completions = {args.completions_per_step}",
@@ -35,7 +35,8 @@ def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -
         "run": f"{args.max_steps:,} steps {budget}",
         "questions": f"{num_questions:,}, asked {total / num_questions:.3g} times each",
         "completion": f"up to {args.max_completion_length} tokens at temperature {args.temperature:g}",
-        "reward": f"{right:g} x correct {short:+g} x length_penalty (of answers below {min_tokens} tokens)",
+        "reward": f"{right:g} x correct {short:+g} x length_penalty (of answers below {min_tokens} tokens)"
+        + "".join(f" {weight:+g} x one of your own" for weight in others),
     }
 
 

@@ -105,7 +105,13 @@ class Publisher:
 
     def _upload(self, folder: str | Path, message: str, files: tuple[str, ...] | None = None, **where) -> None:
         place = {"repo_id": self.repo_id, "revision": self.args.hub_revision, **where}
-        self.api.upload_folder(folder_path=folder, commit_message=message, allow_patterns=files and [*files], **place)
+        self.api.upload_folder(
+            folder_path=folder,
+            commit_message=message,
+            allow_patterns=files and [*files],
+            ignore_patterns=["checkpoint-*/*", "_*"],  # of a run's folder
+            **place,
+        )
 
     def _retrying(self, *stop) -> Retrying:
         return Retrying(

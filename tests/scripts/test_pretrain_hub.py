@@ -92,7 +92,9 @@ def test_main_has_the_model_and_the_state_to_go_on_from(pushed):
         "tokenizer.json",
     ):
         assert files[name] == (folder / name).read_bytes()
-    assert not [path for path in files.keys() - state.keys() if path.endswith((".bin", ".pt", ".pth", ".yaml"))]
+    others = files.keys() - state.keys()
+    assert not [path for path in others if path.endswith((".bin", ".pt", ".pth", ".yaml"))]
+    assert {path.split("/")[0] for path in others if "/" in path} == {"runs"}  # TensorBoard's
     sent = [path for method, path in hub.requests if method == "PUT"]
     assert len(sent) == len({*sent}) + 1, "a large file was sent twice, beside the one whose connection was lost"
 
@@ -119,6 +121,17 @@ def test_anybody_with_the_right_loads_a_revision_and_the_second_time_from_the_ca
     before = len(hub.requests)
     run(code, "checkpoint-12", tmp_path / "again", **home)
     assert not [path for method, path in hub.requests[before:] if method == "GET" and path.endswith(".safetensors")]
+
+
+def test_grpo_goes_from_the_hub_to_the_hub(pushed, grpo_recipe, tmp_path):
+    hub, _ = pushed
+    line = options(grpo_recipe, tmp_path / "run", hub_model_id="user/grpo", model_name_or_path=REPOSITORY)
+    said = run("train_grpo.py", *line, **environment(hub.url, str(tmp_path / "home"))).stdout
+    assert "user/grpo: weights at each checkpoint" in said and f"is on the Hub: {hub.url}/user/grpo" in said
+    files = hub.files("user/grpo")
+    assert files["model.safetensors"] == (tmp_path / "run/model.safetensors").read_bytes()
+    assert "base_model: user/pure" in files["README.md"].decode() and "last-checkpoint/optimizer.pt" in files
+    assert not [path for path in files if "completions" in path], "texts of the questions are nobody's to publish"
 
 
 def test_another_machine_goes_on_where_one_was_taken_away(pretrain_recipe, pretrained, hub, tmp_path):

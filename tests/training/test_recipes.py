@@ -189,3 +189,13 @@ def test_help_is_a_page_that_explains_each_option(script):
     options = [line for line in page.splitlines() if line.startswith("  --") and not line.startswith("  --config")]
     assert len(options) >= 7
     assert len(re.findall(r"\(default:\s", page)) >= len(options)
+
+
+def test_every_option_that_the_readme_translates_to_is_one():
+    page = (ROOT / "README.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `--")]
+    options = {option for _, here, *_ in rows for option in re.findall(r"--([a-z_0-9]+)", here)}
+    assert len(options) >= 11
+    parsers = [(ModelArguments, DataArguments, PureTrainingArguments), (GRPOScriptArguments, PureGRPOConfig)]
+    known = {action.dest for kinds in parsers for action in RecipeParser(kinds, "")._actions}
+    assert options <= known
