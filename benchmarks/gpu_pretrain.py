@@ -20,7 +20,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -29,14 +28,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import Dataset, IterableDataset
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
+from torch.utils.data import Dataset
+from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.memory import DEVICE, device_name, llama_config
 from modeling_pure import PureConfig, PureForCausalLM
+from modeling_pure.doctor.model import RandomRows, random_rows
 from modeling_pure.errors import RunStopped
 from modeling_pure.training.arguments import PureTrainingArguments
 from modeling_pure.training.report import model_flops
@@ -52,7 +50,6 @@ MODELS = {
     COMPILED: {"compile_layers": True},
 }
 WARM_UP_STEPS, STRETCHES, ROUNDS = 3, 2, 2
-MEAN_DOCUMENT = 600  # tokens
 
 
 @dataclass(frozen=True)
@@ -193,26 +190,23 @@ def stock_trainer(arguments: dict, scale: Scale, document_mask: bool) -> Trainer
     """The peer: transformers' model and Trainer, with their defaults."""
     with torch.device(DEVICE):
         model = LlamaForCausalLM(llama_config(PureConfig.from_preset(scale.preset)))
-    return Trainer(model, TrainingArguments(**arguments), train_dataset=StockRows(random_rows(scale)))
+    return Trainer(model, TrainingArguments(**arguments), train_dataset=StockRows(rows_at(scale)))
 
 
 def pure_trainer(arguments: dict, scale: Scale, document_mask: bool) -> PureTrainer:
     """Ours, as train_pretrain.py builds it."""
     with torch.device(DEVICE):
         model = PureForCausalLM(PureConfig.from_preset(scale.preset))
-    dataset = MixtureRows(random_rows(scale))
+    dataset = RandomRows(rows_at(scale))
     return PureTrainer(model, PureTrainingArguments(**arguments), train_dataset=dataset, document_mask=document_mask)
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
 
 
-def random_rows(scale: Scale) -> np.ndarray:
-    """Tokens, int32 of shape (rows, row_length): documents of random length, each ended by token 0."""
-    generator = np.random.default_rng(0)
-    shape = (4 * max(scale.batches), scale.row_length)
-    rows = generator.integers(1, PureConfig.from_preset(scale.preset).vocab_size, shape, dtype=np.int32)
-    return np.where(generator.random(shape) < 1 / MEAN_DOCUMENT, 0, rows).astype(np.int32)
+def rows_at(scale: Scale) -> np.ndarray:
+    """Tokens, int32 of shape (rows, row_length)."""
+    return random_rows(PureConfig.from_preset(scale.preset).vocab_size, scale.row_length, 4 * max(scale.batches))
 
 
 class StockRows(Dataset):
@@ -227,24 +221,6 @@ class StockRows(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         row = self.rows[index % len(self.rows)]
         return {"input_ids": row, "labels": row}
-
-
-class MixtureRows(IterableDataset):
-    """The rows again and again, with what `PureTrainer` asks of a `Mixture`."""
-
-    def __init__(self, rows: np.ndarray):
-        self.rows, self.row_length = rows, rows.shape[1]
-        words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))
-        self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
-
-    def __iter__(self) -> Iterator[dict]:
-        while True:
-            for row in self.rows:
-                yield {"input_ids": row, "source": "random", "data_state": {"worker": 0}}
-
-    def progress(self, states: list[dict]) -> dict:
-        """No source, so none has got anywhere."""
-        return {}
 
 
 # ---- results --------------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 tokens = slice(chunk, chunk + CHUNK_TOKENS)
                 hidden = hidden_states[tokens].to(dtype)
                 nats, gradient = token_loss(hidden @ head.t(), labels[tokens], num_items)
-                loss += nats.sum() / num_items
+                loss = loss + nats.sum() / num_items  # in place, torch 2.11 compiles it to gradients of zero
                 grad_hidden[tokens] = gradient @ head
                 if learns_head:
                     grad_weight += gradient.t() @ hidden

@@ -8,13 +8,12 @@ import hashlib
 import json
 import re
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.data.http_server import Failure, QuietServer
+from tests.data.http_server import Failure, LocalServer
 
 LARGE = (".safetensors", ".bin", ".pt", ".pth")
 TOKENS = {"hf_writes": ("user", "write"), "hf_reads": ("user", "read"), "hf_other": ("other", "write")}
@@ -54,8 +53,8 @@ class Repository:
         return self.branches.get(revision) or (revision if revision in self.commits else None)
 
 
-class HubServer:
-    """Listens at `url` until `stop`, and from `start` on again at the same port; what it holds stays.
+class HubServer(LocalServer):
+    """What it holds stays when it stops.
 
     Attributes:
         repositories: id -> repository; `blobs`: SHA-256 -> content.
@@ -68,27 +67,7 @@ class HubServer:
         self.blobs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.fails: Callable[[str, str], Failure | None] = lambda method, path: None
-        self._port = 0
-        self._server: QuietServer | None = None
-        self.start()
-
-    @property
-    def url(self) -> str:
-        """The address."""
-        return f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        """Listen."""
-        self._server = QuietServer(("127.0.0.1", self._port), type("Bound", (Handler,), {"hub": self}))
-        self._port = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def stop(self) -> None:
-        """Refuse connections."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+        super().__init__(Handler)
 
     def create(self, repo_id: str, owner: str, private: bool = False) -> None:
         """Make a repository with one empty commit."""
@@ -104,13 +83,13 @@ class HubServer:
 class Handler(BaseHTTPRequestHandler):
     """One request a connection; the routes are the methods below `answer`."""
 
-    hub: HubServer
+    owner: HubServer
 
     def answer(self) -> None:
         """Find what is asked for, and whether who asks may have it."""
         path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append((self.command, path))
-        failure = self.hub.fails(self.command, path)
+        self.owner.requests.append((self.command, path))
+        failure = self.owner.fails(self.command, path)
         if failure and failure.cut is not None:
             self.rfile.read(failure.cut)  # a part of what is being sent; then nobody listens any more
         if failure and (failure.drop or failure.cut is not None):
@@ -168,7 +147,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def repository(self, repo_id: str) -> Repository | None:
         """A repository that the asker may see; answers where there is none."""
-        found = self.hub.repositories.get(repo_id)
+        found = self.owner.repositories.get(repo_id)
         if not found or (found.private and found.owner != self.user):
             return self.send(404 if self.user else 401, code="RepoNotFound")
         if self.command in ("POST", "PUT") and (found.owner != self.user or self.role != "write"):
@@ -178,12 +157,12 @@ class Handler(BaseHTTPRequestHandler):
     def create(self, asked: dict) -> None:
         owner = asked.get("organization") or self.user
         repo_id = f"{owner}/{asked['name']}"
-        url = {"url": f"{self.hub.url}/{repo_id}", "name": repo_id}
-        if repo_id in self.hub.repositories:
+        url = {"url": f"{self.owner.url}/{repo_id}", "name": repo_id}
+        if repo_id in self.owner.repositories:
             return self.send(409, url)
         if owner != self.user or self.role != "write":
             return self.send(403, error="You don't have the rights required to create this repository")
-        self.hub.create(repo_id, owner, asked.get("visibility") == "private" or bool(asked.get("private")))
+        self.owner.create(repo_id, owner, asked.get("visibility") == "private" or bool(asked.get("private")))
         return self.send(200, url)
 
     def check(self, repository: Repository, write: str | None) -> None:
@@ -215,7 +194,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, [self.entry(path, files[path]) for path in asked if path in files])
 
     def entry(self, path: str, sha: str) -> dict:
-        content = self.hub.blobs[sha]
+        content = self.owner.blobs[sha]
         entry = {"type": "file", "path": path, "size": len(content), "oid": self.oid(path, content)}
         lfs = {"oid": sha, "size": len(content), "pointerSize": 134}
         return entry | ({"lfs": lfs} if path.endswith(LARGE) else {})
@@ -240,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
         there, files = repository.commits[sha], []
         for file in json.loads(self.body)["files"]:
             path = file["path"]
-            remote = self.oid(path, self.hub.blobs[there[path]]) if path in there else None
+            remote = self.oid(path, self.owner.blobs[there[path]]) if path in there else None
             mode = "lfs" if path.endswith(LARGE) else "regular"
             files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": remote})
         self.send(200, {"files": files})
@@ -248,14 +227,14 @@ class Handler(BaseHTTPRequestHandler):
     def lfs_batch(self, repository: Repository) -> None:
         objects = []
         for file in json.loads(self.body)["objects"]:
-            upload = {"upload": {"href": f"{self.hub.url}/lfs/{file['oid']}", "header": {}}}
-            objects.append(file | ({} if file["oid"] in self.hub.blobs else {"actions": upload}))
+            upload = {"upload": {"href": f"{self.owner.url}/lfs/{file['oid']}", "header": {}}}
+            objects.append(file | ({} if file["oid"] in self.owner.blobs else {"actions": upload}))
         self.send(200, {"transfer": "basic", "objects": objects})
 
     def store(self, oid: str) -> None:
         if hashlib.sha256(self.body).hexdigest() != oid:
             return self.send(400, error="The content is not that of its hash")
-        self.hub.blobs[oid] = self.body
+        self.owner.blobs[oid] = self.body
         return self.send(200)
 
     def add_commit(self, repository: Repository, revision: str) -> None:
@@ -266,16 +245,16 @@ class Handler(BaseHTTPRequestHandler):
             if kind == "file":
                 content = base64.b64decode(value["content"])
                 sha = hashlib.sha256(content).hexdigest()
-                self.hub.blobs[sha] = content
+                self.owner.blobs[sha] = content
                 files[value["path"]] = sha
             elif kind == "lfsFile":
-                if value["oid"] not in self.hub.blobs:
+                if value["oid"] not in self.owner.blobs:
                     return self.send(400, error=f"{value['path']} was not uploaded")
                 files[value["path"]] = value["oid"]
             elif kind == "deletedFile":
                 del files[value["path"]]
         sha = repository.commit(revision, files)
-        return self.send(200, {"commitUrl": f"{self.hub.url}/{self.repo_id}/commit/{sha}", "commitOid": sha})
+        return self.send(200, {"commitUrl": f"{self.owner.url}/{self.repo_id}/commit/{sha}", "commitOid": sha})
 
     def file(self, repository: Repository, revision: str, path: str) -> None:
         if not (sha := self.revision(repository, revision)):
@@ -283,12 +262,12 @@ class Handler(BaseHTTPRequestHandler):
         blob = repository.commits[sha].get(path)
         if blob is None:
             return self.send(404, code="EntryNotFound", X_Repo_Commit=sha)
-        content = self.hub.blobs[blob]
+        content = self.owner.blobs[blob]
         headers = {"ETag": f'"{self.oid(path, content)}"', "X_Repo_Commit": sha}
         if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             begin = int(asked[1])
             content = content[begin : int(asked[2]) + 1 if asked[2] else None]
-            headers["Content_Range"] = f"bytes {begin}-{begin + len(content) - 1}/{len(self.hub.blobs[blob])}"
+            headers["Content_Range"] = f"bytes {begin}-{begin + len(content) - 1}/{len(self.owner.blobs[blob])}"
             return self.send(206, content, **headers)
         return self.send(200, content, **headers)
 

@@ -106,7 +106,7 @@ def check_throughput(context: Context) -> Finding:
 
 def measured_steps(context: Context, args: PureTrainingArguments, length: int) -> tuple[dict[str, float], int]:
     """The last log line of a short training on random tokens, and how many rows of a pass fitted into memory."""
-    dataset = RandomRows(context.config.vocab_size, length, args.per_device_train_batch_size)
+    dataset = RandomRows(random_rows(context.config.vocab_size, length, args.per_device_train_batch_size))
     with torch.device(args.device):
         model = PureForCausalLM(context.config)
     trainer = PureTrainer(model, args, train_dataset=dataset, document_mask=context.data.document_mask)
@@ -184,14 +184,18 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-class RandomRows(IterableDataset):
-    """Random tokens again and again, in documents of some hundred; what `PureTrainer` asks of a `Mixture`."""
+def random_rows(vocab_size: int, row_length: int, rows: int) -> np.ndarray:
+    """Tokens at random, in documents of some hundred."""
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(1, vocab_size, (rows, row_length), dtype=np.int32)
+    return np.where(generator.random((rows, row_length)) < 1 / 600, 0, tokens).astype(np.int32)
 
-    def __init__(self, vocab_size: int, row_length: int, rows: int):
-        generator = np.random.default_rng(0)
-        tokens = generator.integers(1, vocab_size, (rows, row_length), dtype=np.int32)
-        self.rows = np.where(generator.random((rows, row_length)) < 1 / 600, 0, tokens).astype(np.int32)
-        self.row_length = row_length
+
+class RandomRows(IterableDataset):
+    """The same rows again and again; what `PureTrainer` asks of a `Mixture`."""
+
+    def __init__(self, rows: np.ndarray):
+        self.rows, self.row_length = rows, rows.shape[1]
         words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
 

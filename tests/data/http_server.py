@@ -41,8 +41,40 @@ class QuietServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class FileServer:
-    """Serves a folder at `url` until `stop`, and from `start` on again at the same port.
+class LocalServer:
+    """Listens at `url` until `stop`, and from `start` on again at the same port.
+
+    Args:
+        handler: a kind of handler, which knows the server as its `owner`.
+    """
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]):
+        self._handler = type("Bound", (handler,), {"owner": self})
+        self._port = 0  # any free one
+        self._server: QuietServer | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """The address."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Listen."""
+        self._server = QuietServer(("127.0.0.1", self._port), self._handler)
+        self._port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse connections; requests under way are still answered."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+class FileServer(LocalServer):
+    """Serves a folder.
 
     Attributes:
         failures: one for each GET of a data file to come, None for one that goes well; or a function of the method
@@ -56,27 +88,7 @@ class FileServer:
         self.failures: list[Failure | None] | Callable[[str, str], Failure | None] = []
         self.ranges = True
         self.sent = 0
-        self._port = 0  # any free one
-        self._server: QuietServer | None = None
-        self.start()
-
-    @property
-    def url(self) -> str:
-        """The address of the folder."""
-        return f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        """Listen."""
-        self._server = QuietServer(("127.0.0.1", self._port), type("Bound", (Handler,), {"owner": self}))
-        self._port = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def stop(self) -> None:
-        """Refuse connections; requests under way are still answered."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+        super().__init__(Handler)
 
     def next_failure(self, method: str, path: str) -> Failure:
         """What goes wrong with this request."""
