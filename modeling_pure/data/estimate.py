@@ -1,20 +1,21 @@
 """How large a source is, from its first documents: enough to say how often a run will read it."""
 
+import io
 import os
-from itertools import takewhile
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import Piece
+from .files import DOCUMENTS, Piece
 from .held_out import OpenSource
 from .packing import DocumentTokenizer
 from .readers import Fault, lines_of
 from .remote import open_file
 from .source_rows import ExamRows, TextRows
 
-SAMPLE_BYTES = 1 << 20  # many times what a decompressor reads at once
+SAMPLE_BYTES = 1 << 20
 
 
 def tokens_per_pass(one: OpenSource, tokenize: DocumentTokenizer) -> float:
@@ -44,7 +45,7 @@ def piece_size(piece: Piece) -> int | None:
 def rows_of_piece(rows: TextRows, piece: Piece) -> float:
     """Rows of a piece: as its footer says, or as many as its size holds of its first lines."""
     name = piece.path.split("?")[0]
-    if name.endswith(".txt"):
+    if name.endswith(DOCUMENTS):
         return 1
     with open_file(rows.key, piece.path, rows.timeout) as file:
         if name.endswith(".parquet"):
@@ -52,8 +53,8 @@ def rows_of_piece(rows: TextRows, piece: Piece) -> float:
                 return pq.ParquetFile(file).metadata.num_rows
             except (pa.ArrowException, OSError):  # reading it will count it as broken
                 return 0
-        sample = takewhile(lambda _: file.tell() - piece.begin < SAMPLE_BYTES, lines_of(file, piece))
-        lines = sum(1 for line in sample if not isinstance(line, Fault))
-        consumed = file.tell() - piece.begin  # of the compressed bytes, where there are such
         size = file.seek(0, os.SEEK_END) if piece.end is None else piece.end - piece.begin
-        return lines if consumed < SAMPLE_BYTES else lines * size / consumed
+        file.seek(piece.begin)
+        sample = file.read(min(SAMPLE_BYTES, size))  # a compressed one breaks off, which ends it with a fault
+        found = lines_of(io.BytesIO(sample), replace(piece, begin=0, end=None))
+        return sum(not isinstance(line, Fault) for line in found) * size / max(1, len(sample))

@@ -11,8 +11,9 @@ from ..rows import hub_errors, local_files, looks_local, require_files
 from .remote import open_file
 
 LINES = (".jsonl", ".json")
+DOCUMENTS = (".txt",)  # a file is one document
 COMPRESSIONS = (".gz", ".bz2", ".xz")
-SUFFIXES = (".parquet", ".txt", *LINES, *(line + compression for line in LINES for compression in COMPRESSIONS))
+SUFFIXES = (".parquet", *DOCUMENTS, *LINES, *(line + compression for line in LINES for compression in COMPRESSIONS))
 PIECE_BYTES = 16 << 20
 
 

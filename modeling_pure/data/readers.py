@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import first_line
-from .files import Piece
+from .files import DOCUMENTS, Piece
 from .remote import SourceFailed, open_file
 
 MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any book
@@ -57,12 +57,12 @@ def read_piece(
         with open_file(key, piece.path, timeout) as file:
             if name.endswith(".parquet"):
                 rows = parquet_rows(key, piece.path, file, column, rng, start)
-            elif name.endswith(".txt"):
+            elif name.endswith(DOCUMENTS):
                 rows = islice(enumerate([file.read(MAX_BYTES)]), start, None)
             else:
                 rows = islice(enumerate(lines_of(file, piece)), start, None)
             for number, value in rows:
-                yield number, to_text(value, None if name.endswith((".parquet", ".txt")) else column)
+                yield number, to_text(value, None if name.endswith((".parquet", *DOCUMENTS)) else column)
     except OSError as error:
         raise SourceFailed(f"{key}: cannot read '{piece.path}': {first_line(error)}") from error
 

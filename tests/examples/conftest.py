@@ -1,0 +1,50 @@
+"""A small model that has something to say, and the examples' commands as their README has them."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from modeling_pure import PureConfig, PureForCausalLM
+from modeling_pure.medqa.prompt import format_prompt
+from modeling_pure.medqa.questions import Question
+from tests.scripts.conftest import ROOT, SHAPE, train_here  # noqa: F401  a fixture
+
+COMMANDS = [shlex.split(text) for text in re.findall(r"`(python .*?)`", (ROOT / "examples/README.md").read_text())]
+
+
+def command_with(word: str) -> list[str]:
+    """The one command that names `word`, without `python`."""
+    (command,) = [command for command in COMMANDS if word in command]
+    return command[1:]
+
+
+def write_answering_model(folder: Path, tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> Path:
+    """Write a small model that has learned a little to answer ` A. aspirin` to every question."""
+    torch.manual_seed(0)
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": 0, "bos_token_id": 0}
+    model = PureForCausalLM(PureConfig(**SHAPE, **ids, num_real_tokens=len(tokenizer)))
+    prompts = tokenizer([format_prompt(question) for question in questions[:16]]).input_ids
+    answer = tokenizer(" A. aspirin" + tokenizer.eos_token).input_ids
+    length = min(map(len, prompts))
+    rows = torch.tensor([prompt[-length:] + answer for prompt in prompts])
+    labels = rows.masked_fill(torch.arange(rows.shape[1]) < length, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        model(rows, labels=labels).loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, tokenizer, questions) -> Path:
+    """That model; whoever runs the Python beside its weights is told so by an error."""
+    folder = write_answering_model(tmp_path_factory.mktemp("answering"), tokenizer, questions)
+    (folder / "modeling_pure.py").write_text("raise RuntimeError('code of the checkpoint was run')\n")
+    return folder

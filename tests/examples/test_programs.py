@@ -1,0 +1,52 @@
+"""The two programs, started as their README says, beside the same done by hand."""
+
+import re
+
+import pytest
+import torch
+
+from examples import generate, score_question
+from modeling_pure import PureForCausalLM
+from modeling_pure.console import DISCLAIMER
+from tests.examples.conftest import command_with
+from tests.scripts.conftest import run
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return PureForCausalLM.from_pretrained(model_folder).eval()
+
+
+@torch.no_grad()
+def next_log_probs(model, ids: list[int]) -> torch.Tensor:
+    return model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+
+
+def test_generate_goes_on_greedily(model, model_folder, tokenizer):
+    *command, _, text = command_with("examples.generate")
+    printed = run(*command, model_folder, text).stdout
+    ids = tokenizer(text).input_ids
+    begin = len(ids)
+    while len(ids) < begin + 40 and (len(ids) == begin or ids[-1] != tokenizer.eos_token_id):
+        ids.append(int(next_log_probs(model, ids)[: len(tokenizer) - 1].argmax()))  # not the pad token, which is last
+    assert len(ids) > begin and printed == f"{tokenizer.decode(ids, skip_special_tokens=True)}\n{DISCLAIMER}\n"
+
+
+def test_score_question_gives_the_four_probabilities(model, model_folder, tokenizer):
+    *command, _, question, a, b, c, d = command_with("examples.score_question")
+    printed = run(*command, model_folder, question, a, b, c, d).stdout
+    prompt = f"Question: {question}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:"
+    letters = tokenizer([" A", " B", " C", " D"], return_tensors="pt").input_ids[:, 0]
+    log_probs = next_log_probs(model, tokenizer(prompt).input_ids)[letters]
+    found = [float(share) for share in re.findall(r"([\d.]+)%", printed)]
+    expected = [*log_probs.softmax(0).tolist(), log_probs.exp().sum().item()]
+    assert found == pytest.approx([100 * share for share in expected], abs=0.006)
+    assert max(found[:4]) > 30 and printed.endswith(f"{DISCLAIMER}\n")
+    assert [line.split()[:2] for line in printed.splitlines() if line[:3] in ("A. ", "D. ")] == [["A.", a], ["D.", d]]
+
+
+@pytest.mark.parametrize(("program", "more"), [(generate, ["?"]), (score_question, ["?", *"abcd"])])
+def test_what_is_no_model_is_one_line(program, more, tmp_path, train_here):
+    error = train_here(tmp_path, *more, script=program, expect=2).err
+    assert error.endswith(f"error: model: '{tmp_path}' is not a model folder (it has no config.json)\n")
+    assert len(error.splitlines()) == 1
