@@ -178,7 +178,7 @@ def test_the_card_keeps_what_was_measured_and_loads_as_llama(convert, checkpoint
     card, before = (ModelCard.load(folder / "README.md") for folder in (tmp_path / "llama", checkpoint))
     for kind in ("training", "evaluation"):
         assert card_blocks(card.text, kind) == card_blocks(before.text, kind) != {}
-    assert card.data.to_dict() == before.data.to_dict() and card.data.license == "mit"
+    assert card.data.to_dict() == before.data.to_dict() and card.data.license == "apache-2.0"
     assert "trust_remote_code" in before.text and "trust_remote_code" not in card.text
     assert DISCLAIMER in card.text and "| model_type | llama |" in card.text and "norm weights of one" in card.text
     assert (tmp_path / "llama" / "curves.png").is_file()

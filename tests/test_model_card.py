@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 def test_a_card_says_what_the_model_is_and_what_it_is_not(folder):
     card = ModelCard.load(folder / "README.md")
-    assert card.data.license == "mit" and "not-for-clinical-use" in card.data.tags
+    assert card.data.license == "apache-2.0" and "not-for-clinical-use" in card.data.tags
     for text in ("| num_key_value_heads | 4 |", "| tokens of c4 | 400 |", "![curves of the run](curves.png)"):
         assert text in card.text
     for text in (

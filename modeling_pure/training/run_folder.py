@@ -91,9 +91,9 @@ def hide_tokens(arguments: list[str]) -> list[str]:
 
 
 def git_commit() -> str | None:
-    """The commit of this code, with a + where files differ from it; None outside a repository."""
+    """The commit of this code, with a + where files differ from it; in an image, the one it was built from."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("GIT_COMMIT")

@@ -26,8 +26,8 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self):
         self.steps_between_stops = 1  # the run stops only after a step that is a multiple of this
-        self.signum = 0
-        self.received_at = 0.0
+        self.signum = 0  # what all ranks have agreed to stop for
+        self.received, self.received_at = 0, 0.0  # by this one, at any moment, also while they agree
         self.handlers: dict = {}
         self.ranks = None  # the group in which ranks agree; not the one of the gradients, which may be on GPUs
 
@@ -39,10 +39,10 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         """Stop, if any rank has been told to."""
+        signum = torch.tensor(self.received)
         if self.ranks is not None:
-            signum = torch.tensor(self.signum)
             dist.all_reduce(signum, dist.ReduceOp.MAX, group=self.ranks)
-            self.signum = int(signum)
+        self.signum = int(signum)
         if self.signum and state.global_step % self.steps_between_stops == 0:
             control.should_save = control.should_training_stop = True
         # A checkpoint does not hold the mean that a log line is about to say: let it begin a new one.
@@ -64,11 +64,11 @@ class StopOnSignal(TrainerCallback):
 
     def _note(self, signum: int, frame) -> None:
         now = time.monotonic()
-        if self.signum == signal.SIGINT == signum and now - self.received_at > SECONDS_BETWEEN:
+        if self.received == signal.SIGINT == signum and now - self.received_at > SECONDS_BETWEEN:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-        if not self.signum:
-            self.signum, self.received_at = signum, now
+        if not self.received:
+            self.received, self.received_at = signum, now
             again = " (Ctrl-C again: at once, without saving)" if signum == signal.SIGINT else ""
             if signum == signal.SIGINT:
                 let_go_of_closed_pipes()

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import yaml
@@ -14,6 +15,7 @@ from modeling_pure.training.arguments import ModelArguments, PureTrainingArgumen
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 TEXTS = [ROOT / "Dockerfile", ROOT / "docs/DEPLOYMENT_GUIDE.md", *sorted(DEPLOY.glob("*/*")), DEPLOY / "launch.py"]
 SCRIPTS = {
     "train_pretrain.py": (ModelArguments, DataArguments, PureTrainingArguments),

@@ -5,14 +5,14 @@ import subprocess
 
 import pytest
 
-from tests.deploy.conftest import ROOT, TEXTS, accepted, commands_in
+from tests.deploy.conftest import ROOT, SHELLCHECK, TEXTS, accepted, commands_in
 
 COMMANDS = [(path.name, command) for path in TEXTS for command in commands_in(path.read_text())]
 SHELL = [path for path in TEXTS if path.suffix in (".sbatch", ".sh")]
 
 
 def test_commands_are_found():
-    text = "x\n#   sbatch a.sbatch \\\n#       train_grpo.py --config b.yaml --a.b '*.c'  # why\ntrain_pretrain.py, --config\n"
+    text = "#   sbatch a.sbatch \\\n#       train_grpo.py --config b.yaml --a.b '*.c'  # x\ntrain_grpo.py, --config\n"
     assert commands_in(text) == [["train_grpo.py", "--config", "b.yaml", "--a.b", "*.c"]]
     assert len(COMMANDS) > 5 and {command[0] for _, command in COMMANDS} >= {"train_pretrain.py", "train_grpo.py"}
 
@@ -32,5 +32,5 @@ def test_every_file_that_is_named_is_there(path):
 
 @pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(path):
-    result = subprocess.run(["shellcheck", "--shell=bash", path], capture_output=True, text=True)
+    result = subprocess.run([SHELLCHECK, "--shell=bash", path], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

@@ -1,4 +1,4 @@
-"""The manifests are what Kubernetes and Kubeflow Trainer read, and agree with each other, the image and the scripts."""
+"""The manifests are what Kubernetes and Kubeflow Trainer read, and they agree with the image and the scripts."""
 
 import signal
 from pathlib import Path

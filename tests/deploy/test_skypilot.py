@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from tests.deploy.conftest import DEPLOY, ROOT, accepted, documents
+from tests.deploy.conftest import DEPLOY, ROOT, SHELLCHECK, accepted, documents
 
 (TASK,) = documents(DEPLOY / "skypilot/train.yaml")
 PROGRAM = """
 import os, sys
 from pathlib import Path
-names = ("RANK", "WORLD_SIZE", "MASTER_ADDR")
+names = ("RANK", "WORLD_SIZE")
 told = [os.environ.get(name, "-") for name in names] + sys.argv[2:]
 (Path(__file__).parent / f"told-{told[0]}").write_text(" ".join(told))
 """
@@ -26,13 +26,7 @@ def run(folder, gpus: int, **envs: str) -> list[str]:
     (folder / ".venv/bin/python").symlink_to(sys.executable)
     (folder / "deploy").symlink_to(DEPLOY)
     (folder / "program.py").write_text(PROGRAM)
-    sky = {
-        "SKYPILOT_NUM_NODES": "1",
-        "SKYPILOT_NUM_GPUS_PER_NODE": str(gpus),
-        "SKYPILOT_NODE_RANK": "0",
-        "SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.2",
-        "PYTHONPATH": ":".join(path for path in sys.path if path),
-    }
+    sky = {"SKYPILOT_NUM_GPUS_PER_NODE": str(gpus), "PYTHONPATH": ":".join(path for path in sys.path if path)}
     environment = {**os.environ, **sky, **TASK["envs"], "SCRIPT": "program.py", "HUB_MODEL_ID": "me/pure", **envs}
     subprocess.run(["bash", "-c", TASK["run"]], cwd=folder, env=environment, check=True)
     return [file.read_text() for file in sorted(folder.glob("told-*"))]
@@ -40,7 +34,7 @@ def run(folder, gpus: int, **envs: str) -> list[str]:
 
 def test_the_default_run_is_accepted_and_kept_on_the_hub(tmp_path, monkeypatch):
     (told,) = run(tmp_path, gpus=1)
-    options = shlex.split(told)[3:]
+    options = shlex.split(told)[2:]
     config = TASK["envs"]["RECIPE"]
     assert options[0] == config
     *_, training = accepted([TASK["envs"]["SCRIPT"], "--config", *options], monkeypatch)
@@ -50,7 +44,7 @@ def test_the_default_run_is_accepted_and_kept_on_the_hub(tmp_path, monkeypatch):
 
 def test_several_gpus_are_several_ranks(tmp_path):
     told = run(tmp_path, gpus=2, OPTIONS="--a b")
-    assert [line.split()[:3] for line in told] == [["0", "2", "127.0.0.1"], ["1", "2", "127.0.0.1"]]
+    assert [line.split()[:2] for line in told] == [["0", "2"], ["1", "2"]]
     assert all(" --a b --push_to_hub " in line for line in told)
 
 
@@ -66,7 +60,7 @@ def test_what_the_user_gives_has_no_default():
 
 @pytest.mark.parametrize("part", ["setup", "run"])
 def test_shellcheck_has_nothing_to_say(part):
-    result = subprocess.run(["shellcheck", "--shell=bash", "-"], input=TASK[part], capture_output=True, text=True)
+    result = subprocess.run([SHELLCHECK, "--shell=bash", "-"], input=TASK[part], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
 

@@ -82,10 +82,12 @@ def submit(tmp_path, monkeypatch):
     return submit
 
 
-def told(folder, tasks: int) -> list[dict]:
+def told(folder, job: subprocess.Popen, tasks: int) -> list[dict]:
     """What the tasks were told, once all of them are there."""
-    while len(files := sorted(folder.glob("told-?"))) < tasks:
+    while job.poll() is None and len(list(folder.glob("told-?"))) < tasks:
         time.sleep(0.02)
+    files = sorted(folder.glob("told-?"))
+    assert len(files) == tasks
     return [json.loads(file.read_text()) for file in files]
 
 
@@ -104,15 +106,16 @@ def test_a_run_that_ended_by_itself_is_not_queued_again(submit, tmp_path, code):
 @pytest.mark.parametrize(("signum", "expect"), [(signal.SIGTERM, ["4711"]), (signal.SIGINT, [])])
 def test_a_run_that_sigterm_stopped_is_queued_again_and_after_sigint_it_is_not(submit, tmp_path, signum, expect):
     job = submit(tmp_path / "program.py", tmp_path, "wait", tasks=4)
-    for task in told(tmp_path, 4):  # Slurm signals the processes of the job's step
+    for task in told(tmp_path, job, 4):  # Slurm signals the processes of the job's step
         os.kill(task["pid"], signum)
     assert job.wait(timeout=30) == 128 + signum
     assert requeued(tmp_path) == expect
 
 
 def test_each_task_knows_its_place(submit, tmp_path):
-    submit(tmp_path / "program.py", tmp_path, 0, "--sources.c4.path", "a b/*.parquet", tasks=4).wait(timeout=30)
-    tasks = told(tmp_path, 4)
+    job = submit(tmp_path / "program.py", tmp_path, 0, "--sources.c4.path", "a b/*.parquet", tasks=4)
+    assert job.wait(timeout=30) == 0
+    tasks = told(tmp_path, job, 4)
     assert [task["RANK"] for task in tasks] == ["0", "1", "2", "3"]
     assert [task["LOCAL_RANK"] for task in tasks] == ["0", "1", "0", "1"]
     assert {task["WORLD_SIZE"] for task in tasks} == {"4"} and {task["MASTER_ADDR"] for task in tasks} == {"first"}
@@ -121,14 +124,15 @@ def test_each_task_knows_its_place(submit, tmp_path):
 
 
 def test_one_task_alone_is_no_rank(submit, tmp_path):
-    submit(tmp_path / "program.py", tmp_path, 0).wait(timeout=30)
-    assert told(tmp_path, 1)[0]["RANK"] is None
+    job = submit(tmp_path / "program.py", tmp_path, 0)
+    assert job.wait(timeout=30) == 0
+    assert told(tmp_path, job, 1)[0]["RANK"] is None
 
 
 def test_a_training_that_is_stopped_goes_on(submit, tmp_path, pretrain_recipe):  # noqa: F811
     run = tmp_path / "run"
-    options = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", run, "--max_steps", "400"]
-    options += ["--save_steps", "400", "--eval_steps", "400"]
+    options = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", run, "--max_steps", "200"]
+    options += ["--save_steps", "200", "--eval_steps", "200"]
     job = submit(*options)
     while job.poll() is None and not (run / "metrics.jsonl").exists():
         time.sleep(0.02)
@@ -139,7 +143,7 @@ def test_a_training_that_is_stopped_goes_on(submit, tmp_path, pretrain_recipe): 
     (stopped,) = (int(folder.name.removeprefix("checkpoint-")) for folder in run.glob("checkpoint-*"))
     assert submit(*options).wait(timeout=120) == 0 and requeued(tmp_path) == ["4711"]
     starts = [json.loads(line)["from_step"] for line in (run / "launches.jsonl").read_text().splitlines()]
-    assert starts == [0, stopped] and metrics(run)[-1]["step"] == 400
+    assert starts == [0, stopped] and metrics(run)[-1]["step"] == 200
 
 
 def test_slurm_signals_the_training_and_not_the_shell():

@@ -1,0 +1,34 @@
+# Everything that runs from this repository, with CUDA: PyPI's torch for Linux on x86-64 brings its own CUDA libraries,
+# so that the machine needs the driver and the NVIDIA container toolkit alone.
+#
+#   docker build --build-arg GIT_COMMIT="$(git describe --always --abbrev=40 --dirty=+)" --tag pure .
+#   docker run --gpus all --shm-size 8g --volume "$PWD/runs:/pure/runs" pure \
+#       python train_pretrain.py --config recipes/a100_2day/pretrain.yaml
+FROM python:3.11-slim-bookworm
+
+# tini hands signals on, also to a script that has not got to listening yet. Triton and inductor compile with g++.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ tini \
+    && rm -rf /var/lib/apt/lists/*
+
+RUN useradd --uid 1000 --create-home pure \
+    && install --directory --owner=pure /pure /pure/runs
+WORKDIR /pure
+
+# Before the code: what changes seldom and is large is a layer of its own.
+COPY requirements.txt .
+RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
+
+COPY LICENSE README.md pyproject.toml train_pretrain.py train_grpo.py eval_medqa.py ./
+COPY accelerate_configs accelerate_configs
+COPY benchmarks benchmarks
+COPY deploy deploy
+COPY recipes recipes
+COPY modeling_pure modeling_pure
+
+ARG GIT_COMMIT=unknown
+LABEL org.opencontainers.image.revision=$GIT_COMMIT
+ENV GIT_COMMIT=$GIT_COMMIT HF_HOME=/pure/runs/.cache HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1
+USER pure
+ENTRYPOINT ["tini", "--"]
+CMD ["python", "train_pretrain.py", "--help"]

@@ -1,0 +1,47 @@
+"""A signal stops a run whenever it comes; tests/scripts/test_pretrain_faults.py sends them to whole runs."""
+
+import os
+import signal
+from types import SimpleNamespace
+
+import pytest
+import torch.distributed as dist
+
+from modeling_pure.errors import RunInterrupted
+from modeling_pure.training.signals import StopOnSignal
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A group of one process."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_signal_that_comes_while_the_ranks_agree_stops_the_run_after_the_next_step(group, monkeypatch, world_size):
+    stop, args = StopOnSignal(), SimpleNamespace(world_size=world_size)
+    state = SimpleNamespace(global_step=1, max_steps=9)
+    control = SimpleNamespace(should_save=False, should_training_stop=False, should_log=False)
+    agree = dist.all_reduce
+
+    def interrupted(*given, **more):
+        agree(*given, **more)
+        os.kill(os.getpid(), signal.SIGTERM)  # its handler runs before anything else does
+
+    stop.on_train_begin(args, state, control)
+    try:
+        monkeypatch.setattr(dist, "all_reduce", interrupted)
+        if world_size == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        stop.on_step_end(args, state, control)
+        monkeypatch.setattr(dist, "all_reduce", agree)
+        state.global_step = 2
+        stop.on_step_end(args, state, control)
+    finally:
+        stop.on_train_end(args, state, control)
+    assert control.should_save and control.should_training_stop and control.should_log
+    with pytest.raises(RunInterrupted, match="SIGTERM: saved at step 2 and stopped") as raised:
+        stop.raise_if_stopped(state)
+    assert raised.value.exit_code == 143
