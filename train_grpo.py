@@ -205,8 +205,8 @@ def finish(trainer: PureGRPOTrainer | LetterTrainer, script_args: GRPOScriptArgu
 
 def card_evaluations(trainer: PureGRPOTrainer | LetterTrainer, questions: str) -> list[CardEvaluation]:
     """Dev accuracy of the weights that are saved, where it was measured."""
-    state, best = trainer.state, trainer.args.load_best_model_at_end
-    step = state.best_global_step if best and state.best_global_step else state.global_step
+    state, best = trainer.state, trainer.ends_with_best
+    step = state.best_global_step if best else state.global_step
     lines = [line for line in state.log_history if line["step"] == step and "eval_medqa_accuracy" in line]
     if not lines:
         return []

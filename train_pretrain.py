@@ -41,8 +41,8 @@ def main() -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
     parser = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
     model_args, data_args, training_args = parser.parse_recipe(sys.argv[1:])
-    training_args.share_out(data_args.max_seq_length)
     recipe = parser.merged_recipe((model_args, data_args, training_args))
+    training_args.share_out(data_args.max_seq_length)
     check_hub(training_args)
     checkpoint = checkpoint_to_resume(training_args)
     sources = parse_sources(data_args.sources)

@@ -62,7 +62,7 @@ def main() -> None:
     config = read_config(folder, kind)
     stored = check_weights(folder, kind)
     dtype = getattr(torch, args.dtype) if args.dtype else stored
-    rounded = [name_of(stored), name_of(dtype)] if dtype != stored else []
+    rounded = [name_of(stored), name_of(dtype)] if torch.promote_types(stored, dtype) != dtype else []
     out.parent.mkdir(parents=True, exist_ok=True)
     # A folder in a folder, for the outer one is closed to everybody else.
     with TemporaryDirectory(prefix=f"{out.name}.unfinished-", dir=out.parent) as temporary:

@@ -99,7 +99,8 @@ def check_gpu(context: Context) -> Finding:
         return Finding(FAIL, found, "a GPU with more memory, or end what else runs on it (nvidia-smi)")
     if free < needed:
         rows, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        halved = f"--per_device_train_batch_size {rows // 2} --gradient_accumulation_steps {2 * passes}"
+        halved = f"--per_device_train_batch_size {rows // 2}"
+        halved += "" if args.tokens_per_step else f" --gradient_accumulation_steps {2 * passes}"
         return Finding(WARN, found, "--gradient_checkpointing true" + (f", or {halved}" if rows > 1 else ""))
     if not args.bf16:
         return Finding(WARN, found, "bf16 needs an NVIDIA GPU from 2020 on (A100, RTX 30), and no `bf16: false`")

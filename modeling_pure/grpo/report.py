@@ -97,7 +97,7 @@ def result_facts(trainer: Trainer, started_from: str) -> dict[str, str]:
     accuracies = [line["eval_medqa_accuracy"] for line in history if "eval_medqa_accuracy" in line]
     if accuracies:
         facts["dev accuracy by letter"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at last"
-        if trainer.args.load_best_model_at_end and trainer.state.best_global_step:
+        if trainer.ends_with_best:
             taken = f"step {trainer.state.best_global_step}, dev accuracy {trainer.state.best_metric:.3f}"
             facts["taken"] = f"{taken}: the best of the run, so flattering"
     return facts

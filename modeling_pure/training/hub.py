@@ -7,27 +7,34 @@ the folder `last-checkpoint/` all that a run goes on from, optimizer included (`
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from accelerate.utils import gather_object
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from ..errors import InputError, first_line
+from ..data.remote import is_transient
+from ..errors import DISK_FULL, InputError, first_line
 from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_step, resume_point
 
+T = TypeVar("T")
 LAST_CHECKPOINT = "last-checkpoint"
+STATE = f"{LAST_CHECKPOINT}/{STATE_FILE}"
+START_SECONDS = 60.0  # how long the Hub is asked again before a run starts
 DOWNLOADS = "_from_hub"  # in a run's folder, while a checkpoint comes
 PREFIX = "hf://"
 PUSHED = {
@@ -62,15 +69,15 @@ def check_rights(repo_id: str, owner: str, token: str | None) -> None:
         raise InputError("push_to_hub: there is no Hugging Face token; say `hf auth login`, or set HF_TOKEN")
     api = HfApi(token=token)
     with hub_errors("push_to_hub"):
-        user = api.whoami()
+        user = patiently(api.whoami)
     owners = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise InputError("push_to_hub: the token may only read; make one that may write")
     if owner not in owners:
         raise InputError(f"hub_model_id: '{repo_id}' would not belong to {' or '.join(owners)}, as the token does")
     with hub_errors(f"hub_model_id: '{repo_id}'"):
-        if api.repo_exists(repo_id):
-            api.auth_check(repo_id, write=True)
+        if patiently(api.repo_exists, repo_id):
+            patiently(api.auth_check, repo_id, write=True)
 
 
 def create_repository(args: TrainingArguments) -> str:
@@ -91,24 +98,24 @@ def hub_facts(args: TrainingArguments) -> dict[str, str]:
 def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
     """The checkpoint to go on from: the one that is asked for, else the newest here, else the newest on the Hub.
 
-    The Hub is asked where the run keeps its state there and this disk has none of it, as on a machine that takes the
-    place of another. A checkpoint of the Hub is brought to the run's folder.
+    The Hub is asked where this disk has nothing of the run, as on a machine that takes the place of another: for what
+    `hf://` names, or for the state that the run keeps there. A checkpoint of the Hub is brought to the run's folder.
 
     Raises:
         InputError: there is no whole checkpoint where one is asked for, the Hub cannot be reached, or the processes
             do not all see the same one.
     """
-    asked = args.resume_from_checkpoint
+    asked = args.resume_from_checkpoint or ""
+    from_hub = asked.startswith(PREFIX)
     with args.main_process_first(local=False, desc="looking for a checkpoint"):
-        if asked and asked.startswith(PREFIX):
+        found = resume_point(args.output_dir, None if from_hub else asked)
+        if not found and from_hub:
             repo_id, _, revision = asked.removeprefix(PREFIX).partition("@")
             found = download_checkpoint(repo_id, revision or None, args)
             if not found:
                 raise InputError(f"resume_from_checkpoint: there is no {LAST_CHECKPOINT}/ in '{asked}'")
-        else:
-            found = resume_point(args.output_dir, asked)
-            if not found and not asked and args.push_to_hub and args.hub_strategy == HubStrategy.CHECKPOINT:
-                found = download_checkpoint(args.hub_model_id, args.hub_revision, args)
+        elif not found and args.push_to_hub and args.hub_strategy == HubStrategy.CHECKPOINT:
+            found = download_checkpoint(args.hub_model_id, args.hub_revision, args)
     steps = {*gather_object([checkpoint_step(found) if found else 0])}
     if len(steps) > 1:
         raise InputError(
@@ -123,16 +130,17 @@ def download_checkpoint(repo_id: str, revision: str | None, args: TrainingArgume
     api = HfApi(token=args.hub_token)
     with hub_errors(f"Hub repository '{repo_id}'"):
         try:
-            commit = api.repo_info(repo_id, revision=revision).sha  # no newer one half-way through
-            state_file = api.hf_hub_download(repo_id, f"{LAST_CHECKPOINT}/{STATE_FILE}", revision=commit)
-        except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
+            info = patiently(api.repo_info, repo_id, revision=revision)
+        except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
+        if STATE not in {file.rfilename for file in info.siblings}:
+            return None
+        # All of one commit: a newer one may come half-way through.
+        state_file = patiently(api.hf_hub_download, repo_id, STATE, revision=info.sha)
         folder = Path(args.output_dir) / f"checkpoint-{json.loads(Path(state_file).read_text())['global_step']}"
-        if not checkpoint_fault(folder):
-            return folder
         print(f"bringing {folder.name} from the Hub's {repo_id}")
-        place = Path(args.output_dir) / DOWNLOADS
-        api.snapshot_download(repo_id, revision=commit, allow_patterns=f"{LAST_CHECKPOINT}/*", local_dir=place)
+        place, files = Path(args.output_dir) / DOWNLOADS, f"{LAST_CHECKPOINT}/*"
+        patiently(api.snapshot_download, repo_id, revision=info.sha, allow_patterns=files, local_dir=place)
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(place / LAST_CHECKPOINT, folder)
     shutil.rmtree(place)
@@ -141,12 +149,32 @@ def download_checkpoint(repo_id: str, revision: str | None, args: TrainingArgume
     return folder
 
 
+def patiently(ask: Callable[..., T], *args, **kwargs) -> T:
+    """What the Hub answers; it is asked again where it is busy or a network fails, for it is asked at every start."""
+    retrying = Retrying(
+        stop=stop_after_delay(START_SECONDS),
+        wait=wait_exponential(max=15),
+        retry=retry_if_exception(is_temporary),
+        reraise=True,
+    )
+    return retrying(ask, *args, **kwargs)
+
+
+def is_temporary(error: BaseException) -> bool:
+    """Whether the Hub may answer later. Its library says of a file that was not given that there is no copy here."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    return isinstance(error, LocalEntryNotFoundError) or is_transient(error)
+
+
 @contextmanager
 def hub_errors(key: str) -> Iterator[None]:
     """Turns what the Hub, or the way to it, has against a request into an `InputError`."""
     try:
         yield
     except (OSError, HTTPError, HFValidationError) as error:  # HTTPError is that of httpx, which is no OSError
+        if getattr(error, "errno", None) in DISK_FULL:
+            raise
         raise InputError(f"{key}: {reason(error)}") from error
 
 

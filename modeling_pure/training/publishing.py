@@ -5,7 +5,15 @@ import threading
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, stop_any, wait_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    wait_exponential,
+)
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
@@ -15,12 +23,12 @@ from .hub import LAST_CHECKPOINT, create_repository
 
 logger = logging.getLogger(__name__)
 
-# What makes a model, and what people look at: no pickles, and nothing that tells of this machine.
+# What makes a model, and what people look at: no pickles, and nothing that tells of this machine as TensorBoard's do.
 MODEL_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json"),
     *("*.py", "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template*", "README.md"),
 )
-REPORTS = ("curves.png", "metrics.jsonl", "*.tfevents.*")
+REPORTS = ("curves.png", "metrics.jsonl")
 RETRY_SECONDS = 600.0  # how long a push is tried again
 
 
@@ -39,12 +47,14 @@ class Publisher:
         self._current: Path | None = None
         self._waiting: Path | None = None
         self._patient = True
+        self._hurry = threading.Event()  # not to wait before another try
         self._lock, self._thread = threading.Lock(), None
 
     @property
     def busy(self) -> set[Path]:
         """The folders that are being pushed or wait for it, and must not go."""
-        return {self._current, self._waiting} - {None}
+        with self._lock:
+            return {self._current, self._waiting} - {None}
 
     def push(self, checkpoint: Path) -> None:
         """Have a checkpoint pushed; returns at once."""
@@ -55,14 +65,18 @@ class Publisher:
                 self._leave_out(self._waiting, "a newer one is there")
             if self._current:
                 self._waiting = checkpoint
+                self._hurry.set()
                 return
             self._current = checkpoint
+            self._hurry.clear()
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def wait(self, patient: bool = True) -> None:
         """Return when all has been pushed or given up; without patience, what fails is not tried again."""
-        self._patient = patient
+        if not patient:
+            self._patient = False
+            self._hurry.set()
         if self._thread and self._thread.is_alive():
             print(f"pushing {' and '.join(sorted(folder.name for folder in self.busy))} to {self.repo_id}")
             self._thread.join()
@@ -76,7 +90,10 @@ class Publisher:
         self.wait()
         folder = self.args.output_dir
         try:
-            self._retrying()(self._upload, folder, "End of training", MODEL_FILES + REPORTS)
+            # Of a LoRA run the checkpoints are adapters, and the end is the whole model.
+            delete = [] if any(Path(folder).glob("adapter_*")) else ["adapter_*"]
+            files = MODEL_FILES + REPORTS
+            self._retrying()(self._upload, folder, "End of training", files, delete_patterns=delete)
         except Exception as error:  # whatever the network, the Hub and their libraries have against it
             raise RunStopped(
                 f"push_to_hub: {self.repo_id}: {first_line(root(error))}; the model is whole in '{folder}', and the "
@@ -88,11 +105,13 @@ class Publisher:
     def _work(self) -> None:
         while self._current:
             try:
-                self._retrying(lambda _: self._waiting or not self._patient)(self._upload_checkpoint, self._current)
+                self._retrying(lambda _: self._hurry.is_set())(self._upload_checkpoint, self._current)
             except Exception as error:  # no run ends because a push does
                 self._leave_out(self._current, first_line(root(error)))
             with self._lock:
                 self._current, self._waiting = self._waiting, None
+                if self._patient:
+                    self._hurry.clear()
 
     def _upload_checkpoint(self, folder: Path) -> None:
         """What would be missed most comes first; of a file that is there already only the name is sent."""
@@ -118,6 +137,7 @@ class Publisher:
             stop=stop_any(stop_after_delay(RETRY_SECONDS), *stop),
             wait=wait_exponential(max=60),
             retry=retry_if_exception(lambda error: is_transient(root(error))),
+            sleep=sleep_using_event(self._hurry),
             before_sleep=self._report,
             reraise=True,
         )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from transformers import TrainerState
+from transformers.trainer import TRAINING_ARGS_NAME
 
-from ..errors import RunStopped, first_line
+from ..errors import RunInterrupted, RunStopped, first_line
 from ..model_card import write_model_card
 from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders, checkpoint_step, write_file_list
 from .hub import create_repository
@@ -47,16 +48,24 @@ class DurableTrainer:
             # Trainer would make one step too many.
             self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE_FILE))
             best = Path(resume_from_checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
-            takes_best = self.args.load_best_model_at_end and not checkpoint_fault(best)
-            self._load_from_checkpoint(str(best) if takes_best else resume_from_checkpoint)
+            self._load_from_checkpoint(str(best) if self.ends_with_best else resume_from_checkpoint)
             return None
         if resume_from_checkpoint and self.args.should_save:
             leave_later_checkpoints(Path(resume_from_checkpoint), Path(self.args.output_dir))
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        if self.publisher:
-            self.publisher.wait(patient=not self.stop_on_signal.signum)
-        self.stop_on_signal.raise_if_stopped(self.state)
+        try:
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            self.stop_on_signal.raise_if_stopped(self.state)
+        except (RunInterrupted, RunStopped):
+            if self.publisher:  # what was saved last may be all that outlives this machine
+                self.publisher.wait(patient=False)
+            raise
         return result
+
+    @property
+    def ends_with_best(self) -> bool:
+        """Whether the best checkpoint's weights are taken at the end: asked for, measured, and still on this disk."""
+        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        return bool(self.args.load_best_model_at_end and self.state.best_global_step) and not checkpoint_fault(best)
 
     def has_finished(self, checkpoint: Path) -> bool:
         """Whether a checkpoint is that of the last step."""
@@ -112,6 +121,7 @@ class DurableTrainer:
             if self.state.best_global_step and (best.name == name or best.exists()):
                 self.state.best_model_checkpoint = str(best)
             if self.args.should_save:
+                (staging / name / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nobody reads
                 self._add_to_checkpoint(staging / name)
                 self.state.save_to_json(str(staging / name / STATE_FILE))
                 write_file_list(staging / name)

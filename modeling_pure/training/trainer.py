@@ -221,9 +221,10 @@ class PureTrainer(DurableTrainer, Trainer):
         if rows == 1:
             raise RunStopped("out of memory with one row in a pass; say --gradient_checkpointing true")
         if self.args.world_size > 1:  # the other ranks are in the middle of a pass and will not begin it again
+            passes = f" --gradient_accumulation_steps {2 * self.args.gradient_accumulation_steps}"
             raise RunStopped(
-                f"out of memory with {rows} rows in a pass; say --per_device_train_batch_size {rows // 2} "
-                f"--gradient_accumulation_steps {2 * self.args.gradient_accumulation_steps}"
+                f"out of memory with {rows} rows in a pass; say --per_device_train_batch_size {rows // 2}"
+                + ("" if self.args.tokens_per_step else passes)
             )
         self.rows_per_pass = rows // 2
         gc.collect()
