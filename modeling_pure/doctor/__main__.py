@@ -3,8 +3,8 @@
     python -m modeling_pure.doctor [--config recipes/a100_2day/pretrain.yaml] [--quick]
 
 Takes what train_pretrain.py takes, and reads, builds and writes as it would; nothing is left behind. Each line of the
-table is a pass, a warning, a failure with its cure, or was skipped. The exit code is 1 where something failed. Of several
-GPUs it looks at the one that CUDA_VISIBLE_DEVICES=0 chooses.
+table is a pass, a warning, a failure with its cure, or was skipped; the exit code is 1 where something failed. Of
+several GPUs it looks at the one that CUDA_VISIBLE_DEVICES=0 chooses.
 """
 
 import sys
