@@ -39,10 +39,11 @@ class StopOnSignal(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         """Stop, if any rank has been told to."""
-        signum = torch.tensor(self.received)
+        self.signum = self.received
         if self.ranks is not None:
-            dist.all_reduce(signum, dist.ReduceOp.MAX, group=self.ranks)
-        self.signum = int(signum)
+            agreed = torch.tensor(self.signum)
+            dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self.ranks)
+            self.signum = int(agreed)
         if self.signum and state.global_step % self.steps_between_stops == 0:
             control.should_save = control.should_training_stop = True
         # A checkpoint does not hold the mean that a log line is about to say: let it begin a new one.

@@ -134,7 +134,7 @@ def test_a_training_that_is_stopped_goes_on(submit, tmp_path, pretrain_recipe): 
     options = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", run, "--max_steps", "200"]
     options += ["--save_steps", "200", "--eval_steps", "200"]
     job = submit(*options)
-    while job.poll() is None and not (run / "metrics.jsonl").exists():
+    while job.poll() is None and not ((run / "metrics.jsonl").exists() and metrics(run)):  # its workers are there
         time.sleep(0.02)
     (srun,) = psutil.Process(job.pid).children()
     for process in srun.children(recursive=True):  # data loader workers, too
