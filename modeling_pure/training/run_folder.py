@@ -46,7 +46,7 @@ def check_recipe(checkpoint: Path, recipe: dict[str, Any], allow_change: bool = 
         otherwise = "" if allow_change else ", or say --allow_recipe_change true"
         raise InputError(
             f"{checkpoint} was written with another recipe: {'; '.join(changes)}. "
-            f"Put it back, or take another output_dir (and hub_model_id, where it came from the Hub){otherwise}"
+            f"Put it back, or take another output_dir{otherwise}"
         )
 
 
