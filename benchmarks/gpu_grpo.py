@@ -9,7 +9,7 @@ sampling masks, which TRL cannot. Completions are of full length on both sides, 
 
 A rollout is timed at several numbers of sequences, by the tokens that come out of it in a second. Scoring with update
 is that of one optimizer step: log-probabilities of the old and the reference policy, loss, gradient. A whole step is
-`train()` with all that belongs to it. The rows are written as `grpo-DEVICE.json` with a table beside it.
+`train()` with all that belongs to it. The rows are written as `speed-grpo-DEVICE.json` with a table beside it.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def main() -> None:
             for row in what(scale, folder):
                 rows.append({**row, **facts(scale)})
                 print(rows[-1], flush=True)
-                write_rows(rows, options.out / f"grpo-{name}", COLUMNS)
+                write_rows(rows, options.out / f"speed-grpo-{name}", COLUMNS)
     print(json.dumps(summary(rows, scale)))
 
 

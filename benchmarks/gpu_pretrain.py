@@ -9,8 +9,8 @@ stretches after the warm-up; speed is the median of the four. The peer is the re
 Llama of the same shape, bf16, adamw_torch_fused, gradient checkpointing. MFU is stated in two conventions: FLOPs of a
 token are 6N + 12LhS with N the parameters but for the input embedding, or with 6LhS (`mfu_causal`), which leaves out
 what causal attention need not compute. A configuration that does not fit is a row that says so. The rows are written
-after each training as `pretrain-DEVICE.json` with a table beside it. Of several GPUs choose one, for instance with
-CUDA_VISIBLE_DEVICES=0.
+after each training as `speed-pretrain-DEVICE.json` with a table beside it. Of several GPUs choose one, for instance
+with CUDA_VISIBLE_DEVICES=0.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def main() -> None:
                 if setup.failed or time.monotonic() > deadline:
                     continue
                 measure(setup, scale, folder)
-                write_rows(rows_of(setups, scale), options.out / f"pretrain-{name}")
+                write_rows(rows_of(setups, scale), options.out / f"speed-pretrain-{name}")
     print(json.dumps(summary(setups, scale)))
 
 

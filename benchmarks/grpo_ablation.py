@@ -1,4 +1,4 @@
-"""What each refinement does to the demo's held-out accuracy, and what plain teaching reaches: a table.
+"""What each refinement does to the demo's held-out accuracy, and what plain teaching reaches.
 
     python -m benchmarks.grpo_ablation [--seeds 0 1 2] [--out docs/results]
 
@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.memory import device_name
-from modeling_pure.demo import world
+from modeling_pure.atomic import write_atomically
 from modeling_pure.demo.__main__ import build_world
 from modeling_pure.medqa.compare import compare_evaluations
 from modeling_pure.medqa.results import RESULTS_FILE, read_evaluation
@@ -40,16 +40,16 @@ COLUMNS = ("pretrained", *ARMS, SFT_PROMPTS, SFT_TOKENS)
 
 
 def main() -> None:
-    """Train and ask all arms, write the table, print one line."""
+    """Train and ask all arms, write the rows, print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of weights, order and sampling")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder for the rows and the table")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder for the rows")
     options = parser.parse_args()
     if not (WORLD / "tokenizer").is_dir():
         build_world(WORLD)
     rows = [row for seed in options.seeds for row in run_seed(seed)]
     options.out.mkdir(parents=True, exist_ok=True)
-    write_table(rows, options.out / "grpo-ablation")
+    write_atomically(options.out / "grpo-ablation.json", json.dumps(rows, indent=1) + "\n")
     ours, peer = (mean_of(rows, arm) for arm in ("+ keep-sampling mask", "GRPO"))
     line = {
         "name": "grpo_ablation",
@@ -141,32 +141,6 @@ def average(lines: list[dict], name: str) -> float:
 def mean_of(rows: list[dict], arm: str) -> float:
     """Mean accuracy of an arm over the seeds."""
     return round(statistics.mean(row["accuracy"] for row in rows if row["arm"] == arm), 4)
-
-
-def write_table(rows: list[dict], path: Path) -> None:
-    """The rows as JSON, and accuracies by arm and seed."""
-    path.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
-    seeds = sorted({row["seed"] for row in rows})
-    head = ["arm", *(f"seed {seed}" for seed in seeds), "mean", "KL", "sequences masked", "tokens kept"]
-    lines = [head, ["---"] * len(head)]
-    for arm in COLUMNS:
-        of_arm = [next(row for row in rows if (row["arm"], row["seed"]) == (arm, seed)) for seed in seeds]
-        extra = [
-            f"{statistics.mean(row[name] for row in of_arm):.4g}" if all(name in row for row in of_arm) else ""
-            for name in ("kl", "off_policy/masked_share", "sampling/kept_tokens")
-        ]
-        cells = [f"{row['accuracy']:.1%} ({row['wilson_95'][0]:.1%} to {row['wilson_95'][1]:.1%})" for row in of_arm]
-        lines.append([arm, *cells, f"**{mean_of(rows, arm):.1%}**", *extra])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    path.with_suffix(".md").write_text(
-        f"Held-out accuracy on the demo's {len(json_lines(WORLD / world.EXAM_FILES[2]))} questions, 95 % Wilson "
-        f"interval; {device_name()}, `python -m benchmarks.grpo_ablation`\n\n{table}\n"
-    )
-
-
-def json_lines(path: Path) -> list[str]:
-    """The lines of a file."""
-    return path.read_text().splitlines()
 
 
 if __name__ == "__main__":

@@ -102,15 +102,15 @@ def test_a_training_is_a_row_and_one_that_fails_is_a_row_too(tmp_path):
     setups = [peer, ours_eager] if DEVICE == "cuda" else [peer, ours_eager, compiled]
     for setup in setups:
         measure(setup, TINY, str(tmp_path))
-    write_rows(rows_of(setups, TINY), tmp_path / "pretrain-tiny")
-    rows = json.loads((tmp_path / "pretrain-tiny.json").read_text())
+    write_rows(rows_of(setups, TINY), tmp_path / "speed-pretrain-tiny")
+    rows = json.loads((tmp_path / "speed-pretrain-tiny.json").read_text())
     assert [row["model"] for row in rows] == ["HF Llama, checkpointing", "ours", *[COMPILED] * (DEVICE == "cpu")]
     assert all(row["tokens_per_second"] > 0 and row["stretches"] == 2 for row in rows[:2])
     if DEVICE == "cpu":
         assert rows[2]["failed"] and "tokens_per_second" not in rows[2]
         line = summary(setups, TINY)
         assert line["peer"] == rows[0]["tokens_per_second"] and line["ours"] is line["ratio"] is None
-    assert len((tmp_path / "pretrain-tiny.md").read_text().splitlines()) == 4 + len(rows)
+    assert len((tmp_path / "speed-pretrain-tiny.md").read_text().splitlines()) == 4 + len(rows)
 
 
 def test_a_training_step_reads_nothing_and_attention_gets_no_mask():
@@ -126,14 +126,14 @@ def test_the_benchmark_of_grpo_on_a_gpu_runs_in_small(tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     line = json.loads(result.stdout)
     assert line["ratio"] > 0 and line["rollout_ratio"] > 0 and line["scoring_ratio"] > 0
-    rows = json.loads((tmp_path / "grpo-tiny.json").read_text())
+    rows = json.loads((tmp_path / "speed-grpo-tiny.json").read_text())
     tried = [(row["what"], row["model"], row["sequences"]) for row in rows]
     both = gpu_grpo.OURS, gpu_grpo.STOCK
     assert tried == [
         *(("rollout", model, sequences) for sequences in (8, 16) for model in both),
         *((what, model, 8) for what in ("scoring and update", "step") for model in both),
     ]
-    assert (tmp_path / "grpo-tiny.md").read_text().count("\n| ") == 2 + len(rows)
+    assert (tmp_path / "speed-grpo-tiny.md").read_text().count("\n| ") == 2 + len(rows)
 
 
 def test_both_trainers_score_the_same_completions(tmp_path):

@@ -34,6 +34,7 @@ from tests.scripts.conftest import SHAPE
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS.append(ROOT / "docs/results/README.md")
 FOLDERS = ("accelerate_configs", "benchmarks", "deploy", "docs", "examples", "modeling_pure", "recipes", "tests")
 PACKAGES = ("modeling_pure", "benchmarks")
 SCRIPTS = ("train_pretrain.py", "train_grpo.py", "eval_medqa.py")

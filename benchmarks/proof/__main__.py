@@ -8,7 +8,7 @@ dev question to all three, with rotations and baselines), `speed` (beside HF Lla
 `optimizers` (AdamW and Muon at three learning rates), `exactness` (a resumed bf16 run), `ablation` (GRPO's refinements
 one by one). When the minutes are over, the running script is told to stop, saves, and the exit code is 75; the same
 command goes on from there, so that a machine lent by the minute will do. What a part has found is written to
---results once the part is done, as JSON with pictures, and `python -m benchmarks.results` puts it on the pages.
+--results once the part is done, as JSON with pictures, and `python -m benchmarks.pages` puts it on the pages.
 Research only, not for clinical use.
 """
 

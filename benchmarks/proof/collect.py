@@ -22,6 +22,10 @@ from .data import TEXTS
 from .parts import LEARNING_RATES, OPTIMIZERS, Proof, plan
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "tokenizers", "numpy")
+CURVES = (
+    *("step", "loss", "reward", "kl", "entropy", "medqa/parse_rate", "off_policy/masked_share"),
+    *("eval_loss", "eval_bits_per_byte", "eval_medqa", "eval_rewards/correct/mean"),
+)
 FULL_TRAIN_QUESTIONS = 10_178  # of MedQA's train split, beside which stands what was there
 
 
@@ -83,9 +87,11 @@ def data_facts(proof: Proof) -> dict:
 def run_facts(folder: Path) -> dict:
     """Curve, speed and memory of a run, and how often it was started."""
     lines = read_metrics(folder / METRICS_FILE)
-    wanted = ("step", "tokens", "loss", "reward", "rewards/correct/mean", "kl", "entropy", "medqa/parse_rate")
-    curve = [{key: value for key, value in line.items() if key in wanted or key.startswith("eval_")} for line in lines]
-    found = {"steps": max(line["step"] for line in lines), "curve": [shortened(line) for line in curve]}
+    curve = [{key: value for key, value in line.items() if key.startswith(CURVES)} for line in lines]
+    found = {
+        "steps": max(line["step"] for line in lines),
+        "curve": [shortened(line) for line in curve if len(line) > 1],
+    }
     for key, of_all in (("tokens_per_second", statistics.median), ("mfu", statistics.median), ("peak_memory_gb", max)):
         if values := [line[key] for line in lines if key in line][1:]:  # the first holds the compilation
             found[key] = of_all(values)
