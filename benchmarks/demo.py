@@ -3,8 +3,8 @@
     python -m benchmarks.demo [--seeds 0 1 2] [--out docs/results]
 
 Runs `python -m modeling_pure.demo` once for each seed, each in the place of the one before, and notes accuracies
-before and after GRPO with what stands beside them. A quarter of an hour on two cores. Accuracies are the same on a
-machine that does other things meanwhile; speeds are not.
+before and after GRPO with what stands beside them. A quarter of an hour on two cores. They are the same on a machine
+that does other things meanwhile.
 """
 
 import argparse
@@ -50,10 +50,8 @@ def row() -> dict:
     (mcnemar,) = compare_evaluations(before, [after])
     lines = read_metrics(RUNS / "pretrain" / METRICS_FILE)
     losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
-    speeds = [line["tokens_per_second"] for line in lines if "tokens_per_second" in line]
     return {
         "losses": [losses[0], losses[-1]],
-        "tokens_per_second": statistics.median(speeds),
         "before": accuracy(before.results),
         "after": accuracy(after.results),
         "became_right": mcnemar["only_second"],
