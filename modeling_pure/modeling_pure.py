@@ -141,7 +141,8 @@ class PureAttention(nn.Module):
         query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
 
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+            # Under autocast the key is float32 by now, and a cache would make its values so, too.
+            key, value = past_key_values.update(key.to(value.dtype), value, self.layer_idx)
 
         # vLLM parses these lines: one call to get_interface, `scaling` from self, every keyword handed down.
         implementation = self.config._attn_implementation

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.exactness import CHECKPOINT, STEPS, compare, compared_runs, weight_differences
+from benchmarks import exactness
+from benchmarks.exactness import CHECKPOINT, STEPS, Scale, compare, compared_runs, weight_differences
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,9 +63,24 @@ def test_a_run_that_fails_is_a_row(tmp_path, monkeypatch):
     python.write_text("#!/bin/sh\necho Traceback >&2\necho 'RuntimeError: no such kernel' >&2\nexit 1\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    assert list(compared_runs(tmp_path / "recipe.yaml", True)) == [
+    assert list(compared_runs(tmp_path / "recipe.yaml", ("again",), True)) == [
         {"run": "whole", "failed": "RuntimeError: no such kernel"}
     ]
+
+
+def test_runs_are_compared_with_the_whole_one_and_only_a_resumed_one_has_its_checkpoint(tmp_path, monkeypatch):
+    def trained(recipe: Path, run: Path, deterministic: bool) -> Path:
+        found.append((run.name, [folder.name for folder in run.glob("*")]))
+        run.mkdir(exist_ok=True, parents=True)
+        (run / f"checkpoint-{CHECKPOINT}").mkdir(exist_ok=True)
+        return run
+
+    found = []
+    monkeypatch.setattr(exactness, "train", trained)
+    monkeypatch.setattr(exactness, "compare", lambda whole, other: {"compared": (whole.name, other.name)})
+    rows = list(compared_runs(tmp_path / "recipe.yaml", Scale().runs, False))
+    assert [row["compared"] for row in rows] == [("whole", "again"), ("whole", "resumed")]
+    assert found == [("whole", []), ("again", []), ("resumed", [f"checkpoint-{CHECKPOINT}"])]
 
 
 def test_a_resumed_run_is_the_whole_one_to_the_bit(tmp_path):
@@ -73,10 +89,10 @@ def test_a_resumed_run_is_the_whole_one_to_the_bit(tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]
     line = json.loads(result.stdout)
     assert {"name", "unit", "ours", "peer", "peer_name", "ratio", "device", "versions"} <= set(line)
-    assert line["ours"] == line["peer"] == 0 and set(line["equal"].values()) == {True}
+    assert line["ours"] == 0 and line["equal"] == {"resumed, full_determinism True": True}
     rows = json.loads((tmp_path / "exactness-tiny.json").read_text())
-    assert [(row["run"], row["from_step"]) for row in rows] == [("again", 0), ("resumed", CHECKPOINT)]
-    for row in rows:
-        assert row["full_determinism"] and row["equal"] and row["weights_that_differ"] == 0
-        assert row["largest_loss_difference"] == row["largest_weight_difference"] == 0
-    assert (tmp_path / "exactness-tiny.md").read_text().count("\n| ") == 2 + len(rows)
+    (row,) = rows
+    assert (row["run"], row["from_step"], row["full_determinism"]) == ("resumed", CHECKPOINT, True)
+    assert row["equal"] and row["weights_that_differ"] == 0
+    assert row["largest_loss_difference"] == row["largest_weight_difference"] == 0
+    assert (tmp_path / "exactness-tiny.md").read_text().count("\n| ") == 2 + 1

@@ -6,6 +6,7 @@ buffers of a fixed size, so that on a GPU a step is captured as a CUDA graph and
 once the batch can be halved.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,12 @@ import torch
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from ..errors import first_line
+from ..loss_pure import compute_dtype
 from .log_probs import head_logits
 from .sampling import SampledTokens, SamplingParams, TokenSampler
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 64  # columns of the first buffer for completions; a longer one is made when they are used up
 ATTENTION = "pure_rollout"
@@ -53,8 +58,10 @@ class GroupCache(Cache):
     def __init__(self, prompts: DynamicCache, lengths: torch.Tensor, slots: int):
         super().__init__(layers=[])
         self.slots = slots
-        # Under autocast keys leave the rotary embedding in float32, and would be cast again in every step.
-        self.prompts = [(layer.keys.to(layer.values.dtype), layer.values) for layer in prompts.layers]
+        # Under autocast keys leave the rotary embedding in float32, the cache makes its values so, too, and both would
+        # be cast again in every step.
+        dtype = compute_dtype(prompts.layers[0].values)
+        self.prompts = [(layer.keys.to(dtype), layer.values.to(dtype)) for layer in prompts.layers]
         columns = torch.arange(self.prompts[0][0].shape[2], device=lengths.device)
         self.prompt_bias = no_attention(columns >= lengths[:, None, None, None, None])
         self.column = torch.zeros(1, dtype=torch.long, device=lengths.device)
@@ -145,12 +152,27 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(training)
 
 
+@contextmanager
+def cast_once(model: torch.nn.Module) -> Iterator[None]:
+    """Under autocast, keep the casts of frozen weights as those of others are: it makes them anew at every use."""
+    frozen = [weight for weight in model.parameters() if weight.is_floating_point() and not weight.requires_grad]
+    for weight in frozen:
+        weight.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for weight in frozen:
+            weight.requires_grad_(False)
+
+
 class Decoding:
     """A batch that is being sampled. All tensors that a step reads or writes stay where they are between two resizes.
 
     Rows are `groups x slots`; groups with fewer completions than the largest have idle slots, which write to a last
     row of the output that nobody reads.
     """
+
+    graphs = True  # of CUDA, until a step could not be captured
 
     def __init__(self, model: PreTrainedModel, sampler: TokenSampler, fp32_head: bool, pad_token_id: int):
         self.model, self.sampler, self.fp32_head, self.pad_token_id = model, sampler, fp32_head, pad_token_id
@@ -194,6 +216,27 @@ class Decoding:
         self.positions += 1
         self.cache.column += 1
         self._draw(hidden[:, 0])
+
+    def captured(self) -> Callable[[], None]:
+        """`advance` as a CUDA graph; as it is, now and in rollouts to come, where it cannot be captured.
+
+        Its plain run before has warmed up what it calls; capturing runs nothing. Other threads may use the device.
+        """
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        state = generator.clone_state()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.advance()
+        except RuntimeError as error:
+            # torch stays on the stream of the capture, and its generator goes on waiting for the capture's end.
+            torch.cuda.set_stream(stream)
+            generator.graphsafe_set_state(state)
+            Decoding.graphs = False
+            cause = first_line(error.__context__ or error)  # ending a capture that has failed fails, too
+            logger.warning(f"a decoding step is no CUDA graph, so that sampling goes on without and slower: {cause}")
+            return self.advance
+        return graph.replay
 
     def _draw(self, hidden: torch.Tensor) -> None:
         logits = head_logits(self.model.get_output_embeddings(), hidden, self.fp32_head)
@@ -261,7 +304,7 @@ def sample_completions(
     runs = [(prompt, len(list(rows))) for prompt, rows in groupby(prompt_ids)]
     sampler = TokenSampler(params, eos_token_ids, model.device)
     decoding = Decoding(model, sampler, fp32_head, pad_token_id)
-    with torch.no_grad():
+    with torch.no_grad(), cast_once(model):
         decoding.start(*(list(each) for each in zip(*runs, strict=True)), max_new_tokens)
         with attention_of(model, ATTENTION):
             decode(decoding, max_new_tokens)
@@ -280,18 +323,10 @@ def decode(decoding: Decoding, max_new_tokens: int) -> None:
             return
         if decoding.resize(step, running, may_shrink=steps_of_size >= least_steps):
             advance, steps_of_size = decoding.advance, 0
-        if steps_of_size == 1 and decoding.ids.is_cuda:
-            advance = capture(decoding.advance)
+        if steps_of_size == 1 and decoding.ids.is_cuda and decoding.graphs:
+            advance = decoding.captured()
         advance()
         steps_of_size += 1
-
-
-def capture(step: Callable[[], None]) -> Callable[[], None]:
-    """A step as a CUDA graph. Its plain run before has warmed up what it calls; capturing runs nothing."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    return graph.replay
 
 
 def gather_rollout(

@@ -43,8 +43,10 @@ def add_scoring(model: PreTrainedModel, temperature: float, fp32_head: bool, sha
     """Let `model(input_ids=..., completion_length=C, ...)` give log-probabilities (see `score_completions`).
 
     Through `forward`, as TRL adds its own head, because DDP and autocast are wrapped around it. Every other call is
-    what it was.
+    what it was. In the whole process, what checkpointing runs again included, attention is then not cuDNN's: torch
+    prefers that on Hopper, it plans its kernels anew for every shape, and here each batch has another.
     """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     inner = model.forward
 
     @functools.wraps(inner)

@@ -73,7 +73,7 @@ def note_launch(folder: Path, step: int, world_size: int, device: torch.device) 
         "command": " ".join(hide_tokens(sys.argv)),
         "git": git_commit(),
         "python": sys.version.split()[0],
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": {package: version(package) for package in PACKAGES} | {"torch": torch.__version__},  # and its CUDA
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores",
         "processes": world_size,
     }
