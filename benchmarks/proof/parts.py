@@ -211,7 +211,7 @@ def speed(proof: Proof) -> Iterator[Stage]:
     where = ("--out", str(proof.results), *proof.scale.tiny)
     yield Stage("speed-pretrain", ("-m", "benchmarks.gpu_pretrain", "--minutes", "7", *where), minutes=8.5)
     yield Stage("speed-grpo", ("-m", "benchmarks.gpu_grpo", *where), minutes=6)
-    yield Stage("profile", ("-m", "benchmarks.profile_steps", *where), minutes=3)
+    yield Stage("profile", ("-m", "benchmarks.profile_steps", *where), minutes=5)
 
 
 def exactness(proof: Proof) -> Iterator[Stage]:

@@ -1,12 +1,14 @@
 """Completions are sampled as `generate` samples them, with their probabilities and masks."""
 
 from collections import Counter
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy.stats import chi2_contingency
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from modeling_pure.grpo import rollout as module
 from modeling_pure.grpo.generate import generate_completions
@@ -194,3 +196,98 @@ def test_a_step_reads_nothing_from_the_device_and_leaves_its_tensors_where_they_
     assert decoding.step.item() == 3
     assert tensors == {name: getattr(decoding, name).data_ptr() for name in tensors}
     assert model.config._attn_implementation == "sdpa"
+
+
+def started(model: PreTrainedModel) -> Decoding:
+    """A batch of two groups after its first token."""
+    decoding = Decoding(model, TokenSampler(SamplingParams(), ONE_END, torch.device("cpu")), True, PAD)
+    with torch.no_grad():
+        decoding.start([[3, 4, 5], [6, 7]], [2, 2], 8)
+    return decoding
+
+
+@pytest.mark.parametrize("family", ["pure", "llama"])
+def test_under_autocast_keys_and_values_are_kept_in_its_dtype(family):
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = started(make_model(family).eval()).cache
+    states = [state for layer in (*cache.prompts, *cache.own) for state in layer]
+    assert {state.dtype for state in states} == {torch.bfloat16}
+
+
+class WeightCasts(TorchDispatchMode):
+    """Counts the casts of each of a model's weights."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        self.weights, self.counts = {weight.data_ptr() for weight in model.parameters()}, Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "_to_copy" in str(func) and args[0].data_ptr() in self.weights:
+            self.counts[args[0].data_ptr()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_under_autocast_frozen_weights_are_cast_once_a_rollout():
+    """Those under adapters are, and autocast by itself remembers the casts of weights that learn only."""
+    model = make_model("pure").eval().requires_grad_(False)
+    casts = WeightCasts(model)
+    with torch.autocast("cpu", torch.bfloat16), casts:
+        sampled(model, make_prompts((4, 2)), ONE_END, 5)
+    assert len(casts.counts) == 2 * 7 and set(casts.counts.values()) == {1}  # the head is in float32
+    assert not any(weight.requires_grad for weight in model.parameters())
+
+
+class FakeGenerator:
+    """Torch's generator of a GPU as far as a capture goes."""
+
+    def __init__(self):
+        self.state = "before"
+
+    def clone_state(self):
+        return self.state
+
+    def graphsafe_set_state(self, state):
+        self.state = state
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """What capturing calls of `torch.cuda`, without a GPU; the name of the current stream and the generator."""
+    device = SimpleNamespace(stream="main", generator=FakeGenerator(), fails=False)
+
+    @contextmanager
+    def graph(graph, capture_error_mode):
+        device.stream, device.generator.state = "capture", "capturing"
+        yield
+        if device.fails:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nmore")
+        device.stream, device.generator.state = "main", "after"
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay="replay"))
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: device.stream)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: setattr(device, "stream", stream))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "default_generators", (device.generator,))
+    monkeypatch.setattr(Decoding, "graphs", True)
+    return device
+
+
+def test_a_step_that_can_be_captured_is_replayed(fake_gpu):
+    decoding = started(make_model("pure").eval())
+    with torch.no_grad(), module.attention_of(decoding.model, module.ATTENTION):
+        assert decoding.captured() == "replay" and decoding.graphs
+    assert (fake_gpu.stream, fake_gpu.generator.state) == ("main", "after")
+
+
+def test_a_step_that_cannot_be_captured_is_run_as_it_is_from_then_on(fake_gpu, caplog):
+    """Torch leaves its stream and its generator in the capture that failed, where no number could be drawn."""
+    fake_gpu.fails = True
+    decoding = started(make_model("pure").eval())
+    with torch.no_grad(), module.attention_of(decoding.model, module.ATTENTION):
+        assert decoding.captured() == decoding.advance
+    assert not decoding.graphs and (fake_gpu.stream, fake_gpu.generator.state) == ("main", "before")
+    assert caplog.messages == [
+        "a decoding step is no CUDA graph, so that sampling goes on without and slower: "
+        "CUDA error: operation failed due to a previous error during capture"
+    ]

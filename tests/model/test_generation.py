@@ -84,6 +84,19 @@ def test_logits_to_keep_and_a_cached_step_equal_the_full_pass(model, ids):
     torch.testing.assert_close(torch.cat(parts, dim=1), full, rtol=0, atol=2e-5)
 
 
+def test_under_autocast_a_cache_holds_its_dtype_and_a_cached_step_equals_the_full_pass(model, ids):
+    """Rotary leaves keys in float32, and a cache takes the dtype of its first keys for its values, too."""
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(ids).logits[:, -1]
+        model(ids[:, :-1], past_key_values=cache)
+        step = model(ids[:, -1:], past_key_values=cache).logits[:, -1]
+    assert {layer.keys.dtype for layer in cache.layers} | {layer.values.dtype for layer in cache.layers} == {
+        torch.bfloat16
+    }
+    torch.testing.assert_close(step, expected, atol=0.02 * expected.abs().max().item(), rtol=0)
+
+
 def test_generating_from_embeddings_equals_generating_from_ids(model, ids):
     embeds = model.get_input_embeddings()(ids)
     assert torch.equal(model.generate(inputs_embeds=embeds, **GREEDY), model.generate(ids, **GREEDY)[:, 24:])

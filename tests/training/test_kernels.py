@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.nn.attention import varlen
 
 from modeling_pure.data.mixture import document_boundaries
-from modeling_pure.training.kernels import compile_layers, separate_documents_by_lengths
+from modeling_pure.training.kernels import KERNEL_SHARES_KEYS, compile_layers, separate_documents_by_lengths
 from tests.conftest import needs_compiler
 
 END = 7
@@ -98,12 +98,13 @@ def test_the_operator_of_torch_takes_what_we_give_it(model, packed):
     """As far as a CPU goes: shapes, dtypes and names, on tensors without data."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    tokens, heads, groups, size = 48, 4, 4, 72
+    tokens, heads, size = 48, 4, 72
+    groups = heads if KERNEL_SHARES_KEYS else 1
     with FakeTensorMode():
         query = torch.empty(tokens, heads, size, device="cuda", dtype=torch.bfloat16)
         key = torch.empty(tokens, heads // groups, size, device="cuda", dtype=torch.bfloat16)
         lengths = torch.empty(6, dtype=torch.int32, device="cuda")
-        kwargs = {"scale": 0.1, "window_size": (-1, 0), "enable_gqa": True}
+        kwargs = {"scale": 0.1, "window_size": (-1, 0), **({"enable_gqa": True} if KERNEL_SHARES_KEYS else {})}
         mixed = varlen.varlen_attn(query, key, key, lengths, lengths, 12, 12, **kwargs)
     assert mixed.shape == query.shape
 
