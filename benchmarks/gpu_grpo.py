@@ -5,7 +5,8 @@
 
 Both train the same model (401M parameters, random weights) on the same random prompts with the same settings: bf16
 autocast, float32 head, two updates a rollout, KL term, off-policy mask, top-p 0.95 and top-k 512. Ours keeps the
-sampling masks, which TRL cannot. Completions are of full length on both sides, as no end of text is drawn by chance.
+sampling masks, which TRL cannot. Neither attends by cuDNN: ours turns that off for the process. Completions are of
+full length on both sides, as no end of text is drawn by chance.
 
 A rollout is timed at several numbers of sequences, by the tokens that come out of it in a second. Scoring with update
 is that of one optimizer step: log-probabilities of the old and the reference policy, loss, gradient. A whole step is

@@ -97,7 +97,7 @@ def test_all_variants_of_the_loss_have_the_same_gradients():
 
 
 def test_a_training_is_a_row_and_one_that_fails_is_a_row_too(tmp_path):
-    peer, ours_eager = configurations(TINY)[4], configurations(TINY)[6]
+    peer, ours_eager = configurations(TINY)[0], configurations(TINY)[2]
     compiled = Setup(COMPILED, "cudnn", TINY.main_batch, {"compile_layers": False})  # no such kernel on a CPU
     setups = [peer, ours_eager] if DEVICE == "cuda" else [peer, ours_eager, compiled]
     for setup in setups:

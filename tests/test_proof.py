@@ -167,10 +167,17 @@ def test_the_whole_line_in_small(tmp_path):
     assert "always A | 25.0 %" in page
 
 
+def test_the_checks_can_be_collected_and_are_skipped_without_a_gpu():
+    command = [sys.executable, "-m", "pytest", "benchmarks/proof/gpu_checks.py"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and "sssssss" in result.stdout, result.stdout
+
+
 def test_every_part_is_a_list_of_commands_that_the_scripts_take(tmp_path):
-    assert set(PARTS) == {"line", "speed", "optimizers", "exactness", "ablation"}
+    assert set(PARTS) == {"checks", "line", "speed", "optimizers", "exactness", "ablation"}
     write_run(tmp_path / "probe", [1.0, 163_840.0])
-    for part in ("speed", "exactness", "ablation", "line"):
+    for part in ("checks", "speed", "exactness", "ablation", "line"):
         for stage in PARTS[part](proof_of(tmp_path)):
             program = stage.command[1] if stage.command[0] == "-m" else stage.command[0]
-            assert (ROOT / program).exists() or (ROOT / (program.replace(".", "/") + ".py")).exists(), stage
+            places = (program, f"{program.replace('.', '/')}.py", stage.command[-1])
+            assert any((ROOT / place).is_file() for place in places), stage

@@ -3,12 +3,14 @@
     python -m benchmarks.proof line [--data data] [--minutes 9.5]
     python -m benchmarks.proof line --tiny      # the same commands on a CPU, with a tiny model and a small world
 
-The parts, each complete in itself: `line` (rows, 401M parameters pretrained for ten minutes, GRPO, its SFT twin, every
-dev question to all three, with rotations and baselines), `speed` (beside HF Llama and stock TRL, and a profile),
-`optimizers` (AdamW and Muon at three learning rates), `exactness` (a resumed bf16 run), `ablation` (GRPO's refinements
-one by one). When the minutes are over, the running script is told to stop, saves, and the exit code is 75; the same
-command goes on from there, so that a machine lent by the minute will do. What a part has found is written to
---results once the part is done, as JSON with pictures, and `python -m benchmarks.pages` puts it on the pages.
+The parts, each complete in itself: `checks` (tests that need a GPU, first on a new machine), `line` (rows, 401M
+parameters pretrained for ten minutes, GRPO, its SFT twin, every dev question to all three, with rotations and
+baselines), `speed` (beside HF Llama and stock TRL, and a profile), `optimizers` (AdamW and Muon at three learning
+rates), `exactness` (a resumed bf16 run), `ablation` (GRPO's refinements one by one).
+
+When the minutes are over, the running script is told to stop, saves, and the exit code is 75; the same command goes on
+from there, so that a machine lent by the minute will do. What a part has found is written to --results once the part
+is done, as JSON with pictures, and `python -m benchmarks.pages` puts it on the pages.
 Research only, not for clinical use.
 """
 
@@ -50,16 +52,19 @@ def main() -> int:
     proof = Proof(data, options.out, options.results, TINY if options.tiny else Scale())
     stages = Stages(options.out, seconds)
     options.results.mkdir(parents=True, exist_ok=True)
+    names = set()
     try:
         for stage in PARTS[options.part](proof):
             stages.run(stage)
+            names.add(stage.name)
     except TimeIsUp as more:
         print(f"not done yet: {more}; give the same command again")
         return MORE_TO_DO
     except StageFailed as error:
         print(error, file=sys.stderr)
         return 1
-    for file in collect(options.part, proof, stages.journal()):
+    of_part = [start for start in stages.journal() if start["stage"] in names]
+    for file in collect(options.part, proof, of_part):
         print(f"written: {file}")
     return 0
 

@@ -220,4 +220,9 @@ def exactness(proof: Proof) -> Iterator[Stage]:
     yield Stage("exactness", command, minutes=8.5)
 
 
-PARTS = {part.__name__: part for part in (line, speed, optimizers, exactness, ablation)}
+def checks(proof: Proof) -> Iterator[Stage]:
+    """The tests that only a GPU can pass; without one they are skipped."""
+    yield Stage("checks", ("-m", "pytest", "benchmarks/proof/gpu_checks.py"), minutes=5)
+
+
+PARTS = {part.__name__: part for part in (checks, line, speed, optimizers, exactness, ablation)}
