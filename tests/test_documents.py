@@ -122,10 +122,10 @@ def then_stop(parse: Callable) -> Callable:
 def world(tmp_path_factory, corpus, questions, tokenizer_folder) -> Path:
     """A small repository in which recipes/local has been run."""
     folder = tmp_path_factory.mktemp("world")
-    for name in ("accelerate_configs", *PACKAGES, "recipes"):
+    for name in ("accelerate_configs", *PACKAGES, "docs", "recipes"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for script in SCRIPTS:
-        shutil.copy(ROOT / script, folder)
+    for file in ("README.md", *SCRIPTS):
+        shutil.copy(ROOT / file, folder)
     (folder / "data/pretrain").mkdir(parents=True)
     (folder / "data/medqa").mkdir()
     shutil.copytree(tokenizer_folder, folder / "data/tokenizer")
