@@ -67,11 +67,9 @@ def targets(results: Path) -> str:
         for name in machines
     ]
     rows = [(*goal, *(of_one[i] for of_one in reached)) for i, goal in enumerate(GOALS)]
-    lines = table(
-        ("what", "target on an H200", *(machines or ["measured"])),
-        rows if machines else [(*goal, "not yet") for goal in GOALS],
-    )
-    return lines
+    if not machines:
+        return table(("what", "target on an H200", "measured"), [(*goal, "not yet") for goal in GOALS])
+    return table(("what", "target on an H200", *machines), rows)
 
 
 def best_training(file: Path) -> tuple[str, str]:
@@ -141,9 +139,7 @@ def evaluations(found: dict[str, dict]) -> str:
     rows = []
     for name, one in found.items():
         turned = one["permutations"]
-        against = next(
-            (row for row in one["beside"] if row["name"] == "eval-pretrain" or row["name"] == "pretrain"), None
-        )
+        against = next((row for row in one["beside"] if row["name"] == "pretrain"), None)
         change = f"{100 * against['difference']:+.1f} points, p = {against['p_value']:.2g}" if against else ""
         mean = f"{percent(turned['mean_accuracy'])} ± {100 * turned['standard_error']:.1f}"
         rows.append((f"**{name}**", interval(*own(one)), mean, change))
