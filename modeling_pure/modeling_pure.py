@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pure import PureConfig, copy_hub_files
@@ -39,7 +39,10 @@ class PureRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(hidden_states, (self.hidden_size,), eps=self.eps)
+        """(..., hidden) to the same shape and dtype; the mean is computed in float32 inside the kernel."""
+        # From torch 2.12 on, CUDA autocast would run rms_norm in float32 and so return float32.
+        with maybe_autocast(hidden_states.device.type, enabled=False):
+            return F.rms_norm(hidden_states, (self.hidden_size,), eps=self.eps)
 
 
 class PureRotaryEmbedding(nn.Module):
@@ -99,6 +102,21 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def expand_float32_heads(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Repeat key and value heads for sdpa in float32 on a GPU; without a mask, return them as they are elsewhere.
+
+    The only fused kernel for float32 there, the memory-efficient one, does not share key heads between query heads;
+    sdpa would fall back to the kernel that materialises all (length x length) scores. With a mask, transformers
+    repeats the heads itself.
+    """
+    if attention_mask is not None or not query.is_cuda or query.dtype != torch.float32:
+        return key, value
+    groups = query.shape[1] // key.shape[1]
+    return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+
+
 def residual_init_std(config: PureConfig) -> float:
     """GPT-2's rule: 2 x layers sums go into the residual stream, so each starts smaller by the square root of that."""
     return config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
@@ -146,6 +164,8 @@ class PureAttention(nn.Module):
 
         # vLLM parses these lines: one call to get_interface, `scaling` from self, every keyword handed down.
         implementation = self.config._attn_implementation
+        if implementation == "sdpa":
+            key, value = expand_float32_heads(query, key, value, attention_mask)
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         mixed, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
         return self.o_proj(mixed.reshape(*input_shape, -1).contiguous()), weights
@@ -338,6 +358,7 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         """Ids (batch, length) to logits (batch, length, vocab); with labels (batch, length) also the mean loss.
 
         Labels are shifted inside, -100 is skipped. `logits_to_keep`: the last so many (0 = all), or 1D positions.
+        With labels, a cache is returned only if `use_cache=True` asks for it.
 
         In training with labels the loss comes from the hidden states in chunks and `logits` is None; `skip_logits`
         (the name is Liger's) says otherwise. `reduction="none"` gives the nats of each token (batch, length) in
@@ -347,6 +368,8 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
             raise ValueError(f'reduction is "mean" or "none", not {reduction!r}.')
         if skip_logits and labels is None:
             raise ValueError("Without labels there are only logits: skip_logits needs labels.")
+        if use_cache is None and labels is not None:
+            use_cache = False  # nobody generates after a loss, and compiled layers would guard on each cache
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

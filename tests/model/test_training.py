@@ -82,6 +82,34 @@ def test_compiled_graph_is_one_and_has_a_mask_only_when_packed(model, ids, packe
     assert all((mask is not None) == packed for mask in masks)
 
 
+def test_a_loss_makes_no_cache_unless_one_is_asked_for(model, ids):
+    with torch.no_grad():
+        assert model(ids, labels=ids).past_key_values is None
+        assert model(ids, labels=ids, use_cache=True).past_key_values is not None
+        assert model(ids).past_key_values is not None
+
+
+def test_norms_keep_the_dtype_of_the_residual_stream_under_any_autocast(model, ids):
+    """CUDA's autocast takes rms_norm to float32 from torch 2.12 on; here a CPU's is told to do the same."""
+    casts, states = [], []
+
+    def in_float32(states, *args, **kwargs):
+        casts.append(1)
+        with torch.autocast("cpu", enabled=False):
+            return torch.rms_norm(states.float(), *args, **kwargs)
+
+    with torch.library._scoped_library("aten", "IMPL") as rules, torch.autocast("cpu", torch.bfloat16):
+        rules.impl("rms_norm", in_float32, "AutocastCPU")
+        assert torch.rms_norm(torch.ones(2, 4, dtype=torch.bfloat16), (4,)).dtype == torch.float32
+        assert casts == [1]
+        for module in model.modules():
+            if type(module).__name__ == "PureRMSNorm":
+                module.register_forward_hook(lambda _, given, out: states.append((given[0].dtype, out.dtype)))
+        hidden = model.model(ids).last_hidden_state
+    assert hidden.dtype == torch.bfloat16 and set(states) == {(torch.bfloat16, torch.bfloat16)}
+    assert casts == [1]
+
+
 def test_lora_trains_reloads_and_merges(model, ids, tmp_path):
     from peft import LoraConfig, PeftModel, get_peft_model
 
