@@ -32,7 +32,7 @@ class KeepRecorder(LogitsProcessor):
         kept = self.dense > -torch.inf
         self.kept.append(kept.sum(-1))
         if self.sampler.params.masks:
-            self.masks.append(pack_bits(kept).cpu())
+            self.masks.append(pack_bits(kept))
         return self.dense
 
     def note_drawn(self, tokens: torch.Tensor) -> None:

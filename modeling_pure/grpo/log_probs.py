@@ -38,7 +38,7 @@ def token_log_probs(
     Args:
         hidden_states: where the tokens are predicted, shape (tokens, hidden).
         tokens: their ids, shape (tokens,).
-        sampling_mask: bits (`sampling.pack_bits`) of shape (tokens, ceil(vocab / 8)), on any device; None = all.
+        sampling_mask: bits (`sampling.pack_bits`) of shape (tokens, ceil(vocab / 8)); None = all.
         fp32: compute the logits in float32, whatever autocast says.
 
     Returns:
@@ -138,6 +138,6 @@ def kept_scores(
     if temperature != 1:
         scores.div_(temperature)
     if sampling_mask is not None:
-        cut_off = unpack_bits(~sampling_mask[chunk].to(scores.device), scores.shape[-1])
+        cut_off = unpack_bits(~sampling_mask[chunk], scores.shape[-1])
         scores.masked_fill_(cut_off, FLOAT_MIN)
     return scores.sub_(scores.amax(-1, keepdim=True))

@@ -37,8 +37,8 @@ class Rollout:
         completion_ids: each with its end-of-text token, where it came to one.
         log_probs: of these tokens under the policy that acted.
         kept: how many tokens could have been drawn in the place of each.
-        sampling_mask: these as bits, uint8 of shape (rows, longest completion, ceil(vocab / 8)) on the CPU; None where
-            every token could be drawn.
+        sampling_mask: these as bits, uint8 of shape (rows, longest completion, ceil(vocab / 8)) on the model's device,
+            where scoring needs them; None where every token could be drawn.
     """
 
     completion_ids: list[list[int]]
@@ -342,7 +342,7 @@ def gather_rollout(
     rows = [
         [row[:n] for row, n in zip(each, lengths, strict=True)] for each in (ids, log_probs.tolist(), kept.tolist())
     ]
-    return Rollout(*rows, None if masks is None else masks[:, : max(lengths)].cpu())
+    return Rollout(*rows, None if masks is None else masks[:, : max(lengths)])
 
 
 def completion_length(ids: list[int], eos_token_ids: list[int]) -> int:

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from modeling_pure.grpo import rollout as module
 from modeling_pure.grpo.generate import generate_completions
-from modeling_pure.grpo.rollout import Decoding, completion_length, sample_completions
+from modeling_pure.grpo.rollout import Decoding, completion_length, gather_rollout, sample_completions
 from modeling_pure.grpo.sampling import SamplingParams, TokenSampler, draw, unpack_bits
 from modeling_pure.grpo.shared_prefix import score_completions
 from tests.grpo.conftest import FAMILIES, make_model, make_windowed_model
@@ -291,3 +291,12 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is_from_then_on(fake_gpu, c
         "a decoding step is no CUDA graph, so that sampling goes on without and slower: "
         "CUDA error: operation failed due to a previous error during capture"
     ]
+
+
+def test_masks_stay_on_the_device_that_scores_them():
+    """100 MB of them a step would be copied, and shuffled by a CPU."""
+    numbers = torch.ones(2, 3)
+    masks = torch.empty(2, 3, 52, dtype=torch.uint8, device="meta")
+    gathered = gather_rollout(torch.tensor([[3, 0, 1], [3, 4, 0]]), numbers, numbers, masks, ONE_END)
+    assert gathered.completion_ids == [[3, 0], [3, 4, 0]]
+    assert gathered.sampling_mask.device.type == "meta" and gathered.sampling_mask.shape == (2, 3, 52)
