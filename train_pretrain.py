@@ -30,6 +30,7 @@ from modeling_pure.training.arguments import ModelArguments, PureTrainingArgumen
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, checkpoint_step
 from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_facts
+from modeling_pure.training.kernels import describe_attention
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.publishing import push_finished
 from modeling_pure.training.report import model_flops, training_memory
@@ -147,6 +148,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "memory": training_memory(config, parameters, args, mixture.row_length),
             "precision": ("bf16 autocast, fp32 weights" if args.bf16 else "fp32")
             + (", layers compiled" if args.compile_layers else ""),
+            "attention": describe_attention(trainer.model, args.bf16),
             "device": f"{args.device}, {args.world_size} process(es)"
             + (", weights sharded (FSDP)" if trainer.is_fsdp_enabled else ""),
             "run folder": args.output_dir,

@@ -241,7 +241,7 @@ def collate_rows(rows: list[dict], document_end: int | None = None) -> dict:
     No attention mask: a row has no padding, and without a mask the causal kernel is used as it is. With a
     `document_end` token the batch says where documents begin, in both ways that attention kernels want it:
     `position_ids` that begin anew, and the boundaries of all documents of the flattened batch (`cu_seq_lens_q` and
-    `_k`, int32 of shape (documents + 1,)) with the length of the longest (`max_length_q` and `_k`).
+    `_k`, int32 of shape (documents + 1,)) with an upper bound of their lengths (`max_length_q` and `_k`).
     """
     input_ids = torch.from_numpy(np.stack([row["input_ids"] for row in rows])).long()
     batch = {"input_ids": input_ids, "labels": input_ids}
@@ -262,7 +262,7 @@ def document_boundaries(input_ids: torch.Tensor, document_end: int) -> dict[str,
     starts[:, 1:] = input_ids[:, :-1] == document_end
     positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
     offsets = torch.cat([starts.flatten().nonzero().flatten(), torch.tensor([input_ids.numel()])]).to(torch.int32)
-    longest = int(offsets.diff().max())
+    longest = input_ids.shape[1]  # the true maximum differs between batches, and compiled layers guard on it
     return {
         "position_ids": positions - torch.where(starts, positions, 0).cummax(dim=1).values,
         "cu_seq_lens_q": offsets,

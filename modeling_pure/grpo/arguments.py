@@ -14,6 +14,7 @@ from trl import GRPOConfig
 from ..errors import InputError
 from ..medqa.rewards import REWARD_WEIGHTS
 from ..training.arguments import equal_passes
+from ..training.kernels import check_attention_kernel
 from .sampling import MASKING_OPTIONS, SamplingParams
 
 ALGORITHMS = ("grpo", "sft")
@@ -114,6 +115,10 @@ class PureGRPOConfig(GRPOConfig):
     )
     cast_lm_head_to_fp32: bool = field(default=True, metadata={"help": "logits in fp32: bf16 noise is mostly there"})
     bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
+    attention_kernel: str = field(
+        default="flash",
+        metadata={"help": "flash; cudnn, which plans anew for every length of a batch; or auto, torch's own choice"},
+    )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "re-run the forward pass to save memory"})
     log_completions: bool = field(
         default=True, metadata={"help": "show sampled completions, and keep them as parquet in the run folder"}
@@ -164,6 +169,7 @@ class PureGRPOConfig(GRPOConfig):
             self.greater_is_better = not (self.metric_for_best_model or "").endswith("loss")
         self._share_out()
         super().__post_init__()
+        check_attention_kernel(self.attention_kernel)
         self._refuse_what_cannot_be_kept()
         updates = self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
         if updates < 1 or updates % 1:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from ..medqa.questions import LETTERS, Question
 from ..medqa.scoring import last_logits, single_token_id
+from ..training.kernels import choose_attention_kernel
 from ..training.saving import DurableTrainer
 from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
@@ -44,6 +45,7 @@ class LetterTrainer(DurableTrainer, Trainer):
         head = model.get_output_embeddings()
         if args.cast_lm_head_to_fp32:  # as GRPO's
             head.forward = partial(head_logits, head, fp32=True)
+        choose_attention_kernel(args.attention_kernel)
         self.letters = torch.tensor([single_token_id(processing_class, f" {letter}") for letter in LETTERS])
         super().__init__(
             model=model,

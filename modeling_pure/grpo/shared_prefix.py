@@ -43,10 +43,8 @@ def add_scoring(model: PreTrainedModel, temperature: float, fp32_head: bool, sha
     """Let `model(input_ids=..., completion_length=C, ...)` give log-probabilities (see `score_completions`).
 
     Through `forward`, as TRL adds its own head, because DDP and autocast are wrapped around it. Every other call is
-    what it was. In the whole process, what checkpointing runs again included, attention is then not cuDNN's: torch
-    prefers that on Hopper, it plans its kernels anew for every shape, and here each batch has another.
+    what it was.
     """
-    torch.backends.cuda.enable_cudnn_sdp(False)
     inner = model.forward
 
     @functools.wraps(inner)
@@ -75,7 +73,7 @@ def score_completions(
         completion_length: columns that hold completions, right-padded; those before hold prompts, left-padded.
         input_ids, attention_mask: shape (batch, prompt + completion). Rows with the same prompt share it where they
             stand next to each other, however many they are.
-        sampling_mask: bits of shape (batch, completion, ceil(vocab / 8)), on any device.
+        sampling_mask: bits of shape (batch, completion, ceil(vocab / 8)).
 
     Returns:
         `log_probs` and `entropy`, float32 of shape (batch, completion), 0 where the mask is.
@@ -98,7 +96,7 @@ def score_completions(
         model.get_output_embeddings(),
         hidden[scored],
         completions[scored],
-        None if sampling_mask is None else sampling_mask[:, :longest][scored.to(sampling_mask.device)],
+        None if sampling_mask is None else sampling_mask[:, :longest][scored],
         temperature,
         fp32_head,
     )

@@ -16,6 +16,7 @@ from trl.trainer.utils import split_tensor_dict
 from ..errors import InputError, RunStopped, first_line
 from ..medqa.questions import Question
 from ..training.checkpoint import callback_attributes
+from ..training.kernels import choose_attention_kernel
 from ..training.saving import DurableTrainer
 from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
@@ -46,6 +47,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             args.cast_lm_head_to_fp32 = False  # the embeddings would be cast too; the scorer casts the product alone
         super().__init__(model=model, args=args, **kwargs)
         self._refuse_what_is_not_kept()
+        choose_attention_kernel(self.args.attention_kernel)
         self.questions = questions or []
         # A run that goes on inside a rollout would sample other prompts.
         self.stop_on_signal.steps_between_stops = int(self.args.updates_per_rollout)
@@ -242,8 +244,8 @@ def model_config(name_or_path: str, args: PureGRPOConfig) -> PreTrainedConfig:
 def shuffle_groups(rollout: dict[str, Any]) -> dict[str, Any]:
     """The rows of a rollout in another order, in which neighbours with the same prompt stay neighbours."""
     prompts = rollout["prompt_ids"].masked_fill(rollout["prompt_mask"] == 0, -1)
-    of_group = group_rows(prompts).cpu()
-    places = torch.randperm(int(of_group[-1]) + 1)
+    of_group = group_rows(prompts)
+    places = torch.randperm(int(of_group[-1]) + 1).to(of_group.device)  # drawn on the CPU: equal on every device
     order = places[of_group].argsort(stable=True)
     return {
         name: value[order.to(value.device)] if torch.is_tensor(value) and value.dim() else value

@@ -10,6 +10,7 @@ from transformers.training_args import OptimizerNames
 from ..configuration_pure import PRESETS, PureConfig
 from ..data.tokenizer import check_vocabulary
 from ..errors import InputError, first_line
+from .kernels import check_attention_kernel
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -89,6 +90,9 @@ class PureTrainingArguments(TrainingArguments):
     bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
     compile_layers: bool | None = field(
         default=None, metadata={"help": "torch.compile each decoder layer; by default on a GPU"}
+    )
+    attention_kernel: str = field(
+        default="auto", metadata={"help": "auto: torch's own choice, by GPU; flash; cudnn, on Hopper often the faster"}
     )
     max_nonfinite_steps: int = field(
         default=5,
@@ -174,6 +178,7 @@ class PureTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer: expected one of {list(OPTIMIZERS)}, found {self.optimizer!r}")
+        check_attention_kernel(self.attention_kernel)
         if self.optim != OptimizerNames.ADAMW_TORCH_FUSED:
             raise InputError("optim: a step that is not finite can be skipped by `optimizer: adamw` or `muon` only")
         for field_name, value, why in (

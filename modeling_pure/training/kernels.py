@@ -1,17 +1,67 @@
-"""What a GPU run computes with: each layer compiled by itself, and documents kept apart without a mask."""
+"""The kernels of a GPU run: which one attends, layers compiled one by one, and documents kept apart without a mask."""
 
 import inspect
+import os
+from contextlib import ExitStack
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
+from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..modeling_pure import PureForCausalLM
+from ..errors import InputError
+from ..modeling_pure import PureForCausalLM, expand_float32_heads
 
 VARLEN = "varlen"
-KERNEL_SHARES_KEYS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # from torch 2.12 on
+# torch 2.12 made the option that allows fewer key heads than query heads explicit; 2.11 does not check.
+GROUPED_HEADS = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+OTHER_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+ATTENTION_KERNELS = {  # by `attention_kernel`: what sdpa tries, in this order; None leaves torch's own order
+    "auto": None,
+    "flash": OTHER_KERNELS,
+    "cudnn": [SDPBackend.CUDNN_ATTENTION, *OTHER_KERNELS],
+}
+_chosen = ExitStack()  # holds sdpa's order until another one is chosen
+
+
+def check_attention_kernel(kernel: str) -> None:
+    """Raise `InputError` unless `kernel` is one of `ATTENTION_KERNELS`."""
+    if kernel not in ATTENTION_KERNELS:
+        raise InputError(f"attention_kernel: expected one of {list(ATTENTION_KERNELS)}, found {kernel!r}")
+
+
+def choose_attention_kernel(kernel: str) -> None:
+    """Set which kernels scaled dot-product attention tries, and in which order, for the whole process.
+
+    Process-wide because autograd runs the backward pass, and checkpointing the second forward pass, in threads of
+    their own. torch's order on Hopper and newer is cuDNN before flash. cuDNN plans anew for every shape, so phases
+    whose batches differ in length default to flash.
+    """
+    _chosen.close()
+    if order := ATTENTION_KERNELS[kernel]:
+        _chosen.enter_context(sdpa_kernel(order, set_priority=True))
+    # The compiler's cache on disk would return code that was compiled for another kernel.
+    tag = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
+    torch.compiler.config.cache_key_tag = f"{tag} attention_kernel={kernel}"
+
+
+def describe_attention(model: PreTrainedModel, bf16: bool) -> str:
+    """For the start-up block: the attention implementation, and for sdpa the kernel that it selects in training."""
+    config = model.config.get_text_config()
+    if config._attn_implementation != "sdpa":
+        return config._attn_implementation
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    query, key = (
+        torch.empty(1, number, 128, size, device=model.device, dtype=torch.bfloat16 if bf16 else torch.float32)
+        for number in (heads, getattr(config, "num_key_value_heads", None) or heads)
+    )
+    key, _ = expand_float32_heads(query, key, key, None)
+    selected = SDPBackend(torch._fused_sdp_choice(query, key, key, is_causal=True, enable_gqa=True))
+    return f"sdpa, {selected.name.lower()}"
 
 
 def compile_layers(model: PureForCausalLM) -> None:
@@ -22,6 +72,14 @@ def compile_layers(model: PureForCausalLM) -> None:
     """
     for region in (*model.model.layers, model.token_loss):
         region.compile()
+    model.model.register_forward_pre_hook(allow_any_number_of_documents, with_kwargs=True)
+
+
+def allow_any_number_of_documents(decoder: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+    """Before a forward pass: tell the compiler that the number of documents differs from batch to batch."""
+    for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
+        if name in kwargs and not torch.compiler.is_compiling():
+            torch._dynamo.maybe_mark_dynamic(kwargs[name], 0)
 
 
 def separate_documents_by_lengths(model: PureForCausalLM) -> None:
@@ -54,18 +112,16 @@ def varlen_attention(
         query, key, value: (batch, heads, length, head_dim), with fewer heads of keys and values.
         cu_seq_lens_q, cu_seq_lens_k: where documents begin in the flattened batch, int32 of shape (documents + 1,).
             Without them this is scaled dot-product attention, with the mask if there is one.
-        max_length_q, max_length_k: tokens of the longest document.
+        max_length_q, max_length_k: tokens of the longest document, or more.
 
     Returns:
         (batch, length, heads, head_dim), and no weights.
     """
     if cu_seq_lens_q is None:
+        key, value = expand_float32_heads(query, key, value, attention_mask)
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    grouped = {"enable_gqa": True} if KERNEL_SHARES_KEYS else {}
-    if not grouped:
-        key, value = (states.repeat_interleave(module.num_key_value_groups, dim=1) for states in (key, value))
     # The rotary embedding leaves queries and keys in float32; values have the dtype of autocast.
     flat = (states.transpose(1, 2).flatten(0, 1).to(value.dtype) for states in (query, key, value))
     lengths = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
-    mixed = varlen_attn(*flat, *lengths, scale=scaling, window_size=(-1, 0), **grouped)
+    mixed = varlen_attn(*flat, *lengths, scale=scaling, window_size=(-1, 0), **GROUPED_HEADS)
     return mixed.unflatten(0, (query.shape[0], query.shape[2])), None

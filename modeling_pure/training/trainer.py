@@ -21,7 +21,7 @@ from ..errors import InputError, RunStopped
 from ..medqa.questions import Question
 from .checkpoint import callback_attributes, checkpoint_folders, checkpoint_step
 from .health import NonFiniteGuard, NotFinite, loss_spike
-from .kernels import compile_layers, separate_documents_by_lengths
+from .kernels import choose_attention_kernel, compile_layers, separate_documents_by_lengths
 from .optimizer import muon_with_adamw
 from .report import model_flops
 from .run_folder import CHECKPOINT_RECIPE
@@ -110,6 +110,7 @@ class PureTrainer(DurableTrainer, Trainer):
             peak and peak * self.args.world_size,
             self.args.device,
         )
+        choose_attention_kernel(self.args.attention_kernel)
         if document_mask and self.args.bf16 and self.args.device.type == "cuda":
             separate_documents_by_lengths(self.model)
         if self.args.compile_layers:

@@ -262,7 +262,8 @@ def test_document_boundaries_in_both_forms(make_mixture, tokenizer):
     assert (positions == expected).all()
     assert batch["cu_seq_lens_q"].tolist() == batch["cu_seq_lens_k"].tolist() == [*offsets, 20 * 32]
     assert batch["cu_seq_lens_q"].dtype == torch.int32
-    assert batch["max_length_q"] == batch["max_length_k"] == max(np.diff([*offsets, 640]))
+    # A bound, the same for every batch: compiled layers guard on it.
+    assert batch["max_length_q"] == batch["max_length_k"] == 32 >= max(np.diff([*offsets, 640]))
 
 
 def test_positions_begin_anew_after_each_end_of_text():

@@ -37,6 +37,10 @@ def trainer(model_folder, tokenizer, questions, tmp_path):
     )
 
 
+def test_attention_is_flash_as_in_grpo(trainer):
+    assert trainer.args.attention_kernel == "flash" and not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_the_loss_is_the_cross_entropy_of_the_evaluation_s_log_likelihoods(trainer, tokenizer, questions):
     rows = [trainer.train_dataset[i] for i in range(4)]
     loss = trainer.compute_loss(trainer.model, trainer.collate(rows))

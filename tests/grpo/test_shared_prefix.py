@@ -140,13 +140,6 @@ def test_any_other_call_is_what_it_was():
     assert torch.equal(model(batch.input_ids).logits, before)
 
 
-def test_attention_is_not_cudnn_s_which_plans_for_every_shape_anew(monkeypatch):
-    flags = []
-    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", flags.append)
-    add_scoring(make_model("pure"), 1.0, True, True)
-    assert flags == [False]
-
-
 def test_where_a_prompt_cannot_be_shared_it_is_said_why_and_whole_rows_are_right_all_the_same():
     windowed, batch = make_windowed_model(), make_batch([(11, [6, 2])])
     assert "not all layers of MistralForCausalLM" in shared_prefix_obstacle(windowed, False)

@@ -147,6 +147,12 @@ def test_dropout_is_off_while_sampling_and_the_mode_is_restored(make_trainer):
     assert modes and not any(modes) and trainer.model.training
 
 
+@pytest.mark.parametrize("kernel, cudnn", [(None, False), ("auto", True)])
+def test_attention_is_flash_unless_another_kernel_is_asked_for(make_trainer, kernel, cudnn):
+    make_trainer(**({} if kernel is None else {"attention_kernel": kernel}))
+    assert torch.backends.cuda.cudnn_sdp_enabled() == cudnn
+
+
 def test_probabilities_that_are_no_numbers_stop_the_run(make_trainer):
     trainer = make_trainer()
     trainer.model.lm_head.weight.data[7] = torch.nan

@@ -4,13 +4,28 @@ The flash kernel runs on a GPU only. Its place is taken by a plain one here, reg
 operator, so that everything up to the kernel's own arguments is what a GPU run does.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import varlen
 
+from modeling_pure import PureConfig, PureForCausalLM, modeling_pure
 from modeling_pure.data.mixture import document_boundaries
-from modeling_pure.training.kernels import KERNEL_SHARES_KEYS, compile_layers, separate_documents_by_lengths
+from modeling_pure.errors import InputError
+from modeling_pure.grpo.arguments import PureGRPOConfig
+from modeling_pure.modeling_pure import expand_float32_heads
+from modeling_pure.training import kernels
+from modeling_pure.training.arguments import PureTrainingArguments
+from modeling_pure.training.kernels import (
+    ATTENTION_KERNELS,
+    GROUPED_HEADS,
+    choose_attention_kernel,
+    compile_layers,
+    describe_attention,
+    separate_documents_by_lengths,
+)
 from tests.conftest import needs_compiler
 
 END = 7
@@ -61,7 +76,8 @@ def test_lengths_keep_documents_apart_as_a_mask_does(model, packed, plain_kernel
     separate_documents_by_lengths(model)
     by_lengths, found = loss_and_gradients(model, packed)
     assert len(plain_kernel) == len(model.model.layers)
-    assert plain_kernel[0]["documents"] == 5 and plain_kernel[0]["longest"] == 12
+    assert plain_kernel[0]["documents"] == 5 and plain_kernel[0]["longest"] == 24
+    assert plain_kernel[0]["k"].shape[1] == model.config.num_key_value_heads  # shared, not repeated
     assert plain_kernel[0]["window_size"] == (-1, 0)
     torch.testing.assert_close(by_lengths, loss, rtol=1e-6, atol=0)
     for name in expected:
@@ -99,13 +115,13 @@ def test_the_operator_of_torch_takes_what_we_give_it(model, packed):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     tokens, heads, size = 48, 4, 72
-    groups = heads if KERNEL_SHARES_KEYS else 1
     with FakeTensorMode():
         query = torch.empty(tokens, heads, size, device="cuda", dtype=torch.bfloat16)
-        key = torch.empty(tokens, heads // groups, size, device="cuda", dtype=torch.bfloat16)
+        key = torch.empty(tokens, 1, size, device="cuda", dtype=torch.bfloat16)
         lengths = torch.empty(6, dtype=torch.int32, device="cuda")
-        kwargs = {"scale": 0.1, "window_size": (-1, 0), **({"enable_gqa": True} if KERNEL_SHARES_KEYS else {})}
-        mixed = varlen.varlen_attn(query, key, key, lengths, lengths, 12, 12, **kwargs)
+        mixed = varlen.varlen_attn(
+            query, key, key, lengths, lengths, 12, 12, scale=0.1, window_size=(-1, 0), **GROUPED_HEADS
+        )
     assert mixed.shape == query.shape
 
 
@@ -124,3 +140,144 @@ def test_compiled_layers_give_the_same_numbers_and_compile_once(model, ids):
     torch.testing.assert_close(compiled, loss, rtol=1e-5, atol=0)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4 * expected[name].abs().max().item())
+
+
+# ---- how often layers are compiled ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graphs():
+    """Compile without a backend; gives the number of graphs so far, and fails where the recompile limit is hit."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    at_the_limit = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
+    with at_the_limit, torch.compiler.set_stance("default", force_backend="eager"):
+        yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def deep_model() -> PureForCausalLM:
+    """As many layers as the full model: fewer than the recompile limit of 8 would hide what they guard on."""
+    torch.manual_seed(0)
+    sides = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 20, "vocab_size": 64}
+    tokens = {"num_real_tokens": None, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
+    return PureForCausalLM(PureConfig.from_preset("tiny", **sides, **tokens))
+
+
+def test_twenty_layers_compile_once_for_each_kind_of_batch(deep_model, graphs):
+    compile_layers(deep_model)
+
+    def train(rows: int) -> None:
+        ids = torch.randint(2, 64, (rows, 16))
+        deep_model.train()(input_ids=ids, labels=ids).loss.backward()
+
+    def validate(rows: int) -> None:
+        ids = torch.randint(2, 64, (rows, 16))
+        with torch.no_grad():
+            assert deep_model.eval()(input_ids=ids, labels=ids, reduction="none").past_key_values is None
+
+    train(4)
+    assert graphs() == 2  # a layer and the loss
+    validate(4)
+    assert graphs() == 3  # a layer without gradients
+    train(6)
+    validate(6)
+    assert graphs() == 6  # all three again, for any number of rows
+    for rows in (3, 5, 8):
+        train(rows)
+        validate(rows)
+    assert graphs() == 6
+
+
+def test_another_number_of_documents_compiles_nothing(model, graphs, monkeypatch):
+    @torch.library.custom_op("pure_tests::varlen", mutates_args=())
+    def kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, cu_seq_q: torch.Tensor) -> torch.Tensor:
+        return attend_by_document(query, key, value, cu_seq_q, None)
+
+    @kernel.register_fake
+    def _(query, key, value, cu_seq_q):
+        return torch.empty_like(query)
+
+    def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, **kwargs):
+        return kernel(query, key, value, cu_seq_q) * (max_q > 0)
+
+    monkeypatch.setattr(kernels, "varlen_attn", varlen_attn)
+    separate_documents_by_lengths(model)
+    compile_layers(model)
+    for ends in ((), (4,), (3, 11, 20), range(0, 24, 2)):
+        ids = torch.randint(8, 2048, (2, 24))
+        ids[0, list(ends)] = END
+        with torch.no_grad():
+            model(input_ids=ids, labels=ids, **document_boundaries(ids, END))
+        assert graphs() == 1, f"compiled anew for {len(ends)} ends of a document"
+
+
+# ---- the kernel of sdpa ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def torchs_own_order():
+    """Whatever a test chooses, the next one finds torch's own order."""
+    yield
+    choose_attention_kernel("auto")
+
+
+def test_a_choice_of_kernel_holds_until_the_next(torchs_own_order):
+    before = torch._C._get_sdp_priority_order()
+    tags = set()
+    for kernel, first, allowed in (("cudnn", "CUDNN", True), ("flash", "FLASH", False), ("cudnn", "CUDNN", True)):
+        choose_attention_kernel(kernel)
+        order = [torch.nn.attention.SDPBackend(number).name for number in torch._C._get_sdp_priority_order()]
+        assert order[0] == f"{first}_ATTENTION"
+        assert torch.backends.cuda.cudnn_sdp_enabled() == allowed
+        assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.math_sdp_enabled()
+        tags.add(torch.compiler.config.cache_key_tag)
+    assert len(tags) == 2  # code compiled for one is not taken for the other
+    choose_attention_kernel("auto")
+    assert torch._C._get_sdp_priority_order() == before and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.parametrize("arguments", [PureTrainingArguments, PureGRPOConfig])
+def test_an_unknown_kernel_is_refused(arguments, tmp_path):
+    assert arguments(output_dir=str(tmp_path), use_cpu=True).attention_kernel in ATTENTION_KERNELS
+    with pytest.raises(InputError, match="attention_kernel.*flash.*'fast'"):
+        arguments(output_dir=str(tmp_path), use_cpu=True, attention_kernel="fast")
+
+
+def test_the_kernel_in_use_is_what_sdpa_selects(model, torchs_own_order):
+    assert describe_attention(model, bf16=False) == "sdpa, flash_attention"  # on a CPU
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        assert describe_attention(model, bf16=False) == "sdpa, math"
+    model.set_attn_implementation("eager")
+    assert describe_attention(model, bf16=False) == "eager"
+
+
+@pytest.mark.parametrize(
+    "dtype, masked, expands", [("float32", False, True), ("float32", True, False), ("bfloat16", False, False)]
+)
+def test_float32_on_a_gpu_gives_every_query_head_its_key_head(dtype, masked, expands):
+    """The one fused kernel for float32 does not share them. On tensors without data: a CPU has no such kernel."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        query, key = (torch.empty(2, n, 8, 72, dtype=getattr(torch, dtype), device="cuda") for n in (16, 4))
+        found = expand_float32_heads(query, key, key, torch.ones(8, 8) if masked else None)
+    assert [states.shape[1] for states in found] == [16 if expands else 4] * 2
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", kernels.VARLEN])
+def test_expanded_heads_give_the_same_logits(model, ids, implementation, monkeypatch):
+    def as_on_a_gpu(query, key, value, mask):
+        expanded.append(query.shape)
+        return expand_float32_heads(
+            SimpleNamespace(is_cuda=True, dtype=query.dtype, shape=query.shape), key, value, mask
+        )
+
+    expanded, expected = [], model(ids).logits
+    if implementation == kernels.VARLEN:
+        separate_documents_by_lengths(model)
+    for module in (kernels, modeling_pure):
+        monkeypatch.setattr(module, "expand_float32_heads", as_on_a_gpu)
+    torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=1e-6 * expected.abs().max().item())
+    assert len(expanded) == len(model.model.layers)
