@@ -162,7 +162,7 @@ def describe_run(
             "chosen by": f"{args.metric_for_best_model} on {len(trainer.questions)} dev questions, "
             + ("at the end the best weights are taken" if args.load_best_model_at_end else "the best one is kept"),
             "memory": memory(trainer),
-            "attention": describe_attention(trainer.model, args.bf16),
+            "attention": describe_attention(trainer.model, args.device, args.bf16),
             "device": f"{args.device}, {args.world_size} process(es), {'bf16 autocast' if args.bf16 else 'fp32'}",
             "run folder": args.output_dir,
             **hub_facts(args),

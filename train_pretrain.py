@@ -148,7 +148,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "memory": training_memory(config, parameters, args, mixture.row_length),
             "precision": ("bf16 autocast, fp32 weights" if args.bf16 else "fp32")
             + (", layers compiled" if args.compile_layers else ""),
-            "attention": describe_attention(trainer.model, args.bf16),
+            "attention": describe_attention(trainer.model, args.device, args.bf16),
             "device": f"{args.device}, {args.world_size} process(es)"
             + (", weights sharded (FSDP)" if trainer.is_fsdp_enabled else ""),
             "run folder": args.output_dir,

@@ -111,7 +111,8 @@ def expand_float32_heads(
     sdpa would fall back to the kernel that materialises all (length x length) scores. With a mask, transformers
     repeats the heads itself.
     """
-    if attention_mask is not None or not query.is_cuda or query.dtype != torch.float32:
+    # The dtype is that of the values: under autocast the rotary embedding leaves queries and keys in float32.
+    if attention_mask is not None or not query.is_cuda or value.dtype != torch.float32:
         return key, value
     groups = query.shape[1] // key.shape[1]
     return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

@@ -40,15 +40,17 @@ def choose_attention_kernel(kernel: str) -> None:
     their own. torch's order on Hopper and newer is cuDNN before flash. cuDNN plans anew for every shape, so phases
     whose batches differ in length default to flash.
     """
+    tag = f"{os.environ.get('TORCH_COMPILE_CACHE_KEY_TAG', '')} attention_kernel={kernel}"
+    if tag != torch.compiler.config.cache_key_tag:
+        # Neither the compiler's cache on disk nor what it has compiled in this process knows about the choice.
+        torch.compiler.config.cache_key_tag = tag
+        torch._dynamo.reset()
     _chosen.close()
     if order := ATTENTION_KERNELS[kernel]:
         _chosen.enter_context(sdpa_kernel(order, set_priority=True))
-    # The compiler's cache on disk would return code that was compiled for another kernel.
-    tag = os.environ.get("TORCH_COMPILE_CACHE_KEY_TAG", "")
-    torch.compiler.config.cache_key_tag = f"{tag} attention_kernel={kernel}"
 
 
-def describe_attention(model: PreTrainedModel, bf16: bool) -> str:
+def describe_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> str:
     """For the start-up block: the attention implementation, and for sdpa the kernel that it selects in training."""
     config = model.config.get_text_config()
     if config._attn_implementation != "sdpa":
@@ -56,7 +58,7 @@ def describe_attention(model: PreTrainedModel, bf16: bool) -> str:
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     query, key = (
-        torch.empty(1, number, 128, size, device=model.device, dtype=torch.bfloat16 if bf16 else torch.float32)
+        torch.empty(1, number, 128, size, device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
         for number in (heads, getattr(config, "num_key_value_heads", None) or heads)
     )
     key, _ = expand_float32_heads(query, key, key, None)

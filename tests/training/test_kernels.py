@@ -233,9 +233,19 @@ def test_a_choice_of_kernel_holds_until_the_next(torchs_own_order):
         assert torch.backends.cuda.cudnn_sdp_enabled() == allowed
         assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.math_sdp_enabled()
         tags.add(torch.compiler.config.cache_key_tag)
-    assert len(tags) == 2  # code compiled for one is not taken for the other
+    assert len(tags) == 2  # code on disk that was compiled for one is not taken for the other
     choose_attention_kernel("auto")
     assert torch._C._get_sdp_priority_order() == before and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_layers_compiled_for_one_kernel_do_not_serve_another(model, ids, graphs, torchs_own_order):
+    for kernel, compiled in (("flash", 1), ("flash", 1), ("cudnn", 2)):
+        choose_attention_kernel(kernel)
+        for layer in model.model.layers:
+            layer.compile()
+        with torch.no_grad():
+            model(ids, use_cache=False)
+        assert graphs() == compiled
 
 
 @pytest.mark.parametrize("arguments", [PureTrainingArguments, PureGRPOConfig])
@@ -246,33 +256,47 @@ def test_an_unknown_kernel_is_refused(arguments, tmp_path):
 
 
 def test_the_kernel_in_use_is_what_sdpa_selects(model, torchs_own_order):
-    assert describe_attention(model, bf16=False) == "sdpa, flash_attention"  # on a CPU
+    assert describe_attention(model, torch.device("cpu"), bf16=False) == "sdpa, flash_attention"  # on a CPU
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        assert describe_attention(model, bf16=False) == "sdpa, math"
+        assert describe_attention(model, torch.device("cpu"), bf16=False) == "sdpa, math"
     model.set_attn_implementation("eager")
-    assert describe_attention(model, bf16=False) == "eager"
+    assert describe_attention(model, torch.device("cpu"), bf16=False) == "eager"
 
 
-@pytest.mark.parametrize(
-    "dtype, masked, expands", [("float32", False, True), ("float32", True, False), ("bfloat16", False, False)]
-)
-def test_float32_on_a_gpu_gives_every_query_head_its_key_head(dtype, masked, expands):
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_float32_on_a_gpu_gives_every_query_head_its_key_head(dtype, autocast, masked):
     """The one fused kernel for float32 does not share them. On tensors without data: a CPU has no such kernel."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
-        query, key = (torch.empty(2, n, 8, 72, dtype=getattr(torch, dtype), device="cuda") for n in (16, 4))
-        found = expand_float32_heads(query, key, key, torch.ones(8, 8) if masked else None)
+        shapes = [(2, heads, 8, 72) for heads in (16, 4, 4)]
+        # As the rotary embedding leaves them: weights of float32 under autocast to bf16 give values of bf16 alone.
+        dtypes = (dtype, dtype, torch.bfloat16 if autocast else dtype)
+        query, key, value = (torch.empty(s, dtype=d, device="cuda") for s, d in zip(shapes, dtypes, strict=True))
+        found = expand_float32_heads(query, key, value, torch.ones(8, 8) if masked else None)
+    expands = dtype == torch.float32 and not autocast and not masked
     assert [states.shape[1] for states in found] == [16 if expands else 4] * 2
+
+
+def test_under_autocast_values_say_what_attention_computes_in(model, ids, monkeypatch):
+    def note(query, key, value, mask):
+        found.append(value.dtype)
+        return key, value
+
+    found = []
+    monkeypatch.setattr(modeling_pure, "expand_float32_heads", note)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.train()(ids)
+    assert set(found) == {torch.bfloat16} and len(found) == len(model.model.layers)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", kernels.VARLEN])
 def test_expanded_heads_give_the_same_logits(model, ids, implementation, monkeypatch):
     def as_on_a_gpu(query, key, value, mask):
         expanded.append(query.shape)
-        return expand_float32_heads(
-            SimpleNamespace(is_cuda=True, dtype=query.dtype, shape=query.shape), key, value, mask
-        )
+        return expand_float32_heads(SimpleNamespace(is_cuda=True, shape=query.shape), key, value, mask)
 
     expanded, expected = [], model(ids).logits
     if implementation == kernels.VARLEN:
