@@ -95,7 +95,6 @@ def main() -> None:
         scoring_ratio=median_ratio(part_peer, part_ours),
         parameters=model.num_parameters(),
         questions=len(first["scores"]),
-        batch_size=BATCH,
         largest_difference=float(np.abs(first["scores"] - second["scores"]).max()),
     )
 

@@ -1,5 +1,6 @@
 """What the benchmarks share: the device, seconds, measurements in turns, and the JSON line that each prints last."""
 
+import gc
 import json
 import statistics
 import time
@@ -60,6 +61,7 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
 def reset_peak_memory() -> None:
     """Start looking for the peak that `peak_memory` returns."""
     if DEVICE == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 

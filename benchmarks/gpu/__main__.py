@@ -18,7 +18,6 @@ step. Exit code 0: no step failed; 1: a step failed or was killed; 2: bad input.
 """
 
 import argparse
-import signal
 import subprocess
 import sys
 import tempfile
@@ -65,8 +64,6 @@ def main() -> int:
         steps = [replace(step, seconds=1, cap=120) for step in steps]
     options.out.mkdir(parents=True, exist_ok=True)
     results = Results(options.out / "gpu.json", facts())
-    for number in (signal.SIGTERM, signal.SIGINT):  # end the running step, too
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     for part in options.parts:
         try:
             import_module(MODULES[part])

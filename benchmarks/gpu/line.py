@@ -65,15 +65,17 @@ def pretraining(setting: Setting) -> Iterator[dict]:
         write_tiny_folder(setting)
     run, rows = setting.work / "pretrain", folder_of(setting) / "rows"
     options = ("--packed_dir", rows, "--output_dir", run, *pretrain_options(setting), *ON_CPU)
-    run_in_process("train_pretrain.py", "--config", PRETRAIN_RECIPE, *options)
+    try:
+        run_in_process("train_pretrain.py", "--config", PRETRAIN_RECIPE, *options)
+    finally:  # what was logged counts, whatever ends the run
+        lines = read_metrics(run / METRICS_FILE)
+        yield {
+            "what": "pretraining",
+            "steps": max(line["step"] for line in lines),
+            **first_and_last(lines, "loss", "eval_loss"),
+            **medians(lines, "tokens_per_second", "mfu", "peak_memory_gb"),
+        }
     shutil.copyfile(run / "curves.png", setting.out / "line-pretraining.png")
-    lines = read_metrics(run / METRICS_FILE)
-    yield {
-        "what": "pretraining",
-        "steps": max(line["step"] for line in lines),
-        **first_and_last(lines, "loss", "eval_loss"),
-        **medians(lines, "tokens_per_second", "mfu", "peak_memory_gb"),
-    }
 
 
 def grpo(setting: Setting) -> Iterator[dict]:

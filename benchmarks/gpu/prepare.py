@@ -52,9 +52,9 @@ def prepare(given: list[str]) -> int:
     run_python(*wheels, *WHEELS)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
     print(f"{folder}: {size:.1f} MB of {LIMIT_MB}; on the machine, in this checkout:\n")
-    print(f"pip install --no-index --no-deps {shlex.quote(str(folder))}/wheels/*.whl")
+    print(f"python3 -m pip install --no-index --no-deps {shlex.quote(str(folder))}/wheels/*.whl")
     for number, arguments in enumerate(COMMANDS, 1):
-        command = f"python -m benchmarks.gpu {arguments} --data {folder} --out results-{number}"
+        command = f"python3 -m benchmarks.gpu {arguments} --data {folder} --out results-{number}"
         print(f"HF_HUB_OFFLINE=1 GIT_COMMIT={git_commit()} {command}")  # the checkout may come without its history
     return 0 if size <= LIMIT_MB else 1
 

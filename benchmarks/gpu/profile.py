@@ -1,9 +1,8 @@
 """Where the time of a step goes: kernels by kind, idle time of the GPU, and the longest kernels.
 
 Recorded with torch.profiler after a warm-up that holds all compilation. Shares are of the time of all kernels; `idle`
-is the rest of the recorded wall clock, kernels counted as if they ran one after the other. Recording slows the host,
-and so a GPU that waits for it: `ms` was taken before, without the profiler, to be held beside `ms_recorded`. On a CPU
-operators are counted in the place of kernels, and nothing is compiled, for the profiler does not see into that.
+is the rest of the wall clock, as if kernels ran one after the other. Recording slows the host: hold `ms_recorded`
+beside `ms`, taken before without the profiler. On a CPU operators are counted, and nothing is compiled.
 """
 
 import gzip
@@ -51,6 +50,7 @@ def pretraining(setting: Setting) -> Iterator[dict]:
         trainer.add_callback(recording)
         trainer.train()
     yield recording.row
+    recording.save_trace()
 
 
 def rollout(setting: Setting) -> Iterator[dict]:
@@ -59,7 +59,7 @@ def rollout(setting: Setting) -> Iterator[dict]:
     grpo.save_model(folder, scale)
     trainer = grpo.build_trainer(grpo.OURS, scale, folder)
     work = grpo.samplers(scale, trainer, scale.completions_per_step, scale.completion)[grpo.OURS]
-    yield Recording(setting, "token of a rollout", 1, 1, scale.completion).run(work)
+    yield from Recording(setting, "token of a rollout", 1, 1, scale.completion).run(work)
 
 
 def scoring(setting: Setting) -> Iterator[dict]:
@@ -67,7 +67,7 @@ def scoring(setting: Setting) -> Iterator[dict]:
     scale, folder = scale_of(setting), str(setting.work)
     grpo.save_model(folder, scale)
     work = grpo.scorer(scale, grpo.build_trainer(grpo.OURS, scale, folder))
-    yield Recording(setting, "scoring and update", 1, 1).run(work)
+    yield from Recording(setting, "scoring and update", 1, 1).run(work)
 
 
 class Recording(TrainerCallback):
@@ -85,12 +85,13 @@ class Recording(TrainerCallback):
         """After the optimizer's step."""
         self.advance()
 
-    def run(self, work: Work) -> dict:
-        """Call `work` as often as a recording takes; returns the row."""
+    def run(self, work: Work) -> Iterator[dict]:
+        """Call `work` as often as a recording takes; the row, and then the trace, which may take long to write."""
         for _ in range(self.warm_up + 1 + 2 * self.steps):
             work()
             self.advance()
-        return self.row
+        yield self.row
+        self.save_trace()
 
     def advance(self) -> None:
         """After each step."""
@@ -108,7 +109,6 @@ class Recording(TrainerCallback):
             taken = now() - self.begin
             self.stop()
             self.row |= summary(self.profile, taken, self.parts)
-            self.save_trace()
 
     def stop(self) -> None:
         """Stop recording, if it has begun."""
@@ -127,10 +127,13 @@ class Recording(TrainerCallback):
 
 def summary(recorded: profile, taken: float, parts: int) -> dict:
     """Shares by kind, idle share and the longest kernels."""
+    time_of = "self_device_time_total" if DEVICE == "cuda" else "self_cpu_time_total"
     kernels = [
-        (event.key, event.self_device_time_total if DEVICE == "cuda" else event.self_cpu_time_total, event.count)
+        (event.key, getattr(event, time_of), event.count)
         for event in recorded.key_averages()
+        # Annotations of ours and torch's span kernels that are counted already.
         if event.device_type == (DeviceType.CUDA if DEVICE == "cuda" else DeviceType.CPU)
+        and not event.is_user_annotation
     ]
     return summarize(kernels, 1e6 * taken, parts)
 

@@ -24,6 +24,7 @@ GRACE_SECONDS = 5  # between SIGTERM and SIGKILL
 LOG_LINES, LOG_WIDTH = 30, 300  # of a step in `gpu.json`
 LOG_BYTES = 500_000  # of a step in `log.txt`
 OK, FAILED, SKIPPED, KILLED = "ok", "failed", "skipped", "killed"
+received: list[int] = []  # signals; an exception out of their handler could be lost while a process is forked
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,13 @@ class Results:
 
 
 def run_steps(steps: list[Step], setting: Setting, results: Results, deadline: float) -> None:
-    """Run all steps that fit before `deadline` (`time.monotonic`); stop where one of the first two of all fails."""
+    """Run all steps that fit before `deadline` (`time.monotonic`); stop where one of the first two of all fails.
+
+    SIGTERM and SIGINT end the step that runs, and then the command.
+    """
     start_method = "fork"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: received.append(number))
     for number, step in enumerate(steps):
         left = deadline - time.monotonic()
         if left < step.seconds:
@@ -92,37 +98,33 @@ def run_steps(steps: list[Step], setting: Setting, results: Results, deadline: f
             # Something started CUDA while it was imported; processes that begin anew can still use it.
             start_method = "spawn"
             entry = results.add(f"{step.name}, spawned", status=KILLED)
-            run_step(step, setting, results, entry, step.cap, start_method)
+            run_step(step, setting, results, entry, min(step.cap, deadline - time.monotonic()), start_method)
+        if received:
+            sys.exit(128 + received[0])
         if entry["status"] != OK and number < 2 and step.part == "checks":
             return
 
 
 def run_step(step: Step, setting: Setting, results: Results, entry: dict, cap: float, start_method: str) -> None:
     """Run one step for at most `cap` seconds and fill its entry."""
-    name = step.name.replace(" ", "-").replace(",", "").replace(":", "")
+    name = entry["name"].replace(" ", "-").replace(",", "").replace(":", "")
     rows, log = setting.work / f"{name}.jsonl", setting.work / f"{name}.log"
     rows.touch()
     log.touch()
     process = multiprocessing.get_context(start_method).Process(target=run_here, args=(step, setting, rows, log, cap))
     begin = time.monotonic()
     process.start()
-    try:
-        while process.exitcode is None and time.monotonic() < begin + cap:
-            process.join(0.1)
-            follow(rows, entry, results)
-        in_time = process.exitcode is not None
-    except BaseException:
-        entry["error"] = "the command was stopped"
-        raise
-    finally:
-        end(process)
+    while process.exitcode is None and time.monotonic() < begin + cap and not received:
+        process.join(0.1)
         follow(rows, entry, results)
-        entry |= {"seconds": round(time.monotonic() - begin, 1), "log_tail": last_lines(log)}
-        results.write()
-        with (setting.out / "log.txt").open("a") as file:
-            file.write(f"==== {step.name}\n{log.read_text(errors='replace')[-LOG_BYTES:]}\n")
+    in_time = process.exitcode is not None
+    end(process)
+    follow(rows, entry, results)
+    entry |= {"seconds": round(time.monotonic() - begin, 1), "log_tail": last_lines(log)}
+    with (setting.out / "log.txt").open("a") as file:
+        file.write(f"==== {entry['name']}\n{log.read_text(errors='replace')[-LOG_BYTES:]}\n")
     if not in_time:
-        entry["error"] = f"did not end within {cap:.0f} s"
+        entry["error"] = "the command was stopped" if received else f"did not end within {cap:.0f} s"
     elif process.exitcode < 0:
         entry["error"] = f"ended by {signal.Signals(-process.exitcode).name}"
     else:
@@ -144,7 +146,7 @@ def follow(rows: Path, entry: dict, results: Results) -> None:
 
 def end(process: multiprocessing.Process) -> None:
     """End a step's process where it still runs, and all processes that it has started."""
-    for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
+    for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 2 * GRACE_SECONDS)):
         try:
             os.killpg(process.pid, number)
         except (ProcessLookupError, PermissionError):  # none left; or no group of its own yet

@@ -35,7 +35,7 @@ def training(setting: Setting, model: str = step.OURS, **arguments: Any) -> Iter
     row = {
         "what": model,
         **arguments,
-        "attention": describe_attention(trainer.model, bf16=True),
+        "attention": describe_attention(trainer.model, trainer.args.device, bf16=True),
         "sequences": scale.sequences,
         "length": scale.length,
         "steps": len(taken),

@@ -1,6 +1,6 @@
 """Steps that end in every way there is, run as `benchmarks.gpu` runs its own.
 
-python -m tests.benchmarks.faulty_steps OUT [broken_start]      writes OUT/gpu.json
+python -m tests.benchmarks.faulty_steps OUT [FIRST]      writes OUT/gpu.json; with FIRST in the place of the first step
 """
 
 import os
@@ -52,6 +52,13 @@ def starts_a_process(setting: Setting) -> Iterator[dict]:
     yield {"what": "process", "pid": subprocess.Popen(["sleep", "600"]).pid}
 
 
+def needs_a_process_of_its_own(setting: Setting) -> Iterator[dict]:
+    """As where something has started CUDA before: a forked process cannot use it."""
+    yield {"what": "start"}
+    if sys.modules["__main__"].__name__ != "__mp_main__":  # forked
+        raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
+
+
 def reads_its_own_row(setting: Setting) -> Iterator[dict]:
     """Ends once its first row is in the file of results, while it still runs."""
     yield {"what": "a row to be seen"}
@@ -84,6 +91,8 @@ if __name__ == "__main__":
     runner.GRACE_SECONDS = 0.5
     out = Path(sys.argv[1])
     (out / "work").mkdir()
-    steps = [step("first", "raises", part="checks"), *STEPS[1:]] if "broken_start" in sys.argv else STEPS
+    steps = STEPS
+    if start := sys.argv[2:]:
+        steps = [step("first", *start, part="checks"), *STEPS[1:3]]
     results = Results(out / "gpu.json", {"device": "none"})
     run_steps(steps, Setting(True, out, out, out / "work"), results, time.monotonic() + 120)

@@ -83,9 +83,21 @@ def test_what_a_step_has_started_ends_with_it(faulty):
 
 
 def test_a_broken_start_ends_the_command_at_once(tmp_path):
-    assert run("tests.benchmarks.faulty_steps", str(tmp_path), "broken_start").returncode == 0
+    assert run("tests.benchmarks.faulty_steps", str(tmp_path), "raises").returncode == 0
     steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
     assert [(step["name"], step["status"]) for step in steps] == [("first", "failed")]
+
+
+def test_where_forked_processes_cannot_use_cuda_others_are_started(tmp_path):
+    assert run("tests.benchmarks.faulty_steps", str(tmp_path), "needs_a_process_of_its_own").returncode == 0
+    steps = json.loads((tmp_path / "gpu.json").read_text())["steps"]
+    assert [(step["name"], step["status"], len(step["rows"])) for step in steps] == [
+        ("first", "failed", 1),
+        ("first, spawned", "ok", 1),
+        ("second", "ok", 2),
+        ("raises", "failed", 1),
+    ]
+    assert "CUDA" in steps[0]["error"] and steps[1]["error"] is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -63,7 +63,7 @@ def two_compiled_steps(setting: Setting) -> Rows:
     scale = scale_of(setting)
     trainer, _ = step.train(step.OURS, scale, compile_layers=True, max_steps=2, logging_steps=1)
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    attention = describe_attention(trainer.model, bf16=True)
+    attention = describe_attention(trainer.model, trainer.args.device, bf16=True)
     yield {"what": "losses", "first": losses[0], "second": losses[1], "attention": attention}
     expected = math.log(scale.config.vocab_size)
     assert all(abs(loss - expected) < 0.5 for loss in losses), f"losses {losses}, expected about {expected:.2f}"
