@@ -53,7 +53,7 @@ def choose_attention_kernel(kernel: str) -> None:
 def describe_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> str:
     """For the start-up block: the attention implementation, and for sdpa the kernel that it selects in training."""
     config = model.config.get_text_config()
-    if config._attn_implementation != "sdpa":
+    if config._attn_implementation != "sdpa" or device.type not in ("cpu", "cuda"):
         return config._attn_implementation
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
