@@ -1,5 +1,6 @@
 # make demo    pretrain, GRPO and evaluation of a tiny model, offline, in minutes on two CPU cores (SEED=1: another one)
-# make test    all tests, offline
+# make test    the quick tests, offline: ten minutes on two cores
+# make test-all  these and the slow ones: every documented command, all benchmarks, the diffs of CONTRIBUTING
 # make lint    ruff: rules and formatting
 # make floor   the model's tests on the oldest versions that it loads under
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
@@ -11,13 +12,18 @@ BIN := .venv/bin
 LLAMA_CPP := llama_cpp_python-0.3.36
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint floor runtimes clean
+.PHONY: demo test test-all lint floor runtimes clean
 
 demo: .venv/demo-ready
 	$(BIN)/python -m modeling_pure.demo --seed $(SEED)
 
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 8
+
 test: .venv/dev-ready
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 8
+	$(PYTEST) -m "not slow"
+
+test-all: test
+	$(PYTEST) -m slow
 
 floor:
 	PYTHON=$(PYTHON) tests/compat.sh

@@ -28,6 +28,8 @@ from tests.conftest import WORDS, write_jsonl
 from tests.examples.conftest import write_answering_model
 from tests.scripts.conftest import metrics
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 SECTIONS = dict(re.findall(r"^### (.*?)\n(.*?)(?=^###? |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S))
 CHANGES = {title: re.findall(r"^```diff\n(.*?)^```", text, re.M | re.S) for title, text in SECTIONS.items()}

@@ -167,6 +167,7 @@ def test_commands_are_found():
     assert len(RUN) > 5 and len(NOT_RUN) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", RUN, ids=[f"{name}: {command}" for command, name in RUN.items()])
 def test_every_command_runs_here_or_says_what_it_needs(command, world):
     ours = command.startswith("python ") and program_in(command)  # nothing else is started here unasked

@@ -41,6 +41,7 @@ def test_every_benchmark_is_started_by_a_test():
     assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NO_BENCHMARKS == set(SMALLEST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_benchmark_prints_its_line(name):
     if name in ("data", "evaluate"):
@@ -62,6 +63,7 @@ def test_a_benchmark_prints_its_line(name):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["scoring", "step"])
 def test_the_other_parts_of_grpo_print_their_line(part):
     line = run("grpo", f"{part} --tiny --rounds 1")

@@ -100,6 +100,7 @@ def test_where_forked_processes_cannot_use_cuda_others_are_started(tmp_path):
     assert "CUDA" in steps[0]["error"] and steps[1]["error"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_command_that_is_stopped_ends_its_step_and_keeps_what_it_has(tmp_path, number):
     command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--seconds", "300", "--out", str(tmp_path), "checks"]
@@ -126,6 +127,7 @@ def names(pid: str, folder: Path) -> bool:
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_a_cpu(tmp_path):
     """Also the test of `tests.gpu.checks`, as far as a CPU can tell."""
     result = run("benchmarks.gpu", "--tiny", "--seconds", "600", "--out", str(tmp_path), *MODULES)

@@ -1,9 +1,7 @@
 """Packed rows are those of the mixture, for any number of readers, and are refused where they do not fit."""
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from itertools import islice
 
@@ -19,6 +17,7 @@ from modeling_pure.data.packed import PackedMixture, open_table, token_rows
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError, RunStopped
 from tests.conftest import through_checkpoint
+from tests.processes import Program, run
 
 ROWS = 150
 
@@ -35,8 +34,7 @@ def recipe(tmp_path_factory, sources, tokenizer_folder):
 
 
 def pack(recipe, folder, *options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "modeling_pure.data.pack", "--config", recipe, "--out", folder, *options]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    return run("-m", "modeling_pure.data.pack", "--config", recipe, "--out", folder, *options, expect=None)
 
 
 @pytest.fixture(scope="module")
@@ -128,22 +126,11 @@ def test_a_second_run_takes_up_whole_files_and_writes_the_others_anew(make_mixtu
 
 
 def test_packing_goes_on_after_a_kill(recipe, make_mixture, tmp_path, open_packed):
-    command = [
-        sys.executable,
-        "-m",
-        "modeling_pure.data.pack",
-        "--config",
-        recipe,
-        "--out",
-        tmp_path,
-        "--rows",
-        "60000",
-    ]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    process = Program("-m", "modeling_pure.data.pack", "--config", recipe, "--out", tmp_path, "--rows", "60000")
     while process.poll() is None and not (tmp_path / "rows-00001.arrow").exists():
         time.sleep(0.01)
     assert process.poll() is None, "packing was over before it could be killed"
-    os.kill(process.pid, signal.SIGKILL)
+    process.send_signal(signal.SIGKILL)
     process.wait()
     result = pack(recipe, tmp_path, "--rows", "20000")
     assert result.returncode == 0, result.stderr

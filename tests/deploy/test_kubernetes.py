@@ -35,10 +35,11 @@ def phase(changes: dict[str, str]) -> dict:
     return yaml.safe_load(text)
 
 
+*OLDER, NEWEST = dict.fromkeys(one for one in all_versions() if one.split(".")[1] >= "31")
 PHASES = [JOB, phase({"pretrain": "grpo"}), phase({"train_pretrain": "eval_medqa", "pretrain": "eval"})]
 
 
-@pytest.mark.parametrize("version", [one for one in all_versions() if one.split(".")[1] >= "31"])
+@pytest.mark.parametrize("version", [*(pytest.param(one, marks=pytest.mark.slow) for one in OLDER), NEWEST])
 @pytest.mark.parametrize("document", [*PLAIN, *PHASES[1:]], ids=lambda one: f"{one['kind']}-{one['metadata']['name']}")
 def test_kubernetes_knows_every_key(document, version):
     kubernetes_validate.validate(document, version, strict=True)

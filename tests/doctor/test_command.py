@@ -1,7 +1,6 @@
 """The command as people start it: its table and its exit codes, with and without a Hub."""
 
 import json
-import os
 import re
 import shutil
 import socket
@@ -15,6 +14,7 @@ import yaml
 from modeling_pure.doctor import __main__ as doctor
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN
 from tests.data.http_server import FileServer
+from tests.processes import run as start_and_wait
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "hf_not_to_be_seen"
@@ -23,10 +23,8 @@ STATUS = re.compile(r"^(pass|warn|fail|skipped) +(\S+(?: \S+)*) {2,}(.*)$")
 
 def run(*options, expect: int, **environment: str) -> tuple[dict[str, tuple[str, str]], str]:
     """Start the command; returns status and finding of each check by its name, and all that was said."""
-    command = [sys.executable, "-m", "modeling_pure.doctor", *map(str, options)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
+    result = start_and_wait("-m", "modeling_pure.doctor", *options, expect=expect, **environment)
     said = result.stdout + result.stderr
-    assert result.returncode == expect, said[-3000:]
     lines = [match for line in result.stdout.splitlines() if (match := STATUS.match(line))]
     return {match[2]: (match[1], match[3].strip()) for match in lines}, said
 

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from modeling_pure import PureConfig, PureForCausalLM
 from modeling_pure.medqa.prompt import format_prompt
 from modeling_pure.medqa.questions import Question
-from tests.scripts.conftest import ROOT, SHAPE, train_here  # noqa: F401  a fixture
+from tests.processes import ROOT
+from tests.scripts.conftest import SHAPE, train_here  # noqa: F401  a fixture
 
 COMMANDS = [shlex.split(text) for text in re.findall(r"`(python .*?)`", (ROOT / "examples/README.md").read_text())]
 

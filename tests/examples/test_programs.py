@@ -9,7 +9,7 @@ from examples import generate, score_question
 from modeling_pure import PureForCausalLM
 from modeling_pure.console import DISCLAIMER
 from tests.examples.conftest import command_with
-from tests.scripts.conftest import run
+from tests.processes import run
 
 
 @pytest.fixture(scope="module")

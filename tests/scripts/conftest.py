@@ -13,8 +13,8 @@ import yaml
 
 import train_pretrain
 from modeling_pure.errors import run_script
+from tests.processes import ROOT, Program, run
 
-ROOT = Path(__file__).parents[2]
 SHAPE = {
     "vocab_size": 512,
     "hidden_size": 32,
@@ -26,36 +26,21 @@ SHAPE = {
 }
 
 
-def run(*command: str, expect: int | None = 0, **environment: str) -> subprocess.CompletedProcess:
-    """Run a script in a process of its own; fail with its output unless it exits with `expect`."""
-    result = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "CI": "true", **environment},
-    )
-    assert expect is None or result.returncode == expect, result.stdout[-3000:] + result.stderr[-3000:]
-    return result
-
-
 def kill_once_written(file: Path, *command: str, lines: int = 0) -> None:
     """Run a script and kill -9 it, with its workers, as soon as `file` is there.
 
     With `lines`, `file` is a folder: as soon as a file in it holds so many.
     """
-    process = subprocess.Popen(
-        [sys.executable, *map(str, command)], cwd=ROOT, env={**os.environ, "CI": "true"}, start_new_session=True
-    )
+    program = Program(*command)
 
     def written() -> bool:
         return any(one.read_bytes().count(b"\n") >= lines for one in file.glob("*")) if lines else file.exists()
 
-    while process.poll() is None and not written():
+    while program.poll() is None and not written():
         time.sleep(0.02)
-    assert process.poll() is None, "the run was over before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert program.poll() is None, "the run was over before it could be killed"
+    program.kill_group(signal.SIGKILL)
+    program.wait()
 
 
 def metrics(folder: Path) -> list[dict]:

@@ -11,7 +11,7 @@ import train_grpo
 import train_pretrain
 from modeling_pure.errors import run_script
 from tests.conftest import write_jsonl
-from tests.scripts.conftest import run
+from tests.processes import run
 
 
 def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:

@@ -14,7 +14,8 @@ import eval_medqa
 from modeling_pure.data import decontaminate
 from modeling_pure.medqa import compare, scorers
 from tests.conftest import question_row, write_jsonl
-from tests.scripts.conftest import kill_once_written, run
+from tests.processes import run
+from tests.scripts.conftest import kill_once_written
 
 
 @pytest.fixture

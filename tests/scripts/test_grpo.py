@@ -10,7 +10,8 @@ from modeling_pure.data.held_out import split_questions
 from modeling_pure.data.sources import parse_source
 from modeling_pure.grpo.arguments import GRPOScriptArguments
 from modeling_pure.medqa.splits import split_of
-from tests.scripts.conftest import kill_once_written, metrics, run
+from tests.processes import run
+from tests.scripts.conftest import kill_once_written, metrics
 
 
 @pytest.fixture(scope="module")

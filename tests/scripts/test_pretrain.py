@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import modeling_pure  # noqa: F401  registers the model type
-from tests.scripts.conftest import ROOT, kill_once_written, metrics, run
+from tests.processes import ROOT, run
+from tests.scripts.conftest import kill_once_written, metrics
 
 
 def test_a_run_leaves_a_model_curves_and_a_card(pretrained):

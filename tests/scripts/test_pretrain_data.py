@@ -11,7 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.scripts.conftest import kill_once_written, metrics, run
+from tests.processes import run
+from tests.scripts.conftest import kill_once_written, metrics
 
 
 def same_weights(first, second) -> bool:

@@ -3,14 +3,12 @@
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from functools import partial
 
 import numpy as np
 import psutil
@@ -21,7 +19,8 @@ from transformers.trainer_pt_utils import safe_globals
 
 from modeling_pure.training.checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders
 from modeling_pure.training.saving import STAGING
-from tests.scripts.conftest import ROOT, metrics, run
+from tests.processes import ROOT, Program, run
+from tests.scripts.conftest import metrics
 from tests.scripts.test_pretrain_data import start_from, train
 
 APART = ("tokens_per_second", "hours_left", "mfu", "epoch")  # speeds; epochs, which mean nothing here
@@ -38,21 +37,20 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def start(*command, launcher=(), **options) -> subprocess.Popen:
-    """Start a script in a process group of its own."""
+def start(*command, launcher=()) -> subprocess.Popen:
+    """Start a script by an interpreter of its own, with pipes to it, in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, *map(str, (*launcher, *command))],
         cwd=ROOT,
-        env={**os.environ, "CI": "true", **options.pop("env", {})},
+        env={**os.environ, "CI": "true", "ACCELERATE_USE_CPU": "true"},
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 
-def end(process: subprocess.Popen) -> tuple[int, str]:
+def end(process: subprocess.Popen | Program) -> tuple[int, str]:
     """Wait for a process; its exit code and what it said on stderr."""
     try:
         _, error = process.communicate(timeout=60)
@@ -62,7 +60,7 @@ def end(process: subprocess.Popen) -> tuple[int, str]:
     return process.returncode, error
 
 
-def once_at_step(step: int, folder, process: subprocess.Popen) -> None:
+def once_at_step(step: int, folder, process: subprocess.Popen | Program) -> None:
     """Wait until a run has logged a step."""
     while process.poll() is None and not (logged(folder) and logged(folder)[-1] >= step):
         time.sleep(0.005)
@@ -153,7 +151,7 @@ def test_a_run_killed_in_the_middle_of_its_saves_loses_nothing_else(pretrained, 
     command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path]
 
     def killed_at(place: str) -> list[int]:
-        code, error = end(start("-c", KILLED_AT, f"{STAGING}/{place}", *command))
+        code, error = end(Program("-c", KILLED_AT, f"{STAGING}/{place}", *command))
         assert code == -signal.SIGKILL, error[-3000:]
         return checkpoints(tmp_path)
 
@@ -220,7 +218,7 @@ def longer(tmp_path_factory, pretrain_recipe):
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_to_all_processes_of_a_run_loses_no_step(longer, pretrain_recipe, tmp_path, signum, code):
     command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path, *LONGER]
-    process = start(*command)
+    process = Program(*command)
     once_at_step(1, tmp_path, process)
     os.killpg(process.pid, signum)
     exit_code, error = end(process)
@@ -248,7 +246,7 @@ def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step(pretrain_re
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path]
     command += [*LONGER, "--gradient_accumulation_steps", "1"]
-    process = start(*command, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"})
+    process = start(*command, launcher=launcher)
     once_at_step(2, tmp_path, process)
     (rank,) = [child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1"]
     rank.send_signal(signal.SIGTERM)
@@ -258,7 +256,7 @@ def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step(pretrain_re
     assert checkpoints(tmp_path)[-1] == step == logged(tmp_path)[-1] < 100
     checkpoint = tmp_path / f"checkpoint-{step}"
     assert (checkpoint / "rng_state_0.pth").exists() and (checkpoint / "rng_state_1.pth").exists()
-    code, error = end(start(*command, launcher=launcher, env={"ACCELERATE_USE_CPU": "true"}))
+    code, error = end(start(*command, launcher=launcher))
     assert code == 0, error[-3000:]
     lines = [line for line in lines_of_training(tmp_path) if "loss" in line]
     assert [line["tokens"] for line in lines] == [step * 4 * 64 for step in range(1, 101)]
@@ -274,8 +272,7 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(pretrained, pretrain_recip
     sizes = {file.name: file.stat().st_size for file in (pretrained / "checkpoint-8").iterdir()}
     for name in ("model.safetensors", "optimizer.pt"):
         limit = sizes[name] * 2 // 3
-        process = start(*command, preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)))
-        code, error = end(process)
+        code, error = end(Program(*command, file_size=limit))
         assert code == 3 and "Traceback" not in error, error[-3000:]
         (line,) = [line for line in error.splitlines() if "error: " in line]
         assert line.startswith(f"train_pretrain.py: error: output_dir: cannot write to '{tmp_path}' at step 8: ")
@@ -307,7 +304,7 @@ def test_the_newest_checkpoints_and_the_best_are_kept(pretrain_recipe, tmp_path)
 
 def test_a_stopped_run_keeps_its_last_checkpoint_beside_the_best(pretrain_recipe, tmp_path):
     options = [*WORSE, "--save_total_limit", "1", "--max_steps", "200"]
-    process = start("train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path, *options)
+    process = Program("train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path, *options)
     once_at_step(9, tmp_path, process)
     process.send_signal(signal.SIGTERM)
     code, error = end(process)

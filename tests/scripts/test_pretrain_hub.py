@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from modeling_pure.errors import run_script
 from tests.data.http_server import Failure
 from tests.hub_server import HubServer, environment
-from tests.scripts.conftest import ROOT, run
+from tests.processes import ROOT, run
 
 REPOSITORY = "user/pure"
 LOAD = """

@@ -16,7 +16,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.scripts.conftest import ROOT, metrics, run, run_two
+from tests.processes import ROOT, run
+from tests.scripts.conftest import metrics, run_two
 
 SHARDED = "tests/scripts/fsdp_on_cpu.py"
 
