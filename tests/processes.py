@@ -42,14 +42,11 @@ class Program:
             self.process.start()
         self.pid = self.process.pid
 
-    @property
-    def returncode(self) -> int | None:
+    def poll(self) -> int | None:
         """The exit code, negative for a signal; None while it runs."""
         return self.process.exitcode
 
-    def poll(self) -> int | None:
-        """The exit code; None while it runs."""
-        return self.process.exitcode
+    returncode = property(poll)
 
     def wait(self, timeout: float = 120) -> int:
         """Wait for the end; the exit code."""

@@ -67,7 +67,7 @@ def main() -> int:
     for part in options.parts:
         try:
             import_module(MODULES[part])
-        except Exception as error:  # its steps fail and say so; the others run
+        except Exception as error:  # its steps fail with this error; the others run
             print(f"{MODULES[part]}: {type(error).__name__}: {error}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as work:
         setting = Setting(options.tiny, options.data, options.out, Path(work))

@@ -34,7 +34,7 @@ ON_CPU = ("--use_cpu", "true") if DEVICE == "cpu" else ()
 
 
 def folder_of(setting: Setting) -> Path:
-    """What `prepare` has gathered; a small world in its place."""
+    """The folder that `prepare` filled, or with `--tiny` one of generated data."""
     return setting.work / "data" if setting.tiny else setting.data
 
 
@@ -49,7 +49,7 @@ def pretrain_options(setting: Setting) -> list[str]:
 
 
 def write_tiny_folder(setting: Setting) -> None:
-    """The demo's world in the place of the real data."""
+    """Write the demo's data where `prepare` would put the real data."""
     folder = folder_of(setting)
     world.write_world(folder, documents=TINY_DOCUMENTS)
     world.train_tokenizer([folder / name for name in (*world.TEXT_FILES, world.EXAM_FILES[0])], folder / "tokenizer")
@@ -71,7 +71,7 @@ def pretraining(setting: Setting) -> Iterator[dict]:
         lines = read_metrics(run / METRICS_FILE)
         yield {
             "what": "pretraining",
-            "steps": max(line["step"] for line in lines),
+            "steps": max((line["step"] for line in lines), default=0),
             **first_and_last(lines, "loss", "eval_loss"),
             **medians(lines, "tokens_per_second", "mfu", "peak_memory_gb"),
         }

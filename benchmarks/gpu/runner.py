@@ -48,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Setting:
-    """What every step is told: whether to run in small, and the folders of input, output and scratch files."""
+    """Arguments of every step: whether to use the tiny sizes, and the input, output and scratch folders."""
 
     tiny: bool
     data: Path
@@ -95,7 +95,7 @@ def run_steps(steps: list[Step], setting: Setting, results: Results, deadline: f
         entry = results.add(step.name, status=KILLED)
         run_step(step, setting, results, entry, min(step.cap, left), start_method)
         if number == 0 and entry["status"] == FAILED and "CUDA" in entry["error"]:
-            # Something started CUDA while it was imported; processes that begin anew can still use it.
+            # An import initialized CUDA in this process; spawned processes can still use it.
             start_method = "spawn"
             entry = results.add(f"{step.name}, spawned", status=KILLED)
             run_step(step, setting, results, entry, min(step.cap, deadline - time.monotonic()), start_method)

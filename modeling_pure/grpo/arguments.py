@@ -117,7 +117,7 @@ class PureGRPOConfig(GRPOConfig):
     bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
     attention_kernel: str = field(
         default="flash",
-        metadata={"help": "flash; cudnn, which plans anew for every length of a batch; or auto, torch's own choice"},
+        metadata={"help": "flash, cudnn (replans for every batch length), or auto (PyTorch's default order)"},
     )
     gradient_checkpointing: bool = field(default=False, metadata={"help": "re-run the forward pass to save memory"})
     log_completions: bool = field(

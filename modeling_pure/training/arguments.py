@@ -92,7 +92,7 @@ class PureTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "torch.compile each decoder layer; by default on a GPU"}
     )
     attention_kernel: str = field(
-        default="auto", metadata={"help": "auto: torch's own choice, by GPU; flash; cudnn, on Hopper often the faster"}
+        default="auto", metadata={"help": "auto (PyTorch's default order for the GPU), flash, or cudnn"}
     )
     max_nonfinite_steps: int = field(
         default=5,

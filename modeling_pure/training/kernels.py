@@ -34,11 +34,11 @@ def check_attention_kernel(kernel: str) -> None:
 
 
 def choose_attention_kernel(kernel: str) -> None:
-    """Set which kernels scaled dot-product attention tries, and in which order, for the whole process.
+    """Set the kernels that scaled dot-product attention may use, in order of preference, for the whole process.
 
-    Process-wide because autograd runs the backward pass, and checkpointing the second forward pass, in threads of
-    their own. torch's order on Hopper and newer is cuDNN before flash. cuDNN plans anew for every shape, so phases
-    whose batches differ in length default to flash.
+    The setting is process-wide because autograd runs the backward pass and recomputation in separate threads. On
+    Hopper and newer GPUs, PyTorch prefers cuDNN to flash. cuDNN builds a new plan for every input shape, so phases
+    with variable batch lengths default to flash.
     """
     tag = f"{os.environ.get('TORCH_COMPILE_CACHE_KEY_TAG', '')} attention_kernel={kernel}"
     if tag != torch.compiler.config.cache_key_tag:

@@ -1,6 +1,6 @@
 """Steps that end in every way there is, run as `benchmarks.gpu` runs its own.
 
-python -m tests.benchmarks.faulty_steps OUT [FIRST]      writes OUT/gpu.json; with FIRST in the place of the first step
+python -m tests.benchmarks.faulty_steps OUT [FIRST]      writes OUT/gpu.json; FIRST replaces the first step
 """
 
 import os

@@ -65,6 +65,11 @@ def two_compiled_steps(setting: Setting) -> Rows:
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     attention = describe_attention(trainer.model, trainer.args.device, bf16=True)
     yield {"what": "losses", "first": losses[0], "second": losses[1], "attention": attention}
+    assert_untrained(losses, scale)
+
+
+def assert_untrained(losses: list[float], scale: step.Scale) -> None:
+    """Raise unless all losses are near ln(vocabulary), that of a fresh model."""
     expected = math.log(scale.config.vocab_size)
     assert all(abs(loss - expected) < 0.5 for loss in losses), f"losses {losses}, expected about {expected:.2f}"
 
@@ -290,12 +295,11 @@ def out_of_memory(setting: Setting) -> Rows:
         trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     yield {"what": "sequences of a micro-batch", "before": scale.sequences, "after": trainer.rows_per_pass}
-    expected = math.log(scale.config.vocab_size)
-    assert trainer.rows_per_pass < scale.sequences
-    assert len(losses) == 3 and all(abs(loss - expected) < 0.5 for loss in losses), losses
+    assert trainer.rows_per_pass < scale.sequences and len(losses) == 3
+    assert_untrained(losses, scale)
 
 
 def refuse_more_than_one(model: torch.nn.Module, args: tuple, kwargs: dict) -> None:
-    """In the place of a GPU whose memory holds one sequence."""
+    """Simulate a GPU whose memory holds one sequence."""
     if len(kwargs["input_ids"]) > 1:
         raise torch.OutOfMemoryError

@@ -90,7 +90,7 @@ def test_a_loss_makes_no_cache_unless_one_is_asked_for(model, ids):
 
 
 def test_norms_keep_the_dtype_of_the_residual_stream_under_any_autocast(model, ids):
-    """CUDA's autocast takes rms_norm to float32 from torch 2.12 on; here a CPU's is told to do the same."""
+    """From torch 2.12 on, CUDA autocast runs rms_norm in float32; this test registers the same rule for the CPU."""
     casts, states = [], []
 
     def in_float32(states, *args, **kwargs):

@@ -210,7 +210,7 @@ def test_another_number_of_documents_compiles_nothing(model, graphs, monkeypatch
         ids[0, list(ends)] = END
         with torch.no_grad():
             model(input_ids=ids, labels=ids, **document_boundaries(ids, END))
-        assert graphs() == 1, f"compiled anew for {len(ends)} ends of a document"
+        assert graphs() == 1, f"recompiled for {len(ends)} document ends"
 
 
 # ---- the kernel of sdpa ---------------------------------------------------------------------------------------------
