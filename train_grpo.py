@@ -1,6 +1,6 @@
-"""GRPO on MedQA questions with the refinements of DeepSeek-V3.2. Research model, not for clinical use.
+r"""GRPO on MedQA questions with the refinements of DeepSeek-V3.2. Research model, not for clinical use.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \\
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
         train_grpo.py --config recipes/a100_2day/grpo.yaml
 
 The same command again continues from the last complete checkpoint. With `--algorithm sft` the same prompts are taught

@@ -1,6 +1,6 @@
-"""Pretrain Pure on a mixture of text that is exact in tokens. Research model, not for clinical use.
+r"""Pretrain Pure on a mixture of text that is exact in tokens. Research model, not for clinical use.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \\
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
         train_pretrain.py --config recipes/a100_2day/pretrain.yaml
 
 The same command again continues from the last complete checkpoint.

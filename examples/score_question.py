@@ -1,7 +1,7 @@
-"""How likely a model finds each of four answers to a question. Research use, not clinical.
+r"""How likely a model finds each of four answers to a question. Research use, not clinical.
 
-    python -m examples.score_question runs/local/grpo \\
-        "A 21-year-old woman has dysuria and no fever. Which drug is given?" \\
+    python -m examples.score_question runs/local/grpo \
+        "A 21-year-old woman has dysuria and no fever. Which drug is given?" \
         Ampicillin Ceftriaxone Nitrofurantoin Gentamicin
 
 The prompt and the scores are those of the evaluation.

@@ -1,5 +1,7 @@
-"""Pure: a small decoder trained from scratch for USMLE questions, registered with the transformers Auto classes.
-Research model, not for clinical use."""
+"""Pure: a small decoder trained from scratch for USMLE questions. Research model, not for clinical use.
+
+Importing this package registers the model with the transformers Auto classes.
+"""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 

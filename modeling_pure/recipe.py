@@ -105,7 +105,7 @@ class RecipeParser(HfArgumentParser):
         return {name: value for name, value in values.items() if name not in ONE_START and not name.endswith("token")}
 
     def error(self, message: str) -> None:
-        """argparse would print the whole usage before its one line and exit by itself."""
+        """The parser would print the whole usage before its one line and exit by itself."""
         raise InputError(message)
 
 

@@ -101,11 +101,12 @@ class Handler(BaseHTTPRequestHandler):
         if bearer and bearer not in TOKENS:
             return self.send(401, error="Invalid credentials in Authorization header")
         self.user, self.role = TOKENS.get(bearer, (None, None))
+        return self.dispatch(path)
+
+    def dispatch(self, path: str) -> None:
+        """Answer what the path asks for."""
         if path == "/api/whoami-v2":
-            if not self.user:
-                return self.send(401, error="Invalid credentials in Authorization header")
-            who = {"type": "user", "name": self.user, "orgs": [{"name": "lab"}]}
-            return self.send(200, who | {"auth": {"accessToken": {"role": self.role}}})
+            return self.whoami()
         if path == "/api/validate-yaml":
             return self.send(200, {"errors": [], "warnings": []})
         if path == "/api/repos/create":
@@ -120,6 +121,13 @@ class Handler(BaseHTTPRequestHandler):
         return None if getattr(self, "answered", False) else self.send(404, code="EntryNotFound")
 
     do_GET = do_HEAD = do_POST = do_PUT = answer
+
+    def whoami(self) -> None:
+        """Say whose token it is."""
+        if not self.user:
+            return self.send(401, error="Invalid credentials in Authorization header")
+        who = {"type": "user", "name": self.user, "orgs": [{"name": "lab"}]}
+        return self.send(200, who | {"auth": {"accessToken": {"role": self.role}}})
 
     def read_body(self) -> bytes:
         """The body of the request, which may come in chunks."""

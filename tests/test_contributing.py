@@ -43,7 +43,8 @@ def apply_change(change: str, root: Path) -> None:
         for place in re.split(r"^@@\n", lines, flags=re.M):
             marked = [(line[:1], line[1:]) for line in place.splitlines()]
             old, new = ("".join(f"{line}\n" for mark, line in marked if mark != skip) for skip in "+-")
-            assert old and f"\n{text}".count(f"\n{old}") == 1, f"{name} does not hold these lines once:\n{old}"
+            assert old
+            assert f"\n{text}".count(f"\n{old}") == 1, f"{name} does not hold these lines once:\n{old}"
             text = f"\n{text}".replace(f"\n{old}", f"\n{new}")[1:]
         (root / name).write_text(text)
 
@@ -140,7 +141,10 @@ def test_the_reward_is_trained_with_and_logged(changed, texts, model_folder, tmp
     assert "-0.01 x length_penalty (of answers below 8 tokens) +0.05 x one of your own" in said
     (line,) = [line for line in metrics(tmp_path) if "reward" in line]
     right, short, verbatim = (line[f"rewards/{name}/mean"] for name in ("correct", "length_penalty", "verbatim"))
-    assert 0 < right < 1 and 0 < short < 1 and 0 < verbatim < 1 and line["rewards/verbatim/std"] > 0
+    assert 0 < right < 1
+    assert 0 < short < 1
+    assert 0 < verbatim < 1
+    assert line["rewards/verbatim/std"] > 0
     assert line["reward"] == pytest.approx(right - 0.01 * short + 0.05 * verbatim, abs=1e-6)
 
 
@@ -175,7 +179,8 @@ def test_the_evaluation_set_is_asked_as_lm_eval_asks_it(changed, model_folder, t
         expected = logits.log_softmax(-1)[letters].tolist()
         assert line["log_likelihoods"] == pytest.approx(expected, abs=1e-5)
     results = json.loads((tmp_path / "eval/eval.json").read_text())
-    assert results["data"]["n"] == 20 and results["slices"]["meta_info Nursing"]["n"] == 10
+    assert results["data"]["n"] == 20
+    assert results["slices"]["meta_info Nursing"]["n"] == 10
 
 
 def test_version_and_licence_are_the_same_everywhere():

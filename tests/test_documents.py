@@ -164,7 +164,8 @@ def test_commands_are_found():
     assert program_in(launched) == ("train_grpo", ["--config", "b c", "--seed", "2"])
     assert program_in("(python -m benchmarks.step) | tee f") == ("benchmarks.step", [])
     assert program_in("python -m sglang.launch_server --model-path runs/llama") is None
-    assert len(RUN) > 5 and len(NOT_RUN) > 10
+    assert len(RUN) > 5
+    assert len(NOT_RUN) > 10
 
 
 @pytest.mark.slow

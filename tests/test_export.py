@@ -94,8 +94,10 @@ def refused(convert, message: str, *arguments, code: int = 2) -> None:
     before = sorted(out.parent.iterdir())
     error = convert(*arguments, expect=code)[1]
     (line,) = [line for line in error.splitlines() if "error: " in line]
-    assert line.startswith("modeling_pure.export: error: ") and message in line, line
-    assert "Traceback" not in error and sorted(out.parent.iterdir()) == before
+    assert line.startswith("modeling_pure.export: error: ")
+    assert message in line
+    assert "Traceback" not in error
+    assert sorted(out.parent.iterdir()) == before
 
 
 def ids() -> torch.Tensor:
@@ -105,17 +107,23 @@ def ids() -> torch.Tensor:
 
 def test_the_llama_computes_what_pure_does_and_says_so(convert, checkpoint, tmp_path, tokenizer):
     out = convert("--to", "llama", checkpoint, tmp_path / "llama").out
-    assert "all 65,536 logits equal to the last bit" in out and DISCLAIMER in out and "LlamaForCausalLM" in out
-    assert "1,440 of them norm weights of one" in out and "401 tokens, a sentence gives the same ids" in out
+    assert "all 65,536 logits equal to the last bit" in out
+    assert DISCLAIMER in out
+    assert "LlamaForCausalLM" in out
+    assert "1,440 of them norm weights of one" in out
+    assert "401 tokens, a sentence gives the same ids" in out
     config = json.loads((tmp_path / "llama" / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
-    assert "auto_map" not in config and not list((tmp_path / "llama").glob("*.py"))
+    assert "auto_map" not in config
+    assert not list((tmp_path / "llama").glob("*.py"))
 
     pure, llama = (AutoModelForCausalLM.from_pretrained(one).eval() for one in (checkpoint, tmp_path / "llama"))
-    assert type(llama) is LlamaForCausalLM and llama.dtype == torch.float32
+    assert type(llama) is LlamaForCausalLM
+    assert llama.dtype == torch.float32
     with torch.no_grad():
         ours, theirs = pure(ids()).logits, llama(ids()).logits
-    assert ours.std() > 0.5 and torch.equal(ours, theirs)
+    assert ours.std() > 0.5
+    assert torch.equal(ours, theirs)
     assert llama.generation_config.suppress_tokens == pure.generation_config.suppress_tokens == [*range(400, 512)]
     prompts = ids()[:, :20]
     greedy = {"max_new_tokens": 20, "do_sample": False}
@@ -144,7 +152,8 @@ def test_there_and_back_again_nothing_has_changed(convert, checkpoint, tmp_path)
     (tmp_path / "again").mkdir()  # an empty folder is as good as none
     convert("--to", "pure", tmp_path / "llama", tmp_path / "again")
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "again"))
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
     names = {file.name for file in checkpoint.iterdir()}
     assert names == {file.name for file in (tmp_path / "again").iterdir()}
     for name in names - {"model.safetensors"}:  # its head may list the weights in another order
@@ -163,14 +172,15 @@ def test_shards_are_read(convert, tmp_path):
 
 
 def test_gpt2s_vocabulary_gives_the_same_ids_for_a_llama(convert, tmp_path):
-    """transformers chooses a tokenizer's class by the model's type too."""
+    """Transformers chooses a tokenizer's class by the model's type too."""
     save_pure(tmp_path / "pure", vocab_size=50304, num_real_tokens=50258, pad_token_id=50257, num_hidden_layers=1)
     write_gpt2_tokenizer(str(tmp_path / "pure"))
     out = convert("--to", "llama", tmp_path / "pure", tmp_path / "llama").out
     assert "50,257 tokens" in out
     texts = ["Question: A 21-year-old's  naïve\n\n\tβ-blocker?\nA. 5 mg\nAnswer:", " B. <|endoftext|>", "  "]
     ours, theirs = (AutoTokenizer.from_pretrained(tmp_path / one)(texts).input_ids for one in ("pure", "llama"))
-    assert ours == theirs and ours[1] == [347, 13, 220, 50256]
+    assert ours == theirs
+    assert ours[1] == [347, 13, 220, 50256]
 
 
 def test_the_card_keeps_what_was_measured_and_loads_as_llama(convert, checkpoint, tmp_path):
@@ -178,15 +188,20 @@ def test_the_card_keeps_what_was_measured_and_loads_as_llama(convert, checkpoint
     card, before = (ModelCard.load(folder / "README.md") for folder in (tmp_path / "llama", checkpoint))
     for kind in ("training", "evaluation"):
         assert card_blocks(card.text, kind) == card_blocks(before.text, kind) != {}
-    assert card.data.to_dict() == before.data.to_dict() and card.data.license == "apache-2.0"
-    assert "trust_remote_code" in before.text and "trust_remote_code" not in card.text
-    assert DISCLAIMER in card.text and "| model_type | llama |" in card.text and "norm weights of one" in card.text
+    assert card.data.to_dict() == before.data.to_dict()
+    assert card.data.license == "apache-2.0"
+    assert "trust_remote_code" in before.text
+    assert "trust_remote_code" not in card.text
+    assert DISCLAIMER in card.text
+    assert "| model_type | llama |" in card.text
+    assert "norm weights of one" in card.text
     assert (tmp_path / "llama" / "curves.png").is_file()
     # The lines it tells people to run.
     lines = card.text.split("```python\n")[1].split("```")[0].replace("PATH", str(tmp_path / "llama"))
     found: dict = {}
     exec(lines, found)
-    assert type(found["model"]) is LlamaForCausalLM and len(found["tokenizer"]) == 401
+    assert type(found["model"]) is LlamaForCausalLM
+    assert len(found["tokenizer"]) == 401
 
 
 def test_a_checkpoint_without_a_card_of_ours_gets_one(convert, tmp_path):
@@ -194,8 +209,10 @@ def test_a_checkpoint_without_a_card_of_ours_gets_one(convert, tmp_path):
     (tmp_path / "pure" / "README.md").write_text("# Mine\n")
     out = convert("--to", "llama", tmp_path / "pure", tmp_path / "llama").out
     text = (tmp_path / "llama" / "README.md").read_text()
-    assert "none: CHECKPOINT has none" in out and "without a record of its training" in text
-    assert DISCLAIMER in text and "trust_remote_code" not in text
+    assert "none: CHECKPOINT has none" in out
+    assert "without a record of its training" in text
+    assert DISCLAIMER in text
+    assert "trust_remote_code" not in text
 
 
 def test_a_hub_id_is_read_from_the_cache_at_its_revision(convert, tmp_path, monkeypatch):
@@ -239,7 +256,8 @@ def test_a_llama_that_is_not_pure_is_refused(convert, tmp_path, name):
 def test_norm_weights_other_than_one_are_refused_and_ones_are_not(convert, tmp_path):
     model = save_llama(tmp_path / "llama")
     out = convert("--to", "pure", tmp_path / "llama", tmp_path / "pure").out
-    assert "norm weights" not in out and AutoConfig.from_pretrained(tmp_path / "pure").num_real_tokens is None
+    assert "norm weights" not in out
+    assert AutoConfig.from_pretrained(tmp_path / "pure").num_real_tokens is None
     model.model.layers[1].input_layernorm.weight.data[3] = 1 + 2**-20
     model.save_pretrained(tmp_path / "llama")
     message = "model.layers.1.input_layernorm.weight is not all ones"

@@ -147,7 +147,8 @@ def scores(lm, tasks: dict, arguments: GeneralArguments, manager) -> dict[str, d
 
 
 def test_the_recipe_asks_gpt2s_six(arguments):
-    assert list(arguments.tasks) == list(CHANCE) and arguments.limit is None
+    assert list(arguments.tasks) == list(CHANCE)
+    assert arguments.limit is None
     assert {name: task["num_fewshot"] for name, task in arguments.tasks.items()} == {
         **dict.fromkeys(CHANCE, 0),
         "mmlu": 5,
@@ -238,7 +239,8 @@ def test_scores_are_those_that_lm_evaluation_harness_prints(run, checkpoints, ma
         assert "| " + " | ".join(line) + " |" in markdown
         assert " ".join(line).split() in [row.split() for row in out.splitlines()]
     for text in (*in_words(results["summary"]), general.DISCLAIMER):
-        assert text in out and text in markdown
+        assert text in out
+        assert text in markdown
     assert results["summary"] == summarise(*results["models"].values())
 
 
@@ -293,7 +295,8 @@ def test_the_same_weights_as_reference_give_ratios_of_one(checkpoints, manager, 
             return super().loglikelihood(requests)
 
     first, second = (scores(Listener(200.0), tasks, asked, manager) for _ in range(2))
-    assert heard[:2] == heard[2:] and heard[0][0][0].count("Question:") == 2
+    assert heard[:2] == heard[2:]
+    assert heard[0][0][0].count("Question:") == 2
     assert summarise(first, second)["raw_ratio"] == summarise(first, second)["normalised_ratio"] == 1
 
 
@@ -314,16 +317,19 @@ def test_the_raw_ratio_stands_beside_the_coins():
     gpt2 = dict(zip("mhapw", map(row, (0.26, 0.30, 0.24, 0.63, 0.51), chance), strict=True))
     raw, gain = in_words(summarise(small, gpt2))
     assert raw == "Raw mean: 93.6% of the reference's; a coin has 90.2% of it."
-    assert gain.startswith("Of the reference's gain over chance: ") and "93.6" not in gain
+    assert gain.startswith("Of the reference's gain over chance: ")
+    assert "93.6" not in gain
     assert in_words(summarise(small)) == []
 
 
 @pytest.mark.parametrize("score", [0.5, 0.3, 0.0])
 def test_where_the_reference_has_no_gain_none_is_shared(score):
     summary = summarise({"t": row(0.75, 0.5)}, {"t": row(score, 0.5)})
-    assert summary["normalised_ratio"] is None and (summary["raw_ratio"] is None) == (score == 0)
+    assert summary["normalised_ratio"] is None
+    assert (summary["raw_ratio"] is None) == (score == 0)
     words = in_words(summary)
-    assert words[-1].startswith("The reference is not above chance") and all("coin" in line for line in words[:-1])
+    assert words[-1].startswith("The reference is not above chance")
+    assert all("coin" in line for line in words[:-1])
 
 
 @pytest.mark.parametrize(

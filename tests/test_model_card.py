@@ -27,7 +27,8 @@ def folder(tmp_path):
 
 def test_a_card_says_what_the_model_is_and_what_it_is_not(folder):
     card = ModelCard.load(folder / "README.md")
-    assert card.data.license == "apache-2.0" and "not-for-clinical-use" in card.data.tags
+    assert card.data.license == "apache-2.0"
+    assert "not-for-clinical-use" in card.data.tags
     for text in ("| num_key_value_heads | 4 |", "| tokens of c4 | 400 |", "![curves of the run](curves.png)"):
         assert text in card.text
     for text in (
@@ -48,8 +49,11 @@ def test_evaluations_are_added_replaced_and_read_back(folder):
     assert values == {"accuracy (letter)": 0.75, "accuracy (cloze)": 0.5}
     assert all(entry.metric_args["n"] == 1000 for entry in card.data.eval_results)
     assert list(card_blocks(card.text, "evaluation")) == ["MedQA, test, letter", "MedQA, test, cloze"]
-    assert "75.00%" in card.text and "25.00%" not in card.text and "No evaluation" not in card.text
-    assert card.text.count("## Limits") == 1 and "always A | 27.7 %" in card.text
+    assert "75.00%" in card.text
+    assert "25.00%" not in card.text
+    assert "No evaluation" not in card.text
+    assert card.text.count("## Limits") == 1
+    assert "always A | 27.7 %" in card.text
 
 
 def test_what_people_write_into_a_card_stays(folder):
@@ -57,7 +61,8 @@ def test_what_people_write_into_a_card_stays(folder):
     file = folder / "README.md"
     file.write_text(file.read_text().replace("## Limits", "My own words.\n\n## Limits"))
     add_evaluation(str(folder), evaluation(0.5))
-    assert "My own words." in file.read_text() and "50.00%" in file.read_text()
+    assert "My own words." in file.read_text()
+    assert "50.00%" in file.read_text()
 
 
 def test_another_readme_is_left_alone(tmp_path):
@@ -74,7 +79,8 @@ def test_the_next_phase_tells_how_its_start_was_made(folder, tmp_path):
     write_model_card(str(after), "Pure, after GRPO", PureConfig(), {"GRPO": {"steps": "4"}}, [], str(folder))
     text = (after / "README.md").read_text()
     assert list(card_blocks(text, "training")) == ["Pretraining", "GRPO"]
-    assert "tokens of c4" in text and text.count("curves.png") == 1  # that of the run itself
+    assert "tokens of c4" in text
+    assert text.count("curves.png") == 1
     assert not card_blocks(text, "evaluation")  # the start's accuracy is not this model's
     assert ModelCard.load(after / "README.md").data.base_model is None  # a folder is no Hub id
 
@@ -82,14 +88,20 @@ def test_the_next_phase_tells_how_its_start_was_made(folder, tmp_path):
 def test_a_foreign_model_keeps_its_licence(tmp_path):
     write_model_card(str(tmp_path), "Mine", LlamaConfig(), {"GRPO": {"steps": "4"}}, [], "owner/llama")
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.license is None and card.data.base_model == "owner/llama"
-    assert "That of the model it started from" in card.text and "trust_remote_code" not in card.text
+    assert card.data.license is None
+    assert card.data.base_model == "owner/llama"
+    assert "That of the model it started from" in card.text
+    assert "trust_remote_code" not in card.text
 
 
 def test_dev_accuracy_stands_beside_what_needs_no_model(questions):
     told = dev_evaluation(questions, ["owner/medqa"], 0.5, True)
     share = sum(question.answer == 0 for question in questions) / len(questions)
-    assert dict(told.lines)["always A"] == f"{100 * share:.1f} %" and told.measured["n"] == 120
-    assert told.words[0].startswith("Above chance") and "flattering" in told.words[1]
+    assert dict(told.lines)["always A"] == f"{100 * share:.1f} %"
+    assert told.measured["n"] == 120
+    assert told.words[0].startswith("Above chance")
+    assert "flattering" in told.words[1]
     told = dev_evaluation(questions, ["owner/medqa", "/home/me/a.jsonl"], 0.25, False)
-    assert told.path == "owner/medqa, a.jsonl" and "/home" not in told.text() and "flattering" not in told.text()
+    assert told.path == "owner/medqa, a.jsonl"
+    assert "/home" not in told.text()
+    assert "flattering" not in told.text()

@@ -25,6 +25,7 @@ class KeepRecorder(LogitsProcessor):
         self.masks: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities (batch, vocab) of what is kept, -inf elsewhere; notes the token that was drawn last."""
         self.note_drawn(input_ids[:, -1:])
         step = torch.tensor([len(self.kept)], device=scores.device)
         ids, log_probs = self.sampler.candidates(scores, step)

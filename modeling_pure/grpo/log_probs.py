@@ -51,8 +51,10 @@ def token_log_probs(
 
 
 class MaskedTokenLogProbs(torch.autograd.Function):
-    """A chunk of tokens at a time, in place where it can be. What the last chunk has computed is kept for the backward
-    pass, which computes the others again."""
+    """A chunk of tokens at a time, in place where it can be.
+
+    What the last chunk has computed is kept for the backward pass, which computes the others again.
+    """
 
     @staticmethod
     def forward(
@@ -64,6 +66,7 @@ class MaskedTokenLogProbs(torch.autograd.Function):
         sampling_mask: torch.Tensor | None,
         temperature: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities and entropies of the tokens, float32 of shape (tokens,)."""
         inputs = hidden_states, weight, bias, sampling_mask
         log_probs = torch.empty(len(tokens), device=hidden_states.device)
         entropies = torch.empty_like(log_probs)
@@ -84,6 +87,7 @@ class MaskedTokenLogProbs(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_log_probs: torch.Tensor | None, grad_entropies: torch.Tensor | None):
+        """Gradients of the hidden states, the head's weight and its bias."""
         *inputs, tokens, entropies = ctx.saved_tensors
         hidden_states, weight, bias, _ = inputs
         dtype = hidden_states.dtype
@@ -131,7 +135,7 @@ def kept_scores(
     temperature: float,
     chunk: slice,
 ) -> torch.Tensor:
-    """z / T of a chunk less its largest, float32 of shape (chunk, vocab), as good as -inf for what was not kept."""
+    """Scores z / T of a chunk less its largest, float32 (chunk, vocab), as good as -inf for what was not kept."""
     hidden = hidden_states[chunk]
     logits = nn.functional.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype))
     scores = logits.float()

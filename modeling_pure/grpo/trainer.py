@@ -67,7 +67,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         for model in models:
             add_scoring(model, self.temperature, self.fp32_head, not self.prefix_obstacle)
         if scoring_is_right(models[0], self.temperature):
-            return
+            return None
         name = type(models[0]).__name__
         if not self.prefix_obstacle:
             self.prefix_obstacle = f"{name} gives other probabilities after a prompt in a cache"

@@ -46,6 +46,7 @@ class LengthPenalty:
         self.eos_token_id = eos_token_id
 
     def __call__(self, completion_ids: list[list[int]], **kwargs) -> list[float]:
+        """The penalty of each completion, from 0 to 1."""
         if self.min_tokens == 0:
             return [0.0] * len(completion_ids)
         lengths = [sum(token != self.eos_token_id for token in ids) for ids in completion_ids]

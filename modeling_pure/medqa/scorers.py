@@ -213,6 +213,7 @@ class RefuseNaN(LogitsProcessor):
     """Raises `NotFinite` with the number of the row whose logits are no numbers (-inf only forbids a token)."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """The scores as they are."""
         bad = scores.isnan().any(-1)
         if bad.any():
             raise NotFinite(int(bad.nonzero()[0]))

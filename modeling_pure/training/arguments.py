@@ -176,6 +176,10 @@ class PureTrainingArguments(TrainingArguments):
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
             self.greater_is_better = "accuracy" in (self.metric_for_best_model or "")
         super().__post_init__()
+        self._refuse_what_cannot_be()
+
+    def _refuse_what_cannot_be(self) -> None:
+        """Raise `InputError` for options that would lose, spoil or not do what they say."""
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"optimizer: expected one of {list(OPTIMIZERS)}, found {self.optimizer!r}")
         check_attention_kernel(self.attention_kernel)
@@ -186,24 +190,21 @@ class PureTrainingArguments(TrainingArguments):
             ("fp16", False, "small gradients would be lost; the model trains in bf16 or fp32"),
             ("average_tokens_across_devices", True, "gradients would be too small by the number of ranks"),
             ("logging_strategy", "steps", "steps that are not finite are looked for at log lines"),
+            ("auto_find_batch_size", False, "not needed; a run out of memory halves its passes by itself"),
+            ("label_smoothing_factor", 0, "Trainer would not shift the labels and compute a wrong loss"),
+            ("use_liger_kernel", False, "Liger does not know this model and would do nothing"),
         ):
             if getattr(self, field_name) != value:
                 raise InputError(f"{field_name}: {why}")
-        if self.save_strategy == "best":
-            raise InputError("save_strategy: best saves too late for a signal; the best one is kept with steps, too")
         if self.n_gpu > 1:
             raise InputError(
                 f"{self.n_gpu} GPUs and one process: start torchrun --nproc_per_node={self.n_gpu}, or choose one by "
                 "CUDA_VISIBLE_DEVICES=0"
             )
+        if self.save_strategy == "best":
+            raise InputError("save_strategy: best saves too late for a signal; the best one is kept with steps, too")
         if self.max_nonfinite_steps < 1:
             raise InputError(f"max_nonfinite_steps: expected at least 1, found {self.max_nonfinite_steps}")
-        if self.auto_find_batch_size:
-            raise InputError("auto_find_batch_size: not needed; a run out of memory halves its passes by itself")
-        if self.label_smoothing_factor:
-            raise InputError("label_smoothing_factor: Trainer would not shift the labels and compute a wrong loss")
-        if self.use_liger_kernel:
-            raise InputError("use_liger_kernel: Liger does not know this model and would do nothing")
 
 
 def equal_passes(rows: int, at_most: int) -> tuple[int, int]:

@@ -45,12 +45,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None) -> None:
         """One step of both."""
         self.adamw.found_inf = self.found_inf
         self.adamw.step(closure)
         if self.found_inf is None:
-            return self.muon.step()
+            self.muon.step()
+            return
         skip = self.found_inf.bool()
         weights = [weight for group in self.muon.param_groups for weight in group["params"] if weight.grad is not None]
         for weight in weights:

@@ -82,6 +82,7 @@ class DurableTrainer:
                 flush(staging)
                 for file in staging.iterdir():
                     os.replace(file, run_folder / file.name)
+        return None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository of the run."""

@@ -45,7 +45,7 @@ def faulty(tmp_path_factory) -> dict[str, dict]:
 
 
 @pytest.mark.parametrize(
-    "name, status, error",
+    ("name", "status", "error"),
     [
         ("raises", "failed", "ValueError: the reason"),
         ("leaves", "failed", "exit code 3"),
@@ -57,25 +57,29 @@ def faulty(tmp_path_factory) -> dict[str, dict]:
 )
 def test_a_step_that_ends_badly_says_how_and_keeps_its_rows(faulty, name, status, error):
     step = faulty[name]
-    assert step["status"] == status and error in step["error"]
+    assert step["status"] == status
+    assert error in step["error"]
     assert [row["what"] for row in step["rows"]] == ["before"]
     assert all(not is_alive(row["pid"]) for row in step["rows"] if "pid" in row)
 
 
 def test_all_other_steps_have_their_results(faulty):
     for name, rows in (("first", 2), ("second", 2), ("reads its own row", 2), ("last", 3)):
-        assert faulty[name]["status"] == "ok" and faulty[name]["error"] is None
+        assert faulty[name]["status"] == "ok"
+        assert faulty[name]["error"] is None
         assert len(faulty[name]["rows"]) == rows
 
 
 def test_the_log_says_where_a_step_failed_and_where_it_hung(faulty):
     assert any("ValueError: the reason" in line for line in faulty["raises"]["log_tail"])
     assert any("in hangs" in line for line in faulty["hangs"]["log_tail"])
-    assert faulty["no module"]["status"] == "failed" and "tests.no_such_module" in faulty["no module"]["error"]
+    assert faulty["no module"]["status"] == "failed"
+    assert "tests.no_such_module" in faulty["no module"]["error"]
 
 
 def test_a_step_without_enough_time_left_is_skipped_and_says_so(faulty):
-    assert faulty["too long"]["status"] == "skipped" and "1e+06 s" in faulty["too long"]["error"]
+    assert faulty["too long"]["status"] == "skipped"
+    assert "1e+06 s" in faulty["too long"]["error"]
 
 
 def test_what_a_step_has_started_ends_with_it(faulty):
@@ -97,7 +101,8 @@ def test_where_forked_processes_cannot_use_cuda_others_are_started(tmp_path):
         ("second", "ok", 2),
         ("raises", "failed", 1),
     ]
-    assert "CUDA" in steps[0]["error"] and steps[1]["error"] is None
+    assert "CUDA" in steps[0]["error"]
+    assert steps[1]["error"] is None
 
 
 @pytest.mark.slow
@@ -107,12 +112,14 @@ def test_a_command_that_is_stopped_ends_its_step_and_keeps_what_it_has(tmp_path,
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     file, deadline = tmp_path / "gpu.json", time.monotonic() + 120
     while not (file.exists() and "two compiled steps" in file.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline
+        assert process.poll() is None
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     steps = json.loads(file.read_text())["steps"]
-    assert [step["status"] for step in steps] == ["ok", "killed"] and steps[0]["rows"]
+    assert [step["status"] for step in steps] == ["ok", "killed"]
+    assert steps[0]["rows"]
     assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and is_alive(int(pid)) and names(pid, tmp_path)]
 
 
@@ -133,7 +140,7 @@ def test_every_step_runs_on_a_cpu(tmp_path):
     result = run("benchmarks.gpu", "--tiny", "--seconds", "600", "--out", str(tmp_path), *MODULES)
     content = json.loads((tmp_path / "gpu.json").read_text())
     failed = [step for step in content["steps"] if step["status"] != "ok"]
-    assert result.returncode == 0 and not failed, (failed, result.stderr[-2000:])
+    assert (result.returncode, failed) == (0, []), result.stderr[-2000:]
     assert {"versions", "device", "commit", "command", "steps"} == set(content)
     assert [step["name"] for step in content["steps"]] == [step.name for step in STEPS]
     rows = {step["name"]: step["rows"] for step in content["steps"]}
@@ -145,20 +152,25 @@ def test_every_step_runs_on_a_cpu(tmp_path):
     assert [row["what"] for row in rows["rollouts"] if "ratio" in row] == [
         f"rollout of 8 x {tokens} tokens" for tokens in (8, 4)
     ]
-    assert rows["line: pretraining"][0]["steps"] == 20 and rows["line: GRPO"][0]["steps"] == 4
+    assert rows["line: pretraining"][0]["steps"] == 20
+    assert rows["line: GRPO"][0]["steps"] == 4
     assert rows["line: questions after GRPO"][0]["n"] == 64
     for part in ("pretraining", "a rollout", "scoring"):
         (row,) = rows[f"profile of {part}"]
-        assert sum(row[kind] for kind in CATEGORIES) == pytest.approx(1, abs=1e-3) and row[PRODUCTS] > 0
+        assert sum(row[kind] for kind in CATEGORIES) == pytest.approx(1, abs=1e-3)
+        assert row[PRODUCTS] > 0
     files = list(tmp_path.iterdir())
-    assert len(files) <= 8 and max(file.stat().st_size for file in files) < 16e6
-    assert len(result.stdout.splitlines()) < 80 and all(name in result.stdout for name in rows)
+    assert len(files) <= 8
+    assert max(file.stat().st_size for file in files) < 16e6
+    assert len(result.stdout.splitlines()) < 80
+    assert all(name in result.stdout for name in rows)
 
 
 def test_the_size_of_a_training_row_is_that_of_the_original_recipe():
     from benchmarks.step import Scale
 
-    assert (Scale().sequences, Scale().length, Scale().preset) == (16, 2048, "medium-large") and Scale().steps >= 25
+    assert (Scale().sequences, Scale().length, Scale().preset) == (16, 2048, "medium-large")
+    assert Scale().steps >= 25
 
 
 @pytest.mark.parametrize("options", [["line"], ["--tiny", "line"]])
@@ -168,7 +180,8 @@ def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path, options
         out.mkdir()
         (out / "gpu.json").write_text("another run's")
     result = run("benchmarks.gpu", "--seconds", "60", "--out", str(out), *options)
-    assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
+    assert result.returncode == 2
+    assert len(result.stderr.strip().splitlines()) == 1
     assert ("gpu.json" if "--tiny" in options else "--tiny") in result.stderr or "out:" in result.stderr
     assert not out.exists() or (out / "gpu.json").read_text() == "another run's"
 
@@ -187,8 +200,10 @@ def test_prepare_gathers_what_the_line_reads(tmp_path, monkeypatch, capsys, toke
     assert prepare.prepare(given) == 0
     assert {path.name for path in (tmp_path / "offline").iterdir()} == {"train.jsonl", "dev.jsonl", "tokenizer"}
     packing, wheels = commands
-    assert packing[1] == "modeling_pure.data.pack" and str(tmp_path / "offline/rows") in packing
-    assert wheels[:3] == ["-m", "pip", "download"] and "trl==1.16.0" in wheels
+    assert packing[1] == "modeling_pure.data.pack"
+    assert str(tmp_path / "offline/rows") in packing
+    assert wheels[:3] == ["-m", "pip", "download"]
+    assert "trl==1.16.0" in wheels
     printed = capsys.readouterr().out.splitlines()
     assert [line.partition("-m benchmarks.gpu ")[2].split()[0] for line in printed[-2:]] == ["checks", "line"]
 
@@ -227,7 +242,8 @@ def test_a_kernel_is_of_its_kind(name):
 def test_a_profile_is_stated_by_step_and_longest_first():
     row = summarize([("nvjet", 60.0, 4), ("unknown", 20.0, 2)], 100.0, 2)
     assert (row["ms_recorded"], row["kernel_ms"], row["kernels"], row["idle"]) == (0.05, 0.04, 3, 0.2)
-    assert row[PRODUCTS] == 0.75 and row[OTHER] == 0.25
+    assert row[PRODUCTS] == 0.75
+    assert row[OTHER] == 0.25
     assert row["top"][0] == {"kernel": "nvjet", "kind": PRODUCTS, "calls": 2.0, "ms": 0.03}
     with pytest.raises(RuntimeError, match="no kernel"):
         summarize([], 100.0, 2)

@@ -139,6 +139,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":  # counted before it is sent: the client may be faster than this thread
             self.owner.sent += len(body[: failure.cut])
         self.send(status, body, headers, failure.cut)
+        return None
 
     def send(self, status: int, body: bytes, headers: dict[str, str], cut: int | None = None) -> None:
         """An answer, with the first `cut` bytes of its body."""

@@ -32,7 +32,8 @@ GUARD = Guard(QUESTIONS)
 def test_a_planted_question_is_found(number):
     text = f"Lecture notes. {QUESTIONS[number].question.upper()} The answer is discussed below."
     match = GUARD.find(text)
-    assert match.question == QUESTIONS[number] and match.coverage == 1
+    assert match.question == QUESTIONS[number]
+    assert match.coverage == 1
 
 
 def test_another_layout_does_not_hide_a_question():
@@ -44,15 +45,19 @@ def test_neighbours_of_a_question_are_spared():
     assert not GUARD.covers(vignette(100).question)  # the same stock phrase, 17 words of it
     words = QUESTIONS[0].question.split()
     assert not GUARD.covers(" ".join(words[:30]))  # 18 of 65 13-grams, not at the end
-    assert not GUARD.covers(STOCK) and not GUARD.covers("") and not GUARD.covers("a short text")
+    assert not GUARD.covers(STOCK)
+    assert not GUARD.covers("")
+    assert not GUARD.covers("a short text")
 
 
 def test_half_of_the_question_or_its_last_thirty_words_are_enough():
     words = QUESTIONS[0].question.split()
     grams = len(words) - GRAM + 1
     half = -(-grams // 2)
-    assert GUARD.covers(" ".join(words[: half + GRAM - 1])) and not GUARD.covers(" ".join(words[: half + GRAM - 2]))
-    assert GUARD.covers(" ".join(words[-30:])) and not GUARD.covers(" ".join(words[-29:]))
+    assert GUARD.covers(" ".join(words[: half + GRAM - 1]))
+    assert not GUARD.covers(" ".join(words[: half + GRAM - 2]))
+    assert GUARD.covers(" ".join(words[-30:]))
+    assert not GUARD.covers(" ".join(words[-29:]))
 
 
 def test_parts_of_different_questions_do_not_add_up():
@@ -62,7 +67,8 @@ def test_parts_of_different_questions_do_not_add_up():
 
 def test_short_questions_are_counted_as_unchecked():
     guard = Guard([*QUESTIONS, Question("What is given?", ("a", "b", "c", "d"), 0)])
-    assert guard.unchecked == 1 and not guard.covers("What is given?")
+    assert guard.unchecked == 1
+    assert not guard.covers("What is given?")
 
 
 @given(st.lists(st.sampled_from([*WORDS, "THE", "of", "12", "--", "\n", "d\u00e9j\u00e0", "\u4e2d"]), max_size=60))
@@ -90,8 +96,10 @@ def test_a_planted_question_is_not_trained_on(make_mixture, tokenizer, tmp_path)
     evaluation = write_jsonl(tmp_path / "test.jsonl", [question_row(question) for question in QUESTIONS])
     documents = make_mixture({"web": source}, decontaminate=[str(evaluation)]).packed_rows("web").documents
     texts = documents.read(10**9, 1000)
-    assert rows[150]["text"] not in texts and rows[151]["text"] in texts
-    assert documents.skipped == {"held out": 64, "evaluation question": 1} and len(texts) == 135
+    assert rows[150]["text"] not in texts
+    assert rows[151]["text"] in texts
+    assert documents.skipped == {"held out": 64, "evaluation question": 1}
+    assert len(texts) == 135
     without = make_mixture({"web": source}).packed_rows("web").documents
     assert rows[150]["text"] in without.read(10**9, 1000)
 
@@ -129,7 +137,8 @@ def test_the_command_reports_which_documents_would_go(tmp_path, tokenizer_folder
         "end_words": hit["end_words"],
     }
     result = subprocess.run(list(map(str, command[:7])), capture_output=True, text=True)
-    assert result.returncode == 2 and "decontaminate: expected a file" in result.stderr
+    assert result.returncode == 2
+    assert "decontaminate: expected a file" in result.stderr
 
 
 def test_the_most_that_any_document_holds_of_a_question_is_kept():
@@ -145,15 +154,20 @@ def test_the_most_that_any_document_holds_of_a_question_is_kept():
             note_best(best, match, {"source": "mine", "row": row})
     facts = coverage_facts(guard, {"mine": 4}, best)
     found, nothing, unchecked = facts["questions"].values()
-    assert found["coverage"] == pytest.approx(18 / grams, abs=1e-3) and found["end_words"] == 30
-    assert found["covered"] and found["row"] in (1, 2)  # the last 30 words have as many 13-grams
+    assert found["coverage"] == pytest.approx(18 / grams, abs=1e-3)
+    assert found["end_words"] == 30
+    assert found["covered"]
+    assert found["row"] in (1, 2)
     assert nothing == {"coverage": 0.0, "end_words": 0, "covered": False}
-    assert unchecked["coverage"] is None and facts["documents"] == {"mine": 4}
+    assert unchecked["coverage"] is None
+    assert facts["documents"] == {"mine": 4}
 
 
 def test_matches_are_those_that_find_chooses_from():
     text = f"{QUESTIONS[1].question} and {' '.join(QUESTIONS[2].question.split()[:25])}"
     matches = {match.question: match for match in GUARD.matches(text)}
     assert {QUESTIONS[1], QUESTIONS[2]} <= set(matches)
-    assert matches[QUESTIONS[1]].covers and not any(match.covers for q, match in matches.items() if q != QUESTIONS[1])
-    assert GUARD.find(text) == matches[QUESTIONS[1]] and GUARD.matches("nothing") == []
+    assert matches[QUESTIONS[1]].covers
+    assert not any(match.covers for q, match in matches.items() if q != QUESTIONS[1])
+    assert GUARD.find(text) == matches[QUESTIONS[1]]
+    assert GUARD.matches("nothing") == []

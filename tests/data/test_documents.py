@@ -126,16 +126,20 @@ def text_rows(path, **kwargs) -> TextRows:
 def test_passes_hold_the_same_documents_in_another_order(corpus):
     documents = Documents(text_rows(corpus / "c4.jsonl"))
     first, second = read(documents, 300), read(documents, 300)
-    assert len(set(first)) == 300 and sorted(first) == sorted(second) and first != second
+    assert len(set(first)) == 300
+    assert sorted(first) == sorted(second)
+    assert first != second
     in_file_order = [text for *_, text in text_rows(corpus / "c4.jsonl").read_in_order()]
-    assert sorted(first) == sorted(in_file_order) and first != in_file_order
+    assert sorted(first) == sorted(in_file_order)
+    assert first != in_file_order
 
 
 def test_rows_of_a_row_group_are_shuffled_in_blocks(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(2000)])
     rows = TextRows("sources.c4", split_files("sources.c4", [str(path)]))
     order = [int(text) for _, text in rows.read(0, epoch=0, start=0)]
-    assert sorted(order[:512]) == list(range(512)) and order[:512] != list(range(512))
+    assert sorted(order[:512]) == list(range(512))
+    assert order[:512] != list(range(512))
     assert [int(text) for _, text in rows.read(0, epoch=0, start=700)] == order[700:]
     assert [int(text) for _, text in rows.read(0, epoch=1, start=0)][:512] != order[:512]
 
@@ -143,7 +147,8 @@ def test_rows_of_a_row_group_are_shuffled_in_blocks(tmp_path):
 def test_held_out_rows_are_counted_and_not_given(corpus):
     documents = Documents(text_rows(corpus / "c4.jsonl", held_out={0: 3, 1: 2}), max_epochs=1)
     assert len(read_all(documents)) == 295
-    assert documents.skipped == {"held out": 5} and documents.rows_read == 300
+    assert documents.skipped == {"held out": 5}
+    assert documents.rows_read == 300
 
 
 def test_a_source_without_text_for_every_reader_is_named(tmp_path):
@@ -160,7 +165,8 @@ def test_exam_passes_hold_the_same_questions_with_other_letters(questions):
     documents = exam(questions)
     first, second = read(documents, len(questions)), read(documents, len(questions))
     stems = [[text.split("\n")[0] for text in texts] for texts in (first, second)]
-    assert set(stems[0]) == set(stems[1]) and len(set(stems[0])) == len(questions)
+    assert set(stems[0]) == set(stems[1])
+    assert len(set(stems[0])) == len(questions)
     assert stems[0] != stems[1]
     assert len(set(first) & set(second)) < len(questions) / 4
 

@@ -17,7 +17,8 @@ def test_held_out_text_is_not_trained_on(make_mixture, tokenizer):
     for name in ("finepdfs", "c4"):
         assert documents_in(held_out, tokenizer, name) <= set(range(40))
         seen = documents_in(trained, tokenizer, name)
-        assert seen <= set(range(40, 300)) and len(seen) > 100
+        assert seen <= set(range(40, 300))
+        assert len(seen) > 100
 
 
 def test_held_out_documents_may_lie_in_several_files(make_mixture, tokenizer, tmp_path):
@@ -44,7 +45,8 @@ def test_a_validation_path_is_read_instead(make_mixture, sources, tmp_path):
     held_out = write_jsonl(tmp_path / "held.jsonl", [{"text": f"held {i}: fever"} for i in range(9)])
     given = {"c4": {"path": sources["c4"]["path"], "weight": 1, "validation_path": str(held_out)}}
     opened = make_mixture(given).opened[0]
-    assert opened.held_out == [f"held {i}: fever" for i in range(9)] and opened.rows.held_out == {}
+    assert opened.held_out == [f"held {i}: fever" for i in range(9)]
+    assert opened.rows.held_out == {}
     assert make_mixture({"c4": {**given["c4"], "validation_documents": 4}}).opened[0].held_out == opened.held_out[:4]
 
 

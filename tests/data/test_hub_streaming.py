@@ -61,8 +61,10 @@ def read_rows(job: Job, tokenizer_folder: str) -> dict:
         opened = open_sources(parse_sources(job.sources), arguments, seed=1)
         mixture = Mixture(opened, load_tokenizer("tokenizer", tokenizer_folder), arguments, seed=1)
         loader = DataLoader(mixture, batch_size=None, num_workers=job.workers)
-        for row in islice(loader, job.rows):
-            rows.append([row["source"], hashlib.sha256(row["input_ids"].numpy().tobytes()).hexdigest()])
+        rows.extend(
+            [row["source"], hashlib.sha256(row["input_ids"].numpy().tobytes()).hexdigest()]
+            for row in islice(loader, job.rows)
+        )
     except Exception as caught:  # of any kind: the tests say which it should be
         error = [type(caught).__name__, str(caught)]
     return {"rows": rows, "error": error}

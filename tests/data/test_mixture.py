@@ -59,7 +59,8 @@ def test_every_global_batch_is_in_proportion(make_mixture, world_size, workers):
 def test_dev_questions_and_copies_of_them_are_not_trained_on(make_mixture, sources, corpus):
     mixture = make_mixture()
     usmle = mixture.opened[-1]
-    assert usmle.dev and not {q.digest for q in usmle.rows.questions} & {q.digest for q in usmle.dev}
+    assert usmle.dev
+    assert not {q.digest for q in usmle.rows.questions} & {q.digest for q in usmle.dev}
     assert len(usmle.rows.questions) + len(usmle.dev) == 120
     assert len(make_mixture(grpo_holdout=0.5).opened[-1].rows.questions) < 0.7 * len(usmle.rows.questions)
     copies = {**sources["usmle"], "validation_path": str(corpus / "questions.jsonl"), "weight": 1}
@@ -100,12 +101,12 @@ def test_ranks_and_workers_share_a_pass_without_overlap_or_gap(make_mixture, sou
         for worker in range(3):
             rows = []
             with pytest.raises(RunStopped, match="all have been read max_epochs times"):
-                for row in mixture.rows_of_reader(worker, 3):
-                    rows.append(row)
+                rows.extend(mixture.rows_of_reader(worker, 3))
             seen.append(documents_in(rows, tokenizer, "finepdfs"))
     assert sum(map(len, seen)) == len(set.union(*seen))
     # The end of the last document of each of the six readers may not fill a row.
-    assert set.union(*seen) <= set(range(40, 300)) and sum(map(len, seen)) >= 260 - 6 * 5
+    assert set.union(*seen) <= set(range(40, 300))
+    assert sum(map(len, seen)) >= 260 - 6 * 5
 
 
 def rank_states(mixtures: list, workers: int, batches: int) -> tuple[list[dict], list[dict]]:
@@ -145,7 +146,9 @@ def test_other_ranks_and_workers_go_on_where_all_were(make_mixture, tokenizer, b
     )
     trained = sum(map(len, first)) + sum(map(len, second))
     # A window of 600 characters holds up to 600 / 17 + 1 of these documents.
-    assert len(seen) > 20 and len(again) > 10 and len(seen & again) <= before[0] * before[1] * 36
+    assert len(seen) > 20
+    assert len(again) > 10
+    assert len(seen & again) <= before[0] * before[1] * 36
     states = [state for rank in ranks_after for state in rank["workers"].values()]
     drawn = resumed[0].progress(states)
     assert sum(done["rows"] for done in drawn.values()) == trained
@@ -238,7 +241,8 @@ def test_what_was_read_is_what_was_given_and_skipped(make_mixture, sources, tmp_
     state = take(iter(mixture), 40)[-1]["data_state"]
     documents = state["sources"]["holes"]["read"]
     assert documents["rows_read"] == documents["given"] + sum(documents["skipped"].values())
-    assert documents["skipped"]["no text"] > 50 and documents["skipped"]["held out"] >= 4
+    assert documents["skipped"]["no text"] > 50
+    assert documents["skipped"]["held out"] >= 4
     assert mixture.progress([state])["holes"]["skipped"] == sum(documents["skipped"].values())
 
 
@@ -274,4 +278,5 @@ def test_positions_begin_anew_after_each_end_of_text():
 
 def test_a_row_of_one_document_is_one_stretch():
     boundaries = document_boundaries(torch.ones(2, 5, dtype=torch.long), document_end=0)
-    assert boundaries["cu_seq_lens_q"].tolist() == [0, 5, 10] and boundaries["max_length_q"] == 5
+    assert boundaries["cu_seq_lens_q"].tolist() == [0, 5, 10]
+    assert boundaries["max_length_q"] == 5

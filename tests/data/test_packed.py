@@ -43,7 +43,8 @@ def packed(recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("packed")
     result = pack(recipe, folder)
     assert result.returncode == 0, result.stderr
-    assert f"{ROWS} rows of 32 tokens" in result.stdout and "passes completed" in result.stdout
+    assert f"{ROWS} rows of 32 tokens" in result.stdout
+    assert "passes completed" in result.stdout
     return folder
 
 
@@ -65,8 +66,7 @@ def straight(make_mixture, count: int = ROWS) -> np.ndarray:
 def test_packed_rows_are_those_of_the_mixture(open_packed, make_mixture):
     rows = []
     with pytest.raises(RunStopped, match="all 150 rows of .* have been read"):
-        for row in open_packed():
-            rows.append(row["input_ids"])
+        rows.extend(row["input_ids"] for row in open_packed())
     np.testing.assert_array_equal(rows, straight(make_mixture))
     assert rows[0].dtype == np.int32
 
@@ -81,7 +81,7 @@ def test_held_out_rows_are_packed_too(open_packed, make_mixture):
 
 
 def batches(open_packed, steps: int, ranks=None, world_size: int = 1, workers: int = 0):
-    """(the rows of all ranks step by step, the states they end with)"""
+    """The rows of all ranks step by step, and the states they end with."""
     readers, states = [], [{"workers": {}, "last_worker": 0} for _ in range(world_size)]
     for rank in range(world_size):
         mixture = open_packed(batch_size=3, rank=rank, world_size=world_size)
@@ -160,10 +160,14 @@ def test_what_cannot_be_packed_or_read_is_refused(open_packed, packed, recipe, t
     with pytest.raises(InputError, match="did not read packed rows"):
         open_packed().resume([{"workers": {"0": {"drawn": {}}}, "last_worker": 0}], 1)
     result = pack(recipe, packed, "--seed", "1")
-    assert result.returncode == 2 and "another seed" in result.stderr
+    assert result.returncode == 2
+    assert "another seed" in result.stderr
     result = pack(recipe, packed, "--rows", "20")
-    assert result.returncode == 0 and "has 150 rows already" in result.stdout
+    assert result.returncode == 0
+    assert "has 150 rows already" in result.stdout
     result = pack(recipe, tmp_path, "--rows", "0")
-    assert result.returncode == 2 and "rows: expected a number above 0, found 0" in result.stderr
+    assert result.returncode == 2
+    assert "rows: expected a number above 0, found 0" in result.stderr
     result = pack(recipe, "")
-    assert result.returncode == 2 and "out: expected a folder" in result.stderr
+    assert result.returncode == 2
+    assert "out: expected a folder" in result.stderr

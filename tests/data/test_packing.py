@@ -50,7 +50,8 @@ def test_every_token_of_every_document_comes_out_once_and_in_order(tokenizer, ro
 
 def test_rows_have_the_length_and_type_that_is_asked_for(tokenizer):
     row = packed(tokenizer, row_length=37).next_row()
-    assert row.shape == (37,) and row.dtype == np.int32
+    assert row.shape == (37,)
+    assert row.dtype == np.int32
 
 
 @settings(deadline=None, max_examples=30)
@@ -98,7 +99,8 @@ def test_text_that_spells_a_special_token_does_not_end_a_document(tokenizer):
     tokenize = DocumentTokenizer(tokenizer)
     text = f"before {tokenizer.eos_token} after {tokenizer.pad_token}"
     ids = tokenize([text])[0]
-    assert ids.tolist().count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
+    assert ids.tolist().count(tokenizer.eos_token_id) == 1
+    assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.pad_token_id not in ids
     assert tokenizer.decode(ids[:-1]) == text
 

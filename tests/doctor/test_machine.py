@@ -47,19 +47,23 @@ def test_memory_of_a_gpu_is_held_against_the_arithmetic_of_the_run(context, gpu)
     ):
         gpu(free)
         finding = machine.check_gpu(full)
-        assert finding.status == status and cure in finding.cure, finding
+        assert finding.status == status, finding
+        assert cure in finding.cure
         assert f"{free / 1e9:.1f} of 85.0 GB free; the recipe takes about 31.2 GB: 6.4 weights" in finding.found
     gpu(84e9)
     full.training.bf16 = False
-    assert machine.check_gpu(full).status == WARN and "about 54.3 GB" in machine.check_gpu(full).found
+    assert machine.check_gpu(full).status == WARN
+    assert "about 54.3 GB" in machine.check_gpu(full).found
 
 
 def test_a_run_without_a_gpu_is_refused_only_where_a_processor_cannot_do_it(context):
     finding = machine.check_gpu(context())
-    assert finding.status == WARN and "none: the run would be on the cpu" in finding.found
+    assert finding.status == WARN
+    assert "none: the run would be on the cpu" in finding.found
     finding = machine.check_gpu(full_size(context))
     # 2.0e9 tokens x 2.626e9 FLOP, at 1e12 a second
-    assert finding.status == FAIL and "5,252 PFLOP are 61 days" in finding.found
+    assert finding.status == FAIL
+    assert "5,252 PFLOP are 61 days" in finding.found
     assert "a pass takes 31.2 GB" in finding.found
 
 
@@ -69,13 +73,16 @@ def test_torch_for_cpus_on_a_machine_with_an_nvidia_driver_is_told(context, monk
     driver = tmp_path / "version"
     monkeypatch.setattr(machine, "NVIDIA_DRIVER", driver)
     finding = machine.check_torch(context())
-    assert finding.status == WARN and finding.found.endswith("built without CUDA")
+    assert finding.status == WARN
+    assert finding.found.endswith("built without CUDA")
     driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54")
     finding = machine.check_torch(context())
-    assert finding.status == WARN and "built without CUDA, though there is an NVIDIA driver" in finding.found
+    assert finding.status == WARN
+    assert "built without CUDA, though there is an NVIDIA driver" in finding.found
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     finding = machine.check_torch(context())
-    assert finding.status == WARN and "CUDA 13.0, which finds no GPU" in finding.found
+    assert finding.status == WARN
+    assert "CUDA 13.0, which finds no GPU" in finding.found
 
 
 def test_packages_outside_their_ranges_and_missing_ones_fail(context, monkeypatch, tmp_path):
@@ -87,9 +94,11 @@ def test_packages_outside_their_ranges_and_missing_ones_fail(context, monkeypatc
     )
     monkeypatch.setattr(machine, "PROJECT", file)
     finding = machine.check_packages(context())
-    assert finding.status == FAIL and "requirements.txt" in finding.cure
+    assert finding.status == FAIL
+    assert "requirements.txt" in finding.cure
     python, torch_, missing = finding.found.split("; ")
-    assert python.startswith("python 3.") and python.endswith("expected <3.9")
+    assert python.startswith("python 3.")
+    assert python.endswith("expected <3.9")
     assert torch_ == f"torch {version('torch')}, expected >=99"
     assert missing == "no-such-package is missing, expected >=1"
 
@@ -100,7 +109,8 @@ def test_packages_of_an_installed_project_are_those_of_its_metadata(context, mon
     monkeypatch.setattr(machine, "requires", lambda name: lines)
     monkeypatch.setattr(machine, "metadata", lambda name: {"Requires-Python": ">=3.11"})
     finding = machine.check_packages(context())
-    assert finding.status == FAIL and finding.found == "no-such-package is missing, expected >=1"
+    assert finding.status == FAIL
+    assert finding.found == "no-such-package is missing, expected >=1"
 
     def not_installed(name):
         raise machine.PackageNotFoundError(name)
@@ -111,11 +121,14 @@ def test_packages_of_an_installed_project_are_those_of_its_metadata(context, mon
 
 def test_a_folder_that_cannot_be_written_fails_by_its_name(context, tmp_path):
     finding = machine.check_output_dir(context("--output_dir", tmp_path / "new" / "run"))
-    assert finding.status == PASS and "MB/s" in finding.found and not list(tmp_path.iterdir())
+    assert finding.status == PASS
+    assert "MB/s" in finding.found
+    assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         finding = machine.check_output_dir(context("--output_dir", folder))
-        assert finding.status == FAIL and f"'{folder}': Not a directory" in finding.found
+        assert finding.status == FAIL
+        assert f"'{folder}': Not a directory" in finding.found
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -130,7 +143,8 @@ def test_a_disk_has_to_hold_the_checkpoints_kept_the_best_and_the_unfinished(con
         for free, status in ((needed, PASS), (needed - 1, FAIL)):
             monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(2 * free, free, free))
             finding = machine.check_disk(with_limit)
-            assert finding.status == status and f"{count} checkpoints" in finding.found
+            assert finding.status == status
+            assert f"{count} checkpoints" in finding.found
     unlimited = context("--save_steps", 5)
     unlimited.training.save_total_limit = None
     assert f"{3 + 2} checkpoints" in machine.check_disk(unlimited).found
@@ -144,7 +158,8 @@ def test_what_a_run_reports_to_has_to_be_there(context):
     missing = min(set(INTEGRATION_TO_CALLBACK) - set(get_available_reporting_integrations()))
     for name in (missing, "nobody"):
         finding = machine.check_monitoring(context("--report_to", name))
-        assert finding.status == FAIL and finding.found == f"report_to: {name} is not there"
+        assert finding.status == FAIL
+        assert finding.found == f"report_to: {name} is not there"
 
 
 def test_data_workers_need_cores_and_shared_memory(context, monkeypatch):
@@ -152,9 +167,11 @@ def test_data_workers_need_cores_and_shared_memory(context, monkeypatch):
     for workers, status in ((0, PASS), (3, PASS), (4, WARN)):
         assert machine.check_workers(context("--dataloader_num_workers", workers)).status == status
     finding = machine.check_workers(context("--dataloader_num_workers", 4))
-    assert "4 data worker(s) and the run itself on 4 core(s)" in finding.found and "3" in finding.cure
+    assert "4 data worker(s) and the run itself on 4 core(s)" in finding.found
+    assert "3" in finding.cure
     monkeypatch.setattr(machine, "SHARED_MEMORY", machine.Path("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, 1000))
     finding = machine.check_workers(context("--dataloader_num_workers", 1))
-    assert finding.status == FAIL and "--shm-size" in finding.cure
+    assert finding.status == FAIL
+    assert "--shm-size" in finding.cure
     assert machine.check_workers(context("--dataloader_num_workers", 0)).status == PASS

@@ -30,7 +30,8 @@ def source(context, name: str):
 @pytest.mark.parametrize("name", ["finepdfs", "usmle"])
 def test_a_source_is_read_as_training_reads_it(name, context):
     finding = source(context(), name)
-    assert finding.status == PASS and "held-out documents and one to train on" in finding.found
+    assert finding.status == PASS
+    assert "held-out documents and one to train on" in finding.found
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,9 @@ def test_a_source_is_read_as_training_reads_it(name, context):
 def test_a_source_that_cannot_be_read_fails_by_its_key(options, message, context):
     broken = context(*options, "--streaming_timeout", "0.1")
     finding = source(broken, "c4")
-    assert finding.status == FAIL and message in finding.found and "\n" not in finding.found
+    assert finding.status == FAIL
+    assert message in finding.found
+    assert "\n" not in finding.found
     assert finding.cure.startswith("--sources.c4.path PATH")
     assert source(broken, "fineweb_edu").status == PASS
 
@@ -66,21 +69,23 @@ def test_texts_outside_the_mixture_and_questions_are_read_too(context, corpus, t
     assert {"validation_sources.wiki", "decontaminate"} <= {name for name, _ in checks(good)}
     bad = context("--validation_sources", "{wiki: {path: /none.jsonl}}", "--decontaminate", questions, outside)
     finding = texts.check_outside(bad, bad.outside[0])
-    assert finding.status == FAIL and "validation_sources.wiki: no file matches '/none.jsonl'" in finding.found
+    assert finding.status == FAIL
+    assert "validation_sources.wiki: no file matches '/none.jsonl'" in finding.found
     finding = texts.check_questions(bad)
-    assert finding.status == FAIL and f"decontaminate: row 0 of '{outside}' is not a question" in finding.found
+    assert finding.status == FAIL
+    assert f"decontaminate: row 0 of '{outside}' is not a question" in finding.found
 
 
 def test_a_vocabulary_that_is_too_small_fails_and_the_model_is_looked_at_all_the_same(context):
     assert texts.check_tokenizer(context()).found.endswith("401 tokens with its pad token, in a vocabulary of 512")
     small = context("--model_overrides", "{vocab_size: 400}")
     finding = texts.check_tokenizer(small)
-    assert finding.status == FAIL and "the tokenizer has 401 tokens with its pad token, the model only 400" in (
-        finding.found
-    )
+    assert finding.status == FAIL
+    assert "the tokenizer has 401 tokens with its pad token, the model only 400" in (finding.found)
     assert small.blueprint.lm_head.out_features == 400
     finding = texts.check_tokenizer(context("--tokenizer_name_or_path", "/nowhere"))
-    assert finding.status == FAIL and "tokenizer_name_or_path: cannot load the tokenizer of" in finding.found
+    assert finding.status == FAIL
+    assert "tokenizer_name_or_path: cannot load the tokenizer of" in finding.found
 
 
 def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
@@ -93,14 +98,17 @@ def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
     packed = context(*options)
     assert texts.check_packed(packed).found == f"12 rows in {tmp_path}"
     names = [name for name, _ in checks(packed)]
-    assert "packed_dir" in names and not [name for name in names if name.startswith("sources.")]
+    assert "packed_dir" in names
+    assert not [name for name in names if name.startswith("sources.")]
     asked = [name for name, _ in checks(context(*options, "--medqa_dev_questions", 5))]
     assert [name for name in asked if name.startswith("sources.")] == ["sources.usmle"]
     finding = texts.check_packed(context(*options, "--max_steps", 13))
-    assert finding.status == FAIL and "holds 12 rows, the run needs 13" in finding.found
+    assert finding.status == FAIL
+    assert "holds 12 rows, the run needs 13" in finding.found
     rows_file(tmp_path, 0).write_bytes(b"no arrow")
     finding = texts.check_packed(packed)
-    assert finding.status == FAIL and finding.found.startswith("packed_dir: ")
+    assert finding.status == FAIL
+    assert finding.found.startswith("packed_dir: ")
 
 
 @pytest.fixture
@@ -131,16 +139,20 @@ READ = ["--sources.c4.path", "owner/c4"]
 def test_a_run_that_reads_is_warned_of_a_token_that_is_missing_or_invalid(context, hub, monkeypatch):
     options, bad = READ, WARN
     finding = texts.check_token(context(*options))
-    assert (finding.status, finding.found) == (bad, "none") and "hf auth login" in finding.cure
+    assert (finding.status, finding.found) == (bad, "none")
+    assert "hf auth login" in finding.cure
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert texts.check_token(context(*options)).found == "that of somebody"
     for status, message in ((401, "there is one, which the Hub does not know"), (500, "cannot be looked at")):
         hub.failures = lambda method, path, status=status: Failure(status) if "whoami" in path else None
         finding = texts.check_token(context(*options))
-        assert finding.status == bad and message in finding.found and TOKEN not in str(finding)
+        assert finding.status == bad
+        assert message in finding.found
+        assert TOKEN not in str(finding)
     hub.failures = lambda method, path: Failure(drop=True) if "whoami" in path else None
     finding = texts.check_token(context(*options))
-    assert finding.status == bad and "cannot be looked at" in finding.found
+    assert finding.status == bad
+    assert "cannot be looked at" in finding.found
 
 
 def test_a_run_that_is_pushed_fails_without_the_right_to(context, tmp_path, monkeypatch):
@@ -151,7 +163,9 @@ def test_a_run_that_is_pushed_fails_without_the_right_to(context, tmp_path, monk
     assert (finding.status, finding.found) == (PASS, "may write to user/pure, or make it")
     for token, why in (("hf_reads", "the token may only read"), (TOKEN, "the Hub does not know this token")):
         finding = texts.check_token(context(*PUSH, "--hub_token", token))
-        assert finding.status == FAIL and why in finding.found and token not in str(finding)
+        assert finding.status == FAIL
+        assert why in finding.found
+        assert token not in str(finding)
     hub.stop()
 
 
@@ -160,17 +174,20 @@ def test_a_hub_that_does_not_answer_or_must_not_be_asked_is_told_once(context, h
     for status in (403, 503):
         hub.failures = lambda method, path, status=status: Failure(status)
         finding = texts.check_hub(context(*READ))
-        assert finding.status == WARN and finding.found == f"{hub.url} answers HTTP {status}"
+        assert finding.status == WARN
+        assert finding.found == f"{hub.url} answers HTTP {status}"
     monkeypatch.setattr(context_module, "HUB_SECONDS", 0.05)
     hub.failures = lambda method, path: Failure(delay=0.5)
     assert texts.check_hub(context(*READ)).found == f"no network: {hub.url}: timed out"
     hub.stop()
     finding = texts.check_hub(context(*READ))
-    assert finding.status == WARN and finding.found.startswith(f"no network: {hub.url}: ")
+    assert finding.status == WARN
+    assert finding.found.startswith(f"no network: {hub.url}: ")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     offline = context(*READ)
     assert texts.check_hub(offline).found == "HF_HUB_OFFLINE is set"
-    assert source(offline, "c4").status == SKIPPED and source(offline, "usmle").status == PASS
+    assert source(offline, "c4").status == SKIPPED
+    assert source(offline, "usmle").status == PASS
     assert texts.check_hub(context()).status == texts.check_token(context()).status == PASS
 
 

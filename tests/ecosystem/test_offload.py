@@ -31,7 +31,8 @@ def test_layers_on_the_disk_compute_the_same(work, pure, ids, tmp_path, layout):
     model = AutoModelForCausalLM.from_pretrained(
         work / "runs" / layout, device_map=PLACES, offload_folder=tmp_path, dtype=torch.float32
     )
-    assert placed(model) == {"cpu", "disk"} and model.model.layers[1].mlp.up_proj.weight.is_meta
+    assert placed(model) == {"cpu", "disk"}
+    assert model.model.layers[1].mlp.up_proj.weight.is_meta
     assert torch.equal(model(ids).logits, pure(ids).logits)
     greedy = {"max_new_tokens": 4, "do_sample": False}
     assert torch.equal(model.generate(ids, **greedy), pure.generate(ids, **greedy))
@@ -50,7 +51,8 @@ def test_a_plan_made_by_accelerate_splits_no_layer(model, tmp_path):
     )
     assert placed(split) == {"cpu", "disk"}
     layers = [name for name in split.hf_device_map if name.startswith("model.layers.")]
-    assert len(layers) == 4 and all(name.count(".") == 2 for name in layers)
+    assert len(layers) == 4
+    assert all(name.count(".") == 2 for name in layers)
     assert torch.equal(split(ids).logits, model(ids).logits)
 
 

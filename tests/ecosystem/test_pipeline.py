@@ -31,4 +31,5 @@ def test_the_documented_pipeline_runs_on_the_checkpoint_alone(work, pure, gpt2, 
     module, text = result.stdout.split("\n", 1)
     ids = gpt2(format_prompt(questions[0]), return_tensors="pt").input_ids
     expected = gpt2.decode(pure.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :])
-    assert module == "transformers_modules" and text == expected
+    assert module == "transformers_modules"
+    assert text == expected

@@ -62,7 +62,8 @@ def test_quantised_models_stay_near_and_reload(rows_of_64, tmp_path, load, most)
     assert torch.equal(logits, theirs(ids).logits)
     lost = kl_div(logits.float().log_softmax(-1), full.log_softmax(-1), log_target=True, reduction="none").sum(-1)
     assert 0 < lost.mean() < most
-    assert type(ours.lm_head.weight) is torch.nn.Parameter and type(ours.lm_head) is torch.nn.Linear
+    assert type(ours.lm_head.weight) is torch.nn.Parameter
+    assert type(ours.lm_head) is torch.nn.Linear
     assert ours.generate(ids[:1], max_new_tokens=4, min_new_tokens=4, do_sample=False).shape == (1, 36)
     sizes = [
         (folder / "model.safetensors").stat().st_size for folder in (tmp_path / "saved", rows_of_64 / "runs/grpo")

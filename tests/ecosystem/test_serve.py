@@ -73,4 +73,5 @@ def test_a_pure_checkpoint_is_not_served(work):
     """Once this fails, the document can say that the checkpoint itself is served."""
     server = start(SERVE.replace("runs/llama", "runs/grpo"), work, "--trust-remote-code", **{"8000": str(free_port())})
     said, _ = server.communicate(timeout=120)
-    assert server.returncode == 1 and "has no attribute PureForCausalLM" in said
+    assert server.returncode == 1
+    assert "has no attribute PureForCausalLM" in said

@@ -164,7 +164,8 @@ def graph_capture(setting: Setting) -> Rows:
     plain = rollout(model, prompts, 24 if setting.tiny else 48)
     equal = replayed.completion_ids == plain.completion_ids
     yield {"what": "decoding step", "captured": captured, "equal": equal}
-    assert equal and captured == ON_GPU, "the log says why a step could not be captured"
+    assert equal
+    assert captured == ON_GPU, "the log says why a step could not be captured"
 
 
 def failed_capture(setting: Setting) -> Rows:
@@ -178,9 +179,11 @@ def failed_capture(setting: Setting) -> Rows:
     Decoding.advance = advance_and_read
     completions = rollout(model, [[3, 4, 5]] * 4, 12).completion_ids
     yield {"what": "after a failed capture", "completions": len(completions), "graphs": Decoding.graphs and ON_GPU}
-    assert len(completions) == 4 and torch.rand(2, device=DEVICE).isfinite().all()
+    assert len(completions) == 4
+    assert torch.rand(2, device=DEVICE).isfinite().all()
     if ON_GPU:
-        assert not Decoding.graphs and torch.cuda.current_stream() == torch.cuda.default_stream()
+        assert not Decoding.graphs
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
 
 
 def sampler_against_scorer(setting: Setting) -> Rows:
@@ -203,7 +206,8 @@ def sampler_against_scorer(setting: Setting) -> Rows:
     differences = [abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=False)]
     mean = sum(differences) / len(differences)
     yield {"what": "log-probabilities", "mean_difference": round(mean, 5), "largest": round(max(differences), 4)}
-    assert mean < LOG_PROB_ERROR and max(differences) < 15 * LOG_PROB_ERROR
+    assert mean < LOG_PROB_ERROR
+    assert max(differences) < 15 * LOG_PROB_ERROR
     assert all(weight.grad.isfinite().all() for weight in model.parameters())
 
 
@@ -273,7 +277,8 @@ def resume(setting: Setting) -> Rows:
     found = [losses_after(run, 2) for run in (whole, resumed)]
     difference = max(abs(a - b) for a, b in zip(*found, strict=True))
     yield {"what": "losses after the checkpoint", "whole": found[0], "resumed": found[1], "difference": difference}
-    assert len(found[1]) == 2 and difference <= (1e-2 if ON_GPU else 0)
+    assert len(found[1]) == 2
+    assert difference <= (1e-2 if ON_GPU else 0)
 
 
 def losses_after(run: Path, step: int) -> list[float]:
@@ -295,7 +300,8 @@ def out_of_memory(setting: Setting) -> Rows:
         trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     yield {"what": "sequences of a micro-batch", "before": scale.sequences, "after": trainer.rows_per_pass}
-    assert trainer.rows_per_pass < scale.sequences and len(losses) == 3
+    assert trainer.rows_per_pass < scale.sequences
+    assert len(losses) == 3
     assert_untrained(losses, scale)
 
 

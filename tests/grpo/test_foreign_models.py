@@ -15,7 +15,8 @@ def test_a_folder_of_another_family_is_trained(family, make_trainer, tokenizer, 
     model.save_pretrained(tmp_path / family)
     tokenizer.save_pretrained(tmp_path / family)
     trainer = make_trainer(str(tmp_path / family), max_steps=2, save_strategy="no")
-    assert trainer.prefix_obstacle is None and trainer.rollout_obstacle is None
+    assert trainer.prefix_obstacle is None
+    assert trainer.rollout_obstacle is None
     trainer.train()
     lines = trainer.state.log_history
     assert max(line.get("sampling/log_prob_difference", 0) for line in lines) < 1e-5

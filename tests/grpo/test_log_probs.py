@@ -59,7 +59,8 @@ def test_log_probabilities_alone_can_be_differentiated_and_frozen_weights_get_no
     head.requires_grad_(False)
     hidden.requires_grad_()
     token_log_probs(head, hidden, tokens, pack_bits(keep), 1.0, fp32=True)[0].sum().backward()
-    assert head.weight.grad is None and hidden.grad.abs().sum() > 0
+    assert head.weight.grad is None
+    assert hidden.grad.abs().sum() > 0
 
 
 def test_no_token_to_score_gives_a_gradient_of_nought(inputs):
@@ -67,7 +68,9 @@ def test_no_token_to_score_gives_a_gradient_of_nought(inputs):
     hidden.requires_grad_()
     log_probs, _ = token_log_probs(head, hidden[:0], tokens[:0], None, 1.0, fp32=True)
     log_probs.sum().backward()
-    assert len(log_probs) == 0 and not hidden.grad.any() and not head.weight.grad.any()
+    assert len(log_probs) == 0
+    assert not hidden.grad.any()
+    assert not head.weight.grad.any()
 
 
 class LargestTensor(TorchDispatchMode):

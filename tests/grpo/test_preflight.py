@@ -29,9 +29,13 @@ def test_samples_are_counted():
         ]
     )
     assert (found.groups, found.completions, found.correct) == (3, 6, 3)
-    assert found.parsed == pytest.approx(5 / 6) and found.letters == {"A": 2, "B": 1, "C": 2, "D": 0}
-    assert found.no_spread == pytest.approx(2 / 3) and found.clipped == pytest.approx(1 / 6)
-    assert found.mean_length == 3.5 and found.kept_tokens == 2 and found.always_a == pytest.approx(1 / 3)
+    assert found.parsed == pytest.approx(5 / 6)
+    assert found.letters == {"A": 2, "B": 1, "C": 2, "D": 0}
+    assert found.no_spread == pytest.approx(2 / 3)
+    assert found.clipped == pytest.approx(1 / 6)
+    assert found.mean_length == 3.5
+    assert found.kept_tokens == 2
+    assert found.always_a == pytest.approx(1 / 3)
     assert found.warnings() == []
     assert found.facts()["right"].startswith("50.0% (18.8% to 81.2%); always A: 33.3%, chance: 25.0%")
 
@@ -56,4 +60,5 @@ def test_it_samples_whole_groups_and_leaves_the_random_numbers_alone(make_traine
     found = preflight(trainer)
     assert torch.equal(torch.get_rng_state(), state)
     assert (found.groups, found.completions) == (PROMPTS, PROMPTS * trainer.num_generations)
-    assert found.mean_length <= trainer.max_completion_length and 1 <= found.kept_tokens <= 401
+    assert found.mean_length <= trainer.max_completion_length
+    assert 1 <= found.kept_tokens <= 401

@@ -112,8 +112,10 @@ def test_the_sampler_s_log_probabilities_are_those_of_training(family, sample):
     assert (flat - scores_of(model, prompts, rollout, SETTINGS["temperature"])).mean() > 0.05
     kept = unpack_bits(unmasked, VOCAB)
     for row, (ids, sizes) in enumerate(zip(rollout.completion_ids, rollout.kept, strict=True)):
-        assert kept[row, : len(ids)].sum(1).tolist() == sizes and max(sizes) <= 50
-        assert kept[row, range(len(ids)), ids].all() and not kept[row, : len(ids), 5:7].any()
+        assert kept[row, : len(ids)].sum(1).tolist() == sizes
+        assert max(sizes) <= 50
+        assert kept[row, range(len(ids)), ids].all()
+        assert not kept[row, : len(ids), 5:7].any()
 
 
 def test_completions_are_distributed_as_those_of_generate():
@@ -139,10 +141,12 @@ def test_the_prompt_of_a_group_is_run_once_and_finished_rows_leave():
     )
     torch.manual_seed(3)
     rollout = sampled(model, make_prompts((11, 8), (5, 8)), MANY_ENDS, 30)
-    assert shapes[0] == (2, 11) and shapes[1] == (16, 1)
+    assert shapes[0] == (2, 11)
+    assert shapes[1] == (16, 1)
     assert len(shapes) == max(map(len, rollout.completion_ids))
     sizes = [rows for rows, _ in shapes[1:]]
-    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < 8
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 8
 
 
 def test_uneven_groups_come_back_in_their_order():
@@ -156,7 +160,8 @@ def test_uneven_groups_come_back_in_their_order():
 def test_without_cuts_no_mask_is_kept():
     model = make_model("pure").eval()
     rollout = sample_completions(model, make_prompts((4, 2)), SamplingParams(), 3, ONE_END, PAD)
-    assert rollout.sampling_mask is None and all(size == VOCAB for row in rollout.kept for size in row)
+    assert rollout.sampling_mask is None
+    assert all(size == VOCAB for row in rollout.kept for size in row)
 
 
 def test_a_model_with_windows_is_sampled_by_generate_with_the_same_masks():
@@ -233,7 +238,8 @@ def test_under_autocast_frozen_weights_are_cast_once_a_rollout():
     casts = WeightCasts(model)
     with torch.autocast("cpu", torch.bfloat16), casts:
         sampled(model, make_prompts((4, 2)), ONE_END, 5)
-    assert len(casts.counts) == 2 * 7 and set(casts.counts.values()) == {1}  # the head is in float32
+    assert len(casts.counts) == 2 * 7
+    assert set(casts.counts.values()) == {1}
     assert not any(weight.requires_grad for weight in model.parameters())
 
 
@@ -276,7 +282,8 @@ def fake_gpu(monkeypatch):
 def test_a_step_that_can_be_captured_is_replayed(fake_gpu):
     decoding = started(make_model("pure").eval())
     with torch.no_grad(), module.attention_of(decoding.model, module.ATTENTION):
-        assert decoding.captured() == "replay" and decoding.graphs
+        assert decoding.captured() == "replay"
+        assert decoding.graphs
     assert (fake_gpu.stream, fake_gpu.generator.state) == ("main", "after")
 
 
@@ -286,7 +293,8 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is_from_then_on(fake_gpu, c
     decoding = started(make_model("pure").eval())
     with torch.no_grad(), module.attention_of(decoding.model, module.ATTENTION):
         assert decoding.captured() == decoding.advance
-    assert not decoding.graphs and (fake_gpu.stream, fake_gpu.generator.state) == ("main", "before")
+    assert not decoding.graphs
+    assert (fake_gpu.stream, fake_gpu.generator.state) == ("main", "before")
     assert caplog.messages == [
         "a decoding step is no CUDA graph, so that sampling goes on without and slower: "
         "CUDA error: operation failed due to a previous error during capture"
@@ -299,4 +307,5 @@ def test_masks_stay_on_the_device_that_scores_them():
     masks = torch.empty(2, 3, 52, dtype=torch.uint8, device="meta")
     gathered = gather_rollout(torch.tensor([[3, 0, 1], [3, 4, 0]]), numbers, numbers, masks, ONE_END)
     assert gathered.completion_ids == [[3, 0], [3, 4, 0]]
-    assert gathered.sampling_mask.device.type == "meta" and gathered.sampling_mask.shape == (2, 3, 52)
+    assert gathered.sampling_mask.device.type == "meta"
+    assert gathered.sampling_mask.shape == (2, 3, 52)

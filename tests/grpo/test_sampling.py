@@ -32,7 +32,8 @@ def dense(ids: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
 def test_bits_come_back(rows, width, seed):
     mask = torch.rand(rows, width, generator=torch.Generator().manual_seed(seed)) < 0.5
     packed = pack_bits(mask)
-    assert packed.dtype == torch.uint8 and packed.shape == (rows, -(-width // 8))
+    assert packed.dtype == torch.uint8
+    assert packed.shape == (rows, -(-width // 8))
     assert torch.equal(unpack_bits(packed, width), mask)
 
 
@@ -70,7 +71,8 @@ def test_no_end_of_text_comes_too_soon():
     ours, logits = sampler(min_new_tokens=2), torch.zeros(1, 97)
     for step, kept in ((0, False), (1, False), (2, True)):
         found = dense(*ours.candidates(logits, torch.tensor([step])))
-        assert (found[0, 0] > -torch.inf) == kept and (found[0, 1:] > -torch.inf).all()
+        assert (found[0, 0] > -torch.inf) == kept
+        assert (found[0, 1:] > -torch.inf).all()
 
 
 def test_draws_follow_the_probabilities():
@@ -95,7 +97,8 @@ def test_a_sampled_token_stands_in_its_mask_with_its_log_probability():
     uniform = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     drawn = sampler(temperature=0.7, top_p=0.8)(logits, STEP, uniform)
     kept = unpack_bits(drawn.mask, 97)
-    assert torch.equal(kept.sum(1).int(), drawn.kept) and kept.gather(1, drawn.tokens[:, None]).all()
+    assert torch.equal(kept.sum(1).int(), drawn.kept)
+    assert kept.gather(1, drawn.tokens[:, None]).all()
     over_kept = (logits / 0.7).masked_fill(~kept, -torch.inf).log_softmax(-1)
     torch.testing.assert_close(drawn.log_probs, over_kept.gather(1, drawn.tokens[:, None])[:, 0], atol=1e-5, rtol=0)
     assert sampler()(logits, STEP, uniform).mask is None

@@ -38,7 +38,8 @@ def trainer(model_folder, tokenizer, questions, tmp_path):
 
 
 def test_attention_is_flash_as_in_grpo(trainer):
-    assert trainer.args.attention_kernel == "flash" and not torch.backends.cuda.cudnn_sdp_enabled()
+    assert trainer.args.attention_kernel == "flash"
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_the_loss_is_the_cross_entropy_of_the_evaluation_s_log_likelihoods(trainer, tokenizer, questions):
@@ -56,7 +57,8 @@ def test_the_loss_is_the_cross_entropy_of_the_evaluation_s_log_likelihoods(train
 
 def test_a_step_holds_as_many_prompts_as_grpo_s_in_its_order(trainer):
     batch = next(iter(trainer.get_train_dataloader()))
-    assert trainer.args.gradient_accumulation_steps == 1 and len(batch["answer"]) == 16 // 4
+    assert trainer.args.gradient_accumulation_steps == 1
+    assert len(batch["answer"]) == 16 // 4
     assert batch["answer"].tolist() == trainer.train_dataset["answer"][:4]
 
 

@@ -96,7 +96,8 @@ def test_a_batch_with_nothing_to_score_has_a_gradient_of_nought():
     batch.attention_mask[:, batch.split :] = 0
     for share_prefix in (True, False):
         found = score(model, batch, share_prefix)
-        assert not found.log_probs.any() and not found.entropy.any()
+        assert not found.log_probs.any()
+        assert not found.entropy.any()
         assert all(not gradient.any() for gradient in gradients(model, found.log_probs).values())
 
 

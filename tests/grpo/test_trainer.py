@@ -51,7 +51,9 @@ def test_the_policy_that_is_trained_is_the_one_that_acted(make_trainer):
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
     first, later = ([drift for is_first, drift in trainer.passes if is_first == which] for which in (True, False))
-    assert len(first) == len(later) == 4 and max(first) == 0.0 and min(later) > 1e-4
+    assert len(first) == len(later) == 4
+    assert max(first) == 0.0
+    assert min(later) > 1e-4
     kept = logged(trainer, "sampling/kept_tokens")
     assert all(1 <= value <= 50 for value in kept)
     assert all(0 <= value <= 1 for value in logged(trainer, "off_policy/masked_share"))
@@ -60,7 +62,8 @@ def test_the_policy_that_is_trained_is_the_one_that_acted(make_trainer):
 def test_without_the_mask_it_is_another_policy(make_trainer):
     trainer = make_trainer(trainer_class=Watched, keep_sampling_mask=False, **CUTS)
     trainer.train()
-    assert "sampling_mask" not in trainer.inputs and not logged(trainer, "sampling/log_prob_difference")
+    assert "sampling_mask" not in trainer.inputs
+    assert not logged(trainer, "sampling/log_prob_difference")
     ids = trainer.rollouts[-1].completion_ids
     acted = {tuple(row): sum(values) for row, values in zip(ids, trainer.rollouts[-1].log_probs, strict=True)}
     mask = trainer.inputs["completion_mask"].bool()
@@ -114,16 +117,19 @@ def test_adapters_alone_are_trained(make_trainer):
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(before[name], p)}
-    assert changed and all("lora_" in name for name in changed)
+    assert changed
+    assert all("lora_" in name for name in changed)
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
-    assert logged(trainer, "kl")[0] == pytest.approx(0, abs=1e-6) and logged(trainer, "kl")[-1] > 0
+    assert logged(trainer, "kl")[0] == pytest.approx(0, abs=1e-6)
+    assert logged(trainer, "kl")[-1] > 0
 
 
 def test_a_foreign_model_that_cannot_share_prompts_is_trained_all_the_same(make_trainer, tmp_path, tokenizer):
     make_windowed_model().save_pretrained(tmp_path / "mistral")
     tokenizer.save_pretrained(tmp_path / "mistral")
     trainer = make_trainer(str(tmp_path / "mistral"), trainer_class=Watched, **CUTS)
-    assert trainer.prefix_obstacle and trainer.rollout_obstacle
+    assert trainer.prefix_obstacle
+    assert trainer.rollout_obstacle
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
     assert max(drift for first, drift in trainer.passes if first) < 1e-5
@@ -135,7 +141,8 @@ def test_spare_ids_are_neither_drawn_nor_scored(make_trainer, tokenizer):
     assert trainer.sampling_params.suppress_tokens == (pad, *range(len(tokenizer), 411))
     trainer.train()
     drawn = {token for row in trainer.rollouts[0].completion_ids for token in row}
-    assert max(drawn) < len(tokenizer) and pad not in drawn
+    assert max(drawn) < len(tokenizer)
+    assert pad not in drawn
     assert {size for row in trainer.rollouts[0].kept for size in row} == {len(tokenizer) - 1}
 
 
@@ -144,10 +151,12 @@ def test_dropout_is_off_while_sampling_and_the_mode_is_restored(make_trainer):
     trainer.model.model.register_forward_pre_hook(lambda module, args: modes.append(module.training))
     trainer.model.train()
     trainer.sample([[3, 4], [3, 4]])
-    assert modes and not any(modes) and trainer.model.training
+    assert modes
+    assert not any(modes)
+    assert trainer.model.training
 
 
-@pytest.mark.parametrize("kernel, cudnn", [(None, False), ("auto", True)])
+@pytest.mark.parametrize(("kernel", "cudnn"), [(None, False), ("auto", True)])
 def test_attention_is_flash_unless_another_kernel_is_asked_for(make_trainer, kernel, cudnn):
     make_trainer(**({} if kernel is None else {"attention_kernel": kernel}))
     assert torch.backends.cuda.cudnn_sdp_enabled() == cudnn
@@ -243,7 +252,8 @@ def test_the_self_check_finds_a_rollout_that_is_wrong_and_takes_generate(fault, 
         trainer = make_trainer(trainer_class=Watched, **CUTS)
     finally:
         AttentionInterface.register(rollout.ATTENTION, rollout.rollout_attention)
-    assert reason in trainer.rollout_obstacle and trainer.prefix_obstacle is None
+    assert reason in trainer.rollout_obstacle
+    assert trainer.prefix_obstacle is None
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
 

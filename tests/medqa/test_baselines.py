@@ -26,7 +26,8 @@ def test_constants_and_the_longest_option(questions):
     assert [set(found[f"always {letter}"]) for letter in "ABCD"] == [{0}, {1}, {2}, {3}]
     for question, place in zip(questions, found["longest option"], strict=True):
         lengths = [len(option) for option in question.options]
-        assert lengths[place] == max(lengths) and max(lengths) not in lengths[:place]
+        assert lengths[place] == max(lengths)
+        assert max(lengths) not in lengths[:place]
     assert list(simple_baselines(PUBMEDQA, questions)) == ["always yes", "always no", "always maybe"]
 
 

@@ -115,7 +115,8 @@ def test_every_subject_of_mmlu_is_asked_as_lm_eval_asks_it(name, questions):
 
     stock = yaml.load((STOCK / STOCK_FILES[name]).read_text(), Loader)
     prompt = TASKS[name].prompt(questions[0])
-    assert prompt.startswith(stock["description"]) and stock["dataset_name"] == TASKS[name].config
+    assert prompt.startswith(stock["description"])
+    assert stock["dataset_name"] == TASKS[name].config
     assert prompt.removeprefix(stock["description"]).startswith(questions[0].question.strip())
 
 

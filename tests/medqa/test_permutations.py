@@ -20,7 +20,8 @@ def test_a_constant_letter_scores_exactly_chance(questions, number, letter):
     orders = ORDERS[number]
     scores = scores_of(questions, orders, lambda question: [i == letter for i in range(4)])
     metrics, _ = permutation_metrics(scores, np.array([q.answer for q in questions]), orders)
-    assert metrics["mean_accuracy"] == 0.25 and metrics["standard_error"] == 0
+    assert metrics["mean_accuracy"] == 0.25
+    assert metrics["standard_error"] == 0
     assert metrics["consistency"] == metrics["all_correct"] == 0
     assert metrics["accuracies"][0] == np.mean([q.answer == letter for q in questions])
 
@@ -65,7 +66,8 @@ def test_metrics_are_those_of_a_plain_loop(seed, number):
 
 def test_orders_are_all_different_and_begin_with_the_files_own():
     for number, orders in ORDERS.items():
-        assert len(set(orders)) == number and orders[0] == (0, 1, 2, 3)
+        assert len(set(orders)) == number
+        assert orders[0] == (0, 1, 2, 3)
         for place in range(4):
             assert number == 1 or {sum(order[place] == option for order in orders) for option in range(4)} == {
                 number // 4

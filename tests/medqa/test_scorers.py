@@ -44,7 +44,8 @@ def log_likelihood(asked, context: str, continuation: str) -> float:
 def test_cloze_scores_are_those_of_single_texts(asked, mixed):
     for question, record in zip(mixed, records_of(score_cloze, asked, mixed), strict=True):
         stem = format_stem(question)
-        assert "A. " not in stem and question.question in stem
+        assert "A. " not in stem
+        assert question.question in stem
         for option, given, alone, characters in zip(
             question.options, record["log_likelihoods"], record["unconditional"], record["characters"], strict=True
         ):
@@ -63,14 +64,16 @@ def test_greedy_completions_are_those_of_a_plain_loop(asked, mixed):
             while len(written) < 6 and eos not in written:
                 written.append(int(asked.model(torch.tensor([ids + written])).logits[0, -1].argmax()))
         text = asked.tokenizer.decode(written, skip_special_tokens=True)
-        assert record["completions"] == [text] and record["answers"] == [parse_answer(text)]
+        assert record["completions"] == [text]
+        assert record["answers"] == [parse_answer(text)]
         assert record["lengths"] == [sum(token != eos for token in written)]
 
 
 def test_a_question_of_three_words_cannot_fill_the_room_of_an_answer(asked, questions):
     long = replace(questions[0], question="fever " * 600)
     (record,) = records_of(score_generations, asked, [long])
-    assert record["cut"] and len(record["completions"]) == 1
+    assert record["cut"]
+    assert len(record["completions"]) == 1
     assert records_of(score_letters, asked, [long, questions[1]])[0]["cut"]
 
 
@@ -115,6 +118,7 @@ def test_the_reward_is_grpos(asked, questions):
     records = records_of(score_generations, replace(asked, model=Writes(asked.model, ids)), questions)
     penalty = LengthPenalty(4, eos)(completion_ids=[ids])[0]
     for question, record in zip(questions, records, strict=True):
-        assert record["answers"] == [1] and record["lengths"] == [1]
+        assert record["answers"] == [1]
+        assert record["lengths"] == [1]
         assert record["rewards"] == [float(question.answer == 1) - 0.01 * penalty]
     assert penalty == 0.75

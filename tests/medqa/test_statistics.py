@@ -24,7 +24,8 @@ def test_holm_rejects_what_stepping_down_rejects(p_values):
 
 
 def test_one_test_needs_no_adjustment():
-    assert holm([0.03]) == [0.03] and holm([]) == []
+    assert holm([0.03]) == [0.03]
+    assert holm([]) == []
 
 
 def test_chance_on_medqa():

@@ -40,13 +40,15 @@ def test_medmcqa(tmp_path):
 def test_pubmedqa_in_each_of_its_layouts(tmp_path, row):
     question = read(tmp_path, "pubmedqa", row)
     assert PUBMEDQA.prompt(question) == "Abstract: First.\nSecond.\nQuestion: Q?\nAnswer:"
-    assert PUBMEDQA.labels[question.answer] == "maybe" and not PUBMEDQA.has_letters
+    assert PUBMEDQA.labels[question.answer] == "maybe"
+    assert not PUBMEDQA.has_letters
     assert pytest.approx(1 / 3) == PUBMEDQA.chance
 
 
 def test_mmlu(tmp_path):
     question = read(tmp_path, MMLU.name, ROWS[MMLU.name])
-    assert question.letter == "D" and question.meta_info == "anatomy"
+    assert question.letter == "D"
+    assert question.meta_info == "anatomy"
     head = "The following are multiple choice questions (with answers) about anatomy.\n\n"
     assert MMLU.prompt(question) == f"{head}Q?\nA. w\nB. x\nC. y\nD. z\nAnswer:"
 

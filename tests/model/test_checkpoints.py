@@ -153,7 +153,8 @@ def test_sharded_and_half_precision_checkpoints_keep_every_weight(model, tmp_pat
     model.to(torch.bfloat16).save_pretrained(tmp_path, max_shard_size="1MB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     loaded, info = PureForCausalLM.from_pretrained(tmp_path, dtype="auto", output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     assert loaded.dtype == torch.bfloat16
     expected = model.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in loaded.state_dict().items())

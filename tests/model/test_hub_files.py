@@ -29,7 +29,9 @@ def test_hub_file_imports_only_what_every_reader_has(name):
             assert {alias.name.split(".")[0] for alias in node.names} <= ALLOWED
         elif isinstance(node, ast.ImportFrom) and node.level:
             # transformers finds the files to copy by text: only `from .name import` at the start of a line counts.
-            assert node.level == 1 and node.module in siblings and node.col_offset == 0
+            assert node.level == 1
+            assert node.module in siblings
+            assert node.col_offset == 0
         elif isinstance(node, ast.ImportFrom):
             assert node.module.split(".")[0] in ALLOWED
             assert node.module != "__future__", "postponed annotations turn config_class into a string"
@@ -56,7 +58,7 @@ def test_modeling_never_compares_the_configuration_class():
 
 
 def test_attention_has_the_form_vllm_reads():
-    """vLLM's Transformers backend finds the attention call by its syntax."""
+    """The Transformers backend of vLLM finds the attention call by its syntax."""
     calls = [node for node in ast.walk(parse("modeling_pure.py")) if isinstance(node, ast.Call)]
     lookups = [call for call in calls if ast.unparse(call.func) == "ALL_ATTENTION_FUNCTIONS.get_interface"]
     assert len(lookups) == 1

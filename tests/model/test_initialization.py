@@ -83,4 +83,5 @@ def test_end_of_text_embedding_learns_even_when_it_is_the_pad_token(ids):
     ids[:, 5] = 0
     model(ids, labels=ids).loss.backward()
     embedding = model.model.embed_tokens.weight
-    assert embedding[0].abs().sum() > 0 and embedding.grad[0].abs().sum() > 0
+    assert embedding[0].abs().sum() > 0
+    assert embedding.grad[0].abs().sum() > 0

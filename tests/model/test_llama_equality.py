@@ -26,7 +26,8 @@ def make_pair(implementation: str, dtype: torch.dtype = torch.float32) -> tuple[
     pure = PureForCausalLM._from_config(config, attn_implementation=implementation, dtype=dtype)
     llama = LlamaForCausalLM._from_config(LlamaConfig(**shape), attn_implementation=implementation, dtype=dtype)
     result = llama.load_state_dict(pure.state_dict(), strict=False)
-    assert not result.unexpected_keys and all("norm" in key for key in result.missing_keys)
+    assert not result.unexpected_keys
+    assert all("norm" in key for key in result.missing_keys)
     return pure, llama
 
 

@@ -58,7 +58,8 @@ def test_it_is_the_plain_loss_in_float32(model, batch, monkeypatch, chunk, num_i
     kwargs = {} if num_items is None else {"num_items_in_batch": torch.tensor(num_items)}
     plain, expected = loss_and_gradients(model, *batch, scale=3.0, skip_logits=False, **kwargs)
     ours, found = loss_and_gradients(model.train(), *batch, scale=3.0, **kwargs)
-    assert ours.logits is None and plain.logits is not None
+    assert ours.logits is None
+    assert plain.logits is not None
     torch.testing.assert_close(ours.loss, plain.loss, rtol=1e-6, atol=0)
     assert found.keys() == expected.keys()
     assert {
@@ -93,7 +94,8 @@ def test_no_tensor_holds_more_logits_than_a_chunk(model, batch, monkeypatch, tra
             model(*batch[:1], labels=batch[1]).loss.backward()
         else:
             model(*batch[:1], labels=batch[1], reduction="none")
-    assert plain.logit_rows == 80 and ours.logit_rows == 16
+    assert plain.logit_rows == 80
+    assert ours.logit_rows == 16
 
 
 def test_nats_of_each_token_are_those_of_the_plain_loss(model, batch):
@@ -102,7 +104,8 @@ def test_nats_of_each_token_are_those_of_the_plain_loss(model, batch):
         nats = model.eval()(ids, labels=labels, reduction="none").loss
         log_probs = model(ids).logits[:, :-1].log_softmax(-1)
     expected = -log_probs.gather(-1, labels[:, 1:].clamp(min=0)[..., None])[..., 0]
-    assert nats.shape == ids.shape and not nats[:, -1].any()
+    assert nats.shape == ids.shape
+    assert not nats[:, -1].any()
     torch.testing.assert_close(nats[:, :-1], expected.masked_fill(labels[:, 1:] == -100, 0.0), rtol=1e-5, atol=1e-6)
 
 
@@ -138,4 +141,5 @@ def test_what_cannot_be_given_is_refused(model, batch):
 def test_evaluation_keeps_its_logits_and_a_mean(model, batch):
     with torch.no_grad():
         out = model.eval()(batch[0], labels=batch[1])
-    assert out.logits.shape == (2, 40, VOCAB) and out.loss.ndim == 0
+    assert out.logits.shape == (2, 40, VOCAB)
+    assert out.loss.ndim == 0

@@ -126,7 +126,8 @@ def test_weights_and_hidden_states_can_be_asked_for(model, ids):
 
 def varlen_reference(module, query, key, value, attention_mask, scaling, cu_seq_lens_q, cu_seq_lens_k, **kwargs):
     """What flash attention does with packed rows: flatten the batch, then attend inside each length."""
-    assert attention_mask is None and kwargs["max_length_q"] == kwargs["max_length_k"] == max(LENGTHS)
+    assert attention_mask is None
+    assert kwargs["max_length_q"] == kwargs["max_length_k"] == max(LENGTHS)
     batch, length = query.shape[0], query.shape[2]
     flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
     pieces = zip(*[states.split(cu_seq_lens_q.diff().tolist()) for states in flat], strict=True)
@@ -138,7 +139,7 @@ def varlen_reference(module, query, key, value, attention_mask, scaling, cu_seq_
 
 
 def test_flash_attention_is_told_the_lengths_of_a_packed_batch(model, ids, positions, monkeypatch):
-    """transformers itself detects packing in a batch of one only; more rows would silently mix their documents."""
+    """Transformers itself detects packing in a batch of one only; more rows would silently mix their documents."""
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "flash_reference", varlen_reference)
     model.config._attn_implementation = "flash_reference"
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from modeling_pure import PureForCausalLM
 from tests.conftest import needs_compiler
@@ -69,16 +70,16 @@ def test_compiled_graph_is_one_and_has_a_mask_only_when_packed(model, ids, packe
 
     def backend(graph, example_inputs):
         graphs.append(graph)
-        for node in graph.graph.nodes:
-            if node.target is torch.nn.functional.scaled_dot_product_attention:
-                masks.append(node.kwargs["attn_mask"])
+        attention = [node for node in graph.graph.nodes if node.target is functional.scaled_dot_product_attention]
+        masks.extend(node.kwargs["attn_mask"] for node in attention)
         return graph
 
     model.train()
     inputs = {"position_ids": torch.cat([torch.arange(9), torch.arange(15)])[None].repeat(2, 1)} if packed else {}
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     torch.testing.assert_close(compiled(ids, **inputs).logits, model(ids, **inputs).logits, rtol=0, atol=2e-5)
-    assert len(graphs) == 1 and len(masks) == len(model.model.layers)
+    assert len(graphs) == 1
+    assert len(masks) == len(model.model.layers)
     assert all((mask is not None) == packed for mask in masks)
 
 
@@ -106,7 +107,8 @@ def test_norms_keep_the_dtype_of_the_residual_stream_under_any_autocast(model, i
             if type(module).__name__ == "PureRMSNorm":
                 module.register_forward_hook(lambda _, given, out: states.append((given[0].dtype, out.dtype)))
         hidden = model.model(ids).last_hidden_state
-    assert hidden.dtype == torch.bfloat16 and set(states) == {(torch.bfloat16, torch.bfloat16)}
+    assert hidden.dtype == torch.bfloat16
+    assert set(states) == {(torch.bfloat16, torch.bfloat16)}
     assert casts == [1]
 
 
@@ -151,8 +153,10 @@ def test_lora_trains_reloads_and_merges(model, ids, tmp_path):
 
 def test_what_trl_and_accelerate_read_is_there(model, ids):
     assert model.base_model is model.model
-    assert model.get_output_embeddings() is model.lm_head and model.lm_head.bias is None
-    assert model.generation_config is not None and not model.config.tie_word_embeddings
+    assert model.get_output_embeddings() is model.lm_head
+    assert model.lm_head.bias is None
+    assert model.generation_config is not None
+    assert not model.config.tie_word_embeddings
     layers = {type(module).__name__ for module in model.modules()}
     assert set(model._no_split_modules) <= layers
     with torch.no_grad():

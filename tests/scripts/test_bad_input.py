@@ -22,7 +22,8 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
         run_script(script.main, "script")
     captured = capsys.readouterr()
     lines = [line for line in captured.err.splitlines() if line.startswith("script: error: ")]
-    assert stop.value.code == 2 and len(lines) == 1
+    assert stop.value.code == 2
+    assert len(lines) == 1
     assert captured.err.rstrip().endswith(lines[0]), "the error is the last thing said, and one line"
     assert not output.exists(), "something was written"
     return lines[0]

@@ -45,10 +45,12 @@ def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
     assert [line["id"] for line in lines] == [question.digest for question in questions]
     assert [line["prediction"] for line in lines] == ["ABCD"[np.argmax(line["log_likelihoods"])] for line in lines]
     metrics, data = results["metrics"], results["data"]
-    assert metrics["accuracy"] == sum(right) / 120 and data["n"] == sum(data["labels"].values()) == 120
+    assert metrics["accuracy"] == sum(right) / 120
+    assert data["n"] == sum(data["labels"].values()) == 120
     assert metrics["always"]["A"] == data["labels"]["A"] / 120
     assert metrics["bias"]["confusion"][0][0] == sum(line["gold"] == line["prediction"] == "A" for line in lines)
-    assert results["test_runs"] == 0 and results["schema_version"] == 2
+    assert results["test_runs"] == 0
+    assert results["schema_version"] == 2
     assert sum(part["n"] for name, part in results["slices"].items() if name.startswith("stem")) == 120
     names = [row["name"] for row in results["comparisons"]]
     assert names == ["chance", *(f"always {letter}" for letter in "ABCD"), "longest option"]
@@ -81,7 +83,8 @@ def test_dev_is_the_part_that_training_never_sees(evaluate, corpus, tmp_path):
     evaluate(tmp_path, split="dev")
     dev = {line["id"] for line in predictions_of(tmp_path)}
     train = {q.digest for q in split_questions(Source("usmle", str(corpus / "questions.jsonl"), 1), 0.0)[0]}
-    assert dev and not dev & train
+    assert dev
+    assert not dev & train
 
 
 def test_runs_of_the_test_split_are_counted(evaluate, tmp_path):
@@ -97,7 +100,8 @@ def test_any_batch_size_gives_the_same_predictions(evaluate, tmp_path, permutati
         _, results = evaluate(tmp_path / size, "--batch_size", size, "--permutations", permutations)
         found.append((results["metrics"], predictions_of(tmp_path / size)))
     for metrics, lines in found[1:]:
-        assert metrics["near_ties"] == 0 and metrics["accuracy"] == found[0][0]["accuracy"]
+        assert metrics["near_ties"] == 0
+        assert metrics["accuracy"] == found[0][0]["accuracy"]
         for first, second in zip(found[0][1], lines, strict=True):
             assert first["prediction"] == second["prediction"]
             assert second["log_likelihoods"] == pytest.approx(first["log_likelihoods"], abs=1e-5)
@@ -123,8 +127,10 @@ def test_a_killed_evaluation_goes_on_and_scores_nothing_twice(evaluate, pretrain
 
     monkeypatch.setattr(scorers, "label_log_likelihoods", counting)
     _, resumed = evaluate(stopped, "--batch_size", "1", "--permutations", "24")
-    assert held > 0 and len(asked) == 120 * 24 - held
-    assert resumed["metrics"] == straight["metrics"] and not journal.exists()
+    assert held > 0
+    assert len(asked) == 120 * 24 - held
+    assert resumed["metrics"] == straight["metrics"]
+    assert not journal.exists()
     assert predictions_of(stopped) == predictions_of(tmp_path / "straight")
 
 
@@ -166,11 +172,14 @@ def test_everything_beside_the_accuracy(evaluate, train_here, corpus, questions,
     twin = rows[str(tmp_path / "before")]  # the same model: called by its path
     assert (twin["only_first"], twin["only_second"], twin["p_value"], twin["difference"]) == (0, 0, 1, 0)
     for name in ("BM25 over train questions", "BM25 over textbooks"):
-        assert rows[name]["n"] == 120 and name in printed.out
+        assert rows[name]["n"] == 120
+        assert name in printed.out
     assert all(row["p_holm"] >= row["p_value"] for row in rows.values())
     found = results["contamination"]
-    assert found["documents"] == {"mine": 4} and found["covered"] == found["covered_accuracy"]["n"] == 3
-    assert found["clean"]["n"] == 117 and found["checked"] + found["too_short"] == 120
+    assert found["documents"] == {"mine": 4}
+    assert found["covered"] == found["covered_accuracy"]["n"] == 3
+    assert found["clean"]["n"] == 117
+    assert found["checked"] + found["too_short"] == 120
     assert results["memorisation"] is None  # every train question is among those that are asked
     assert "BM25 over textbooks" in (tmp_path / "after" / "report.html").read_text()
 
@@ -181,7 +190,8 @@ def test_the_probe_of_memory_asks_train_questions(evaluate, corpus, questions, t
     assert probe["n"] == metrics["n"] < 120
     assert probe["accuracy_gap"] == probe["accuracy"] - metrics["accuracy"]
     assert probe["nll_gap"] == pytest.approx(metrics["calibration"]["nll"] - probe["nll"])
-    assert 0 < probe["accuracy_p"] <= 1 and 0 < probe["nll_p"] <= 1
+    assert 0 < probe["accuracy_p"] <= 1
+    assert 0 < probe["nll_p"] <= 1
     assert "no sign of memory" in (tmp_path / "report.md").read_text()
 
 
@@ -195,7 +205,9 @@ def test_other_scorers_leave_the_same_files(evaluate, tmp_path, scorer):
     assert set(found) == expected
     if scorer == "generate":
         written = results["metrics"]["generation"]
-        assert written["samples"] == 2 and 0 <= written["parse_rate"] <= 1 and written["mean_length"] <= 4
+        assert written["samples"] == 2
+        assert 0 <= written["parse_rate"] <= 1
+        assert written["mean_length"] <= 4
         assert written["sample_accuracy"] - 0.01 <= written["reward"] <= written["sample_accuracy"]
         assert "completions" not in predictions_of(tmp_path)[0]
     assert (tmp_path / "report.html").exists()
@@ -212,7 +224,8 @@ def test_a_card_has_the_accuracy_and_the_hub_reads_it(evaluate, pretrained, tmp_
     letter = entries["accuracy (letter, fp32, no examples)", "all"]
     assert len(entries) == len(card.data.eval_results) == 2 + before.count("<!-- evaluation: questions.jsonl")
     assert letter.metric_value == pytest.approx(results["metrics"]["accuracy"], abs=1e-6)
-    assert letter.metric_args["n"] == 120 and letter.dataset_split == "all"
+    assert letter.metric_args["n"] == 120
+    assert letter.dataset_split == "all"
     assert letter.metric_args["wilson_95"] == pytest.approx(results["metrics"]["wilson_interval"], abs=1e-6)
     for text in ("always A", "chance", "Contamination was not looked for", "not a medical device"):
         assert text in card.text
@@ -232,7 +245,9 @@ def test_evaluations_are_compared_from_their_files(evaluate, train_here, corpus,
     right = [[line["gold"] == line["prediction"] for line in predictions_of(tmp_path / name)] for name in "ab"]
     gained = sum(second and not first for first, second in zip(*right, strict=True))
     lost = sum(first and not second for first, second in zip(*right, strict=True))
-    assert f"{gained} / {lost}" in printed and "0 / 0" in printed and "Holm" in printed
+    assert f"{gained} / {lost}" in printed
+    assert "0 / 0" in printed
+    assert "Holm" in printed
     assert "not distinguishable from" in printed
     message = train_here(tmp_path / "a", tmp_path / "c", script=compare, expect=2).err
     assert "only answers to the same questions" in message
@@ -246,7 +261,8 @@ def test_prompts_that_are_cut_and_questions_that_repeat_are_counted(evaluate, qu
     rows[4]["question"] = "fever " * 300 + rows[4]["question"]
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[2]])
     printed, results = evaluate(tmp_path / "eval", "--questions", path)
-    assert results["data"]["cut_prompts"] == 1 and results["data"]["repeated_rows"] == [[20, 2]]
+    assert results["data"]["cut_prompts"] == 1
+    assert results["data"]["repeated_rows"] == [[20, 2]]
     assert "longer than the context, which were cut from the left: 1." in printed.out
     assert "an earlier one: 1 (row 20 repeats row 2)" in printed.out
     assert [line["cut"] for line in predictions_of(tmp_path / "eval")].index(True) == 4
@@ -311,7 +327,8 @@ def test_odd_characters_survive(evaluate, train_here, questions, tmp_path):
 def test_refused_before_a_model_is_loaded(evaluate, tmp_path, monkeypatch, options, message):
     monkeypatch.setattr(eval_medqa, "load_model", None)
     _, err = evaluate(tmp_path / "eval", *options, expect=2)
-    assert message in err and len(err.splitlines()) == 1
+    assert message in err
+    assert len(err.splitlines()) == 1
     assert not (tmp_path / "eval").exists()
 
 
@@ -342,5 +359,6 @@ def test_other_data_sets_are_declarations(evaluate, questions, tmp_path):
     ]
     path = write_jsonl(tmp_path / "pubmedqa.jsonl", rows)
     _, results = evaluate(tmp_path / "pubmedqa", "--task", "pubmedqa", "--questions", path)
-    assert results["metrics"]["chance"] == 1 / 3 and list(results["metrics"]["always"]) == ["yes", "no", "maybe"]
+    assert results["metrics"]["chance"] == 1 / 3
+    assert list(results["metrics"]["always"]) == ["yes", "no", "maybe"]
     assert {line["gold"] for line in predictions_of(tmp_path / "pubmedqa")} == {"yes", "no", "maybe"}

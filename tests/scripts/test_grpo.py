@@ -36,7 +36,8 @@ def test_the_reward_is_the_weighted_sum_and_is_logged(trained):
         correct, penalty = line["rewards/correct/mean"], line["rewards/length_penalty/mean"]
         assert line["reward"] == pytest.approx(correct - 0.01 * penalty, abs=1e-6)
         assert 0 <= line["medqa/parse_rate"] <= 1
-    assert (folder / "curves.png").exists() and "Not for clinical use" in (folder / "README.md").read_text()
+    assert (folder / "curves.png").exists()
+    assert "Not for clinical use" in (folder / "README.md").read_text()
 
 
 def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
@@ -68,7 +69,8 @@ def test_no_dev_question_is_asked_and_the_holdout_is_kept_from_pretraining(corpu
     assert {split_of(question, 0.3) for question in kept} == {"holdout"}
     source = parse_source("sources.usmle", {"path": path, "weight": 1, "format": "medqa"})
     read, _ = split_questions(source, grpo_holdout=0.3)
-    assert read and not {question.digest for question in read} & {question.digest for question in kept}
+    assert read
+    assert not {question.digest for question in read} & {question.digest for question in kept}
     assert {question.digest for question in [*read, *kept]} == {question.digest for question in asked}
 
 

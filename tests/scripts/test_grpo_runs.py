@@ -48,7 +48,8 @@ def test_the_dev_split_chooses_the_checkpoint_that_the_run_ends_with(grpo_here, 
     assert all("eval_rewards/correct/mean" in line and "eval_medqa/parse_rate" in line for line in lines)
     best = max(lines, key=lambda line: line["eval_medqa_accuracy"])["step"]  # the first of equals
     assert equal(weights_of(tmp_path), weights_of(tmp_path / f"checkpoint-{best}"))
-    assert f"step {best}, dev accuracy" in printed and "13 dev questions" in " ".join(printed.split())
+    assert f"step {best}, dev accuracy" in printed
+    assert "13 dev questions" in " ".join(printed.split())
 
 
 def test_the_same_command_again_keeps_the_best_weights(grpo_here, tmp_path):
@@ -59,7 +60,8 @@ def test_the_same_command_again_keeps_the_best_weights(grpo_here, tmp_path):
     assert state["best_global_step"] < state["global_step"] < 40
     best = weights_of(tmp_path / f"checkpoint-{state['best_global_step']}")
     last = weights_of(tmp_path / f"checkpoint-{state['global_step']}")
-    assert equal(weights_of(tmp_path), best) and not equal(best, last)
+    assert equal(weights_of(tmp_path), best)
+    assert not equal(best, last)
     grpo_here(*options)
     assert equal(weights_of(tmp_path), best)
 
@@ -108,13 +110,15 @@ def test_completions_are_kept_for_reading(grpo_here, tmp_path):
     grpo_here("--max_steps", "2")
     table = pandas.concat(pandas.read_parquet(file) for file in sorted(tmp_path.glob("completions/*.parquet")))
     assert {"prompt", "completion", "correct", "length_penalty", "advantage"} <= set(table.columns)
-    assert table.prompt.str.endswith("Answer:").all() and len(table) >= 16
+    assert table.prompt.str.endswith("Answer:").all()
+    assert len(table) >= 16
 
 
 def test_a_group_answers_one_prompt_and_all_metrics_are_logged(grpo_here, tmp_path):
     grpo_here("--max_steps", "2")
     first = pandas.read_parquet(min(tmp_path.glob("completions/*.parquet")))
-    assert first.prompt.value_counts().eq(4).all() and first.prompt.nunique() == 4
+    assert first.prompt.value_counts().eq(4).all()
+    assert first.prompt.nunique() == 4
     names = "reward rewards/correct/mean rewards/length_penalty/mean completions/mean_length off_policy/masked_share "
     names += "sampling/kept_tokens sampling/log_prob_difference entropy kl medqa/parse_rate generated_tokens"
     logged = set().union(*metrics(tmp_path))
@@ -137,14 +141,17 @@ def test_adapters_end_as_a_whole_model(grpo_here, pretrained, tmp_path):
     assert (tmp_path / "checkpoint-4" / "adapter_model.safetensors").exists()
     start, end = AutoModelForCausalLM.from_pretrained(pretrained), AutoModelForCausalLM.from_pretrained(tmp_path)
     changed = [name for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True) if (a != b).any()]
-    assert all("proj" in name for name in changed) and len(changed) == 14
+    assert all("proj" in name for name in changed)
+    assert len(changed) == 14
 
 
 def test_the_baseline_learns_from_the_same_prompts_and_goes_on_after_a_stop(grpo_here, tmp_path):
     printed = grpo_here("--algorithm", "sft", "--learning_rate", "0.01")
-    assert "Cross entropy over MedQA's letters" in printed and "Before the first step" not in printed
+    assert "Cross entropy over MedQA's letters" in printed
+    assert "Before the first step" not in printed
     losses = [line["loss"] for line in metrics(tmp_path) if "loss" in line]
-    assert len(losses) == 4 and all(loss > 0 for loss in losses)
+    assert len(losses) == 4
+    assert all(loss > 0 for loss in losses)
     again = tmp_path / "again"
     grpo_here("--algorithm", "sft", "--learning_rate", "0.01", "--max_steps", "2", folder=again)
     grpo_here("--algorithm", "sft", "--learning_rate", "0.01", folder=again)
@@ -191,7 +198,8 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
 )
 def test_what_cannot_be_run_is_refused_in_one_line(options, message, train_here, grpo_recipe, tmp_path):
     _, line = train_here("--config", grpo_recipe, "--output_dir", tmp_path, *options, script=train_grpo, expect=2)
-    assert message in line.splitlines()[-1] and not list(tmp_path.iterdir())
+    assert message in line.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_adapters_go_on_after_a_stop(grpo_here, tmp_path):

@@ -17,10 +17,12 @@ from tests.scripts.conftest import kill_once_written, metrics
 def test_a_run_leaves_a_model_curves_and_a_card(pretrained):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(pretrained), AutoTokenizer.from_pretrained(pretrained)
     assert type(model).__name__ == "PureForCausalLM"
-    assert tokenizer.pad_token == "<|pad|>" and tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert tokenizer.pad_token == "<|pad|>"
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
     assert model.config.pad_token_id == tokenizer.pad_token_id
     card = (pretrained / "README.md").read_text()
-    assert "Not for clinical use" in card and "not-for-clinical-use" in card
+    assert "Not for clinical use" in card
+    assert "not-for-clinical-use" in card
     assert (pretrained / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in pretrained.glob("*.py")} == {
         "configuration_pure.py",
@@ -32,11 +34,14 @@ def test_a_run_leaves_a_model_curves_and_a_card(pretrained):
 def test_the_run_follows_its_recipe(pretrained):
     lines = metrics(pretrained)
     losses = [line["loss"] for line in lines if "loss" in line]
-    assert len(losses) == 12 and losses[-1] < losses[0] - 0.3
+    assert len(losses) == 12
+    assert losses[-1] < losses[0] - 0.3
     assert [line["step"] for line in lines if "eval_loss" in line][:3] == [4, 8, 12]
-    assert lines[-1]["step"] == 12 and [line["tokens"] for line in lines if "tokens" in line][-1] == 12 * 2 * 2 * 64
+    assert lines[-1]["step"] == 12
+    assert [line["tokens"] for line in lines if "tokens" in line][-1] == 12 * 2 * 2 * 64
     rates = [line["learning_rate"] for line in lines if "learning_rate" in line]
-    assert max(rates) == 0.003 and min(rates[3:]) >= 3e-5
+    assert max(rates) == 0.003
+    assert min(rates[3:]) >= 3e-5
     assert sorted(path.name for path in pretrained.glob("checkpoint-*")) == [
         "checkpoint-12",
         "checkpoint-4",

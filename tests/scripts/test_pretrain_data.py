@@ -39,7 +39,8 @@ def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
     assert sum(tokens.values()) == line["tokens"] == 12 * 256
     for name, source in sources.items():
         assert abs(tokens[name] - source["weight"] * line["tokens"]) < 64
-        assert line[f"passes/{name}"] == 0 and line[f"skipped/{name}"] >= 0
+        assert line[f"passes/{name}"] == 0
+        assert line[f"skipped/{name}"] >= 0
 
 
 def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, tmp_path):
@@ -47,7 +48,8 @@ def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, tmp_pa
     for name in ("finepdfs", "fineweb_edu", "c4", "usmle"):
         line = next(line for line in output.splitlines() if line.strip().startswith(name))
         assert "about 0.0 passes over" in line
-    assert "decontaminated" in output and "of them too short" in output
+    assert "decontaminated" in output
+    assert "of them too short" in output
 
 
 def test_other_workers_go_on_and_the_run_says_so(pretrained, pretrain_recipe, sources, tmp_path):
@@ -114,7 +116,8 @@ def test_files_of_all_kinds_and_a_kill_with_two_workers(mixed_recipe, tmp_path):
     train(mixed_recipe, killed)
     assert same_weights(tmp_path / "straight", killed)
     losses = [[line["loss"] for line in metrics(run) if "loss" in line] for run in (tmp_path / "straight", killed)]
-    assert losses[0] == losses[1] and len(losses[0]) == 12
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 12
 
 
 def test_a_source_that_goes_bad_stops_the_run_after_a_checkpoint(pretrain_recipe, tmp_path):
@@ -128,7 +131,8 @@ def test_a_source_that_goes_bad_stops_the_run_after_a_checkpoint(pretrain_recipe
     options = ["--max_steps", "20", "--save_steps", "100", "--eval_steps", "100"]
     result = train(recipe_file, tmp_path / "run", *options, expect=3)
     (error,) = [line for line in result.stderr.splitlines() if "train_pretrain.py: error: sources.c4: " in line]
-    assert "of a pass's first" in error and "Traceback" not in result.stderr
+    assert "of a pass's first" in error
+    assert "Traceback" not in result.stderr
     assert "c4.jsonl': not JSON: " in error
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     step = int(checkpoint.name.split("-")[1])
@@ -144,7 +148,9 @@ def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
     output = run(*command).stdout
     for name, share in (("finepdfs", "45.00%"), ("fineweb_edu", "25.00%"), ("c4", "20.00%"), ("usmle", "10.00%")):
         (line,) = [line for line in output.splitlines() if f"│ {name}" in line]
-        assert line.count(share) == 2 and "passes" in line
+        assert line.count(share) == 2
+        assert "passes" in line
         assert f"{name}, beginning of a row:" in output
-    assert "40 held out" in output and "tokens/s" in output
+    assert "40 held out" in output
+    assert "tokens/s" in output
     assert picture.read_bytes().startswith(b"\x89PNG")

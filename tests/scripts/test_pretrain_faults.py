@@ -158,11 +158,14 @@ def test_a_run_killed_in_the_middle_of_its_saves_loses_nothing_else(pretrained, 
     staged, whole = tmp_path / STAGING / "checkpoint-8", contents(pretrained / "checkpoint-8").keys()
     assert killed_at(f"checkpoint-8/{STATE_FILE}") == [4]
     # Trainer's pickle of its arguments is not kept.
-    assert "optimizer.pt" in contents(staged) and contents(staged).keys() - {"training_args.bin"} < whole
+    assert "optimizer.pt" in contents(staged)
+    assert contents(staged).keys() - {"training_args.bin"} < whole
     assert "training_args.bin" not in whole
-    assert killed_at("checkpoint-8") == [4] and contents(staged).keys() == whole  # before it has its name
+    assert killed_at("checkpoint-8") == [4]
+    assert contents(staged).keys() == whole
     assert killed_at("model.safetensors") == [4, 8, 12]
-    assert (tmp_path / STAGING / "model.safetensors").exists() and not (tmp_path / "model.safetensors").exists()
+    assert (tmp_path / STAGING / "model.safetensors").exists()
+    assert not (tmp_path / "model.safetensors").exists()
     run(*command)
     assert_same_run(pretrained, tmp_path, 12)
     launches = [json.loads(line) for line in (tmp_path / "launches.jsonl").read_text().splitlines()]
@@ -222,10 +225,12 @@ def test_a_signal_to_all_processes_of_a_run_loses_no_step(longer, pretrain_recip
     once_at_step(1, tmp_path, process)
     os.killpg(process.pid, signum)
     exit_code, error = end(process)
-    assert exit_code == code and "Traceback" not in error, error[-3000:]
+    assert exit_code == code, error[-3000:]
+    assert "Traceback" not in error
     step = step_of_stop(error)
     assert checkpoints(tmp_path)[-1] == step == logged(tmp_path)[-1] < 100
-    assert not (tmp_path / STAGING).exists() and not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / STAGING).exists()
+    assert not (tmp_path / "model.safetensors").exists()
     assert f"from {tmp_path / f'checkpoint-{step}'}" in run(*command).stdout
     assert_same_run(longer, tmp_path, 100)
 
@@ -252,10 +257,12 @@ def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step(pretrain_re
     rank.send_signal(signal.SIGTERM)
     code, error = end(process)
     step = step_of_stop(error)
-    assert code != 0 and re.search(r"exitcode\s*: 143", error)
+    assert code != 0
+    assert re.search(r"exitcode\s*: 143", error)
     assert checkpoints(tmp_path)[-1] == step == logged(tmp_path)[-1] < 100
     checkpoint = tmp_path / f"checkpoint-{step}"
-    assert (checkpoint / "rng_state_0.pth").exists() and (checkpoint / "rng_state_1.pth").exists()
+    assert (checkpoint / "rng_state_0.pth").exists()
+    assert (checkpoint / "rng_state_1.pth").exists()
     code, error = end(start(*command, launcher=launcher))
     assert code == 0, error[-3000:]
     lines = [line for line in lines_of_training(tmp_path) if "loss" in line]
@@ -273,11 +280,13 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(pretrained, pretrain_recip
     for name in ("model.safetensors", "optimizer.pt"):
         limit = sizes[name] * 2 // 3
         code, error = end(Program(*command, file_size=limit))
-        assert code == 3 and "Traceback" not in error, error[-3000:]
+        assert code == 3, error[-3000:]
+        assert "Traceback" not in error
         (line,) = [line for line in error.splitlines() if "error: " in line]
         assert line.startswith(f"train_pretrain.py: error: output_dir: cannot write to '{tmp_path}' at step 8: ")
         assert line.endswith("Make room, and the same command goes on from there")
-        assert checkpoints(tmp_path) == [4] and contents(tmp_path / "checkpoint-4") == before
+        assert checkpoints(tmp_path) == [4]
+        assert contents(tmp_path / "checkpoint-4") == before
         assert not (tmp_path / STAGING).exists()
     run(*command)
     assert_same_run(pretrained, tmp_path, 12)
@@ -299,7 +308,8 @@ def best_step(folder, step: int) -> int:
 def test_the_newest_checkpoints_and_the_best_are_kept(pretrain_recipe, tmp_path):
     train(pretrain_recipe, tmp_path, *WORSE, "--save_total_limit", "2")
     best = best_step(tmp_path, 12)
-    assert best < 10 and checkpoints(tmp_path) == [best, 10, 12]
+    assert best < 10
+    assert checkpoints(tmp_path) == [best, 10, 12]
 
 
 def test_a_stopped_run_keeps_its_last_checkpoint_beside_the_best(pretrain_recipe, tmp_path):
@@ -310,7 +320,9 @@ def test_a_stopped_run_keeps_its_last_checkpoint_beside_the_best(pretrain_recipe
     code, error = end(process)
     step = step_of_stop(error)
     best = best_step(tmp_path, step)
-    assert code == 143 and best < step and checkpoints(tmp_path) == [best, step]
+    assert code == 143
+    assert best < step
+    assert checkpoints(tmp_path) == [best, step]
 
 
 def test_a_damaged_checkpoint_is_not_kept_in_place_of_a_new_one(pretrain_recipe, tmp_path, train_here):

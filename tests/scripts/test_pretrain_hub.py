@@ -56,7 +56,8 @@ def options(recipe: Path, folder: Path, **more: str) -> list[str]:
 
 def assert_same_weights(one: Path, other: Path) -> None:
     first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+    assert first.keys() == second.keys()
+    assert all(first[name].equal(second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,8 @@ def pushed(pretrain_recipe, tmp_path_factory) -> tuple[HubServer, Path]:
     server.fails = fails
     line = options(pretrain_recipe, folder, hub_private_repo="true", save_total_limit="1")
     said = run("train_pretrain.py", *line, **environment(server.url, str(folder.parent / "home")))
-    assert not lost and "trying again" in said.stderr
+    assert not lost
+    assert "trying again" in said.stderr
     assert f"{REPOSITORY}: weights at each checkpoint" in said.stdout
     assert f"is on the Hub: {server.url}/{REPOSITORY}" in said.stdout
     yield server, folder
@@ -130,10 +132,12 @@ def test_grpo_goes_from_the_hub_to_the_hub_and_ends_whole_also_where_it_trains_a
     more = {"hub_model_id": "user/grpo", "model_name_or_path": REPOSITORY, "lora_rank": "2"}
     line = options(grpo_recipe, tmp_path / "run", **more)
     said = run("train_grpo.py", *line, **environment(hub.url, str(tmp_path / "home"))).stdout
-    assert "user/grpo: weights at each checkpoint" in said and f"is on the Hub: {hub.url}/user/grpo" in said
+    assert "user/grpo: weights at each checkpoint" in said
+    assert f"is on the Hub: {hub.url}/user/grpo" in said
     files = hub.files("user/grpo")
     assert files["model.safetensors"] == (tmp_path / "run/model.safetensors").read_bytes()
-    assert "base_model: user/pure" in files["README.md"].decode() and "last-checkpoint/optimizer.pt" in files
+    assert "base_model: user/pure" in files["README.md"].decode()
+    assert "last-checkpoint/optimizer.pt" in files
     assert "adapter_config.json" in hub.files("user/grpo", "checkpoint-4")
     assert not [path for path in files if path.startswith("adapter_")], "transformers would look for what it adapts"
     assert not [path for path in files if "completions" in path], "texts of the questions are nobody's to publish"
@@ -164,11 +168,13 @@ def test_another_machine_goes_on_where_one_was_taken_away(pretrain_recipe, pretr
     busy = [Failure(503)] * 8
     hub.fails = lambda method, path: busy.pop() if busy and "/resolve/" in path else None
     third = options(pretrain_recipe, tmp_path / "third", resume_from_checkpoint=f"hf://{REPOSITORY}")
-    assert "bringing checkpoint-12" in run("-c", IMPATIENT, *third, **home).stdout and not busy
+    assert "bringing checkpoint-12" in run("-c", IMPATIENT, *third, **home).stdout
+    assert not busy
     assert_same_weights(tmp_path / "third", pretrained)
     # What is here is newer than what is there: the same command again does not go back.
     again = run("train_pretrain.py", *third, "--max_steps", "16", "--allow_recipe_change", "true", **home).stdout
-    assert "bringing" not in again and "third/checkpoint-12" in again
+    assert "bringing" not in again
+    assert "third/checkpoint-12" in again
 
 
 def test_a_hub_that_cannot_be_reached_ends_no_run_and_gets_it_later(pretrain_recipe, pretrained, hub, tmp_path):
@@ -181,7 +187,8 @@ def test_a_hub_that_cannot_be_reached_ends_no_run_and_gets_it_later(pretrain_rec
     line = options(pretrain_recipe, tmp_path / "run", hub_strategy="every_save")
     said = run("-c", IMPATIENT, *line, expect=3, **home)
     assert "checkpoint-12 was not pushed to user/pure" in said.stderr
-    assert "push_to_hub: user/pure: " in said.stderr and "the same command pushes it" in said.stderr
+    assert "push_to_hub: user/pure: " in said.stderr
+    assert "the same command pushes it" in said.stderr
     assert_same_weights(tmp_path / "run", pretrained)
     hub.fails = lambda method, path: None
     assert "is on the Hub" in run("train_pretrain.py", *line, **home).stdout
@@ -237,9 +244,12 @@ def test_what_could_not_be_pushed_does_not_start(pretrain_recipe, hub, tmp_path)
     )
     ends = [json.loads(line) for line in result.stdout.splitlines()]
     for (code, error), (_, _, expected) in zip(ends, REFUSED.values(), strict=True):
-        assert code == 2 and error.startswith(f"train_pretrain.py: error: {expected}"), error
-        assert error.count("\n") == 1 and "hf_" not in error.replace("hf://", "")
-    assert not (tmp_path / "run").exists() and [*hub.repositories] == ["lab/pure"]
+        assert code == 2, error
+        assert error.startswith(f"train_pretrain.py: error: {expected}")
+        assert error.count("\n") == 1
+        assert "hf_" not in error.replace("hf://", "")
+    assert not (tmp_path / "run").exists()
+    assert [*hub.repositories] == ["lab/pure"]
 
 
 def test_without_a_network_nothing_starts(pretrain_recipe, hub, tmp_path):

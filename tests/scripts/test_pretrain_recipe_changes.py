@@ -54,7 +54,8 @@ def test_the_rows_of_a_step_may_be_split_in_another_way(pretrained, pretrain_rec
     options = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"]
     train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 8), *options)
     losses = [[line["loss"] for line in metrics(folder) if "loss" in line] for folder in (pretrained, tmp_path)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[1]) == 12
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert len(losses[1]) == 12
 
 
 def test_a_run_may_be_made_longer(pretrained, pretrain_recipe, tmp_path, train_here):
@@ -100,7 +101,8 @@ def test_going_back_sets_aside_what_came_after(pretrained, pretrain_recipe, tmp_
     start_from(pretrained, tmp_path, 8)
     options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "6", "--save_steps", "2"]
     train_here(*options, "--eval_steps", "2", "--resume_from_checkpoint", tmp_path / "checkpoint-4")
-    assert checkpoints(tmp_path) == [4, 6] and (tmp_path / "_left-checkpoint-8" / STATE_FILE).exists()
+    assert checkpoints(tmp_path) == [4, 6]
+    assert (tmp_path / "_left-checkpoint-8" / STATE_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,8 @@ def test_what_the_tensors_depend_on_cannot_be_allowed(pretrained, pretrain_recip
     options = [*option, "--allow_recipe_change", "true"]
     start_from(pretrained, tmp_path, 8)
     _, error = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options, expect=2)
-    assert line in error and error.rstrip().endswith("Put it back, or take another output_dir")
+    assert line in error
+    assert error.rstrip().endswith("Put it back, or take another output_dir")
 
 
 def test_defaults_that_are_written_out_are_no_change(pretrained, pretrain_recipe, tmp_path, train_here):
@@ -188,10 +191,12 @@ def resumed(tmp_path_factory, pretrained, pretrain_recipe):
 
 def test_every_start_is_noted(resumed, pretrain_recipe):
     first, second = [json.loads(line) for line in (resumed / "launches.jsonl").read_text().splitlines()]
-    assert (first["from_step"], second["from_step"]) == (0, 8) and first["time"] < second["time"]
+    assert (first["from_step"], second["from_step"]) == (0, 8)
+    assert first["time"] < second["time"]
     assert second["command"].startswith(f"train_pretrain.py --config {pretrain_recipe} --output_dir {resumed} ")
     assert re.fullmatch(r"[0-9a-f]{40}\+?", second["git"])
-    assert second["packages"]["torch"] == torch.__version__ and second["packages"]["transformers"]
+    assert second["packages"]["torch"] == torch.__version__
+    assert second["packages"]["transformers"]
 
 
 def test_a_token_of_the_hub_is_written_nowhere(resumed):

@@ -47,7 +47,8 @@ def plain_kernel(monkeypatch):
 
     def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa=False):
         calls.append({"documents": len(cu_seq_q) - 1, "longest": max_q, "window_size": window_size, "k": key})
-        assert torch.equal(cu_seq_q, cu_seq_k) and cu_seq_q.dtype == torch.int32
+        assert torch.equal(cu_seq_q, cu_seq_k)
+        assert cu_seq_q.dtype == torch.int32
         return attend_by_document(query, key, value, cu_seq_q, scale)
 
     monkeypatch.setattr("modeling_pure.training.kernels.varlen_attn", kernel)
@@ -76,7 +77,8 @@ def test_lengths_keep_documents_apart_as_a_mask_does(model, packed, plain_kernel
     separate_documents_by_lengths(model)
     by_lengths, found = loss_and_gradients(model, packed)
     assert len(plain_kernel) == len(model.model.layers)
-    assert plain_kernel[0]["documents"] == 5 and plain_kernel[0]["longest"] == 24
+    assert plain_kernel[0]["documents"] == 5
+    assert plain_kernel[0]["longest"] == 24
     assert plain_kernel[0]["k"].shape[1] == model.config.num_key_value_heads  # shared, not repeated
     assert plain_kernel[0]["window_size"] == (-1, 0)
     torch.testing.assert_close(by_lengths, loss, rtol=1e-6, atol=0)
@@ -101,7 +103,8 @@ def test_batches_without_lengths_are_attended_as_before(model, ids, plain_kernel
         expected = [model(ids).logits, model(ids, attention_mask=padded).logits]
         separate_documents_by_lengths(model)
         found = [model(ids).logits, model(ids, attention_mask=padded).logits]
-    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True)) and plain_kernel == []
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert plain_kernel == []
 
 
 def test_the_choice_of_kernel_does_not_travel_with_the_model(model, tmp_path):
@@ -231,11 +234,13 @@ def test_a_choice_of_kernel_holds_until_the_next(torchs_own_order):
         order = [torch.nn.attention.SDPBackend(number).name for number in torch._C._get_sdp_priority_order()]
         assert order[0] == f"{first}_ATTENTION"
         assert torch.backends.cuda.cudnn_sdp_enabled() == allowed
-        assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.math_sdp_enabled()
+        assert torch.backends.cuda.flash_sdp_enabled()
+        assert torch.backends.cuda.math_sdp_enabled()
         tags.add(torch.compiler.config.cache_key_tag)
     assert len(tags) == 2  # code on disk that was compiled for one is not taken for the other
     choose_attention_kernel("auto")
-    assert torch._C._get_sdp_priority_order() == before and torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch._C._get_sdp_priority_order() == before
+    assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_layers_compiled_for_one_kernel_do_not_serve_another(model, ids, graphs, torchs_own_order):
@@ -289,7 +294,8 @@ def test_under_autocast_values_say_what_attention_computes_in(model, ids, monkey
     monkeypatch.setattr(modeling_pure, "expand_float32_heads", note)
     with torch.autocast("cpu", torch.bfloat16):
         model.train()(ids)
-    assert set(found) == {torch.bfloat16} and len(found) == len(model.model.layers)
+    assert set(found) == {torch.bfloat16}
+    assert len(found) == len(model.model.layers)
 
 
 @pytest.mark.parametrize("implementation", ["sdpa", kernels.VARLEN])

@@ -64,7 +64,8 @@ def test_a_run_gives_it_the_matrices_of_the_layers(make_trainer):
     names = {id(weight): name for name, weight in trainer.model.named_parameters()}
     hidden, others = [{names[id(weight)] for weight in group["params"]} for group in optimizer.param_groups]
     assert others == {"model.embed_tokens.weight", "lm_head.weight"}
-    assert hidden == set(names.values()) - others and all("layers" in name for name in hidden)
+    assert hidden == set(names.values()) - others
+    assert all("layers" in name for name in hidden)
 
 
 def test_a_run_with_muon_learns(make_trainer):
@@ -81,6 +82,7 @@ def test_a_run_goes_on_bit_for_bit(make_trainer, optimizer):
     straight.train()
     resumed = make_trainer(**settings)
     resumed.train(resume_from_checkpoint=f"{straight.args.output_dir}/checkpoint-3")
-    assert losses(resumed) == losses(straight) and len(losses(straight)) == 6
+    assert losses(resumed) == losses(straight)
+    assert len(losses(straight)) == 6
     for ours, theirs in zip(resumed.model.parameters(), straight.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)

@@ -38,16 +38,21 @@ def parse_grpo(*argv):
 def test_pretraining_recipes_are_read(path):
     _, data, training = parse_pretrain("--config", str(path))
     assert len(parse_sources(data.sources)) == 4
-    assert training.save_steps % training.eval_steps == 0 and training.max_steps > training.warmup_steps
+    assert training.save_steps % training.eval_steps == 0
+    assert training.max_steps > training.warmup_steps
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/grpo.yaml")), ids=lambda path: path.parent.name)
 def test_grpo_recipes_are_read_and_their_refinements_act(path):
     _, training = parse_grpo("--config", str(path))
-    assert training.beta > 0 and training.use_bias_correction_kl
-    assert training.off_policy_mask_threshold and training.updates_per_rollout == 2
-    assert training.scale_rewards == "none" and training.loss_type == "grpo"
-    assert training.keep_sampling_mask and training.sampling_params(()).truncates
+    assert training.beta > 0
+    assert training.use_bias_correction_kl
+    assert training.off_policy_mask_threshold
+    assert training.updates_per_rollout == 2
+    assert training.scale_rewards == "none"
+    assert training.loss_type == "grpo"
+    assert training.keep_sampling_mask
+    assert training.sampling_params(()).truncates
     assert training.save_steps % training.eval_steps == 0
 
 
@@ -55,19 +60,22 @@ def test_grpo_recipes_are_read_and_their_refinements_act(path):
 def test_evaluation_recipes_are_read_and_measure_what_grpo_wrote(path):
     (args,) = RecipeParser((EvalArguments,), "").parse_recipe(["--config", str(path)])
     _, grpo = parse_grpo("--config", str(path.with_name("grpo.yaml")))
-    assert args.model_name_or_path == grpo.output_dir and args.split in SPLITS
+    assert args.model_name_or_path == grpo.output_dir
+    assert args.split in SPLITS
 
 
 def test_the_a100_recipes_hold_the_numbers_of_the_seed():
     model, data, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
     tokens_per_step = training.per_device_train_batch_size * data.max_seq_length
-    assert tokens_per_step == 32_768 and training.gradient_accumulation_steps == 1
+    assert tokens_per_step == 32_768
+    assert training.gradient_accumulation_steps == 1
     assert training.max_steps == 61_035 == 2_000_000_000 // tokens_per_step
     assert training.warmup_steps == round(50_000_000 / tokens_per_step)
     assert (training.learning_rate, training.lr_scheduler_kwargs) == (3e-4, {"min_lr": 3e-5})
     assert (training.save_steps, training.save_total_limit, training.metric_for_best_model) == (1000, 3, "eval_loss")
     assert (model.preset, training.lr_scheduler_type) == ("medium-large", "cosine_with_min_lr")
-    assert training.optim.value.startswith("adamw_torch_fused") and training.report_to == ["tensorboard"]
+    assert training.optim.value.startswith("adamw_torch_fused")
+    assert training.report_to == ["tensorboard"]
     sources = parse_sources(data.sources)
     assert [float(source.weight) for source in sources] == [0.45, 0.25, 0.2, 0.1]
     assert [(source.path, source.config) for source in sources] == [
@@ -77,7 +85,8 @@ def test_the_a100_recipes_hold_the_numbers_of_the_seed():
         ("GBaker/MedQA-USMLE-4-options", None),
     ]
     grpo_script, grpo = parse_grpo("--config", str(ROOT / "recipes/a100_2day/grpo.yaml"))
-    assert grpo_script.length_penalty_min_tokens == 4 and grpo.reward_weights == [1.0, -0.01]
+    assert grpo_script.length_penalty_min_tokens == 4
+    assert grpo.reward_weights == [1.0, -0.01]
     assert (grpo.prompts_per_step, grpo.num_generations) == (8, 16)
     assert (grpo.max_steps, grpo.max_tokens, grpo.learning_rate) == (4578, 600_000_000, 1e-5)
     assert grpo.max_completion_length == 256
@@ -125,7 +134,8 @@ def test_what_processes_cannot_share_is_refused(monkeypatch):
 @given(rows=st.integers(1, 200), at_most=st.integers(1, 64))
 def test_passes_are_equal_and_as_few_as_may_be(rows, at_most):
     size, passes = equal_passes(rows, at_most)
-    assert size * passes == rows and size <= at_most
+    assert size * passes == rows
+    assert size <= at_most
     assert not any(rows % larger == 0 for larger in range(size + 1, at_most + 1))
 
 
@@ -169,7 +179,8 @@ def test_bad_recipes_are_refused_in_one_line(tmp_path, recipe, argv, message):
     path.write_text(recipe)
     with pytest.raises(InputError) as error:
         parse_pretrain("--config", str(path), *argv)
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_grpo_refuses_to_save_inside_a_rollout():
@@ -184,7 +195,8 @@ def test_help_is_a_page_that_explains_each_option(script):
     page = subprocess.run(
         [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert "research" in page.lower() and len(page.splitlines()) < 130
+    assert "research" in page.lower()
+    assert len(page.splitlines()) < 130
     assert "--config FILE" in page
     options = [line for line in page.splitlines() if line.startswith("  --") and not line.startswith("  --config")]
     assert len(options) >= 7

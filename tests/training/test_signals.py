@@ -41,7 +41,9 @@ def test_a_signal_that_comes_while_the_ranks_agree_stops_the_run_after_the_next_
         stop.on_step_end(args, state, control)
     finally:
         stop.on_train_end(args, state, control)
-    assert control.should_save and control.should_training_stop and control.should_log
+    assert control.should_save
+    assert control.should_training_stop
+    assert control.should_log
     with pytest.raises(RunInterrupted, match="SIGTERM: saved at step 2 and stopped") as raised:
         stop.raise_if_stopped(state)
     assert raised.value.exit_code == 143

@@ -40,7 +40,9 @@ def test_out_of_memory_halves_the_passes_and_not_the_step(make_trainer, capsys, 
     passes = limit_rows(trainer, most=1, from_step=3)
     trainer.train()
     said = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
-    assert len(said) == 2 and "going on with 2 and" in said[0] and "going on with 1 and" in said[1]
+    assert len(said) == 2
+    assert "going on with 2 and" in said[0]
+    assert "going on with 1 and" in said[1]
     assert f"a step still has {4 * 64 * accumulation:,} tokens" in said[1]
     assert passes[-4 * accumulation :] == [1] * 4 * accumulation
     # Rows are summed in another order: fp32 rounding, carried through a few steps.

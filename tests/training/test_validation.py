@@ -46,7 +46,8 @@ def test_every_figure_is_that_of_brute_force(make_trainer, outside):
     metrics = trainer.evaluate()
     rows = trainer.eval_dataset
     inside = [row for row in rows if row["source"] != "wiki"]
-    assert len(inside) == 10 and len(rows) > 10
+    assert len(inside) == 10
+    assert len(rows) > 10
     groups = {f"/{name}": [row for row in rows if row["source"] == name] for name in ("c4", "wiki")}
     for suffix, which in {"": inside, **groups}.items():
         loss, bits = brute_force(trainer, which)
@@ -71,7 +72,8 @@ def test_bytes_of_tokens_add_up_to_the_text(tokenizer_folder):
     sizes = token_bytes(tokenizer, 512)
     text = "fever and naïve Ωmega, 漢字 \t\n 🤒 statin"
     assert sizes[tokenizer(text).input_ids].sum() == len(text.encode())
-    assert sizes[tokenizer.eos_token_id] == sizes[tokenizer.pad_token_id] == 0 and not sizes[len(tokenizer) :].any()
+    assert sizes[tokenizer.eos_token_id] == sizes[tokenizer.pad_token_id] == 0
+    assert not sizes[len(tokenizer) :].any()
 
 
 def test_documents_kept_apart_are_measured_apart(make_trainer):
@@ -102,7 +104,8 @@ def test_questions_are_scored_in_float32_though_training_is_not(make_trainer, mo
     monkeypatch.setattr("modeling_pure.training.validation.letter_log_likelihoods", scoring)
     forward = trainer.model.forward
     trainer.evaluate()
-    assert set(seen) == {torch.float32} and len(seen) > 1
+    assert set(seen) == {torch.float32}
+    assert len(seen) > 1
     assert trainer.model.forward == forward
 
 

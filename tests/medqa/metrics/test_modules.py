@@ -26,7 +26,9 @@ def test_accuracy_and_standard_error(predictions, data):
     references = data.draw(st.lists(st.integers(0, 3), min_size=len(predictions), max_size=len(predictions)))
     result = load_metric("medqa_accuracy").compute(predictions=predictions, references=references, n_resamples=0)
     right = np.equal(predictions, references)
-    assert result["accuracy"] == right.mean() and result["correct"] == right.sum() and result["n"] == len(right)
+    assert result["accuracy"] == right.mean()
+    assert result["correct"] == right.sum()
+    assert result["n"] == len(right)
     assert result["standard_error"] == pytest.approx(right.std(ddof=1) / np.sqrt(len(right)), abs=1e-12)
     of_option = [right[np.equal(references, option)].mean() for option in sorted(set(references))]
     assert list(result["recall"].values()) == of_option
@@ -103,7 +105,8 @@ def test_batches_and_paths_work_as_for_any_module(name, monkeypatch):
     for _ in range(2):
         module.add_batch(references=[0, 1], **{column: [0, 2] for column in columns})
     result = module.compute()
-    assert result.get("accuracy", 0.5) == 0.5 and result.get("difference", 0) == 0
+    assert result.get("accuracy", 0.5) == 0.5
+    assert result.get("difference", 0) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,1 @@
+"""Accuracy with its intervals: a module of the `evaluate` library."""

@@ -1,0 +1,1 @@
+"""Two models on the same questions: a module of the `evaluate` library."""
