@@ -2,7 +2,7 @@
 # make test    the quick tests, offline: ten minutes on two cores
 # make test-all  these and the slow ones: every documented command, all benchmarks, the diffs of CONTRIBUTING
 # make lint    ruff: rules and formatting
-# make floor   the model's tests on the oldest versions that it loads under
+# make floor   the quick tests on the oldest torch and transformers; make ceiling: on the newest of the package index
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
 # Each sets up .venv by itself.
 
@@ -12,24 +12,32 @@ BIN := .venv/bin
 LLAMA_CPP := llama_cpp_python-0.3.36
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-all lint floor runtimes clean
+.PHONY: demo test test-all lint floor ceiling runtimes clean
 
 demo: .venv/demo-ready
 	$(BIN)/python -m modeling_pure.demo --seed $(SEED)
 
-PYTEST := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 8
+test test-all floor ceiling runtimes: export HF_HUB_OFFLINE := 1
+PYTEST := python -m pytest -n 2 --dist loadfile --durations 8
 
 test: .venv/dev-ready
-	$(PYTEST) -m "not slow"
+	$(BIN)/$(PYTEST) -m "not slow"
 
 test-all: test
-	$(PYTEST) -m slow
+	$(BIN)/$(PYTEST) -m slow
 
-floor:
-	PYTHON=$(PYTHON) tests/compat.sh
+VERSIONS_floor := s/^torch==.*/torch==2.11.*/; s/^transformers==.*/transformers==5.17.*/
+VERSIONS_ceiling := s/^(torch|transformers|trl|datasets|accelerate|peft)==.*/\1/
+
+floor ceiling:
+	$(PYTHON) -m venv .venv/$@
+	cat requirements.txt requirements-dev.txt | sed -E '/^-r/d; $(VERSIONS_$@)' > .venv/$@/requirements.txt
+	.venv/$@/bin/pip install --quiet --disable-pip-version-check --upgrade -r .venv/$@/requirements.txt
+	.venv/$@/bin/python -m pytest tests/test_upstream.py
+	.venv/$@/bin/$(PYTEST) -m "not slow"
 
 runtimes: .venv/runtimes-ready
-	HF_HUB_OFFLINE=1 RUNTIMES=.venv/runtimes PYTHONPATH=$(CURDIR)/.venv/runtimes $(BIN)/python -m pytest tests/ecosystem
+	RUNTIMES=.venv/runtimes PYTHONPATH=$(CURDIR)/.venv/runtimes $(BIN)/python -m pytest tests/ecosystem
 
 lint: .venv/dev-ready
 	$(BIN)/ruff check .

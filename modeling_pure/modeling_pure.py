@@ -7,6 +7,7 @@ class behind `config: PureConfig`.
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pure import PureConfig, copy_hub_files
 from .loss_pure import ChunkedCrossEntropy, PureTokenLoss, chunked_nats, compute_dtype
+
+# From 5.24 on transformers calls `cache`, in arguments and outputs, what was `past_key_values` before; and before, it
+# gave another thing, of continuous batching, to attention functions under that name.
+CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 
 
 class PureRMSNorm(nn.Module):
@@ -159,9 +164,10 @@ class PureAttention(nn.Module):
         value = self.v_proj(hidden_states).view(split).transpose(1, 2)
         query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
 
+        past_key_values = kwargs.pop(CACHE, past_key_values)
         if past_key_values is not None:
             # Under autocast the key is float32 by now, and a cache would make its values so, too.
-            key, value = past_key_values.update(key.to(value.dtype), value, self.layer_idx)
+            key, value = past_key_values.update(key.to(value.dtype), value, self.layer_idx, kwargs=kwargs)
 
         # vLLM parses these lines: one call to get_interface, `scaling` from self, every keyword handed down.
         implementation = self.config._attn_implementation
@@ -211,7 +217,7 @@ class PurePreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["PureDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -268,6 +274,7 @@ class PureModel(PurePreTrainedModel):
         `attention_mask=None`: a mask, even one of ones, says that the row is one document. While training no cache is
         made, whatever `use_cache` says.
         """
+        past_key_values = kwargs.pop(CACHE, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
@@ -289,8 +296,8 @@ class PureModel(PurePreTrainedModel):
                 config=self.config,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
-                past_key_values=past_key_values,
                 position_ids=position_ids,
+                **{CACHE: past_key_values},
             )
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -305,11 +312,11 @@ class PureModel(PurePreTrainedModel):
                 hidden_states,
                 attention_mask=causal_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 position_embeddings=position_embeddings,
+                **{CACHE: past_key_values},  # recomputation takes it away by its name
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
 
 
 def packed_lengths(position_ids: torch.Tensor) -> dict[str, torch.Tensor | int]:
@@ -375,16 +382,17 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=kwargs.pop(CACHE, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
         )
+        cache = getattr(out, CACHE)
         if skip_logits is None:
             skip_logits = labels is not None and (self.training or reduction == "none")
         if skip_logits and self._head_is_plain():
             loss = self._loss_without_logits(out.last_hidden_state, labels, reduction, **kwargs)
-            return CausalLMOutputWithPast(loss, None, out.past_key_values, out.hidden_states, out.attentions)
+            return CausalLMOutputWithPast(loss, None, cache, out.hidden_states, out.attentions)
         if reduction == "none":
             raise ValueError('reduction="none" reads the head\'s weight, which is here not all of the head.')
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -392,7 +400,7 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss, logits, out.past_key_values, out.hidden_states, out.attentions)
+        return CausalLMOutputWithPast(loss, logits, cache, out.hidden_states, out.attentions)
 
     def _head_is_plain(self) -> bool:
         """Whether the weight alone says what the head computes; adapters and tensor parallelism add to it."""

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 
 from ..errors import first_line
 from ..loss_pure import compute_dtype
+from ..modeling_pure import CACHE
 from .log_probs import head_logits
 from .sampling import SampledTokens, SamplingParams, TokenSampler
 
@@ -186,7 +187,7 @@ class Decoding:
             prompts[row, : len(prompt)] = torch.tensor(prompt)
         prompts, lengths = prompts.to(device), lengths.to(device)
         cache = DynamicCache(config=self.model.config)
-        hidden = self.model.base_model(input_ids=prompts, past_key_values=cache, use_cache=True).last_hidden_state
+        hidden = self.model.base_model(input_ids=prompts, **{CACHE: cache}, use_cache=True).last_hidden_state
         self.cache = GroupCache(cache, lengths, slots)
 
         rows, total = len(groups) * slots, sum(counts)
@@ -209,9 +210,9 @@ class Decoding:
         hidden = self.model.base_model(
             input_ids=self.tokens,
             position_ids=self.positions,
-            past_key_values=self.cache,
             use_cache=True,
             group_cache=self.cache,
+            **{CACHE: self.cache},
         ).last_hidden_state
         self.positions += 1
         self.cache.column += 1

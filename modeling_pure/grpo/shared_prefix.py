@@ -11,6 +11,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from ..modeling_pure import CACHE
 from .log_probs import token_log_probs
 
 ATTENTION = ("sdpa", "eager")  # those whose masks are tested to have holes
@@ -131,7 +132,7 @@ def shared_hidden_states(
 ) -> torch.Tensor:
     """The hidden states that predict each completion's tokens, shape (batch, completion, hidden)."""
     cache = DynamicCache(config=model.config)
-    hidden = model.base_model(input_ids=prompts, past_key_values=cache, use_cache=True).last_hidden_state
+    hidden = model.base_model(input_ids=prompts, **{CACHE: cache}, use_cache=True).last_hidden_state
     last = hidden[torch.arange(len(prompts), device=prompts.device), lengths - 1][of_group, None]
     if completions.shape[1] == 1:
         return last
@@ -143,8 +144,8 @@ def shared_hidden_states(
         input_ids=completions[:, :-1],
         attention_mask=torch.cat([prompt_mask, scored[:, :-1]], 1),
         position_ids=positions,
-        past_key_values=cache,
         use_cache=True,
+        **{CACHE: cache},
     ).last_hidden_state
     return torch.cat([last, hidden], 1)
 
