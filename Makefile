@@ -3,6 +3,7 @@
 # make test-all  these and the slow ones: every documented command, all benchmarks, the diffs of CONTRIBUTING
 # make lint    rules, formatting, declared imports, spelling
 # make floor   the model's tests on the oldest versions that it loads under
+# make wheel   wheel and sdist in dist/, installed in an empty environment and tried there
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
 # Each sets up .venv by itself.
 
@@ -12,7 +13,7 @@ BIN := .venv/bin
 LLAMA_CPP := llama_cpp_python-0.3.36
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-all lint floor runtimes clean
+.PHONY: demo test test-all lint floor wheel runtimes clean
 
 demo: .venv/demo-ready
 	$(BIN)/python -m modeling_pure.demo --seed $(SEED)
@@ -37,6 +38,16 @@ lint: .venv/dev-ready
 	$(BIN)/deptry .
 	$(BIN)/codespell
 
+# In isolated mode (-I) neither the checkout nor the tests are importable: what runs is what was installed.
+wheel: .venv/dev-ready
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.txt "$$(echo dist/*.whl)[train]"
+	build/venv/bin/python -I tests/wheel_smoke.py
+	rm -rf build
+
 .venv/demo-ready: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -60,4 +71,4 @@ lint: .venv/dev-ready
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build dist runs
