@@ -1,7 +1,7 @@
 # make demo    pretrain, GRPO and evaluation of a tiny model, offline, in minutes on two CPU cores (SEED=1: another one)
 # make test    the quick tests, offline: ten minutes on two cores
 # make test-all  these and the slow ones: every documented command, all benchmarks, the diffs of CONTRIBUTING
-# make lint    rules, formatting, declared imports, spelling
+# make lint    rules, formatting, declared imports, spelling, workflows
 # make floor   the model's tests on the oldest versions that it loads under
 # make wheel   wheel and sdist in dist/, installed in an empty environment and tried there
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
@@ -37,6 +37,7 @@ lint: .venv/dev-ready
 	$(BIN)/ruff format --check .
 	$(BIN)/deptry .
 	$(BIN)/codespell
+	$(BIN)/zizmor --offline --quiet .github
 
 # In isolated mode (-I) neither the checkout nor the tests are importable: what runs is what was installed.
 wheel: .venv/dev-ready
