@@ -1,8 +1,9 @@
 # make demo    pretrain, GRPO and evaluation of a tiny model, offline, in minutes on two CPU cores (SEED=1: another one)
 # make test    the quick tests, offline: ten minutes on two cores
 # make test-all  these and the slow ones: every documented command, all benchmarks, the diffs of CONTRIBUTING
-# make lint    ruff: rules and formatting
+# make lint    rules, formatting, declared imports, spelling, workflows
 # make floor   the quick tests on the oldest torch and transformers; make ceiling: on the newest of the package index
+# make wheel   wheel and sdist in dist/, installed in an empty environment and tried there
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
 # Each sets up .venv by itself.
 
@@ -12,7 +13,7 @@ BIN := .venv/bin
 LLAMA_CPP := llama_cpp_python-0.3.36
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-all lint floor ceiling runtimes clean
+.PHONY: demo test test-all lint floor ceiling wheel runtimes clean
 
 demo: .venv/demo-ready
 	$(BIN)/python -m modeling_pure.demo --seed $(SEED)
@@ -42,6 +43,19 @@ runtimes: .venv/runtimes-ready
 lint: .venv/dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry .
+	$(BIN)/codespell
+	$(BIN)/zizmor --offline --quiet .github
+
+# In isolated mode (-I) neither the checkout nor the tests are importable: what runs is what was installed.
+wheel: .venv/dev-ready
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/pip install --quiet --disable-pip-version-check --constraint requirements.txt "$$(echo dist/*.whl)[train]"
+	build/venv/bin/python -I tests/wheel_smoke.py
+	rm -rf build
 
 .venv/demo-ready: requirements.txt
 	$(PYTHON) -m venv .venv
@@ -66,4 +80,4 @@ lint: .venv/dev-ready
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv build dist runs

@@ -43,7 +43,7 @@ def apply_change(change: str, root: Path) -> None:
         for place in re.split(r"^@@\n", lines, flags=re.M):
             marked = [(line[:1], line[1:]) for line in place.splitlines()]
             old, new = ("".join(f"{line}\n" for mark, line in marked if mark != skip) for skip in "+-")
-            assert old
+            assert old, f"{name} does not hold these lines once: none are given"
             assert f"\n{text}".count(f"\n{old}") == 1, f"{name} does not hold these lines once:\n{old}"
             text = f"\n{text}".replace(f"\n{old}", f"\n{new}")[1:]
         (root / name).write_text(text)
@@ -187,5 +187,5 @@ def test_version_and_licence_are_the_same_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    newest = re.search(r"^## \[(\d[^]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert newest[1] == project["version"]

@@ -33,7 +33,7 @@ from tests.ecosystem.test_serving_document import RUN_HERE as RUN_BY_SERVING_TES
 from tests.scripts.conftest import SHAPE
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(ROOT.glob("docs/*.md"))]
 DOCUMENTS.append(ROOT / "docs/results/README.md")
 FOLDERS = ("accelerate_configs", "benchmarks", "deploy", "docs", "examples", "modeling_pure", "recipes", "tests")
 PACKAGES = ("modeling_pure", "benchmarks")

@@ -52,7 +52,7 @@ def main() -> int:
 
 def read_context(argv: list[str]) -> Context:
     """The recipe of the command line; `InputError` where no run could begin with it."""
-    if not any(argument.partition("=")[0] == "--config" for argument in argv):
+    if not any(argument.partition("=")[0] in ("--config", "--help", "-h") for argument in argv):
         argv = ["--config", RECIPE, *argv]
     parser = RecipeParser((DoctorArguments, ModelArguments, DataArguments, PureTrainingArguments), __doc__)
     doctor, model_args, data_args, training_args = parser.parse_recipe(argv)

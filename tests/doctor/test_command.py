@@ -13,6 +13,7 @@ import yaml
 
 from modeling_pure.doctor import __main__ as doctor
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN
+from modeling_pure.errors import InputError
 from tests.data.http_server import FileServer
 from tests.processes import run as start_and_wait
 
@@ -41,6 +42,16 @@ def local_hub(endpoint: str, home: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
+
+
+def test_help_needs_no_recipe(tmp_path, monkeypatch, capsys):
+    """Outside a clone the default recipe does not exist."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        doctor.read_context(["--help"])
+    assert "--quick" in capsys.readouterr().out
+    with pytest.raises(InputError, match=f"no such recipe '{doctor.RECIPE}'"):
+        doctor.read_context([])
 
 
 def test_a_recipe_on_local_files_is_found_fit_and_nothing_is_left_behind(recipe):

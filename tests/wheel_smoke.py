@@ -1,0 +1,66 @@
+"""What `make wheel` runs with the installed package, away from the checkout: its files, a tiny model, its commands."""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import files, metadata
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import modeling_pure
+from modeling_pure import PureConfig, PureForCausalLM
+
+SOURCE = Path(__file__).resolve().parents[1] / "modeling_pure"
+INSTALLED = Path(modeling_pure.__file__).parent
+
+
+def check_files() -> None:
+    """Everything in the package's folder is installed, and the licence and description with it."""
+    assert INSTALLED.is_relative_to(sys.prefix), INSTALLED
+    names = {path.relative_to(SOURCE) for path in SOURCE.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    missing = [str(name) for name in names if not (INSTALLED / name).is_file()]
+    assert not missing, missing
+    assert any(file.match("*.dist-info/licenses/LICENSE") for file in files("modeling_pure"))
+    assert metadata("modeling_pure")["License-Expression"] == "Apache-2.0"
+    assert "Not for clinical use" in metadata("modeling_pure").get_payload()
+
+
+def check_model() -> None:
+    """A tiny model is saved, loaded by its type and generates the same tokens."""
+    model = PureForCausalLM(PureConfig.from_preset("tiny")).eval()
+    model.save_pretrained("model")
+    loaded = AutoModelForCausalLM.from_pretrained("model")
+    assert type(loaded) is PureForCausalLM
+    tokens = torch.tensor([[1, 2, 3]])
+    outputs = [one.generate(tokens, max_new_tokens=8, do_sample=False) for one in (model, loaded)]
+    assert torch.equal(*outputs)
+    assert outputs[0].shape == (1, 11)
+
+
+def commands() -> list[str]:
+    """The modules that `python -m` runs."""
+    paths = [path for path in INSTALLED.rglob("*.py") if '\nif __name__ == "__main__":' in path.read_text()]
+    names = [".".join(path.relative_to(INSTALLED.parent).with_suffix("").parts) for path in paths]
+    return sorted(re.sub(r"\.__main__$", "", name) for name in names)
+
+
+def check_command(name: str) -> None:
+    """The command explains its options."""
+    result = subprocess.run([sys.executable, "-I", "-m", name, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0, f"{name} --help: {result.stdout}{result.stderr}"
+    assert "usage:" in result.stdout, name
+    print(f"python -m {name}", flush=True)
+
+
+if __name__ == "__main__":
+    check_files()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+        os.chdir(folder)
+        check_model()
+        assert len(list(pool.map(check_command, commands()))) > 5
+    print(f"{INSTALLED}: files, model and commands are there")
