@@ -1,6 +1,7 @@
 # make demo    pretrain, GRPO and evaluation of a tiny model, offline, in minutes on two CPU cores (SEED=1: another one)
 # make test    the quick tests, offline: ten minutes on two cores
-# make test-all  these and the slow ones: every documented command, all benchmarks, the diffs of CONTRIBUTING
+# make slow    the others: every documented command, all benchmarks, the diffs of CONTRIBUTING; make test-all: both
+# make mutants plants faults one at a time, and shows which the quick tests miss
 # make lint    rules, formatting, declared imports, spelling, workflows
 # make floor   the quick tests on the oldest torch and transformers; make ceiling: on the newest of the package index
 # make wheel   wheel and sdist in dist/, installed in an empty environment and tried there
@@ -13,19 +14,24 @@ BIN := .venv/bin
 LLAMA_CPP := llama_cpp_python-0.3.36
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-all lint floor ceiling wheel runtimes clean
+.PHONY: demo test slow test-all mutants lint floor ceiling wheel runtimes clean
 
 demo: .venv/demo-ready
 	$(BIN)/python -m modeling_pure.demo --seed $(SEED)
 
-test test-all floor ceiling runtimes: export HF_HUB_OFFLINE := 1
+test slow floor ceiling mutants runtimes: export HF_HUB_OFFLINE := 1
 PYTEST := python -m pytest -n 2 --dist loadfile --durations 8
 
 test: .venv/dev-ready
 	$(BIN)/$(PYTEST) -m "not slow"
 
-test-all: test
+slow: .venv/dev-ready
 	$(BIN)/$(PYTEST) -m slow
+
+test-all: test slow
+
+mutants: .venv/dev-ready
+	$(BIN)/python -m tests.mutants
 
 VERSIONS_floor := s/^torch==.*/torch==2.11.*/; s/^transformers==.*/transformers==5.17.*/
 VERSIONS_ceiling := s/^(torch|transformers|trl|datasets|accelerate|peft)==.*/\1/
