@@ -7,6 +7,7 @@ share 13 words in a row with another one. What counts is how much of one questio
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -27,6 +28,26 @@ for _code, _letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789", 1):
 HASH_OF_PAIR = np.random.default_rng(0).integers(1 << 64, size=CODES * CODES, dtype=np.uint64)
 HASH_OF_PAIR[:CODES] = 0  # pairs that begin outside a word
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Held(TypedDict):
+    """What documents hold of a question: the highest of either measure of a `Match`, and whether one covers it.
+
+    `coverage` is None for a question too short to look for. `source` and `row` say where the document of it stands.
+    """
+
+    coverage: float | None
+    end_words: int
+    covered: bool
+    source: NotRequired[str]
+    row: NotRequired[str]
+
+
+class Coverage(TypedDict):
+    """A coverage file: documents read by source, and what they hold of each question, by its digest."""
+
+    documents: dict[str, int]
+    questions: dict[str, Held]
 
 
 @dataclass(frozen=True)
@@ -138,4 +159,5 @@ def gram_hashes(text: str) -> np.ndarray:
 
 def joined(left: np.ndarray, right: np.ndarray, words: int) -> np.ndarray:
     """Hashes of the words of `left` followed by the `words` words of `right`."""
-    return left[: len(right)] * MULTIPLIER**words + right
+    hashes: np.ndarray = left[: len(right)] * MULTIPLIER**words + right
+    return hashes

@@ -30,7 +30,7 @@ class Schedule:
             for name, weight in self.weights.items()
             if weight * (rows + 1) > total * self.counts[name]
         }
-        return min(due, key=due.get)
+        return min(due, key=due.__getitem__)
 
     def draw(self, name: str) -> None:
         """Count a row of `name`."""

@@ -89,6 +89,13 @@ class ExamRows:
 
     def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
         """See `Rows`."""
+        yield from self._texts(epoch, start)
+
+    def texts(self) -> list[str]:
+        """The questions of the first pass."""
+        return [text for _, text in self._texts(0, 0)]
+
+    def _texts(self, epoch: int, start: int) -> Iterator[tuple[int, str]]:
         count = len(self.questions)
         for i in random.Random(f"order {self.seed} {epoch}").sample(range(count), count)[start:]:
             question = self.questions[i].shuffled(random.Random(f"options {self.seed} {epoch} {i}"))
