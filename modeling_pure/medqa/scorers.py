@@ -11,6 +11,7 @@ rounding in the last bits of fp32; sampled completions are drawn question by que
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,7 +22,8 @@ from .rewards import REWARD_WEIGHTS, LengthPenalty, correct
 from .scoring import context_length, label_log_likelihoods, logits_at, pad_right, sorted_batches
 from .tasks import Task
 
-Records = Iterator[tuple[int, dict]]  # index of a question, and what was found
+Record = dict[str, Any]  # what was found of a question, in JSON's types; each scorer says under which names
+Records = Iterator[tuple[int, Record]]  # with the index of the question
 PREMISE = "Answer:"
 
 
@@ -186,10 +188,11 @@ def generate(asked: Asked, prompts: list[list[int]]) -> list[list[list[int]]]:
     longest, number = max(map(len, prompts)), max(1, asked.num_samples)
     input_ids = torch.tensor([[eos] * (longest - len(row)) + row for row in prompts])
     attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts])
-    sampling = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
     if asked.num_samples:
         sampling = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p, "top_k": 0}
-    output = asked.model.generate(
+    model: Any = asked.model  # the type PreTrainedModel has no `generate`
+    output = model.generate(
         input_ids=input_ids.to(asked.model.device),
         attention_mask=attention_mask.to(asked.model.device),
         logits_processor=[RefuseNaN()],
