@@ -3,6 +3,8 @@
 Slower: every completion runs its prompt itself, and finished ones stay in the batch.
 """
 
+from typing import Any
+
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
@@ -65,8 +67,9 @@ def generate_completions(
     )
     # What the model's own configuration says and ours does not would be taken from it.
     own, model.generation_config = model.generation_config, GenerationConfig()
+    generative: Any = model  # the type PreTrainedModel has no `generate`
     try:
-        output = model.generate(
+        output = generative.generate(
             prompts,
             attention_mask=mask,
             generation_config=settings,

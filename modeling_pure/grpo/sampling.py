@@ -27,7 +27,7 @@ class SamplingParams:
     suppress_tokens: tuple[int, ...] = ()
     min_new_tokens: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise InputError(f"temperature: expected a number above 0, found {self.temperature}")
         if self.top_k < 0:
