@@ -27,6 +27,7 @@ from modeling_pure.medqa.evaluation import Inputs, evaluate, read_inputs
 from modeling_pure.medqa.permutations import ORDERS
 from modeling_pure.medqa.report import print_report, write_report
 from modeling_pure.medqa.results import write_evaluation
+from modeling_pure.medqa.schema import Results
 from modeling_pure.medqa.scorers import Asked
 from modeling_pure.medqa.scoring import context_length
 from modeling_pure.model_card import add_evaluation
@@ -111,7 +112,7 @@ def progress(records: Iterable, total: int) -> Iterable:
     return track(records, description="scoring", total=total)
 
 
-def show(args: EvalArguments, results: dict) -> None:
+def show(args: EvalArguments, results: Results) -> None:
     """The table in the terminal, and the accuracy in the model's card."""
     print_report(results)
     if args.update_card and add_evaluation(args.model_name_or_path, card_evaluation(results)):

@@ -107,8 +107,8 @@ def write_model_card(
         training: name of each phase that this run made -> its facts.
         base_model: folder or Hub id that it started from. The phases that made a folder are told again.
     """
-    is_folder = base_model is not None and Path(base_model).is_dir()
-    earlier = card_blocks(read_text(Path(base_model) / CARD_FILE), "training") if is_folder else {}
+    folder_before = Path(base_model) if base_model is not None and Path(base_model).is_dir() else None
+    earlier = card_blocks(read_text(folder_before / CARD_FILE), "training") if folder_before else {}
     curves = "\n\n![curves of the run](curves.png)"
     phases = {name: text.replace(curves, "") for name, text in earlier.items() if name not in training}
     phases |= {name: f"### {name}\n\n{two_columns(list(facts.items()))}{curves}" for name, facts in training.items()}
@@ -120,7 +120,7 @@ def write_model_card(
         language="en",
         license="apache-2.0" if is_ours else None,
         tags=TAGS,
-        base_model=None if is_folder else base_model,
+        base_model=None if folder_before else base_model,
         eval_results=[evaluation.metadata() for evaluation in evaluations] or None,
     )
     evaluated = [block("evaluation", evaluation.name, evaluation.text()) for evaluation in evaluations]
