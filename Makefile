@@ -1,7 +1,7 @@
 # make demo    pretrain, GRPO and evaluation of a tiny model, offline, in minutes on two CPU cores (SEED=1: another one)
 # make test    the quick tests, offline: ten minutes on two cores
 # make test-all  these and the slow ones: every documented command, all benchmarks, the diffs of CONTRIBUTING
-# make lint    ruff: rules and formatting
+# make lint    ruff: rules and formatting; mypy: types
 # make floor   the model's tests on the oldest versions that it loads under
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
 # Each sets up .venv by itself.
@@ -34,6 +34,7 @@ runtimes: .venv/runtimes-ready
 lint: .venv/dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .venv/demo-ready: requirements.txt
 	$(PYTHON) -m venv .venv
