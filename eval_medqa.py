@@ -24,6 +24,7 @@ from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.card import card_evaluation
 from modeling_pure.medqa.evaluation import Inputs, evaluate, read_inputs
+from modeling_pure.medqa.journal import Item
 from modeling_pure.medqa.permutations import ORDERS
 from modeling_pure.medqa.report import print_report, write_report
 from modeling_pure.medqa.results import write_evaluation
@@ -107,7 +108,7 @@ def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked) -> None:
     )
 
 
-def progress(records: Iterable, total: int) -> Iterable:
+def progress(records: Iterable[Item], total: int) -> Iterable[Item]:
     """A bar with the time left."""
     return track(records, description="scoring", total=total)
 

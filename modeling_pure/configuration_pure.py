@@ -53,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def copy_hub_files(source: Path, destination: str | os.PathLike) -> None:
+def copy_hub_files(source: Path, destination: str | os.PathLike[str]) -> None:
     """Put the files that `trust_remote_code` needs into the checkpoint folder `destination`.
 
     Only those that stand in `source` are copied: transformers gives a remote configuration a module folder of its own,
@@ -111,7 +111,7 @@ class PureConfig(PreTrainedConfig):
     head_dim: int | None = None
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
-    rope_parameters: dict | None = None
+    rope_parameters: dict[str, Any] | None = None
     rms_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     head_initializer_range: float = 0.001
@@ -120,7 +120,7 @@ class PureConfig(PreTrainedConfig):
     bos_token_id: int | None = 50256
     eos_token_id: int | list[int] | None = 50256
     pad_token_id: int | None = 50257
-    auto_map: dict | None = None
+    auto_map: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.head_dim is None and self.num_attention_heads > 0:
@@ -181,7 +181,9 @@ class PureConfig(PreTrainedConfig):
             raise ValueError(f"Unknown preset {name!r}. Known presets: {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[name], **overrides})
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """Save config.json together with the code that reads it, so that every checkpoint loads without this package.
 
         `register_for_auto_class` would do this too, but FSDP2 renames the model's class, after which transformers

@@ -16,7 +16,7 @@ class RunStopped(Exception):
 class RunInterrupted(Exception):
     """A run that a signal has stopped, after a checkpoint; its exit code is the one a shell gives for the signal."""
 
-    def __init__(self, message: str, signum: int):
+    def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signum
 

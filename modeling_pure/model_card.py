@@ -7,6 +7,7 @@ A card is Markdown with the Hub's metadata on top. What may be replaced or hande
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
@@ -54,7 +55,7 @@ class CardEvaluation:
     path: str
     split: str
     scorer: str
-    measured: dict
+    measured: dict[str, Any]
     lines: list[tuple[str, str]]
     words: list[str]
 
@@ -171,7 +172,7 @@ def add_evaluation(folder: str, evaluation: CardEvaluation) -> bool:
     return True
 
 
-def identity(result: EvalResult) -> tuple:
+def identity(result: EvalResult) -> tuple[str | None, ...]:
     """What two entries of `model-index` share when one is the other anew."""
     return result.dataset_name, result.dataset_split, result.metric_name
 

@@ -66,7 +66,7 @@ class PureRotaryEmbedding(nn.Module):
         """theta^(-2i / head_dim), shape (head_dim / 2), float32."""
         return 1.0 / (self.theta ** (torch.arange(0, self.head_dim, 2, dtype=torch.float) / self.head_dim))
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> nn.Module:
         # `.to(bfloat16)` would round the frequencies: 3.7 rad of error at position 2047. Follow the device only.
         exact = self.inv_freq
         super()._apply(fn, recurse)
@@ -175,7 +175,7 @@ class PureAttention(nn.Module):
         implementation = self.config._attn_implementation
         if implementation == "sdpa":
             key, value = expand_float32_heads(query, key, value, attention_mask)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         mixed, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
         return self.o_proj(mixed.reshape(*input_shape, -1).contiguous()), weights
 
@@ -239,7 +239,7 @@ class PurePreTrainedModel(PreTrainedModel):
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Do nothing. Loading remote code calls this; the saving it asks for is wrong under FSDP2 (see PureConfig)."""
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save weights, configuration and the code. See `PreTrainedModel.save_pretrained` for the arguments."""
         if kwargs.get("is_main_process", True):
             copy_hub_files(Path(__file__).parent, save_directory)

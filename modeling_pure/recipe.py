@@ -35,7 +35,7 @@ ONE_START = ("resume_from_checkpoint", "allow_recipe_change")
 class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults behind each option, and the script's own description as it was written."""
 
-    def __init__(self, prog: str):
+    def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=110)
 
 
@@ -44,7 +44,7 @@ class RecipeParser(HfArgumentParser):
 
     dataclass_types: list[Any]
 
-    def __init__(self, dataclass_types: tuple[type, ...], description: str):
+    def __init__(self, dataclass_types: tuple[type, ...], description: str) -> None:
         super().__init__(
             cast(Any, dataclass_types),  # whose items transformers declares as a type of its own
             usage="%(prog)s [--config RECIPE.yaml] [--option VALUE ...]",
@@ -62,7 +62,8 @@ class RecipeParser(HfArgumentParser):
             if action.dest not in ("help", "config"):
                 action.option_strings = action.option_strings[:1]  # --a-b is accepted too, but shown as --a_b
                 action.metavar = "VALUE"
-            if action.type is dict or getattr(action.type, "__origin__", None) is dict:
+            kind: Any = action.type
+            if kind is dict or getattr(kind, "__origin__", None) is dict:
                 action.type = parse_mapping
         # The page follows our own order, not that of the class below.
         page = self._optionals._group_actions

@@ -36,7 +36,7 @@ class Position(NamedTuple):
 class Readers:
     """All readers of a source at one time: who owns which row, and, with their positions, what has been read."""
 
-    def __init__(self, num_pieces: int, num_readers: int, positions: list[Position] | None = None):
+    def __init__(self, num_pieces: int, num_readers: int, positions: list[Position] | None = None) -> None:
         self.num_readers = num_readers
         # Pieces that are dealt out whole; the others are shared by rows. Only many of them are about equal shares.
         self.whole = num_pieces - num_pieces % num_readers if num_pieces >= MANY_PIECES * num_readers else 0
@@ -76,7 +76,7 @@ class Documents:
         max_epochs: int | None = None,
         max_skipped: float = 0.05,
         guard: Guard | None = None,
-    ):
+    ) -> None:
         self.rows, self.seed = rows, seed
         self.reader, self.num_readers = reader, num_readers
         self.max_epochs, self.max_skipped, self.guard = max_epochs, max_skipped, guard

@@ -73,7 +73,7 @@ class Guard:
     Questions of less than 13 words cannot be checked; `unchecked` counts them.
     """
 
-    def __init__(self, questions: list[Question]):
+    def __init__(self, questions: list[Question]) -> None:
         unique = {question.digest: question for question in questions}
         self.questions = list(unique.values())
         self.grams: dict[bytes, list[tuple[int, int]]] = defaultdict(list)  # gram -> (question, place in it)

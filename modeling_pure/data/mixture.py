@@ -56,7 +56,7 @@ class Mixture(TrainingRows[MixtureState]):
         batch_size: int = 1,
         rank: int = 0,
         world_size: int = 1,
-    ):
+    ) -> None:
         self.opened = opened
         self.sources = [one.source for one in opened]
         self.tokenizer = tokenizer

@@ -93,7 +93,7 @@ class PackedMixture(TrainingRows[PackedState]):
         batch_size: int = 1,
         rank: int = 0,
         world_size: int = 1,
-    ):
+    ) -> None:
         if not arguments.packed_dir:
             raise InputError("packed_dir: expected a folder of packed rows")
         self.folder = Path(arguments.packed_dir)

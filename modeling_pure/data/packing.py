@@ -27,7 +27,7 @@ class PackedRows:
         tokenize: DocumentTokenizer,
         row_length: int,
         window_characters: int,
-    ):
+    ) -> None:
         self.documents, self.tokenize = documents, tokenize
         self.row_length, self.window_characters = row_length, window_characters
         self.tokens_read = 0

@@ -50,7 +50,7 @@ class RetryingFile(io.RawIOBase):
     "JSON parse error" (datasets issue 5053), and a 503 that lasts ends the run.
     """
 
-    def __init__(self, key: str, path: str, timeout: float):
+    def __init__(self, key: str, path: str, timeout: float) -> None:
         self.key, self.path, self.timeout = key, path, timeout
         self.position = 0
         self._file: BinaryIO | None = None

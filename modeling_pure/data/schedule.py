@@ -17,7 +17,7 @@ class Schedule:
             the same source at the same time.
     """
 
-    def __init__(self, weights: dict[str, int], phase: int = 0):
+    def __init__(self, weights: dict[str, int], phase: int = 0) -> None:
         self.weights = dict(weights)
         self.phase = phase
         self._begin()

@@ -139,7 +139,7 @@ def show_results(seed: int) -> int:
     return 0 if mcnemar["p_value"] < 0.01 and mcnemar["only_second"] > mcnemar["only_first"] else 1
 
 
-def describe_accuracy(metrics: dict) -> str:
+def describe_accuracy(metrics: dict[str, Any]) -> str:
     """Accuracy with its Wilson interval."""
     low, high = metrics["wilson_interval"]
     return f"{metrics['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"

@@ -195,7 +195,7 @@ def random_rows(vocab_size: int, row_length: int, rows: int) -> np.ndarray:
 class RandomRows(TrainingRows[Any]):
     """The same rows again and again, whose position does not matter."""
 
-    def __init__(self, rows: np.ndarray):
+    def __init__(self, rows: np.ndarray) -> None:
         self.sources, self.names, self.position, self.first_worker = [], [], {}, 0
         self.rows, self.row_length = rows, rows.shape[1]
         words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))

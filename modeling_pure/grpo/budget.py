@@ -13,7 +13,7 @@ class TokenBudget(TrainerCallback, ExportableState):
     last weights are evaluated.
     """
 
-    def __init__(self, max_tokens: int, updates_per_rollout: int):
+    def __init__(self, max_tokens: int, updates_per_rollout: int) -> None:
         self.max_tokens = max_tokens
         self.updates_per_rollout = updates_per_rollout
         self.generated_tokens = 0

@@ -19,7 +19,7 @@ class KeepRecorder(LogitsProcessor):
     cuts itself, and `generate` is asked for none.
     """
 
-    def __init__(self, sampler: TokenSampler):
+    def __init__(self, sampler: TokenSampler) -> None:
         self.sampler = sampler
         self.dense: torch.Tensor | None = None
         self.log_probs: list[torch.Tensor] = []

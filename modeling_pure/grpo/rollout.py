@@ -57,7 +57,7 @@ class GroupCache(Cache):
         column: where the next token of every completion goes, shape (1,).
     """
 
-    def __init__(self, prompts: DynamicCache, lengths: torch.Tensor, slots: int):
+    def __init__(self, prompts: DynamicCache, lengths: torch.Tensor, slots: int) -> None:
         super().__init__(layers=[])
         self.slots = slots
         # Under autocast keys leave the rotary embedding in float32, the cache makes its values so, too, and both would
@@ -201,7 +201,7 @@ class Decoding:
 
     graphs = True  # of CUDA, until a step could not be captured
 
-    def __init__(self, model: PreTrainedModel, sampler: TokenSampler, fp32_head: bool, pad_token_id: int):
+    def __init__(self, model: PreTrainedModel, sampler: TokenSampler, fp32_head: bool, pad_token_id: int) -> None:
         self.model, self.sampler, self.fp32_head, self.pad_token_id = model, sampler, fp32_head, pad_token_id
 
     def start(self, groups: list[list[int]], counts: list[int], max_new_tokens: int) -> None:

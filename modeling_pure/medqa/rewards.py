@@ -42,7 +42,7 @@ class LengthPenalty:
 
     __name__ = "length_penalty"  # TRL logs a reward function under its name
 
-    def __init__(self, min_tokens: int, eos_token_id: int):
+    def __init__(self, min_tokens: int, eos_token_id: int) -> None:
         self.min_tokens = min_tokens
         self.eos_token_id = eos_token_id
 

@@ -30,7 +30,7 @@ PREMISE = "Answer:"
 class NotFinite(Exception):
     """The model's numbers for question `index` are none: an argmax over them would be an answer."""
 
-    def __init__(self, index: int):
+    def __init__(self, index: int) -> None:
         super().__init__(f"question {index}")
         self.index = index
 

@@ -15,7 +15,7 @@ METRICS_FILE = "metrics.jsonl"
 class MetricsFile(TrainerCallback):
     """Appends each log line to `metrics.jsonl` in the run's folder; a resumed run drops lines it writes again."""
 
-    def __init__(self, output_dir: str):
+    def __init__(self, output_dir: str) -> None:
         self.path = Path(output_dir) / METRICS_FILE
 
     def on_train_begin(

@@ -41,7 +41,7 @@ class NonFiniteGuard:
         steps_kept: how many steps' batches to remember, to say which rows were concerned.
     """
 
-    def __init__(self, max_steps: int, steps_kept: int, device: torch.device):
+    def __init__(self, max_steps: int, steps_kept: int, device: torch.device) -> None:
         self.max_steps = max_steps
         self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.longest, self.last_of_longest, self.skipped, self.finite_losses = torch.zeros(

@@ -45,7 +45,7 @@ class Publisher:
         repo_id: `user/name`.
     """
 
-    def __init__(self, args: TrainingArguments, repo_id: str):
+    def __init__(self, args: TrainingArguments, repo_id: str) -> None:
         self.args, self.repo_id, self.api = args, repo_id, HfApi(token=args.hub_token)
         self.left_out: list[str] = []  # names of the checkpoints that were not pushed
         self._current: Path | None = None

@@ -150,7 +150,7 @@ class PureTrainer(DurableTrainer):
                 group.update({**given, "lr": given["initial_lr"] * factor(schedule.last_epoch)})
             schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Row[Any]]:
         """A plain loader: the mixture already gives each rank its own rows, so accelerate must not share them out."""
         workers = self.args.dataloader_num_workers
         return DataLoader(
