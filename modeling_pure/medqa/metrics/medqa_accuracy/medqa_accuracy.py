@@ -1,6 +1,5 @@
 """Accuracy on multiple-choice questions with three measures of its uncertainty. Needs numpy alone."""
 
-from collections.abc import Sequence
 from math import sqrt
 from statistics import NormalDist
 from typing import Any
@@ -49,8 +48,8 @@ class MedqaAccuracy(evaluate.Metric):
 
     def _compute(
         self,
-        predictions: Sequence[int],
-        references: Sequence[int],
+        predictions: list[int],
+        references: list[int],
         confidence_level: float = 0.95,
         n_resamples: int = 10_000,
         seed: int = 0,

@@ -1,6 +1,5 @@
 """Two models that answered the same multiple-choice questions: exact McNemar and paired bootstrap. numpy alone."""
 
-from collections.abc import Sequence
 from math import comb
 from typing import Any
 
@@ -48,9 +47,9 @@ class PairedMcqComparison(evaluate.Comparison):
 
     def _compute(
         self,
-        predictions1: Sequence[int],
-        predictions2: Sequence[int],
-        references: Sequence[int],
+        predictions1: list[int],
+        predictions2: list[int],
+        references: list[int],
         confidence_level: float = 0.95,
         n_resamples: int = 10_000,
         seed: int = 0,
