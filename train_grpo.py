@@ -185,7 +185,7 @@ def finish(trainer: PureGRPOTrainer | LetterTrainer, script_args: GRPOScriptArgu
     """The model in the run's folder, whole even where adapters were trained, its card and the curves."""
     output_dir, is_grpo = trainer.args.output_dir, script_args.algorithm == "grpo"
     if script_args.lora_rank:
-        adapted: Any = trainer.model  # a PeftModel around it
+        adapted: Any = trainer.model  # a PeftModel
         trainer.model = adapted.merge_and_unload()
     trainer.save_model()
     if not trainer.is_world_process_zero():

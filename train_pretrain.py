@@ -236,7 +236,7 @@ def finish(trainer: PureTrainer) -> None:
 
 
 def best_checkpoint(state: TrainerState) -> str:
-    """The name of the best checkpoint and its metric; one that was measured at a step without a checkpoint is gone."""
+    """The name of the best checkpoint and its metric; "none" if no checkpoint was saved at the best step."""
     if state.best_metric is None or state.best_model_checkpoint is None:
         return "none"
     return f"{Path(state.best_model_checkpoint).name} ({state.best_metric:.4f})"

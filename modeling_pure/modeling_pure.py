@@ -47,7 +47,7 @@ class PureRMSNorm(nn.Module):
 
 
 def head_dim(config: PureConfig) -> int:
-    """Size of one attention head: `config.head_dim`, whose type allows for None until the configuration is checked."""
+    """The size of one attention head. Equal to `config.head_dim`, which is declared as optional."""
     return config.hidden_size // config.num_attention_heads
 
 

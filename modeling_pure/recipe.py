@@ -46,7 +46,7 @@ class RecipeParser(HfArgumentParser):
 
     def __init__(self, dataclass_types: tuple[type, ...], description: str) -> None:
         super().__init__(
-            cast(Any, dataclass_types),  # whose items transformers declares as a type of its own
+            cast(Any, dataclass_types),  # declared as a NewType in transformers
             usage="%(prog)s [--config RECIPE.yaml] [--option VALUE ...]",
             description=description,
             allow_abbrev=False,

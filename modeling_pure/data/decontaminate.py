@@ -34,14 +34,14 @@ NOTHING: Held = {"coverage": 0.0, "end_words": 0, "covered": False}  # what is h
 
 
 class Place(TypedDict):
-    """Where a document stands, for people."""
+    """The location of a document, as shown to users."""
 
     source: str
     row: str
 
 
 class Measures(TypedDict):
-    """How much of a question a document holds: see `guard.Match`."""
+    """The two measures of a `guard.Match`."""
 
     coverage: float
     end_words: int

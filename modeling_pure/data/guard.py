@@ -31,9 +31,9 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Held(TypedDict):
-    """What documents hold of a question: the highest of either measure of a `Match`, and whether one covers it.
+    """The best match of a question over all documents: the maximum of each measure, and whether any covers it.
 
-    `coverage` is None for a question too short to look for. `source` and `row` say where the document of it stands.
+    `coverage` is None if the question is too short to check. `source` and `row` name the document with that coverage.
     """
 
     coverage: float | None
@@ -44,7 +44,7 @@ class Held(TypedDict):
 
 
 class Coverage(TypedDict):
-    """A coverage file: documents read by source, and what they hold of each question, by its digest."""
+    """A coverage file: the number of documents read, by source, and the best match of each question, by digest."""
 
     documents: dict[str, int]
     questions: dict[str, Held]

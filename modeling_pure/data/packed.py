@@ -27,7 +27,7 @@ STATE_KEY = b"pure_state"
 
 
 class PackedFacts(TypedDict):
-    """`packed.json`: what the rows depend on, by recipe key, and how many rows a file holds."""
+    """The content of `packed.json`: the settings that the rows depend on, by recipe key, and rows per file."""
 
     settings: dict[str, Any]
     rows_per_file: int

@@ -143,7 +143,7 @@ class RetryingFile(io.RawIOBase):
 
 
 def last_error(state: RetryCallState) -> BaseException:
-    """What the last attempt of a retried call raised; only for one that has failed."""
+    """The error of the last attempt of a retried call. The attempt must have failed."""
     error = state.outcome.exception() if state.outcome else None
     if error is None:
         raise ValueError("the last attempt has not failed")

@@ -92,7 +92,7 @@ class ExamRows:
         yield from self._texts(epoch, start)
 
     def texts(self) -> list[str]:
-        """The questions of the first pass."""
+        """All questions as text, in the order of the first pass."""
         return [text for _, text in self._texts(0, 0)]
 
     def _texts(self, epoch: int, start: int) -> Iterator[tuple[int, str]]:

@@ -1,12 +1,12 @@
-"""What the stages of the pipeline hand on: rows, and the states that a checkpoint holds, all of which JSON can hold.
+"""Types of the data pipeline: its rows, and the states that are saved in checkpoints. All states are plain JSON.
 
-    RankState                     one of each rank: its data-loader workers
-        MixtureState              a worker on the mixture, or
-            PackedRowsState       the rows of one source for that worker
-                DocumentsState    the documents of that source
-        PackedState               a worker on rows that were packed before
+    RankState                     one for each rank: its data-loader workers
+        MixtureState              a worker that reads the mixture (`Mixture`)
+            PackedRowsState       one source (`PackedRows`)
+                DocumentsState    its documents (`Documents`)
+        PackedState               a worker that reads packed rows (`PackedMixture`)
 
-Each is made and taken up again by the class of its stage.
+The class in brackets saves and restores the state.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from .sources import Source
 
 
 class Counts(TypedDict):
-    """What one reader has read of a source: rows, documents given, and rows skipped by reason."""
+    """Rows that one reader has read of a source, documents it has returned, and rows skipped, by reason."""
 
     rows_read: int
     given: int
@@ -28,7 +28,7 @@ class Counts(TypedDict):
 
 
 class PassStart(TypedDict):
-    """The counts at the beginning of a reader's pass over a source; faults are rows that count as unusable."""
+    """The counts at the start of a reader's current pass; `faults` counts unusable rows."""
 
     rows_read: int
     given: int
@@ -36,10 +36,10 @@ class PassStart(TypedDict):
 
 
 class DocumentsState(Counts):
-    """Where one reader is in the documents of a source.
+    """The position of one reader in the documents of a source.
 
-    `position` is the pass, the place of a piece in it and the row in the piece. `earlier` are the readers of the same
-    passes before their number changed: [how many, [the position of each]].
+    `position` is (pass, piece, row). `earlier` lists the readers of this pass before their number changed, each entry
+    as [number of readers, [their positions]].
     """
 
     position: list[int]
@@ -48,7 +48,7 @@ class DocumentsState(Counts):
 
 
 class WindowState(TypedDict):
-    """Where a window of documents began: their state, tokens read before it, ids left of the window before."""
+    """The start of a window of documents: their state, tokens read so far, and token ids left over from before."""
 
     documents: DocumentsState
     tokens_read: int
@@ -56,17 +56,17 @@ class WindowState(TypedDict):
 
 
 class PackedRowsState(WindowState):
-    """Where one reader is in the rows of a source: its window, rows drawn from it, and what has been read in all."""
+    """The position of one reader in the rows of a source: its window, and the rows drawn from it."""
 
     drawn: int
     read: Counts
 
 
 class MixtureState(TypedDict):
-    """Where a data-loader worker of one rank is in the mixture, after one of its rows.
+    """The position of one data-loader worker in the mixture, after one of its rows.
 
-    `settings` are digests by recipe key, without which the state means nothing. By source: `schedule`, rows since the
-    shares last changed (None: begin anew), `drawn`, rows in all, and `sources`, the state of its rows.
+    `settings` are digests by recipe key; the state is valid only where they are the same. By source: `drawn` counts
+    rows, `schedule` the rows since the shares last changed (None: start a new schedule), `sources` is the position.
     """
 
     worker: int
@@ -78,7 +78,7 @@ class MixtureState(TypedDict):
 
 
 class PackedState(TypedDict):
-    """Where a data-loader worker of one rank is in packed rows: the rows that all ranks have read with its batch."""
+    """The position of one data-loader worker in packed rows: `rows_read` counts those of all ranks."""
 
     worker: int
     num_workers: int
@@ -89,14 +89,14 @@ State = TypeVar("State", MixtureState, PackedState)
 
 
 class RankState(TypedDict, Generic[State]):
-    """Where a rank is in its data: the states of its workers by number, and the worker of its last batch."""
+    """The position of one rank: the states of its workers by number, and the worker that made its last batch."""
 
     workers: dict[str, State]
     last_worker: int
 
 
 class Row(TypedDict, Generic[State]):
-    """A row: `input_ids`, int32 of shape (row_length,), its source, and in training the state that follows it."""
+    """One row: `input_ids`, int32 of shape (row_length,), its source, and in training the state after it."""
 
     input_ids: np.ndarray
     source: str
@@ -104,7 +104,7 @@ class Row(TypedDict, Generic[State]):
 
 
 class Progress(TypedDict):
-    """How far all readers are in a source: rows drawn, passes completed and rows skipped, where these are known."""
+    """Progress in one source, over all readers: rows drawn and, if known, passes completed and rows skipped."""
 
     rows: int
     passes: NotRequired[int]
@@ -112,14 +112,14 @@ class Progress(TypedDict):
 
 
 class TrainingRows(IterableDataset[Row[State]], Generic[State]):
-    """What the trainer asks of its data: rows of one length, and a position that can be saved and taken up again.
+    """The interface of training data: rows of equal length, and a position that can be saved and restored.
 
     Attributes:
-        tokenizer: what made the rows.
-        row_length: tokens of a row.
-        sources, names: what the rows are drawn from.
-        position: by worker, the state to go on from; empty at the beginning.
-        first_worker: the worker whose turn it is when the run goes on.
+        tokenizer: the tokenizer of the rows.
+        row_length: tokens in a row.
+        sources, names: the sources that rows are drawn from.
+        position: the state to resume from, by worker; empty at the start.
+        first_worker: the worker that makes the first batch after resuming.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -133,9 +133,9 @@ class TrainingRows(IterableDataset[Row[State]], Generic[State]):
         raise NotImplementedError
 
     def resume(self, ranks: list[RankState[State]], num_workers: int) -> str | None:
-        """Go on from the states of all ranks' workers; returns what changes for the user, if anything does."""
+        """Resume from the states of all ranks; returns a message for the user if the order of rows changes."""
         raise NotImplementedError
 
     def progress(self, states: list[State]) -> dict[str, Progress]:
-        """How far the run is in each source, from the states of all readers."""
+        """Progress by source, from the states of all readers."""
         raise NotImplementedError

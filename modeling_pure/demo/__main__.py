@@ -94,7 +94,7 @@ def build_world(folder: Path) -> None:
 
 
 def running(command: str) -> Callable[[Path], None]:
-    """The work of a stage that is one command, which names the stage's folder by itself."""
+    """The work of a stage that runs one command; the command names the folder."""
     return lambda folder: run_command(command)
 
 

@@ -255,16 +255,16 @@ class PureGRPOConfig(GRPOConfig):
 
     @property
     def _generation_options(self) -> dict[str, Any]:
-        return cast(dict[str, Any], self.generation_kwargs or {})  # TrainingArguments has read what was a text
+        return cast(dict[str, Any], self.generation_kwargs or {})  # a string has been parsed
 
     @property
     def prompts(self) -> int:
-        """`prompts_per_step`, which also is a number where the recipe leaves it out."""
+        """`prompts_per_step`, which `__post_init__` computes if it is not set."""
         return cast(int, self.prompts_per_step)
 
     @property
     def updates(self) -> int:
-        """`updates_per_rollout`, which also is a number where the recipe leaves it out."""
+        """`updates_per_rollout`, which `__post_init__` computes if it is not set."""
         return cast(int, self.updates_per_rollout)
 
     @property

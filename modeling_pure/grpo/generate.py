@@ -67,7 +67,7 @@ def generate_completions(
     )
     # What the model's own configuration says and ours does not would be taken from it.
     own, model.generation_config = model.generation_config, GenerationConfig()
-    generative: Any = model  # the type PreTrainedModel has no `generate`
+    generative: Any = model  # PreTrainedModel declares no `generate`
     try:
         output = generative.generate(
             prompts,

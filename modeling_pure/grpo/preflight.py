@@ -77,14 +77,14 @@ class Preflight:
 
 
 class Sample(TypedDict):
-    """What is to be known of one completion: its group, its letter and the right one, and tokens."""
+    """One completion: its group, its letter and the correct one, and its length in tokens."""
 
     group: tuple[int, int, int]
     letter: int | None
     answer: int
     length: int
     clipped: bool
-    kept: int  # that could have been drawn, over all places
+    kept: int  # tokens that could have been drawn, summed over positions
 
 
 def preflight(trainer: PureGRPOTrainer) -> Preflight:

@@ -62,7 +62,7 @@ class GroupCache(Cache):
         self.slots = slots
         # Under autocast keys leave the rotary embedding in float32, the cache makes its values so, too, and both would
         # be cast again in every step.
-        layers = cast(list[Any], prompts.layers)  # which all hold keys and values: see `shared_prefix_obstacle`
+        layers = cast(list[Any], prompts.layers)  # attention layers only: see `shared_prefix_obstacle`
         dtype = compute_dtype(layers[0].values)
         self.prompts: list[KeysAndValues] = [(layer.keys.to(dtype), layer.values.to(dtype)) for layer in layers]
         columns = torch.arange(self.prompts[0][0].shape[2], device=lengths.device)
@@ -117,12 +117,12 @@ class GroupCache(Cache):
 
 
 def empty_window(states: torch.Tensor, rows: int) -> torch.Tensor:
-    """A first buffer for states such as those of a prompt (groups, heads, prompt, head_dim)."""
+    """An empty buffer of `WINDOW` columns, with the heads and head_dim of `states`."""
     return states.new_zeros(rows, states.shape[1], WINDOW, states.shape[3])
 
 
 def doubled(buffer: torch.Tensor) -> torch.Tensor:
-    """A buffer (rows, heads, columns, head_dim) with as many columns again."""
+    """The buffer (rows, heads, columns, head_dim), extended with zeros to twice the columns."""
     return torch.cat([buffer, torch.zeros_like(buffer)], 2)
 
 

@@ -45,7 +45,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
     args: PureGRPOConfig
     train_dataset: Dataset
     ref_model: PreTrainedModel | None
-    _buffered_inputs: list[dict[str, Any]] | None  # type: ignore[assignment]  # GRPOTrainer begins with None
+    _buffered_inputs: list[dict[str, Any]] | None  # type: ignore[assignment]  # inferred as None
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         model = self.base_causal_lm
         spare = range(len(self._tokenizer), model.config.get_text_config().vocab_size)
         padding = {self._tokenizer.pad_token_id} - {*self.eos_token_ids}
-        generation: Any = model.generation_config  # None for a model that cannot generate, which none is here
+        generation: Any = model.generation_config  # never None: the model can generate
         return {*spare, *padding, *(generation.suppress_tokens or ())}
 
     def _refuse_what_is_not_kept(self) -> None:
@@ -220,7 +220,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         self._sampling_mask = inputs.get("sampling_mask")
         return super()._compute_loss(model, inputs)
 
-    def get_off_policy_mask(  # type: ignore[override]  # static there
+    def get_off_policy_mask(  # type: ignore[override]  # a static method in TRL
         self,
         advantages: torch.Tensor,
         per_token_logps: torch.Tensor,

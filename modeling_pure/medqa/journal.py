@@ -12,7 +12,7 @@ from .questions import Question
 from .scorers import Asked, NotFinite, Record, Records
 
 Item = tuple[int, Record]
-Progress = Callable[[Iterable[Item], int], Iterable[Item]]  # wraps a loop over so many
+Progress = Callable[[Iterable[Item], int], Iterable[Item]]  # wraps an iterable of known length
 
 
 class Journal:

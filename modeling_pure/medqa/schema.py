@@ -1,10 +1,10 @@
-"""What `eval.json` holds. Shares and accuracies are from 0 to 1, intervals (low, high) at 95 %, times in seconds."""
+"""The content of `eval.json`. Shares and accuracies range from 0 to 1; intervals are [low, high] at 95 %."""
 
 from typing import Any, NotRequired, TypedDict
 
 
 class Share(TypedDict):
-    """The accuracy on some questions, with Wilson's interval."""
+    """The accuracy on a set of questions, with its Wilson interval."""
 
     n: int
     accuracy: float
@@ -12,13 +12,13 @@ class Share(TypedDict):
 
 
 class Slice(Share):
-    """The accuracy on a part of the questions, and whether these are few."""
+    """The accuracy on a subset of the questions; `small` if it has few."""
 
     small: bool
 
 
 class Paired(TypedDict):
-    """Two models on the same questions: see the metric `paired_mcq_comparison`."""
+    """Two models on the same questions, as the metric `paired_mcq_comparison` returns it."""
 
     difference: float
     bootstrap_interval: list[float]
@@ -28,7 +28,7 @@ class Paired(TypedDict):
 
 
 class Compared(TypedDict):
-    """A row beside the model's: a baseline, another evaluation, or chance, of which there are no answers to count."""
+    """The model compared with a baseline, another evaluation, or chance, which has no counts."""
 
     name: str
     accuracy: float
@@ -42,13 +42,13 @@ class Compared(TypedDict):
 
 
 class Comparison(Compared):
-    """The same with its p-value adjusted for all comparisons that were made."""
+    """A comparison with its Holm-adjusted p-value."""
 
     p_holm: float
 
 
 class ModelFacts(TypedDict):
-    """The model: its name, size, and the digest of its weights."""
+    """The model: name, number of parameters, and a digest of the weights."""
 
     name: str
     parameters: int
@@ -56,7 +56,7 @@ class ModelFacts(TypedDict):
 
 
 class DataFacts(TypedDict):
-    """The questions: where they are from, how many have each label, and (row, earlier row) of those asked twice."""
+    """The questions: their origin, how many have each label, and pairs [row, earlier row] of repeated ones."""
 
     task: str
     title: str
@@ -69,13 +69,13 @@ class DataFacts(TypedDict):
 
 
 class AskedDataFacts(DataFacts):
-    """The same once they were asked: how many prompts were cut to the model's context."""
+    """The questions after scoring: `cut_prompts` counts prompts that were cut to the context length."""
 
     cut_prompts: int
 
 
 class Contamination(TypedDict):
-    """Questions found in the training text (`contamination.contamination_metrics`); documents read by source."""
+    """Questions found in the training text (`contamination_metrics`); `documents` counts those read, by source."""
 
     documents: dict[str, int]
     checked: int
@@ -87,7 +87,7 @@ class Contamination(TypedDict):
 
 
 class Memorisation(Slice):
-    """Train questions beside the others (`contamination.memorisation_metrics`); nll in nats over the options."""
+    """Train questions compared with the evaluated ones (`memorisation_metrics`); nll in nats over the options."""
 
     nll: float
     accuracy_gap: float
@@ -97,7 +97,7 @@ class Memorisation(Slice):
 
 
 class Results(TypedDict):
-    """An evaluation. `metrics` are those of `measure.measure`, of which some belong to one scorer."""
+    """One evaluation. The keys of `metrics` depend on the scorer (`measure.measure`); `seconds` is wall time."""
 
     schema_version: int
     note: str

@@ -22,8 +22,8 @@ from .rewards import REWARD_WEIGHTS, LengthPenalty, correct
 from .scoring import context_length, label_log_likelihoods, logits_at, pad_right, sorted_batches
 from .tasks import Task
 
-Record = dict[str, Any]  # what was found of a question, in JSON's types; each scorer says under which names
-Records = Iterator[tuple[int, Record]]  # with the index of the question
+Record = dict[str, Any]  # the result of one question, as plain JSON; each scorer documents its keys
+Records = Iterator[tuple[int, Record]]  # with the question's index
 PREMISE = "Answer:"
 
 
@@ -191,7 +191,7 @@ def generate(asked: Asked, prompts: list[list[int]]) -> list[list[list[int]]]:
     sampling: dict[str, Any] = {"do_sample": False}
     if asked.num_samples:
         sampling = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p, "top_k": 0}
-    model: Any = asked.model  # the type PreTrainedModel has no `generate`
+    model: Any = asked.model  # PreTrainedModel declares no `generate`
     output = model.generate(
         input_ids=input_ids.to(asked.model.device),
         attention_mask=attention_mask.to(asked.model.device),

@@ -50,7 +50,7 @@ def checkpoint_step(folder: Path) -> int | None:
 
 
 def complete_step(folder: Path) -> int:
-    """The step of a checkpoint that a run goes on from; `InputError` where it is not whole."""
+    """The step of a checkpoint to resume from; raises `InputError` if it is not complete."""
     step = checkpoint_step(folder)
     if step is None:
         raise InputError(f"resume_from_checkpoint: '{folder}' is not a complete checkpoint")

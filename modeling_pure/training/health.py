@@ -24,7 +24,7 @@ class NotFinite(RunStopped):
 
 
 class SkipsSteps(Protocol):
-    """An optimizer that changes nothing in a step for which `found_inf` is 1, float32 of shape ()."""
+    """An optimizer that skips a step if `found_inf` is 1 (float32, shape ()), as fused AdamW does."""
 
     found_inf: torch.Tensor | None
 

@@ -63,7 +63,7 @@ def check_hub(args: TrainingArguments) -> None:
 
 
 def repository_id(args: TrainingArguments) -> str:
-    """The repository of a run, `user/name`; `InputError` where there is none."""
+    """The repository of a run, `user/name`; raises `InputError` if none is set."""
     owner, _, name = (args.hub_model_id or "").partition("/")
     if not owner or not name:
         raise InputError(f"hub_model_id: expected user/name, found {args.hub_model_id!r}")

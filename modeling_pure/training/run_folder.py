@@ -28,8 +28,8 @@ FIXED = (
 ALWAYS_FIXED = ("preset", "model_overrides", "optimizer")
 MAY_MOVE = ("path", "validation_path")
 
-# A merged recipe: the value of each option by its name. In a checkpoint's `recipe.json` its `sources` are complete
-# (`source_facts`), and it has `rows_per_step` beside them.
+# A merged recipe: option names to values. A checkpoint's `recipe.json` also has `rows_per_step`, and every field of
+# each entry of `sources`.
 Recipe = dict[str, Any]
 
 
@@ -66,7 +66,7 @@ def differences(key: str, before: Any, now: Any) -> list[str]:
 
 
 def folder_of(args: TrainingArguments) -> str:
-    """The folder of a run, which TrainingArguments declares as optional and never leaves at None."""
+    """The run folder. TrainingArguments declares it as optional but always sets it."""
     return cast(str, args.output_dir)
 
 

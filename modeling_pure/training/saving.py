@@ -32,7 +32,7 @@ class DurableTrainer(Trainer):
     """
 
     model: PreTrainedModel
-    hub_model_id: str | None  # type: ignore[assignment]  # Trainer begins with None
+    hub_model_id: str | None  # type: ignore[assignment]  # inferred as None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,7 +45,7 @@ class DurableTrainer(Trainer):
         self.add_callback(self.stop_on_signal)
         self._staging: Path | None = None
 
-    def train(  # type: ignore[override]  # takes no True, and gives nothing where there was no step to make
+    def train(  # type: ignore[override]  # accepts no bool; returns None if no step is left
         self, resume_from_checkpoint: str | None = None, **kwargs: Any
     ) -> TrainOutput | None:
         """Train. A run that was stopped after its last step takes up its state and makes none.
