@@ -2,7 +2,7 @@
 # make test    the quick tests, offline: ten minutes on two cores
 # make slow    the others: every documented command, all benchmarks, the diffs of CONTRIBUTING; make test-all: both
 # make mutants plants faults one at a time, and shows which the quick tests miss
-# make lint    rules, formatting, declared imports, spelling, workflows
+# make lint    rules, formatting, types, declared imports, spelling, workflows
 # make floor   the quick tests on the oldest torch and transformers; make ceiling: on the newest of the package index
 # make wheel   wheel and sdist in dist/, installed in an empty environment and tried there
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
@@ -49,6 +49,7 @@ runtimes: .venv/runtimes-ready
 lint: .venv/dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/deptry .
 	$(BIN)/codespell
 	$(BIN)/zizmor --offline --quiet .github

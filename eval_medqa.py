@@ -24,9 +24,11 @@ from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.card import card_evaluation
 from modeling_pure.medqa.evaluation import Inputs, evaluate, read_inputs
+from modeling_pure.medqa.journal import Item
 from modeling_pure.medqa.permutations import ORDERS
 from modeling_pure.medqa.report import print_report, write_report
 from modeling_pure.medqa.results import write_evaluation
+from modeling_pure.medqa.schema import Results
 from modeling_pure.medqa.scorers import Asked
 from modeling_pure.medqa.scoring import context_length
 from modeling_pure.model_card import add_evaluation
@@ -106,12 +108,12 @@ def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked) -> None:
     )
 
 
-def progress(records: Iterable, total: int) -> Iterable:
+def progress(records: Iterable[Item], total: int) -> Iterable[Item]:
     """A bar with the time left."""
     return track(records, description="scoring", total=total)
 
 
-def show(args: EvalArguments, results: dict) -> None:
+def show(args: EvalArguments, results: Results) -> None:
     """The table in the terminal, and the accuracy in the model's card."""
     print_report(results)
     if args.update_card and add_evaluation(args.model_name_or_path, card_evaluation(results)):

@@ -10,6 +10,7 @@ by cross entropy over the four letters: the baseline that GRPO has to be compare
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM
@@ -60,7 +61,7 @@ def main() -> None:
     trainer = build_trainer(script_args, training_args, questions, dev_questions)
     if trainer.is_world_process_zero():
         describe_run(trainer, script_args, checkpoint)
-    if script_args.algorithm == "grpo" and not checkpoint:
+    if isinstance(trainer, PureGRPOTrainer) and not checkpoint:
         look_before(trainer)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer, script_args)
@@ -102,7 +103,7 @@ def build_trainer(
     check_vocabulary(tokenizer, config.vocab_size)
     room = context_length(config, tokenizer) - training_args.max_completion_length
     fitting = questions_that_fit(questions, tokenizer, room)
-    num_prompts = training_args.max_steps * training_args.prompts_per_step
+    num_prompts = training_args.max_steps * training_args.prompts
     seed, holdout = training_args.seed, script_args.grpo_holdout
     dev_questions = questions_that_fit(dev_questions, tokenizer, room) if dev_questions else []
     shared = {
@@ -146,7 +147,7 @@ def describe_run(
     checkpoint: Path | None,
 ) -> None:
     """The start-up block: the batch arithmetic, and which refinement acts."""
-    args, is_grpo = trainer.args, script_args.algorithm == "grpo"
+    args, is_grpo = trainer.args, isinstance(trainer, PureGRPOTrainer)
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     print_block(
         "GRPO on MedQA" if is_grpo else "Cross entropy over MedQA's letters",
@@ -158,11 +159,11 @@ def describe_run(
                 if is_grpo
                 else {}
             ),
-            **(describe_refinements(trainer) if is_grpo else {}),
+            **(describe_refinements(trainer) if isinstance(trainer, PureGRPOTrainer) else {}),
             "chosen by": f"{args.metric_for_best_model} on {len(trainer.questions)} dev questions, "
             + ("at the end the best weights are taken" if args.load_best_model_at_end else "the best one is kept"),
             "memory": memory(trainer),
-            "attention": describe_attention(trainer.model, args.device, args.bf16),
+            "attention": describe_attention(trainer.model, args.device, bool(args.bf16)),
             "device": f"{args.device}, {args.world_size} process(es), {'bf16 autocast' if args.bf16 else 'fp32'}",
             "run folder": args.output_dir,
             **hub_facts(args),
@@ -184,7 +185,8 @@ def finish(trainer: PureGRPOTrainer | LetterTrainer, script_args: GRPOScriptArgu
     """The model in the run's folder, whole even where adapters were trained, its card and the curves."""
     output_dir, is_grpo = trainer.args.output_dir, script_args.algorithm == "grpo"
     if script_args.lora_rank:
-        trainer.model = trainer.model.merge_and_unload()
+        adapted: Any = trainer.model  # a PeftModel
+        trainer.model = adapted.merge_and_unload()
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return

@@ -9,8 +9,9 @@ The same command again continues from the last complete checkpoint.
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from transformers import set_seed
+from transformers import PreTrainedTokenizerBase, TrainerState, set_seed
 
 from modeling_pure import PureForCausalLM
 from modeling_pure.console import DISCLAIMER, print_block
@@ -20,6 +21,7 @@ from modeling_pure.data.held_out import open_sources, split_questions, validatio
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.packed import PackedMixture
 from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
+from modeling_pure.data.states import Row, TrainingRows
 from modeling_pure.data.tokenizer import DocumentTokenizer, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.medqa.card import dev_evaluation
@@ -28,13 +30,13 @@ from modeling_pure.model_card import write_model_card
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, model_config
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
-from modeling_pure.training.checkpoint import already_finished, checkpoint_step
+from modeling_pure.training.checkpoint import already_finished, complete_step
 from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_facts
 from modeling_pure.training.kernels import describe_attention
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.publishing import push_finished
 from modeling_pure.training.report import model_flops, training_memory
-from modeling_pure.training.run_folder import check_recipe, note_launch, write_recipe
+from modeling_pure.training.run_folder import Recipe, check_recipe, note_launch, write_recipe
 from modeling_pure.training.trainer import PureTrainer, resume_data
 
 
@@ -56,12 +58,12 @@ def main() -> None:
     trainer = build_trainer(model_args, data_args, training_args, checkpoint, facts)
     if trainer.is_world_process_zero():
         describe_run(trainer, checkpoint)
-        record_start(training_args, recipe, checkpoint_step(checkpoint) if checkpoint else 0)
+        record_start(training_args, recipe, complete_step(checkpoint) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer)
 
 
-def source_facts(sources: list[Source]) -> dict[str, dict]:
+def source_facts(sources: list[Source]) -> dict[str, dict[str, Any]]:
     """Every field of every source, also those that a recipe leaves out."""
     return {source.name: {**asdict(source), "weight": float(source.weight)} for source in sources}
 
@@ -71,7 +73,7 @@ def build_trainer(
     data_args: DataArguments,
     training_args: PureTrainingArguments,
     checkpoint: Path | None,
-    recipe: dict,
+    recipe: Recipe,
 ) -> PureTrainer:
     """Check and build everything; nothing is written before all of the input has been found good."""
     tokenizer = load_tokenizer("tokenizer_name_or_path", data_args.tokenizer_name_or_path)
@@ -83,7 +85,7 @@ def build_trainer(
     if checkpoint and (change := resume_data(checkpoint, dataset, training_args)) and training_args.process_index == 0:
         print(change)
     if isinstance(dataset, PackedMixture):
-        steps = training_args.max_steps - (checkpoint_step(checkpoint) if checkpoint else 0)
+        steps = training_args.max_steps - (complete_step(checkpoint) if checkpoint else 0)
         dataset.check_rows(steps * training_args.rows_per_step)
     set_seed(training_args.seed)
     model = PureForCausalLM(config)
@@ -101,8 +103,11 @@ def build_trainer(
 
 
 def build_data(
-    sources: list[Source], data_args: DataArguments, training_args: PureTrainingArguments, tokenizer
-) -> tuple[Mixture | PackedMixture, list[dict]]:
+    sources: list[Source],
+    data_args: DataArguments,
+    training_args: PureTrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[Mixture | PackedMixture, list[Row[Any]]]:
     """The rows to train on, of this rank, and the held-out rows."""
     seed = training_args.seed
     this_rank = (training_args.train_batch_size, training_args.process_index, training_args.world_size)
@@ -148,7 +153,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "memory": training_memory(config, parameters, args, mixture.row_length),
             "precision": ("bf16 autocast, fp32 weights" if args.bf16 else "fp32")
             + (", layers compiled" if args.compile_layers else ""),
-            "attention": describe_attention(trainer.model, args.device, args.bf16),
+            "attention": describe_attention(trainer.model, args.device, bool(args.bf16)),
             "device": f"{args.device}, {args.world_size} process(es)"
             + (", weights sharded (FSDP)" if trainer.is_fsdp_enabled else ""),
             "run folder": args.output_dir,
@@ -176,7 +181,7 @@ def describe_peak(peak: float | None) -> str:
     return f"tokens per second and MFU in the log lines: FLOPs as above, of {peak:,.0f} TFLOP/s (dense bf16)"
 
 
-def record_start(args: PureTrainingArguments, recipe: dict, step: int) -> None:
+def record_start(args: PureTrainingArguments, recipe: Recipe, step: int) -> None:
     """Write down what this start of the run is made of, in the run's folder."""
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,11 +189,13 @@ def record_start(args: PureTrainingArguments, recipe: dict, step: int) -> None:
     note_launch(folder, step, args.world_size, args.device)
 
 
-def describe_sources(mixture: Mixture | PackedMixture, tokens: int) -> dict[str, str]:
+def describe_sources(mixture: TrainingRows[Any], tokens: int) -> dict[str, str]:
     """Each source's share of the run, and how often the run will read it."""
     shares = {f"  {s.name}": f"{float(s.weight):6.1%}  {int(tokens * s.weight):15,} tokens" for s in mixture.sources}
     if isinstance(mixture, PackedMixture):
-        return {**shares, "packed rows": f"{mixture.num_rows:,} in {mixture.folder}"}
+        shares["packed rows"] = f"{mixture.num_rows:,} in {mixture.folder}"
+    if not isinstance(mixture, Mixture):
+        return shares
     for one in mixture.opened:
         passes = float(tokens * one.source.weight) / tokens_per_pass(one, mixture.tokenize)
         capped = one.source.max_epochs is not None and passes > one.source.max_epochs
@@ -198,9 +205,9 @@ def describe_sources(mixture: Mixture | PackedMixture, tokens: int) -> dict[str,
     return {**shares, "decontaminated": guarded(mixture)}
 
 
-def guarded(mixture: Mixture | PackedMixture) -> str:
+def guarded(mixture: TrainingRows[Any]) -> str:
     """Which questions no document of the mixture may hold."""
-    if isinstance(mixture, PackedMixture):
+    if not isinstance(mixture, Mixture):
         return "when its rows were written"
     guard = mixture.guard
     return f"{len(guard.questions):,} questions, {guard.unchecked} of them too short" if guard else "none"
@@ -216,9 +223,7 @@ def finish(trainer: PureTrainer) -> None:
     results = {
         "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
         **validation_facts(metrics),
-        "best checkpoint": f"{Path(trainer.state.best_model_checkpoint).name} ({trainer.state.best_metric:.4f})"
-        if trainer.state.best_metric
-        else "none",
+        "best checkpoint": best_checkpoint(trainer.state),
     }
     write_card(trainer, results, metrics)
     panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
@@ -228,6 +233,13 @@ def finish(trainer: PureTrainer) -> None:
     trainer.save_state()  # last: it says that the folder holds all of the above
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def best_checkpoint(state: TrainerState) -> str:
+    """The name of the best checkpoint and its metric; "none" if no checkpoint was saved at the best step."""
+    if state.best_metric is None or state.best_model_checkpoint is None:
+        return "none"
+    return f"{Path(state.best_model_checkpoint).name} ({state.best_metric:.4f})"
 
 
 def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str, float]) -> None:
@@ -248,7 +260,7 @@ def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str,
     }
     evaluations = []
     if trainer.questions:
-        exams = [source.path for source in mixture.sources if source.format == "medqa"]
+        exams = [path for source in mixture.sources if source.format == "medqa" for path in source.paths]
         evaluations.append(dev_evaluation(trainer.questions, exams, metrics["eval_medqa_accuracy"], False))
     write_model_card(args.output_dir, "Pure, pretrained", trainer.model.config, {"Pretraining": facts}, evaluations)
 

@@ -1,5 +1,6 @@
 """Configuration of the Pure decoder. Pushed to the Hub, so it imports transformers and huggingface_hub only."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def copy_hub_files(source: Path, destination: str | Path) -> None:
+def copy_hub_files(source: Path, destination: str | os.PathLike[str]) -> None:
     """Put the files that `trust_remote_code` needs into the checkpoint folder `destination`.
 
     Only those that stand in `source` are copied: transformers gives a remote configuration a module folder of its own,
@@ -110,7 +111,7 @@ class PureConfig(PreTrainedConfig):
     head_dim: int | None = None
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
-    rope_parameters: dict | None = None
+    rope_parameters: dict[str, Any] | None = None
     rms_norm_eps: float = 1e-5
     initializer_range: float = 0.02
     head_initializer_range: float = 0.001
@@ -119,9 +120,9 @@ class PureConfig(PreTrainedConfig):
     bos_token_id: int | None = 50256
     eos_token_id: int | list[int] | None = 50256
     pad_token_id: int | None = 50257
-    auto_map: dict | None = None
+    auto_map: dict[str, Any] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.head_dim is None and self.num_attention_heads > 0:
             self.head_dim = self.hidden_size // self.num_attention_heads
         # All three entries, always, and without the "repo--" prefix of a download: vLLM needs AutoModel, which
@@ -134,21 +135,22 @@ class PureConfig(PreTrainedConfig):
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        if heads * self.head_dim != self.hidden_size:
+        heads, kv_heads, head_dim = self.num_attention_heads, self.num_key_value_heads, self.head_dim
+        if head_dim is None or heads * head_dim != self.hidden_size:
             raise ValueError(
-                f"hidden_size ({self.hidden_size}) must be num_attention_heads ({heads}) x head_dim ({self.head_dim})."
+                f"hidden_size ({self.hidden_size}) must be num_attention_heads ({heads}) x head_dim ({head_dim})."
             )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim ({self.head_dim}) must be even: rotary embedding turns pairs of features.")
+        if head_dim % 2:
+            raise ValueError(f"head_dim ({head_dim}) must be even: rotary embedding turns pairs of features.")
         if kv_heads < 1 or heads % kv_heads:
             raise ValueError(f"num_attention_heads ({heads}) must be a multiple of num_key_value_heads ({kv_heads}).")
         if self.tie_word_embeddings:
             raise ValueError(
                 "tie_word_embeddings=True is not supported: head and embedding start at different scales."
             )
-        if self.rope_parameters.get("rope_type", "default") != "default":
-            raise ValueError(f"rope_type must be 'default', got {self.rope_parameters['rope_type']!r}.")
+        rope_type = (self.rope_parameters or {}).get("rope_type", "default")
+        if rope_type != "default":
+            raise ValueError(f"rope_type must be 'default', got {rope_type!r}.")
         self._validate_ids()
 
     def _validate_ids(self) -> None:
@@ -169,7 +171,8 @@ class PureConfig(PreTrainedConfig):
         """Ids no sampler may emit: padding, and the spare rows no tokenizer can decode (they become '')."""
         real = self.vocab_size if self.num_real_tokens is None else self.num_real_tokens
         ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        return sorted(({self.pad_token_id} | set(range(real, self.vocab_size))) - {None, *ends})
+        suppressed = {self.pad_token_id, *range(real, self.vocab_size)}.difference(ends)
+        return sorted(token for token in suppressed if token is not None)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "PureConfig":
@@ -178,13 +181,15 @@ class PureConfig(PreTrainedConfig):
             raise ValueError(f"Unknown preset {name!r}. Known presets: {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[name], **overrides})
 
-    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """Save config.json together with the code that reads it, so that every checkpoint loads without this package.
 
         `register_for_auto_class` would do this too, but FSDP2 renames the model's class, after which transformers
         saves torch's own files instead of ours and points `auto_map` at them.
         """
-        self.auto_map = {**self.auto_map, **AUTO_MAP}
+        self.auto_map = {**(self.auto_map or {}), **AUTO_MAP}
         copy_hub_files(Path(__file__).parent, save_directory)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 

@@ -16,13 +16,13 @@ class RunStopped(Exception):
 class RunInterrupted(Exception):
     """A run that a signal has stopped, after a checkpoint; its exit code is the one a shell gives for the signal."""
 
-    def __init__(self, message: str, signum: int):
+    def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signum
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-EXIT_CODES = {InputError: 2, RunStopped: 3}
+EXIT_CODES: dict[type[Exception], int] = {InputError: 2, RunStopped: 3}
 
 
 def run_script(main: Callable[[], int | None], name: str) -> None:
@@ -43,7 +43,7 @@ def run_script(main: Callable[[], int | None], name: str) -> None:
     sys.exit(code or 0)
 
 
-def one_line(error: InputError | RunStopped) -> str:
+def one_line(error: Exception) -> str:
     """The message of one of our errors.
 
     One that a data-loader worker raised comes back as its whole traceback, with `module.Class: message` as last line.

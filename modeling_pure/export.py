@@ -15,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -30,8 +31,8 @@ from .model_card import CARD_FILE, LOADING, TRUST, architecture, card_blocks, re
 from .modeling_pure import PureForCausalLM
 from .training.checkpoint import check_model
 
-CONFIGS = {"pure": PureConfig, "llama": LlamaConfig}
-MODELS = {"pure": PureForCausalLM, "llama": LlamaForCausalLM}
+CONFIGS: dict[str, type[PreTrainedConfig]] = {"pure": PureConfig, "llama": LlamaConfig}
+MODELS: dict[str, type[PreTrainedModel]] = {"pure": PureForCausalLM, "llama": LlamaForCausalLM}
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 NAMES = [str(dtype).removeprefix("torch.") for dtype in DTYPES.values()]
 TOKENIZER_FILES = (
@@ -188,11 +189,13 @@ def check_weights(folder: Path, kind: str) -> torch.dtype:
 def load(folder: Path, kind: str, dtype: torch.dtype) -> PreTrainedModel:
     """The model, with every one of its weights; `InputError` where some are missing, too many or of another shape."""
     try:
-        model, found = MODELS[kind].from_pretrained(
+        loaded: Any = MODELS[kind].from_pretrained(
             folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"CHECKPOINT: cannot load '{folder}': {first_line(error)}") from error
+    model: PreTrainedModel
+    model, found = loaded
     for what in ("missing_keys", "unexpected_keys"):
         if found[what]:
             raise InputError(f"CHECKPOINT: {what.replace('_', ' ')} in the weights: {', '.join(sorted(found[what]))}")

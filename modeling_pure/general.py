@@ -13,6 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -27,9 +28,18 @@ from .medqa.report import markdown_table
 from .recipe import RecipeParser
 from .training.checkpoint import check_model
 
+if TYPE_CHECKING:
+    from lm_eval.api.group import Group
+    from lm_eval.api.task import Task
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
 RESULTS_FILE, TABLE_FILE = "general.json", "general.md"
 MODEL_KEYS = ("model_name_or_path", "reference_model_name_or_path")
 COLUMNS = ("score", "standard_error", "chance", "normalised")
+
+
+Scores = dict[str, Any]  # of a task: `n` questions, and `COLUMNS` as shares, null where there is none
 
 
 @dataclass
@@ -38,13 +48,15 @@ class GeneralArguments:
 
     model_name_or_path: str = field(default="runs/pretrain", metadata={"help": "causal model: a folder or a Hub id"})
     reference_model_name_or_path: str | None = field(default="openai-community/gpt2", metadata={"help": "'' = none"})
-    tasks: dict = field(default_factory=dict, metadata={"help": "by name: {num_fewshot: N, metric: acc or acc_norm}"})
+    tasks: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "by name: {num_fewshot: N, metric: acc or acc_norm}"}
+    )
     limit: int | None = field(default=None, metadata={"help": "questions of each (sub)task, for a quick look"})
     batch_size: int = field(default=16, metadata={"help": "requests in a forward pass"})
     output_dir: str = field(default="runs/general", metadata={"help": "folder for general.json and general.md"})
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with a model"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
             if value is not None and value < 1:
                 raise InputError(f"{name}: expected 1 or more, found {value}")
@@ -83,7 +95,7 @@ def find_config(key: str, name: str, trust_remote_code: bool) -> None:
         raise InputError(f"{key}: cannot load '{name}': {first_line(error)}") from error
 
 
-def find_tasks(tasks: dict):
+def find_tasks(tasks: dict[str, Any]) -> "TaskManager":
     """lm-evaluation-harness's `TaskManager`; `InputError` where there is none, or it has no such task."""
     if not tasks:
         raise InputError("tasks: none; --config recipes/general.yaml names GPT-2's six")
@@ -98,7 +110,7 @@ def find_tasks(tasks: dict):
     return manager
 
 
-def load_task(name: str, manager, num_fewshot: int, metric: str):
+def load_task(name: str, manager: "TaskManager", num_fewshot: int, metric: str) -> "Task | Group":
     """lm-evaluation-harness's `Task` or `Group` with its questions; `InputError` where it cannot be asked so."""
     try:
         loaded = manager.load([name])
@@ -118,7 +130,9 @@ def load_task(name: str, manager, num_fewshot: int, metric: str):
     return group or tasks[name]
 
 
-def evaluate_model(key: str, name: str, args: GeneralArguments, tasks: dict, manager) -> dict[str, dict]:
+def evaluate_model(
+    key: str, name: str, args: GeneralArguments, tasks: dict[str, Any], manager: "TaskManager"
+) -> dict[str, Scores]:
     """Scores of one model by task, as `score_task` gives them; `key` is the option that named the model."""
     from lm_eval.models.huggingface import HFLM
 
@@ -136,7 +150,7 @@ def evaluate_model(key: str, name: str, args: GeneralArguments, tasks: dict, man
     return {task: score_task(lm, task, tasks[task], **args.tasks[task], **options) for task in tasks}
 
 
-def score_task(lm, name: str, task, num_fewshot: int, metric: str, **options) -> dict[str, float | None]:
+def score_task(lm: "HFLM", name: str, task: "Task | Group", num_fewshot: int, metric: str, **options: Any) -> Scores:
     """One task, or group of tasks, on one model.
 
     Gives `n` questions; `score` and its `standard_error` (null for a single question), lm-evaluation-harness's own;
@@ -155,7 +169,7 @@ def score_task(lm, name: str, task, num_fewshot: int, metric: str, **options) ->
     return {"n": len(chances), **dict(zip(COLUMNS, values, strict=True))}
 
 
-def chance_of(task: str, sample: dict) -> float:
+def chance_of(task: str, sample: dict[str, Any]) -> float:
     """What a question gives to a model that holds all its answers equally likely: one in as many as there are.
 
     TruthfulQA's MC2 counts the probability mass on its true answers, so there it is their share.
@@ -164,31 +178,35 @@ def chance_of(task: str, sample: dict) -> float:
     return sum(labels) / len(labels) if labels else 1 / len(sample["resps"])
 
 
-def summarise(ours: dict[str, dict], reference: dict[str, dict] | None = None) -> dict[str, float | None]:
+def summarise(ours: dict[str, Scores], reference: dict[str, Scores] | None = None) -> dict[str, float | None]:
     """Means over the tasks and, with a reference, its means and ratios to it, null where it has nothing to divide by.
 
     `coin_ratio`, chance over the reference's mean, is what a `raw_ratio` is that one gets for knowing nothing.
     """
     means = averages(ours)
-    summary = {"mean": means["score"], "chance": means["chance"], "normalised": means["normalised"]}
+    summary: dict[str, float | None] = {
+        "mean": means["score"],
+        "chance": means["chance"],
+        "normalised": means["normalised"],
+    }
     if reference is None:
         return summary
     whole, gain = (averages(reference)[name] for name in ("score", "normalised"))
     return summary | {
         "reference_mean": whole,
         "reference_normalised": gain,
-        "raw_ratio": summary["mean"] / whole if whole else None,
-        "coin_ratio": summary["chance"] / whole if whole else None,
-        "normalised_ratio": summary["normalised"] / gain if gain > 1e-9 else None,  # rounding leaves less
+        "raw_ratio": means["score"] / whole if whole else None,
+        "coin_ratio": means["chance"] / whole if whole else None,
+        "normalised_ratio": means["normalised"] / gain if gain > 1e-9 else None,  # rounding leaves less
     }
 
 
-def averages(rows: dict[str, dict]) -> dict[str, float]:
+def averages(rows: dict[str, Scores]) -> dict[str, float]:
     """Means over the tasks."""
     return {name: sum(row[name] for row in rows.values()) / len(rows) for name in ("score", "chance", "normalised")}
 
 
-def write_results(args: GeneralArguments, models: dict[str, dict]) -> None:
+def write_results(args: GeneralArguments, models: dict[str, dict[str, Scores]]) -> None:
     """`general.json`, `general.md`, and the same table in the terminal."""
     folder, summary = Path(args.output_dir), summarise(*models.values())
     results = {"schema_version": 1, "note": DISCLAIMER, "config": asdict(args), "models": models, "summary": summary}
@@ -202,7 +220,7 @@ def write_results(args: GeneralArguments, models: dict[str, dict]) -> None:
     print(*words, f"written: {folder}/{RESULTS_FILE}, {TABLE_FILE}", DISCLAIMER, sep="\n")
 
 
-def table(models: dict[str, dict]) -> list[list[str]]:
+def table(models: dict[str, dict[str, Scores]]) -> list[list[str]]:
     """Head, and a row for each task and model, the means last; in percent."""
     lines = [["task", "model", "questions", "score", "standard error", "chance", "chance taken off"]]
     for task in (*next(iter(models.values())), "mean"):
@@ -213,7 +231,7 @@ def table(models: dict[str, dict]) -> list[list[str]]:
     return lines
 
 
-def in_words(summary: dict) -> list[str]:
+def in_words(summary: dict[str, float | None]) -> list[str]:
     """The ratios; the raw one never without the coin's."""
     raw, coin, gain = (summary.get(name) for name in ("raw_ratio", "coin_ratio", "normalised_ratio"))
     words = [f"Raw mean: {raw:.1%} of the reference's; a coin has {coin:.1%} of it."] if raw is not None else []

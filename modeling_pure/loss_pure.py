@@ -62,10 +62,10 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 nats, gradient = token_loss(hidden @ head.t(), labels[tokens], num_items)
                 loss = loss + nats.sum() / num_items  # in place, torch 2.11 compiles it to gradients of zero
                 grad_hidden[tokens] = gradient @ head
-                if learns_head:
+                if grad_weight is not None:
                     grad_weight += gradient.t() @ hidden
                 del gradient  # or it would be there beside the logits of the next chunk
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype) if learns_head else None)
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
         return loss
 
     @staticmethod

@@ -7,6 +7,7 @@ A card is Markdown with the Hub's metadata on top. What may be replaced or hande
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
@@ -54,7 +55,7 @@ class CardEvaluation:
     path: str
     split: str
     scorer: str
-    measured: dict
+    measured: dict[str, Any]
     lines: list[tuple[str, str]]
     words: list[str]
 
@@ -107,8 +108,8 @@ def write_model_card(
         training: name of each phase that this run made -> its facts.
         base_model: folder or Hub id that it started from. The phases that made a folder are told again.
     """
-    is_folder = base_model is not None and Path(base_model).is_dir()
-    earlier = card_blocks(read_text(Path(base_model) / CARD_FILE), "training") if is_folder else {}
+    folder_before = Path(base_model) if base_model is not None and Path(base_model).is_dir() else None
+    earlier = card_blocks(read_text(folder_before / CARD_FILE), "training") if folder_before else {}
     curves = "\n\n![curves of the run](curves.png)"
     phases = {name: text.replace(curves, "") for name, text in earlier.items() if name not in training}
     phases |= {name: f"### {name}\n\n{two_columns(list(facts.items()))}{curves}" for name, facts in training.items()}
@@ -120,7 +121,7 @@ def write_model_card(
         language="en",
         license="apache-2.0" if is_ours else None,
         tags=TAGS,
-        base_model=None if is_folder else base_model,
+        base_model=None if folder_before else base_model,
         eval_results=[evaluation.metadata() for evaluation in evaluations] or None,
     )
     evaluated = [block("evaluation", evaluation.name, evaluation.text()) for evaluation in evaluations]
@@ -171,7 +172,7 @@ def add_evaluation(folder: str, evaluation: CardEvaluation) -> bool:
     return True
 
 
-def identity(result: EvalResult) -> tuple:
+def identity(result: EvalResult) -> tuple[str | None, ...]:
     """What two entries of `model-index` share when one is the other anew."""
     return result.dataset_name, result.dataset_split, result.metric_name
 

@@ -6,6 +6,7 @@ class behind `config: PureConfig`.
 """
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -50,20 +51,27 @@ class PureRMSNorm(nn.Module):
             return F.rms_norm(hidden_states, (self.hidden_size,), eps=self.eps)
 
 
+def head_dim(config: PureConfig) -> int:
+    """The size of one attention head. Equal to `config.head_dim`, which is declared as optional."""
+    return config.hidden_size // config.num_attention_heads
+
+
 class PureRotaryEmbedding(nn.Module):
     """Cosines and sines of the rotary position embedding (Su et al. 2021)."""
 
+    inv_freq: torch.Tensor
+
     def __init__(self, config: PureConfig) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
-        self.theta = config.rope_parameters["rope_theta"]
+        self.head_dim = head_dim(config)
+        self.theta: float = (config.rope_parameters or {})["rope_theta"]
         self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
 
     def inverse_frequencies(self) -> torch.Tensor:
         """theta^(-2i / head_dim), shape (head_dim / 2), float32."""
         return 1.0 / (self.theta ** (torch.arange(0, self.head_dim, 2, dtype=torch.float) / self.head_dim))
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> nn.Module:
         # `.to(bfloat16)` would round the frequencies: 3.7 rad of error at position 2047. Follow the device only.
         exact = self.inv_freq
         super()._apply(fn, recurse)
@@ -86,7 +94,7 @@ def apply_rotary(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: "PureAttention",
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -135,7 +143,7 @@ class PureAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
+        self.head_dim = head_dim(config)
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
@@ -146,7 +154,7 @@ class PureAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=False)
         self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=False)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
-        self.o_proj.init_std = residual_init_std(config)
+        self.o_proj.init_std = residual_init_std(config)  # type: ignore[assignment]
 
     def forward(
         self,
@@ -164,7 +172,7 @@ class PureAttention(nn.Module):
         value = self.v_proj(hidden_states).view(split).transpose(1, 2)
         query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
 
-        past_key_values = kwargs.pop(CACHE, past_key_values)
+        past_key_values = kwargs.pop(CACHE, past_key_values)  # type: ignore[misc]
         if past_key_values is not None:
             # Under autocast the key is float32 by now, and a cache would make its values so, too.
             key, value = past_key_values.update(key.to(value.dtype), value, self.layer_idx, kwargs=kwargs)
@@ -173,7 +181,7 @@ class PureAttention(nn.Module):
         implementation = self.config._attn_implementation
         if implementation == "sdpa":
             key, value = expand_float32_heads(query, key, value, attention_mask)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         mixed, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
         return self.o_proj(mixed.reshape(*input_shape, -1).contiguous()), weights
 
@@ -186,7 +194,7 @@ class PureMLP(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.down_proj.init_std = residual_init_std(config)
+        self.down_proj.init_std = residual_init_std(config)  # type: ignore[assignment]
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -237,7 +245,7 @@ class PurePreTrainedModel(PreTrainedModel):
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Do nothing. Loading remote code calls this; the saving it asks for is wrong under FSDP2 (see PureConfig)."""
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """Save weights, configuration and the code. See `PreTrainedModel.save_pretrained` for the arguments."""
         if kwargs.get("is_main_process", True):
             copy_hub_files(Path(__file__).parent, save_directory)
@@ -258,7 +266,7 @@ class PureModel(PurePreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs has `position_ids` too
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -292,12 +300,13 @@ class PureModel(PurePreTrainedModel):
             kwargs |= packed_lengths(position_ids.expand(inputs_embeds.shape[:2]))
         one_document = position_ids is None and (implementation == "sdpa" or takes_lengths)
         if not (unmasked and (one_document or (takes_lengths and "cu_seq_lens_q" in kwargs))):
+            cached: dict[str, Any] = {CACHE: past_key_values}
             causal_mask = create_causal_mask(
                 config=self.config,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                **{CACHE: past_key_values},
+                **cached,
             )
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -331,7 +340,7 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
     """The decoder with its untied next-token head."""
 
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]
 
     def __init__(self, config: PureConfig) -> None:
         super().__init__(config)
@@ -344,12 +353,12 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
 
     def adjust_generation_fn(self, *args: Any, **kwargs: Any) -> None:
         """After loading: keep the spare ids suppressed where the folder or the caller had no word on it."""
-        super().adjust_generation_fn(*args, **kwargs)
+        super().adjust_generation_fn(*args, **kwargs)  # type: ignore[misc]
         if self.generation_config.suppress_tokens is None:
             self.generation_config.suppress_tokens = self.config.suppressed_tokens or None
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[misc]  # TransformersKwargs has `position_ids` too
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -390,14 +399,14 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         cache = getattr(out, CACHE)
         if skip_logits is None:
             skip_logits = labels is not None and (self.training or reduction == "none")
-        if skip_logits and self._head_is_plain():
+        loss: torch.Tensor | None = None
+        if skip_logits and labels is not None and self._head_is_plain():
             loss = self._loss_without_logits(out.last_hidden_state, labels, reduction, **kwargs)
             return CausalLMOutputWithPast(loss, None, cache, out.hidden_states, out.attentions)
         if reduction == "none":
             raise ValueError('reduction="none" reads the head\'s weight, which is here not all of the head.')
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(out.last_hidden_state[:, kept, :])
-        loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(loss, logits, cache, out.hidden_states, out.attentions)

@@ -12,7 +12,7 @@ import json
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import yaml
 from transformers import HfArgumentParser
@@ -35,16 +35,18 @@ ONE_START = ("resume_from_checkpoint", "allow_recipe_change")
 class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults behind each option, and the script's own description as it was written."""
 
-    def __init__(self, prog: str):
+    def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=110)
 
 
 class RecipeParser(HfArgumentParser):
     """Reads one or more dataclasses from `--config FILE.yaml` and the command line, which has the last word."""
 
-    def __init__(self, dataclass_types: tuple[type, ...], description: str):
+    dataclass_types: list[Any]
+
+    def __init__(self, dataclass_types: tuple[type, ...], description: str) -> None:
         super().__init__(
-            dataclass_types,
+            cast(Any, dataclass_types),  # declared as a NewType in transformers
             usage="%(prog)s [--config RECIPE.yaml] [--option VALUE ...]",
             description=description,
             allow_abbrev=False,
@@ -60,7 +62,8 @@ class RecipeParser(HfArgumentParser):
             if action.dest not in ("help", "config"):
                 action.option_strings = action.option_strings[:1]  # --a-b is accepted too, but shown as --a_b
                 action.metavar = "VALUE"
-            if action.type is dict or getattr(action.type, "__origin__", None) is dict:
+            kind: Any = action.type
+            if kind is dict or getattr(kind, "__origin__", None) is dict:
                 action.type = parse_mapping
         # The page follows our own order, not that of the class below.
         page = self._optionals._group_actions
@@ -98,13 +101,13 @@ class RecipeParser(HfArgumentParser):
 
         Left out is what belongs to one start of a run, and what is secret.
         """
-        values = {}
+        values: dict[str, Any] = {}
         for arguments in parsed:
             plain = arguments.to_dict() if hasattr(arguments, "to_dict") else dataclasses.asdict(arguments)
             values |= {name: plain[name] for name in plain if name in self.stated or name in self.given}
         return {name: value for name, value in values.items() if name not in ONE_START and not name.endswith("token")}
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         """The parser would print the whole usage before its one line and exit by itself."""
         raise InputError(message)
 
@@ -125,14 +128,18 @@ def inherited_options_note(dataclass_types: tuple[type, ...]) -> str | None:
 
 def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]], list[str]]:
     """The recipe's path, the dotted overrides, and the other arguments of a command line."""
-    path, overrides, options = None, [], []
+    path: str | None = None
+    overrides: list[tuple[str, str]] = []
+    options: list[str] = []
     arguments = iter(argv)
     for argument in arguments:
         name, has_value, value = argument.partition("=")
         if name == "--config" or (name.startswith("--") and "." in name):
-            value = value if has_value else next(arguments, None)
-            if value is None:
-                raise InputError(f"{name}: expected a value")
+            if not has_value:
+                try:
+                    value = next(arguments)
+                except StopIteration:
+                    raise InputError(f"{name}: expected a value") from None
             if name == "--config":
                 path = value
             else:
@@ -179,7 +186,7 @@ def as_arguments(key: str, value: Any) -> list[str]:
     return [f"--{key}={value}"]
 
 
-def parse_mapping(text: str) -> dict:
+def parse_mapping(text: str) -> dict[str, Any]:
     """A mapping written as JSON or YAML."""
     try:
         value = yaml.load(text, RecipeLoader)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 
@@ -34,7 +35,7 @@ def require_files(key: str, path: str, files: list[str]) -> list[str]:
     return files
 
 
-def open_rows(key: str, path: str, config: str | None = None, split: str = "train"):
+def open_rows(key: str, path: str, config: str | None = None, split: str = "train") -> Iterable[dict[str, Any]]:
     """Open a Hub data set or local files, streaming.
 
     Args:

@@ -1,6 +1,7 @@
 """What a recipe says about its data."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import InputError
 
@@ -14,7 +15,7 @@ class DataArguments:
     tokenizer_name_or_path: str = field(
         default="openai-community/gpt2", metadata={"help": "tokenizer: a Hub id or a folder"}
     )
-    sources: dict | None = field(
+    sources: dict[str, Any] | None = field(
         default=None,
         metadata={"help": "the mixture: name -> {path, weight, config, format, column, max_epochs, ...}"},
     )
@@ -25,7 +26,7 @@ class DataArguments:
     validation_rows: int = field(
         default=200, metadata={"help": "rows of held-out text, in the mixture's proportions, at most"}
     )
-    validation_sources: dict | None = field(
+    validation_sources: dict[str, Any] | None = field(
         default=None,
         metadata={"help": "texts outside the mixture to measure too: name -> {path, config, column, ...}"},
     )
@@ -56,7 +57,7 @@ class DataArguments:
         default=None, metadata={"help": "read the rows that modeling_pure.data.pack wrote to this folder"}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.on_source_failure not in ON_SOURCE_FAILURE:
             raise InputError(
                 f"on_source_failure: expected one of {list(ON_SOURCE_FAILURE)}, found {self.on_source_failure!r}"

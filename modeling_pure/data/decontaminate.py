@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypedDict
 
 from tqdm import tqdm
 
@@ -24,12 +25,26 @@ from ..errors import InputError, run_script
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
-from .guard import Guard, Match, most_covering
+from .guard import Coverage, Guard, Held, Match, most_covering
 from .held_out import evaluation_guard, open_sources
 from .source_rows import Rows
 from .sources import parse_sources
 
-NOTHING = {"coverage": 0.0, "end_words": 0, "covered": False}  # what is held of a question that no document has
+NOTHING: Held = {"coverage": 0.0, "end_words": 0, "covered": False}  # what is held of a question that no document has
+
+
+class Place(TypedDict):
+    """The location of a document, as shown to users."""
+
+    source: str
+    row: str
+
+
+class Measures(TypedDict):
+    """The two measures of a `guard.Match`."""
+
+    coverage: float
+    end_words: int
 
 
 @dataclass
@@ -52,8 +67,9 @@ def main() -> None:
     if guard is None:
         raise InputError("decontaminate: expected a file or Hub id of evaluation questions, or a medqa source")
     print(f"{len(guard.questions):,} evaluation questions, {guard.unchecked:,} of them too short to be checked")
-    best: dict[str, dict] = {}
-    hits, read = [], {}
+    best: dict[str, Held] = {}
+    hits: list[dict[str, Any]] = []
+    read: dict[str, int] = {}
     for one in opened:
         found, read[one.source.name] = report_source(one.rows, guard, report.documents, best)
         hits += found
@@ -68,29 +84,30 @@ def main() -> None:
         )
 
 
-def report_source(rows: Rows, guard: Guard, documents: int, best: dict[str, dict]) -> tuple[list[dict], int]:
+def report_source(rows: Rows, guard: Guard, documents: int, best: dict[str, Held]) -> tuple[list[dict[str, Any]], int]:
     """Read up to `documents` documents of a source, print how many hold a question; returns which, and how many.
 
     Args:
         best: digest of a question -> the most that any document so far holds of it; brought up to date.
     """
-    hits, read = [], 0
+    hits: list[dict[str, Any]] = []
+    read = 0
     for where, text in documents_of(rows, documents):
         read += 1
         matches = guard.matches(text)
         for match in matches:
             note_best(best, match, where)
-        if match := most_covering(matches):
-            hits.append({**where, "question": match.question.digest, **measures(match)})
+        if most := most_covering(matches):
+            hits.append({**where, "question": most.question.digest, **measures(most)})
     questions = len({hit["question"] for hit in hits})
     print(f"{rows.key}: {len(hits):,} of {read:,} documents hold an evaluation question ({questions:,} different)")
     return hits, read
 
 
-def documents_of(rows: Rows, documents: int) -> Iterator[tuple[dict, str]]:
+def documents_of(rows: Rows, documents: int) -> Iterator[tuple[Place, str]]:
     """Up to `documents` texts of a source (0: all), and where each stands."""
     texts = (
-        ({"source": rows.key.removeprefix("sources."), "row": rows.locate(piece, number)}, text)
+        (Place(source=rows.key.removeprefix("sources."), row=rows.locate(piece, number)), text)
         for piece in range(rows.num_pieces)
         for number, text in tqdm(rows.read(piece, 0, 0), desc=rows.key, unit="doc", disable=None, leave=False)
         if isinstance(text, str)
@@ -98,25 +115,25 @@ def documents_of(rows: Rows, documents: int) -> Iterator[tuple[dict, str]]:
     return islice(texts, documents or None)
 
 
-def note_best(best: dict[str, dict], match: Match, where: dict) -> None:
+def note_best(best: dict[str, Held], match: Match, where: Place) -> None:
     """Keep the highest coverage and the longest end of a question, and the document of the first."""
     known = best.get(match.question.digest, NOTHING)
-    ahead = {**measures(match), **where} if match.coverage > known["coverage"] else known
-    best[match.question.digest] = {
-        **ahead,
-        "end_words": max(match.end_words, known["end_words"]),
-        "covered": match.covers or known["covered"],
-    }
+    end_words, covered = max(match.end_words, known["end_words"]), match.covers or known["covered"]
+    if match.coverage > (known["coverage"] or 0.0):
+        held: Held = {**measures(match), "end_words": end_words, **where, "covered": covered}
+    else:
+        held = {**known, "end_words": end_words, "covered": covered}
+    best[match.question.digest] = held
 
 
-def measures(match: Match) -> dict[str, float]:
+def measures(match: Match) -> Measures:
     """The two numbers of a match."""
     return {"coverage": round(match.coverage, 3), "end_words": match.end_words}
 
 
-def coverage_facts(guard: Guard, read: dict[str, int], best: dict[str, dict]) -> dict:
+def coverage_facts(guard: Guard, read: dict[str, int], best: dict[str, Held]) -> Coverage:
     """What the coverage file holds: documents read of each source, and each question; null where it is too short."""
-    too_short = {**NOTHING, "coverage": None}
+    too_short: Held = {**NOTHING, "coverage": None}
     questions = {
         question.digest: best.get(question.digest, NOTHING if grams else too_short)
         for question, grams in zip(guard.questions, guard.gram_counts, strict=True)

@@ -16,6 +16,7 @@ from .guard import Guard
 from .readers import LOST, Fault
 from .remote import SourceFailed
 from .source_rows import HELD_OUT, Rows
+from .states import Counts, DocumentsState, PassStart
 
 EVALUATION = Fault("evaluation question")
 NOT_COUNTED = (HELD_OUT.reason, EVALUATION.reason, LOST.reason)  # towards the limit
@@ -35,7 +36,7 @@ class Position(NamedTuple):
 class Readers:
     """All readers of a source at one time: who owns which row, and, with their positions, what has been read."""
 
-    def __init__(self, num_pieces: int, num_readers: int, positions: list[Position] | None = None):
+    def __init__(self, num_pieces: int, num_readers: int, positions: list[Position] | None = None) -> None:
         self.num_readers = num_readers
         # Pieces that are dealt out whole; the others are shared by rows. Only many of them are about equal shares.
         self.whole = num_pieces - num_pieces % num_readers if num_pieces >= MANY_PIECES * num_readers else 0
@@ -75,7 +76,7 @@ class Documents:
         max_epochs: int | None = None,
         max_skipped: float = 0.05,
         guard: Guard | None = None,
-    ):
+    ) -> None:
         self.rows, self.seed = rows, seed
         self.reader, self.num_readers = reader, num_readers
         self.max_epochs, self.max_skipped, self.guard = max_epochs, max_skipped, guard
@@ -84,7 +85,7 @@ class Documents:
         self.position = Position()
         self.rows_read = 0
         self.given = 0  # documents
-        self.before_pass = {"rows_read": 0, "given": 0, "faults": 0}
+        self.before_pass: PassStart = {"rows_read": 0, "given": 0, "faults": 0}
         self.skipped: Counter[str] = Counter()
         self._stream: Iterator[str] | None = None
         self._failure: SourceFailed | None = None
@@ -149,7 +150,9 @@ class Documents:
             self.before_pass = {"rows_read": self.rows_read, "given": self.given, "faults": count_faults(self.skipped)}
             self.earlier = [readers for readers in self.earlier if max(readers.positions).epoch > epoch]
 
-    def _own_rows_of_piece(self, epoch: int, place: int, piece: int, start: int):
+    def _own_rows_of_piece(
+        self, epoch: int, place: int, piece: int, start: int
+    ) -> Iterator[tuple[int, int, str | Fault]]:
         shared = place >= self.readers.whole
         if not shared and self.readers.owner(place, 0) != self.reader:
             return
@@ -178,7 +181,7 @@ class Documents:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
         return f" (skipped: {reasons})" if reasons else ""
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> DocumentsState:
         """Where the next `read` begins and what has been counted; JSON can hold it."""
         return {
             "position": list(self.position),
@@ -187,11 +190,11 @@ class Documents:
             **self.counts(),
         }
 
-    def counts(self) -> dict:
+    def counts(self) -> Counts:
         """Rows read, documents given, and rows skipped by reason; the latter two add up to the first."""
         return {"rows_read": self.rows_read, "given": self.given, "skipped": dict(self.skipped)}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: DocumentsState) -> None:
         """Continue where `state` was taken."""
         self.position = Position(*state["position"])
         self.earlier = [
@@ -209,7 +212,7 @@ def count_faults(skipped: Counter[str]) -> int:
     return sum(count for reason, count in skipped.items() if reason not in NOT_COUNTED)
 
 
-def redistribute_documents(states: list[dict], first: bool) -> dict:
+def redistribute_documents(states: list[DocumentsState], first: bool) -> DocumentsState:
     """The state with which one of a new number of readers goes on from the states of all readers before.
 
     Args:
@@ -218,12 +221,13 @@ def redistribute_documents(states: list[dict], first: bool) -> dict:
     positions = [state["position"] for state in states]
     slowest = min(states, key=lambda state: state["position"])  # the others may have forgotten what it still needs
     counted = states if first else []
-    skipped = sum((Counter(state["skipped"]) for state in counted), Counter())
-    counts = {fact: sum(state[fact] for state in counted) for fact in ("rows_read", "given")}
+    skipped: Counter[str] = sum((Counter(state["skipped"]) for state in counted), Counter())
+    rows_read, given = sum(state["rows_read"] for state in counted), sum(state["given"] for state in counted)
     return {
         "position": [slowest["position"][0], 0, 0],
         "earlier": [*slowest["earlier"], [len(states), positions]],
-        **counts,
-        "before_pass": {**counts, "faults": count_faults(skipped)},
+        "rows_read": rows_read,
+        "given": given,
+        "before_pass": {"rows_read": rows_read, "given": given, "faults": count_faults(skipped)},
         "skipped": dict(skipped),
     }

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from .files import DOCUMENTS, Piece
 from .held_out import OpenSource
-from .packing import DocumentTokenizer
 from .readers import Fault, lines_of
 from .remote import open_file
 from .source_rows import ExamRows, TextRows
+from .tokenizer import DocumentTokenizer
 
 SAMPLE_BYTES = 1 << 20
 
@@ -21,9 +21,8 @@ SAMPLE_BYTES = 1 << 20
 def tokens_per_pass(one: OpenSource, tokenize: DocumentTokenizer) -> float:
     """Tokens of one pass over a source: counted for questions, estimated for text from its held-out documents."""
     if isinstance(one.rows, ExamRows):
-        texts = [text for _, text in one.rows.read(0, 0, 0)]
-        return float(sum(map(len, tokenize(texts))))
-    tokens = sum(map(len, tokenize(one.held_out)))
+        return float(sum(len(ids) for ids in tokenize(one.rows.texts())))
+    tokens = sum(len(ids) for ids in tokenize(one.held_out))
     return tokens / len(one.held_out) * number_of_rows(one.rows)
 
 
@@ -31,8 +30,9 @@ def number_of_rows(rows: TextRows) -> float:
     """Rows of a text source, from its first piece that has any and the size of the others."""
     counts = ((piece, rows_of_piece(rows, piece)) for piece in rows.pieces)
     first, count = next((found for found in counts if found[1]), (rows.pieces[0], 1))
-    sizes = [piece_size(piece) for piece in rows.pieces]
-    return count * (len(sizes) if None in sizes else sum(sizes) / piece_size(first))
+    known = [size for piece in rows.pieces if (size := piece_size(piece)) is not None]
+    size = piece_size(first)
+    return count * (len(rows.pieces) if size is None or len(known) < len(rows.pieces) else sum(known) / size)
 
 
 def piece_size(piece: Piece) -> int | None:
@@ -50,7 +50,7 @@ def rows_of_piece(rows: TextRows, piece: Piece) -> float:
     with open_file(rows.key, piece.path, rows.timeout) as file:
         if name.endswith(".parquet"):
             try:
-                return pq.ParquetFile(file).metadata.num_rows
+                return float(pq.ParquetFile(file).metadata.num_rows)
             except (pa.ArrowException, OSError):  # reading it will count it as broken
                 return 0
         size = file.seek(0, os.SEEK_END) if piece.end is None else piece.end - piece.begin

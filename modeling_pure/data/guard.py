@@ -7,6 +7,7 @@ share 13 words in a row with another one. What counts is how much of one questio
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -27,6 +28,26 @@ for _code, _letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789", 1):
 HASH_OF_PAIR = np.random.default_rng(0).integers(1 << 64, size=CODES * CODES, dtype=np.uint64)
 HASH_OF_PAIR[:CODES] = 0  # pairs that begin outside a word
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Held(TypedDict):
+    """The best match of a question over all documents: the maximum of each measure, and whether any covers it.
+
+    `coverage` is None if the question is too short to check. `source` and `row` name the document with that coverage.
+    """
+
+    coverage: float | None
+    end_words: int
+    covered: bool
+    source: NotRequired[str]
+    row: NotRequired[str]
+
+
+class Coverage(TypedDict):
+    """A coverage file: the number of documents read, by source, and the best match of each question, by digest."""
+
+    documents: dict[str, int]
+    questions: dict[str, Held]
 
 
 @dataclass(frozen=True)
@@ -52,7 +73,7 @@ class Guard:
     Questions of less than 13 words cannot be checked; `unchecked` counts them.
     """
 
-    def __init__(self, questions: list[Question]):
+    def __init__(self, questions: list[Question]) -> None:
         unique = {question.digest: question for question in questions}
         self.questions = list(unique.values())
         self.grams: dict[bytes, list[tuple[int, int]]] = defaultdict(list)  # gram -> (question, place in it)
@@ -138,4 +159,5 @@ def gram_hashes(text: str) -> np.ndarray:
 
 def joined(left: np.ndarray, right: np.ndarray, words: int) -> np.ndarray:
     """Hashes of the words of `left` followed by the `words` words of `right`."""
-    return left[: len(right)] * MULTIPLIER**words + right
+    hashes: np.ndarray = left[: len(right)] * MULTIPLIER**words + right
+    return hashes

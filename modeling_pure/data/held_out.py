@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +14,14 @@ from .arguments import DataArguments
 from .documents import FREE_FAULTS
 from .files import find_files, split_files
 from .guard import Guard
-from .packing import DocumentTokenizer, pack_in_order
+from .packing import pack_in_order
 from .readers import Fault
 from .remote import SourceFailed
 from .schedule import Schedule
 from .source_rows import ExamRows, TextRows
 from .sources import Source, integer_weights
+from .states import Row
+from .tokenizer import DocumentTokenizer
 
 
 @dataclass
@@ -51,7 +54,7 @@ def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource
     questions, dev = split_questions(source, arguments.grpo_holdout)
     if not questions:
         raise InputError(f"{source.key}: no question of '{source.paths[0]}' is left for training")
-    texts = [text for _, text in ExamRows(source.key, dev).read(0, 0, 0)]
+    texts = ExamRows(source.key, dev).texts()
     return OpenSource(source, ExamRows(source.key, questions, seed), texts, dev)
 
 
@@ -83,7 +86,8 @@ def text_rows(key: str, source: Source, paths: list[str], arguments: DataArgumen
 
 def first_documents(rows: TextRows, count: int) -> list[tuple[int, int, str]]:
     """The first `count` documents of a source, as they lie in its files, with their piece and row."""
-    documents, faults = [], 0
+    documents: list[tuple[int, int, str]] = []
+    faults, last = 0, ""
     for piece, number, value in rows.read_in_order():
         if not isinstance(value, Fault):
             documents.append((piece, number, value))
@@ -122,7 +126,7 @@ def split_questions(source: Source, grpo_holdout: float) -> tuple[list[Question]
 
 def validation_mixture(
     opened: list[OpenSource], tokenize: DocumentTokenizer, row_length: int, max_rows: int
-) -> list[dict]:
+) -> list[Row[Any]]:
     """Up to `max_rows` held-out rows in the proportions of the mixture, always the same; no document comes twice.
 
     Each has `input_ids`, int32 of shape (row_length,), and the name of its `source`.
@@ -134,13 +138,15 @@ def validation_mixture(
     return rows
 
 
-def validation_source_rows(sources: list[Source], tokenize: DocumentTokenizer, arguments: DataArguments) -> list[dict]:
+def validation_source_rows(
+    sources: list[Source], tokenize: DocumentTokenizer, arguments: DataArguments
+) -> list[Row[Any]]:
     """Rows of texts outside the mixture, up to `validation_rows` of each source, as `validation_mixture` gives them.
 
     Raises:
         InputError: a source cannot be read, or does not fill a row.
     """
-    rows = []
+    rows: list[Row[Any]] = []
     for source in sources:
         try:
             documents = first_documents(
@@ -149,14 +155,16 @@ def validation_source_rows(sources: list[Source], tokenize: DocumentTokenizer, a
         except SourceFailed as error:
             raise InputError(str(error)) from error
         packed = pack_in_order(iter(text for *_, text in documents), tokenize, arguments.max_seq_length)
-        of_source = [{"input_ids": row, "source": source.name} for row in islice(packed, arguments.validation_rows)]
+        of_source: list[Row[Any]] = [
+            {"input_ids": row, "source": source.name} for row in islice(packed, arguments.validation_rows)
+        ]
         if not of_source:
             raise InputError(f"{source.key}: {len(documents)} documents do not fill a row")
         rows += of_source
     return rows
 
 
-def mixed_rows(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[dict]:
+def mixed_rows(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[Row[Any]]:
     """Rows in the order of a schedule, up to the end of the first source that ends."""
     while (row := next(packed[name := schedule.next_source()], None)) is not None:
         schedule.draw(name)

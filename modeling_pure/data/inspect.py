@@ -26,6 +26,7 @@ from .estimate import tokens_per_pass
 from .held_out import open_sources
 from .mixture import Mixture
 from .sources import parse_sources
+from .states import MixtureState
 from .tokenizer import load_tokenizer
 
 
@@ -44,7 +45,7 @@ class Sample:
 
     rows: dict[str, list[np.ndarray]]
     seconds: float
-    state: dict
+    state: MixtureState
     document_end: int
 
     def document_lengths(self, name: str) -> list[int]:
@@ -52,7 +53,8 @@ class Sample:
         if name not in self.rows:
             return []
         ends = np.flatnonzero(np.concatenate(self.rows[name]) == self.document_end)
-        return np.diff(ends, prepend=-1).tolist()
+        lengths: list[int] = np.diff(ends, prepend=-1).tolist()
+        return lengths
 
 
 def main() -> None:
@@ -74,7 +76,8 @@ def main() -> None:
 
 def read_sample(mixture: Mixture, count: int) -> Sample:
     """The first `count` rows of the first reader."""
-    rows, start = defaultdict(list), time.perf_counter()
+    rows: dict[str, list[np.ndarray]] = defaultdict(list)
+    start = time.perf_counter()
     for row in tqdm(islice(mixture.rows_of_reader(), count), total=count, unit="row", desc="reading", disable=None):
         rows[row["source"]].append(row["input_ids"])
     return Sample(dict(rows), time.perf_counter() - start, row["data_state"], mixture.tokenizer.eos_token_id)
@@ -116,7 +119,7 @@ def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: 
     documents = sum(len(sample.document_lengths(name)) for name in sample.rows) / sample.seconds
     console.print(f"{tokens:,.0f} tokens/s, {documents:,.0f} documents/s with one reader, opening the files included")
     for name, rows in sample.rows.items():
-        text = mixture.tokenizer.decode(rows[-1])[:characters]
+        text = str(mixture.tokenizer.decode(rows[-1]))[:characters]
         console.print(f"\n[bold]{name}[/bold], beginning of a row:\n{escape(text)}", highlight=False)
 
 

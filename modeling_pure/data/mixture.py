@@ -13,25 +13,28 @@ the last batch it trained on, whatever data-loader workers have read ahead.
 import hashlib
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, RunStopped
 from .arguments import DataArguments
 from .documents import Documents
 from .held_out import OpenSource, evaluation_guard
-from .packing import WINDOW_CHARACTERS, DocumentTokenizer, PackedRows, redistribute_rows
+from .packing import WINDOW_CHARACTERS, PackedRows, redistribute_rows
 from .remote import SourceFailed
 from .schedule import Schedule
 from .sources import integer_weights
+from .states import MixtureState, PackedRowsState, Progress, RankState, Row, TrainingRows
+from .tokenizer import DocumentTokenizer
 
 logger = logging.getLogger(__name__)
 
 
-class Mixture(IterableDataset):
+class Mixture(TrainingRows[MixtureState]):
     """Endless rows from all sources, for one rank; the data loader's workers share the rank's part.
 
     Each item has `input_ids`, int32 of shape (max_seq_length,), the name of its `source`, and `data_state`, which JSON
@@ -53,7 +56,7 @@ class Mixture(IterableDataset):
         batch_size: int = 1,
         rank: int = 0,
         world_size: int = 1,
-    ):
+    ) -> None:
         self.opened = opened
         self.sources = [one.source for one in opened]
         self.tokenizer = tokenizer
@@ -66,17 +69,18 @@ class Mixture(IterableDataset):
         self.guard = evaluation_guard(opened, arguments)
         self.names = [source.name for source in self.sources]
         self.settings = self._settings()
-        self.position: dict[str, dict] = {}  # by worker: the state to go on from
-        self.first_worker = 0  # the worker whose turn it is when the run goes on
+        self.position, self.first_worker = {}, 0
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[Row[MixtureState]]:
         info = get_worker_info()
         num_workers = info.num_workers if info else 1
         # The data loader asks its workers in turn, always beginning with the first: play the worker whose turn it is.
         worker = ((info.id if info else 0) + self.first_worker) % num_workers
         return self.rows_of_reader(worker, num_workers, self.position.get(str(worker)))
 
-    def rows_of_reader(self, worker: int = 0, num_workers: int = 1, state: dict | None = None) -> Iterator[dict]:
+    def rows_of_reader(
+        self, worker: int = 0, num_workers: int = 1, state: MixtureState | None = None
+    ) -> Iterator[Row[MixtureState]]:
         """The rows of one worker of this rank, each with the state that follows it.
 
         Raises:
@@ -98,7 +102,6 @@ class Mixture(IterableDataset):
                 except SourceFailed as error:
                     self._give_up(name, error)
                     schedule.drop(name)
-        fixed = self._reader(worker, num_workers)
         while schedule.weights:
             name = schedule.next_source()
             row = self._next_row(name, packed[name])
@@ -108,13 +111,13 @@ class Mixture(IterableDataset):
             schedule.draw(name)
             drawn[name] += 1
             states[name] = packed[name].state_dict()
-            state = {**fixed, "schedule": schedule.state_dict(), "drawn": dict(drawn), "sources": dict(states)}
+            state = self._state(worker, num_workers, dict(drawn), dict(states), schedule.state_dict())
             yield {"input_ids": row, "source": name, "data_state": state}
         raise RunStopped("sources: all have been read max_epochs times or have failed; nothing is left to train on")
 
-    def _settings(self) -> dict:
+    def _settings(self) -> dict[str, int | str]:
         """What a position depends on, by recipe key: it means nothing where these differ."""
-        fixed = {"seed": self.seed, "max_seq_length": self.row_length}
+        fixed: dict[str, int | str] = {"seed": self.seed, "max_seq_length": self.row_length}
         fixed["tokenizer_name_or_path"] = digest(self.tokenizer.backend_tokenizer.to_str())
         for one in self.opened:
             source = one.source
@@ -122,8 +125,22 @@ class Mixture(IterableDataset):
             fixed[source.key] = digest(*facts)
         return fixed
 
-    def _reader(self, worker: int, num_workers: int) -> dict:
-        return {"worker": worker, "num_workers": num_workers, "settings": self.settings}
+    def _state(
+        self,
+        worker: int,
+        num_workers: int,
+        drawn: dict[str, int],
+        sources: dict[str, PackedRowsState],
+        schedule: dict[str, int] | None = None,
+    ) -> MixtureState:
+        return {
+            "worker": worker,
+            "num_workers": num_workers,
+            "settings": self.settings,
+            "schedule": schedule,
+            "drawn": drawn,
+            "sources": sources,
+        }
 
     def _next_row(self, name: str, packed: PackedRows) -> np.ndarray | None:
         try:
@@ -151,7 +168,7 @@ class Mixture(IterableDataset):
         )
         return PackedRows(documents, self.tokenize, self.row_length, self.window_characters)
 
-    def progress(self, states: list[dict]) -> dict[str, dict[str, int]]:
+    def progress(self, states: list[MixtureState]) -> dict[str, Progress]:
         """By source, the rows drawn, passes completed and rows skipped in all, from the states of all readers."""
         return {
             name: {
@@ -174,7 +191,7 @@ class Mixture(IterableDataset):
             if not texts:
                 raise InputError(f"sources.{name}: max_epochs leaves no text for each of {num_readers} readers")
 
-    def resume(self, ranks: list[dict], num_workers: int) -> str | None:
+    def resume(self, ranks: list[RankState[MixtureState]], num_workers: int) -> str | None:
         """Go on from the states of all ranks' workers.
 
         With as many ranks and workers as wrote them, the same rows follow as if the run had not stopped. With other
@@ -210,22 +227,20 @@ class Mixture(IterableDataset):
             "was; at most the last window of documents of each former reader comes once more."
         )
 
-    def _redistribute(self, ranks: list[dict], workers_before: int, num_workers: int) -> dict[str, dict]:
+    def _redistribute(
+        self, ranks: list[RankState[MixtureState]], workers_before: int, num_workers: int
+    ) -> dict[str, MixtureState]:
         """A state for each worker of this rank, from those of all workers of all ranks before."""
         fresh = {name: self.packed_rows(name).state_dict() for name in self.names}
-        unread = {"drawn": dict.fromkeys(self.names, 0), "sources": fresh}  # of a worker that had no turn yet
+        # Of a worker that had no turn yet.
+        unread = self._state(0, workers_before, dict.fromkeys(self.names, 0), fresh)
         before = [rank["workers"].get(str(worker), unread) for rank in ranks for worker in range(workers_before)]
         position = {}
         for worker in range(num_workers):
             first = self.rank == worker == 0
             sources = {n: redistribute_rows([state["sources"][n] for state in before], first) for n in self.names}
             drawn = {n: sum(state["drawn"][n] for state in before) if first else 0 for n in self.names}
-            position[str(worker)] = {
-                **self._reader(worker, num_workers),
-                "schedule": None,
-                "drawn": drawn,
-                "sources": sources,
-            }
+            position[str(worker)] = self._state(worker, num_workers, drawn, sources)
         return position
 
 
@@ -234,7 +249,7 @@ def digest(*facts: object) -> str:
     return hashlib.sha256(" ".join(map(str, facts)).encode()).hexdigest()[:16]
 
 
-def collate_rows(rows: list[dict], document_end: int | None = None) -> dict:
+def collate_rows(rows: list[Row[Any]], document_end: int | None = None) -> dict[str, Any]:
     """Rows as a batch: `input_ids` and `labels` int64 of shape (batch, row_length).
 
     In training the batch has each row's `source` and the last row's `data_state` too. No attention mask: a row has no
@@ -244,7 +259,7 @@ def collate_rows(rows: list[dict], document_end: int | None = None) -> dict:
     bound of their lengths (`max_length_q` and `_k`).
     """
     input_ids = torch.from_numpy(np.stack([row["input_ids"] for row in rows])).long()
-    batch = {"input_ids": input_ids, "labels": input_ids}
+    batch: dict[str, Any] = {"input_ids": input_ids, "labels": input_ids}
     if document_end is not None:
         batch |= document_boundaries(input_ids, document_end)
     if "data_state" in rows[-1]:

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +25,19 @@ from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
 from .held_out import open_sources, validation_mixture
 from .mixture import Mixture
-from .packed import FACTS_FILE, STATE_KEY, VALIDATION_FILE, count_rows, file_state, read_facts, rows_file, settings
+from .packed import (
+    FACTS_FILE,
+    STATE_KEY,
+    VALIDATION_FILE,
+    PackedFacts,
+    count_rows,
+    file_state,
+    read_facts,
+    rows_file,
+    settings,
+)
 from .sources import parse_sources
+from .states import MixtureState, Row
 from .tokenizer import load_tokenizer
 
 ROWS_PER_FILE = 4096
@@ -52,9 +64,10 @@ def main() -> None:
     tokenizer = load_tokenizer("tokenizer_name_or_path", arguments.tokenizer_name_or_path)
     sources = parse_sources(arguments.sources)
     folder = Path(pack.out)
-    facts = {"settings": settings(sources, tokenizer, arguments, training.seed), "rows_per_file": ROWS_PER_FILE}
+    made_with = settings(sources, tokenizer, arguments, training.seed)
+    facts: PackedFacts = {"settings": made_with, "rows_per_file": ROWS_PER_FILE}
     if (folder / FACTS_FILE).exists():
-        read_facts(folder, facts["settings"])
+        read_facts(folder, made_with)
     if (there := count_rows(folder, ROWS_PER_FILE)) >= rows:
         print(f"{folder}: has {there:,} rows already")
         return
@@ -69,7 +82,7 @@ def main() -> None:
         print(f"  {name}: {done['rows']:,} rows, {done['passes']} passes completed, {done['skipped']:,} rows skipped")
 
 
-def write_mixture(folder: Path, mixture: Mixture, rows: int, rows_per_file: int = ROWS_PER_FILE) -> dict:
+def write_mixture(folder: Path, mixture: Mixture, rows: int, rows_per_file: int = ROWS_PER_FILE) -> MixtureState:
     """Write the first `rows` rows of a mixture, of which some files may be there already; returns the last state.
 
     A file that is not full is written anew, so that what follows it joins on without a gap.
@@ -79,7 +92,7 @@ def write_mixture(folder: Path, mixture: Mixture, rows: int, rows_per_file: int 
     stream = islice(mixture.rows_of_reader(state=state), rows - number * rows_per_file)
     done, tokens = number * rows_per_file * mixture.row_length, rows * mixture.row_length
     with tqdm(total=tokens, initial=done, unit="tok", unit_scale=True, desc="packing") as bar:
-        batch: list[dict] = []
+        batch: list[Row[MixtureState]] = []
         for row in stream:
             batch.append(row)
             bar.update(mixture.row_length)
@@ -89,16 +102,18 @@ def write_mixture(folder: Path, mixture: Mixture, rows: int, rows_per_file: int 
     if batch:
         write_batch(rows_file(folder, number), batch, mixture.names)
         state = batch[-1]["data_state"]
+    if state is None:
+        raise ValueError(f"rows: expected a number above 0, found {rows}")
     return state
 
 
-def write_batch(file: Path, batch: list[dict], names: list[str]) -> None:
+def write_batch(file: Path, batch: list[Row[Any]], names: list[str]) -> None:
     """Write rows of a mixture with their sources, and the state after the last one."""
     sources = [names.index(row["source"]) for row in batch]
     write_rows(file, [row["input_ids"] for row in batch], sources, batch[-1].get("data_state"))
 
 
-def write_rows(file: Path, rows: list[np.ndarray], sources: list[int], state: dict | None) -> None:
+def write_rows(file: Path, rows: list[np.ndarray], sources: list[int], state: MixtureState | None) -> None:
     """Write one table of `input_ids` and `source`, under its name only once it is whole."""
     tokens = np.stack(rows)
     tokens = tokens.astype(np.uint16 if tokens.max() < 1 << 16 else np.int32)

@@ -9,22 +9,33 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, RunStopped, first_line
 from .arguments import DataArguments
 from .sources import Source
+from .states import MixtureState, PackedState, Progress, RankState, Row, TrainingRows
 
 FACTS_FILE = "packed.json"
 VALIDATION_FILE = "validation.arrow"
 STATE_KEY = b"pure_state"
 
 
-def settings(sources: list[Source], tokenizer: PreTrainedTokenizerBase, arguments: DataArguments, seed: int) -> dict:
+class PackedFacts(TypedDict):
+    """The content of `packed.json`: the settings that the rows depend on, by recipe key, and rows per file."""
+
+    settings: dict[str, Any]
+    rows_per_file: int
+
+
+def settings(
+    sources: list[Source], tokenizer: PreTrainedTokenizerBase, arguments: DataArguments, seed: int
+) -> dict[str, Any]:
     """What the rows depend on, by recipe key."""
     return {
         # A list, for their order matters too.
@@ -42,7 +53,7 @@ def rows_file(folder: Path, number: int) -> Path:
     return folder / f"rows-{number:05d}.arrow"
 
 
-def read_facts(folder: str | Path, expected: dict) -> dict:
+def read_facts(folder: str | Path, expected: dict[str, Any]) -> PackedFacts:
     """What a folder of packed rows says about itself.
 
     Raises:
@@ -50,7 +61,7 @@ def read_facts(folder: str | Path, expected: dict) -> dict:
     """
     path = Path(folder) / FACTS_FILE
     try:
-        facts = json.loads(path.read_text())
+        facts: PackedFacts = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"packed_dir: '{folder}' holds no packed rows: {first_line(error)}") from error
     for key, value in expected.items():
@@ -61,7 +72,7 @@ def read_facts(folder: str | Path, expected: dict) -> dict:
     return facts
 
 
-class PackedMixture(IterableDataset):
+class PackedMixture(TrainingRows[PackedState]):
     """The rows of a packed folder for one rank, each batch of a rank following that of the rank before.
 
     Args:
@@ -82,7 +93,9 @@ class PackedMixture(IterableDataset):
         batch_size: int = 1,
         rank: int = 0,
         world_size: int = 1,
-    ):
+    ) -> None:
+        if not arguments.packed_dir:
+            raise InputError("packed_dir: expected a folder of packed rows")
         self.folder = Path(arguments.packed_dir)
         self.facts = read_facts(self.folder, settings(sources, tokenizer, arguments, seed))
         self.sources, self.tokenizer = sources, tokenizer
@@ -92,8 +105,7 @@ class PackedMixture(IterableDataset):
         self.rows_per_file = self.facts["rows_per_file"]
         self.num_rows = count_rows(self.folder, self.rows_per_file)
         self.first_row = 0  # of all ranks: where the run goes on
-        self.position: dict[str, dict] = {}
-        self.first_worker = 0
+        self.position, self.first_worker = {}, 0
 
     def check_rows(self, rows: int) -> None:
         """Raise `InputError` where fewer than `rows` rows follow the place the run goes on from."""
@@ -104,7 +116,7 @@ class PackedMixture(IterableDataset):
                 "(the same command continues) or lower max_steps"
             )
 
-    def validation_rows(self) -> list[dict[str, np.ndarray]]:
+    def validation_rows(self) -> list[Row[PackedState]]:
         """The held-out rows that were packed with the others."""
         table = open_table(self.folder / VALIDATION_FILE)
         sources = table.column("source").to_numpy()
@@ -113,27 +125,30 @@ class PackedMixture(IterableDataset):
             for row, source in zip(token_rows(table), sources, strict=True)
         ]
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[Row[PackedState]]:
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         begin = self.first_row + (worker * self.world_size + self.rank) * self.batch_size
         stride = num_workers * self.world_size * self.batch_size
-        opened, rows, sources = None, None, None
+        opened: int | None = None
         while begin + self.batch_size <= self.num_rows:
             # After this batch of every rank so many rows have been read.
             rows_read = begin + (self.world_size - self.rank) * self.batch_size
-            state = {"worker": worker, "num_workers": num_workers, "rows_read": rows_read}
+            state: PackedState = {"worker": worker, "num_workers": num_workers, "rows_read": rows_read}
             for number in range(begin, begin + self.batch_size):
                 file, place = divmod(number, self.rows_per_file)
                 if file != opened:
-                    table = open_table(rows_file(self.folder, file))
-                    opened, rows, sources = file, token_rows(table), table.column("source").to_numpy()
+                    opened, (rows, sources) = file, self._read_file(file)
                 row, source = rows[place].astype(np.int32), self.names[sources[place]]
                 yield {"input_ids": row, "source": source, "data_state": state}
             begin += stride
         raise RunStopped(f"packed_dir: all {self.num_rows:,} rows of '{self.folder}' have been read")
 
-    def resume(self, ranks: list[dict], num_workers: int) -> None:
+    def _read_file(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        table = open_table(rows_file(self.folder, number))
+        return token_rows(table), table.column("source").to_numpy()
+
+    def resume(self, ranks: list[RankState[PackedState]], num_workers: int) -> None:
         """Go on after the last batch that all ranks have trained on."""
         last = ranks[0]["workers"][str(ranks[0]["last_worker"])]
         if "rows_read" not in last:
@@ -141,7 +156,7 @@ class PackedMixture(IterableDataset):
         self.first_row = last["rows_read"]
         self.position = {"0": last}
 
-    def progress(self, states: list[dict]) -> dict[str, dict[str, int]]:
+    def progress(self, states: list[PackedState]) -> dict[str, Progress]:
         """By source, the rows drawn in all."""
         rows_read = max(state["rows_read"] for state in states)
         file, rest = divmod(rows_read, self.rows_per_file)
@@ -171,9 +186,11 @@ def open_table(file: Path) -> pa.Table:
 def token_rows(table: pa.Table) -> np.ndarray:
     """The tokens of a table of one record batch: uint16 or int32 of shape (rows, row_length), without a copy."""
     column = table.column("input_ids").chunk(0)
-    return column.values.to_numpy().reshape(len(column), -1)
+    tokens: np.ndarray = column.values.to_numpy()
+    return tokens.reshape(len(column), -1)
 
 
-def file_state(file: Path) -> dict:
+def file_state(file: Path) -> MixtureState:
     """The state of the mixture after the last row of a file."""
-    return json.loads(open_table(file).schema.metadata[STATE_KEY])
+    state: MixtureState = json.loads(open_table(file).schema.metadata[STATE_KEY])
+    return state

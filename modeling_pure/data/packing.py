@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .documents import Documents, redistribute_documents
+from .states import PackedRowsState, WindowState
 from .tokenizer import DocumentTokenizer
 
 WINDOW_CHARACTERS = 1_000_000  # at most 0.3 s of tokenising, which is what going on from a state costs a source
@@ -26,7 +27,7 @@ class PackedRows:
         tokenize: DocumentTokenizer,
         row_length: int,
         window_characters: int,
-    ):
+    ) -> None:
         self.documents, self.tokenize = documents, tokenize
         self.row_length, self.window_characters = row_length, window_characters
         self.tokens_read = 0
@@ -55,11 +56,11 @@ class PackedRows:
         """Tokens that have been read and not drawn."""
         return len(self._tokens)
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> PackedRowsState:
         """Where the next row begins, and what has been read so far; JSON can hold it."""
         return {**self._window_start, "drawn": self._drawn, "read": self.documents.counts()}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: PackedRowsState) -> None:
         """Continue with the row that would have followed `state`."""
         self.documents.load_state_dict(state["documents"])
         self.tokens_read = state["tokens_read"]
@@ -69,7 +70,7 @@ class PackedRows:
             self.next_row()
 
     def _begin_window(self) -> None:
-        self._window_start = {
+        self._window_start: WindowState = {
             "documents": self.documents.state_dict(),
             "tokens_read": self.tokens_read,
             "remainder": self._tokens.tolist(),
@@ -77,7 +78,7 @@ class PackedRows:
         self._drawn = 0
 
 
-def redistribute_rows(states: list[dict], first: bool) -> dict:
+def redistribute_rows(states: list[PackedRowsState], first: bool) -> PackedRowsState:
     """The state with which one of a new number of readers goes on from the states of all readers before.
 
     Every reader's last window is read again; the `first` one takes over what was left of the windows before.
@@ -88,7 +89,7 @@ def redistribute_rows(states: list[dict], first: bool) -> dict:
         "tokens_read": sum(state["tokens_read"] for state in states) if first else 0,
         "remainder": [token for state in states for token in state["remainder"]] if first else [],
         "drawn": 0,
-        "read": {fact: documents[fact] for fact in ("rows_read", "given", "skipped")},
+        "read": {"rows_read": documents["rows_read"], "given": documents["given"], "skipped": documents["skipped"]},
     }
 
 

@@ -6,11 +6,11 @@ import json
 import lzma
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, repeat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ from .remote import SourceFailed, open_file
 
 MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any book
 MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # of a line or a .txt file: no more is read of one before it is given up
-DECOMPRESSORS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
@@ -74,7 +74,7 @@ def to_text(value: object, column: str | None) -> str | Fault:
     if isinstance(value, bytes) and len(value) >= MAX_BYTES:
         return Fault("too long", f"over {MAX_BYTES:,} bytes")
     try:
-        if column is not None:
+        if column is not None and isinstance(value, str | bytes):
             row = json.loads(value)
             value = row.get(column) if isinstance(row, dict) else None
             if value is None and isinstance(row, dict) and column not in row:
@@ -168,7 +168,10 @@ def group_rows(
 
 def values_of(array: pa.Array) -> list[str | bytes | None]:
     """An array as Python values; as bytes where some text in it is not UTF-8."""
+    values: list[str | bytes | None]
     try:
-        return array.to_pylist()
+        values = array.to_pylist()
     except UnicodeDecodeError:
-        return array.cast(pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary()).to_pylist()
+        binary = pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary()
+        values = array.cast(binary).to_pylist()
+    return values

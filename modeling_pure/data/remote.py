@@ -2,7 +2,8 @@
 
 import io
 import logging
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import aiohttp
 import fsspec
@@ -10,6 +11,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from ..errors import RunStopped, first_line
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 # aiohttp would wait for five minutes in all, however large the file, before a silent server is asked again.
@@ -45,10 +50,10 @@ class RetryingFile(io.RawIOBase):
     "JSON parse error" (datasets issue 5053), and a 503 that lasts ends the run.
     """
 
-    def __init__(self, key: str, path: str, timeout: float):
+    def __init__(self, key: str, path: str, timeout: float) -> None:
         self.key, self.path, self.timeout = key, path, timeout
         self.position = 0
-        self._file = None
+        self._file: BinaryIO | None = None
         self._retrying = Retrying(
             stop=stop_after_delay(timeout),
             wait=wait_exponential(multiplier=0.5, max=30),
@@ -56,7 +61,7 @@ class RetryingFile(io.RawIOBase):
             before_sleep=self._report,
             reraise=True,
         )
-        self.size = self._retry(self._open)
+        _, self.size = self._retry(self._open)
 
     def readable(self) -> bool:
         """True."""
@@ -75,11 +80,12 @@ class RetryingFile(io.RawIOBase):
         self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
         return self.position
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: "WriteableBuffer") -> int:
         """Fill `buffer` as far as the file goes."""
-        count = min(len(buffer), max(0, self.size - self.position))
+        view = memoryview(buffer)
+        count = min(len(view), max(0, self.size - self.position))
         if count:
-            buffer[:count] = self._retry(lambda: self._read(count))
+            view[:count] = self._retry(lambda: self._read(count))
             self.position += count
         return count
 
@@ -89,30 +95,34 @@ class RetryingFile(io.RawIOBase):
             self._file.close()
         super().close()
 
-    def _open(self) -> int:
-        options = HTTP_OPTIONS if self.path.startswith("http") else {}
+    def _open(self) -> tuple[BinaryIO, int]:
+        options: dict[str, Any] = HTTP_OPTIONS if self.path.startswith("http") else {}
         filesystem, path = fsspec.core.url_to_fs(self.path, **options)
         try:
-            size = filesystem.size(path)
-            self._file = filesystem.open(path, "rb")
+            size: int | None = filesystem.size(path)
+            file: BinaryIO = filesystem.open(path, "rb")
+            self._file = file
         except FileNotFoundError as error:  # which fsspec also raises where a server cannot be reached
             if error.__cause__ is not None and is_transient(error.__cause__):
                 raise error.__cause__ from None
             raise
         if size is None:
             raise SourceFailed(f"{self.key}: the server of '{self.path}' does not tell the file's size")
-        return size
+        return file, size
 
     def _read(self, count: int) -> bytes:
-        if self._file is None and (size := self._open()) != self.size:
-            raise SourceFailed(f"{self.key}: '{self.path}' has changed: it had {self.size:,} bytes, now {size:,}")
-        self._file.seek(self.position)
-        data = self._file.read(count)
+        file = self._file
+        if file is None:
+            file, size = self._open()
+            if size != self.size:
+                raise SourceFailed(f"{self.key}: '{self.path}' has changed: it had {self.size:,} bytes, now {size:,}")
+        file.seek(self.position)
+        data = file.read(count)
         if len(data) < count:
             raise ConnectionError(f"{len(data)} of {count} bytes came")
         return data
 
-    def _retry(self, call):
+    def _retry(self, call: Callable[[], T]) -> T:
         try:
             return self._retrying(call)
         except SourceFailed:
@@ -124,12 +134,20 @@ class RetryingFile(io.RawIOBase):
             raise SourceFailed(f"{self.key}: cannot read {place}: {reason}{tried}") from error
 
     def _report(self, state: RetryCallState) -> None:
-        error, pause = state.outcome.exception(), state.next_action.sleep
+        error = last_error(state)
         self._file = None  # a connection that failed once is not trusted again
         logger.warning(
             f"{self.key}: '{self.path}' at byte {self.position:,}: {type(error).__name__}: {first_line(error)}; "
-            f"trying again in {pause:.1f} s"
+            f"trying again in {state.upcoming_sleep:.1f} s"
         )
+
+
+def last_error(state: RetryCallState) -> BaseException:
+    """The error of the last attempt of a retried call. The attempt must have failed."""
+    error = state.outcome.exception() if state.outcome else None
+    if error is None:
+        raise ValueError("the last attempt has not failed")
+    return error
 
 
 def is_transient(error: BaseException) -> bool:

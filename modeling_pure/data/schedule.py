@@ -17,7 +17,7 @@ class Schedule:
             the same source at the same time.
     """
 
-    def __init__(self, weights: dict[str, int], phase: int = 0):
+    def __init__(self, weights: dict[str, int], phase: int = 0) -> None:
         self.weights = dict(weights)
         self.phase = phase
         self._begin()
@@ -30,7 +30,7 @@ class Schedule:
             for name, weight in self.weights.items()
             if weight * (rows + 1) > total * self.counts[name]
         }
-        return min(due, key=due.get)
+        return min(due, key=due.__getitem__)
 
     def draw(self, name: str) -> None:
         """Count a row of `name`."""

@@ -45,7 +45,7 @@ class TextRows:
         timeout: float = 300.0,
         seed: int = 0,
         held_out: dict[int, int] | None = None,
-    ):
+    ) -> None:
         self.key, self.pieces, self.column, self.timeout, self.seed = key, pieces, column, timeout, seed
         names = list(dict.fromkeys(piece.path.rsplit("/", 1)[-1] for piece in pieces))
         self.name = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
@@ -81,7 +81,7 @@ class TextRows:
 class ExamRows:
     """Questions as the exam prompt with its answer, in another order and with other letters at every pass."""
 
-    def __init__(self, key: str, questions: list[Question], seed: int = 0):
+    def __init__(self, key: str, questions: list[Question], seed: int = 0) -> None:
         self.key, self.questions, self.seed = key, questions, seed
         self.name = "questions"
         self.num_pieces = 1
@@ -89,6 +89,13 @@ class ExamRows:
 
     def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
         """See `Rows`."""
+        yield from self._texts(epoch, start)
+
+    def texts(self) -> list[str]:
+        """All questions as text, in the order of the first pass."""
+        return [text for _, text in self._texts(0, 0)]
+
+    def _texts(self, epoch: int, start: int) -> Iterator[tuple[int, str]]:
         count = len(self.questions)
         for i in random.Random(f"order {self.seed} {epoch}").sample(range(count), count)[start:]:
             question = self.questions[i].shuffled(random.Random(f"options {self.seed} {epoch} {i}"))

@@ -3,6 +3,7 @@
 from dataclasses import InitVar, dataclass, fields
 from fractions import Fraction
 from math import lcm
+from typing import Any
 
 from ..errors import InputError
 
@@ -40,7 +41,12 @@ class Source:
     section: InitVar[str] = "sources"
 
     def __post_init__(self, section: str) -> None:
-        object.__setattr__(self, "key", f"{section}.{self.name}")  # the recipe key that error messages name
+        object.__setattr__(self, "section", section)  # not a field: `asdict` gives what a recipe holds
+
+    @property
+    def key(self) -> str:
+        """The recipe key that error messages name."""
+        return f"{vars(self)['section']}.{self.name}"
 
     @property
     def paths(self) -> list[str]:
@@ -48,7 +54,7 @@ class Source:
         return [self.path] if isinstance(self.path, str) else self.path
 
 
-def parse_sources(sources: dict | None) -> list[Source]:
+def parse_sources(sources: dict[str, Any] | None) -> list[Source]:
     """The recipe's `sources` mapping as checked `Source`s, in the recipe's order.
 
     Raises:
@@ -57,14 +63,14 @@ def parse_sources(sources: dict | None) -> list[Source]:
     if not isinstance(sources, dict) or not sources:
         raise InputError("sources: expected a mapping of source names, each with 'path' and 'weight'")
     parsed = [parse_source(f"sources.{name}", entry) for name, entry in sources.items()]
-    total = sum(source.weight for source in parsed)
+    total = sum((source.weight for source in parsed), Fraction())
     if abs(total - 1) > Fraction(1, 10**6):
         shares = ", ".join(f"{source.name} {float(source.weight):g}" for source in parsed)
         raise InputError(f"sources: the weights add up to {float(total):g}, expected 1 ({shares})")
     return parsed
 
 
-def parse_validation_sources(entries: dict | None, mixture: list[Source]) -> list[Source]:
+def parse_validation_sources(entries: dict[str, Any] | None, mixture: list[Source]) -> list[Source]:
     """The recipe's `validation_sources`: texts outside the mixture, with a path and no weight.
 
     Raises:
@@ -81,7 +87,7 @@ def parse_validation_sources(entries: dict | None, mixture: list[Source]) -> lis
     return sources
 
 
-def parse_source(key: str, entry: dict) -> Source:
+def parse_source(key: str, entry: dict[str, Any]) -> Source:
     """One entry of a recipe's mapping of sources, by its key in the recipe."""
     section, name = key.split(".", 1)
     if not isinstance(entry, dict):
@@ -107,7 +113,7 @@ def parse_source(key: str, entry: dict) -> Source:
     return source
 
 
-def check_kinds(key: str, entry: dict) -> None:
+def check_kinds(key: str, entry: dict[str, Any]) -> None:
     """Raise `InputError` where a field of an entry holds another kind of value than it should."""
     paths = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
     if not paths or not all(isinstance(path, str) for path in paths):

@@ -61,7 +61,7 @@ class DocumentTokenizer:
     or another special token is tokenised as the letters it consists of: no text can end a document or pad a row.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.encode_special_tokens = True
         self.backend.no_truncation()

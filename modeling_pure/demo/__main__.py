@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -47,13 +48,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m modeling_pure.demo", description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and sampling (default: 0)")
     seed = parser.parse_args().seed
-    sources = b"".join(Path(module.__file__).read_bytes() for module in (facts, world, prompt))
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (facts, world, prompt))
     digest = run_stage("world", "", sources, build_world)
     for name, command in stages(seed).items():
         recipe = Path(command.split("--config ")[1].split()[0]).read_bytes()
-        digest = run_stage(
-            name, digest, command.encode() + recipe, lambda folder, command=command: run_command(command)
-        )
+        digest = run_stage(name, digest, command.encode() + recipe, running(command))
     return show_results(seed)
 
 
@@ -92,6 +91,11 @@ def build_world(folder: Path) -> None:
     world.write_world(folder)
     files = [folder / name for name in (*world.TEXT_FILES, world.EXAM_FILES[0])]
     world.train_tokenizer(files, folder / "tokenizer")
+
+
+def running(command: str) -> Callable[[Path], None]:
+    """The work of a stage that runs one command; the command names the folder."""
+    return lambda folder: run_command(command)
 
 
 def run_command(command: str) -> None:
@@ -135,7 +139,7 @@ def show_results(seed: int) -> int:
     return 0 if mcnemar["p_value"] < 0.01 and mcnemar["only_second"] > mcnemar["only_first"] else 1
 
 
-def describe_accuracy(metrics: dict) -> str:
+def describe_accuracy(metrics: dict[str, Any]) -> str:
     """Accuracy with its Wilson interval."""
     low, high = metrics["wilson_interval"]
     return f"{metrics['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
@@ -143,13 +147,13 @@ def describe_accuracy(metrics: dict) -> str:
 
 def sample_answer() -> str:
     """The trained model's greedy answer to the first held-out question, through the Auto classes."""
-    model = AutoModelForCausalLM.from_pretrained(RUNS / "grpo")
+    model: Any = AutoModelForCausalLM.from_pretrained(RUNS / "grpo")
     tokenizer = AutoTokenizer.from_pretrained(RUNS / "grpo")
     question = read_questions("questions", str(RUNS / "world" / world.EXAM_FILES[2]))[0]
     inputs = tokenizer(prompt.format_prompt(question), return_tensors="pt")
     with torch.inference_mode():
         output = model.generate(**inputs, max_new_tokens=24, do_sample=False)
-    answer = tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+    answer = str(tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))
     return f"{question.question}\n{answer.strip()} (right: {question.letter})"
 
 

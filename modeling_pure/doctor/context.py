@@ -42,7 +42,7 @@ class Context:
     training: PureTrainingArguments
     quick: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # A run may wait minutes for a server; whoever asks now whether it answers wants to know now.
         self.data = replace(self.data, streaming_timeout=min(self.data.streaming_timeout, HUB_SECONDS))
         self.training.share_out(self.data.max_seq_length)

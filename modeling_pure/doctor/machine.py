@@ -10,6 +10,7 @@ from copy import copy
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from math import ceil
 from pathlib import Path
+from typing import cast
 
 import torch
 from packaging.requirements import Requirement
@@ -50,7 +51,7 @@ def check_packages(context: Context) -> Finding:
     faults = [
         f"{one.name} {found[one.name] or 'is missing'}{f', expected {one.specifier}' if str(one.specifier) else ''}"
         for one in wanted
-        if not found[one.name] or not one.specifier.contains(found[one.name], prereleases=True)
+        if not (there := found[one.name]) or not one.specifier.contains(there, prereleases=True)
     ]
     if faults:
         return Finding(FAIL, "; ".join(faults), "pip install -r requirements.txt")
@@ -70,7 +71,7 @@ def requirements() -> list[Requirement]:
         lines = [*project["dependencies"], *project["optional-dependencies"]["train"]]
         python = project["requires-python"]
     else:
-        lines, python = requires("modeling_pure"), metadata("modeling_pure")["Requires-Python"]
+        lines, python = requires("modeling_pure") or [], metadata("modeling_pure")["Requires-Python"]
     wanted = map(Requirement, [f"python{python}", *lines])
     return [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": "train"})]
 
@@ -170,7 +171,8 @@ def existing_folder(context: Context) -> Path:
 
 def check_monitoring(context: Context) -> Finding:
     """Whether what the recipe reports to is installed."""
-    wanted, there = context.training.report_to, get_available_reporting_integrations()
+    # TrainingArguments has made a list of it.
+    wanted, there = cast(list[str], context.training.report_to), get_available_reporting_integrations()
     if missing := [name for name in wanted if name not in there]:
         return Finding(FAIL, f"report_to: {', '.join(missing)} is not there", "install it, or --report_to none")
     return Finding(PASS, f"report_to: {', '.join(wanted) or 'none'}; metrics.jsonl is always written")
@@ -180,7 +182,7 @@ def check_workers(context: Context) -> Finding:
     """Whether data workers have processors, and shared memory to hand their batches over in."""
     args = context.training
     workers = args.dataloader_num_workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = f"{workers} data worker(s) and the run itself on {cores} core(s)"
     # Token ids and positions of int64, two batches ahead of the one in use.
     shared = 3 * workers * 2 * 8 * args.per_device_train_batch_size * context.data.max_seq_length

@@ -7,15 +7,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import psutil
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
+from ..data.states import Progress, Row, TrainingRows
 from ..errors import InputError, RunStopped, first_line
 from ..modeling_pure import PureForCausalLM
 from ..training.arguments import PureTrainingArguments
@@ -68,7 +69,7 @@ def first_loss(context: Context, rows: int, length: int) -> float:
     with torch.device(device):
         model = PureForCausalLM(context.config).train()
         ids = torch.randint(context.config.vocab_size, (rows, length))
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=context.training.bf16):
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bool(context.training.bf16)):
         loss = model(input_ids=ids, labels=ids).loss.item()
     del model
     free_memory()
@@ -191,19 +192,20 @@ def random_rows(vocab_size: int, row_length: int, rows: int) -> np.ndarray:
     return np.where(generator.random((rows, row_length)) < 1 / 600, 0, tokens).astype(np.int32)
 
 
-class RandomRows(IterableDataset):
-    """The same rows again and again; what `PureTrainer` asks of a `Mixture`."""
+class RandomRows(TrainingRows[Any]):
+    """The same rows again and again, whose position does not matter."""
 
-    def __init__(self, rows: np.ndarray):
+    def __init__(self, rows: np.ndarray) -> None:
+        self.sources, self.names, self.position, self.first_worker = [], [], {}, 0
         self.rows, self.row_length = rows, rows.shape[1]
         words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[Row[Any]]:
         while True:
             for row in self.rows:
                 yield {"input_ids": row, "source": "random", "data_state": {"worker": 0}}
 
-    def progress(self, states: list[dict]) -> dict:
+    def progress(self, states: list[Any]) -> dict[str, Progress]:
         """No source, so none has got anywhere."""
         return {}

@@ -7,6 +7,7 @@ TRL's own defaults leave the refinements of DeepSeek-V3.2 (arXiv 2512.02556, sec
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from trl import GRPOConfig
@@ -47,7 +48,7 @@ class GRPOScriptArguments:
     lora_rank: int = field(default=0, metadata={"help": "rank of LoRA adapters to train; 0 = all weights"})
     lora_alpha: int = field(default=32, metadata={"help": "scale of the adapters, over their rank"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.algorithm not in ALGORITHMS:
             raise InputError(f"algorithm: expected one of {list(ALGORITHMS)}, found {self.algorithm!r}")
         if self.length_penalty_min_tokens < 0 or self.lora_rank < 0:
@@ -79,12 +80,12 @@ class PureGRPOConfig(GRPOConfig):
     gradient_accumulation_steps: int = field(
         default=4, metadata={"help": "forward passes in an optimizer step, where prompts_per_step is not stated"}
     )
-    steps_per_generation: int | None = field(
+    steps_per_generation: int = field(
         default=8,
         metadata={"help": "forward passes fed by one rollout, where updates_per_rollout is not stated"},
     )
-    num_generations: int | None = field(default=16, metadata={"help": "completions sampled for each prompt (a group)"})
-    max_completion_length: int | None = field(default=256, metadata={"help": "tokens of a completion, at most"})
+    num_generations: int = field(default=16, metadata={"help": "completions sampled for each prompt (a group)"})
+    max_completion_length: int = field(default=256, metadata={"help": "tokens of a completion, at most"})
     temperature: float = field(default=1.0, metadata={"help": "sampling temperature"})
     learning_rate: float = field(default=1e-5, metadata={"help": "learning rate of AdamW after warm-up"})
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "schedule"})
@@ -105,7 +106,7 @@ class PureGRPOConfig(GRPOConfig):
     off_policy_mask_threshold: float | None = field(
         default=0.05, metadata={"help": "drop bad samples this far (nats a token) off policy; inf = none"}
     )
-    reward_weights: list[float] | None = field(
+    reward_weights: list[float] = field(
         default_factory=lambda: list(REWARD_WEIGHTS), metadata={"help": "of a right answer and of the length penalty"}
     )
     scale_rewards: str = field(default="none", metadata={"help": "advantage = reward - group mean, undivided"})
@@ -114,7 +115,9 @@ class PureGRPOConfig(GRPOConfig):
         default=True, metadata={"help": "no dropout, by which other policies would be trained than the one that acted"}
     )
     cast_lm_head_to_fp32: bool = field(default=True, metadata={"help": "logits in fp32: bf16 noise is mostly there"})
-    bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
+    bf16: bool | None = field(  # type: ignore[assignment]  # None, as in TRL: decided in `__post_init__`
+        default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"}
+    )
     attention_kernel: str = field(
         default="flash",
         metadata={"help": "flash, cudnn (replans for every batch length), or auto (PyTorch's default order)"},
@@ -156,7 +159,7 @@ class PureGRPOConfig(GRPOConfig):
     hub_private_repo: bool | None = field(default=None, metadata={"help": "make the repository a private one"})
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bf16 is None:
             emulated = {"including_emulation": False}
             self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported(**emulated)
@@ -233,13 +236,13 @@ class PureGRPOConfig(GRPOConfig):
             raise InputError(
                 "repetition_penalty: changes the odds between tokens, which no mask can stand for; say 1.0"
             )
-        unknown = [name for name in self.generation_kwargs or {} if name not in MASKING_OPTIONS]
+        unknown = [name for name in self._generation_options if name not in MASKING_OPTIONS]
         if not self.use_vllm and unknown:
             raise InputError(f"generation_kwargs: '{unknown[0]}' is none of {', '.join(MASKING_OPTIONS)}")
 
     def sampling_params(self, never: Iterable[int]) -> SamplingParams:
         """How completions are sampled, `never` being ids that stand for nothing that can be answered."""
-        more = self.generation_kwargs or {}
+        more = self._generation_options
         suppressed = {*(more.get("suppress_tokens") or ()), *never}
         return SamplingParams(
             self.temperature,
@@ -249,6 +252,20 @@ class PureGRPOConfig(GRPOConfig):
             tuple(sorted(suppressed)),
             more.get("min_new_tokens") or 0,
         )
+
+    @property
+    def _generation_options(self) -> dict[str, Any]:
+        return cast(dict[str, Any], self.generation_kwargs or {})  # a string has been parsed
+
+    @property
+    def prompts(self) -> int:
+        """`prompts_per_step`, which `__post_init__` computes if it is not set."""
+        return cast(int, self.prompts_per_step)
+
+    @property
+    def updates(self) -> int:
+        """`updates_per_rollout`, which `__post_init__` computes if it is not set."""
+        return cast(int, self.updates_per_rollout)
 
     @property
     def completions_per_step(self) -> int:

@@ -1,6 +1,8 @@
 """A budget of generated tokens."""
 
-from transformers import TrainerCallback
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 
@@ -11,7 +13,7 @@ class TokenBudget(TrainerCallback, ExportableState):
     last weights are evaluated.
     """
 
-    def __init__(self, max_tokens: int, updates_per_rollout: int):
+    def __init__(self, max_tokens: int, updates_per_rollout: int) -> None:
         self.max_tokens = max_tokens
         self.updates_per_rollout = updates_per_rollout
         self.generated_tokens = 0
@@ -21,13 +23,15 @@ class TokenBudget(TrainerCallback, ExportableState):
         """Whether the budget is used up."""
         return 0 < self.max_tokens <= self.generated_tokens
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Stop after the last step on the rollout in which the budget was reached, with a checkpoint."""
         if self.spent and state.global_step % self.updates_per_rollout == 0:
             control.should_save = control.should_training_stop = True
             control.should_evaluate = args.eval_strategy != "no"
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """What goes into the checkpoint."""
         return {
             "args": {"max_tokens": self.max_tokens, "updates_per_rollout": self.updates_per_rollout},

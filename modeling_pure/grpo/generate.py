@@ -3,6 +3,8 @@
 Slower: every completion runs its prompt itself, and finished ones stay in the batch.
 """
 
+from typing import Any
+
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
@@ -17,7 +19,7 @@ class KeepRecorder(LogitsProcessor):
     cuts itself, and `generate` is asked for none.
     """
 
-    def __init__(self, sampler: TokenSampler):
+    def __init__(self, sampler: TokenSampler) -> None:
         self.sampler = sampler
         self.dense: torch.Tensor | None = None
         self.log_probs: list[torch.Tensor] = []
@@ -65,8 +67,9 @@ def generate_completions(
     )
     # What the model's own configuration says and ours does not would be taken from it.
     own, model.generation_config = model.generation_config, GenerationConfig()
+    generative: Any = model  # PreTrainedModel declares no `generate`
     try:
-        output = model.generate(
+        output = generative.generate(
             prompts,
             attention_mask=mask,
             generation_config=settings,

@@ -86,10 +86,12 @@ class MaskedTokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_log_probs: torch.Tensor | None, grad_entropies: torch.Tensor | None):
+    def backward(
+        ctx: Any, grad_log_probs: torch.Tensor | None, grad_entropies: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
         """Gradients of the hidden states, the head's weight and its bias."""
-        *inputs, tokens, entropies = ctx.saved_tensors
-        hidden_states, weight, bias, _ = inputs
+        hidden_states, weight, bias, sampling_mask, tokens, entropies = ctx.saved_tensors
+        inputs = hidden_states, weight, bias, sampling_mask
         dtype = hidden_states.dtype
         if grad_log_probs is None:
             grad_log_probs = torch.zeros_like(entropies)

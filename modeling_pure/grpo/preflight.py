@@ -6,6 +6,7 @@ gives none, and the loss alone would not tell: it is near 0 in every case.
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import torch
 from accelerate.utils import gather_object
@@ -75,6 +76,17 @@ class Preflight:
         return [f"WARNING: {text}" for holds, text in cases if holds]
 
 
+class Sample(TypedDict):
+    """One completion: its group, its letter and the correct one, and its length in tokens."""
+
+    group: tuple[int, int, int]
+    letter: int | None
+    answer: int
+    length: int
+    clipped: bool
+    kept: int  # tokens that could have been drawn, summed over positions
+
+
 def preflight(trainer: PureGRPOTrainer) -> Preflight:
     """Sample the first prompts of the run, shared out to the processes; the run draws what it would have drawn.
 
@@ -83,24 +95,24 @@ def preflight(trainer: PureGRPOTrainer) -> Preflight:
     rank, world = trainer.args.process_index, trainer.args.world_size
     rows = [trainer.train_dataset[i] for i in range(min(PROMPTS, len(trainer.train_dataset)))][rank::world]
     devices = [trainer.args.device.index or 0] if trainer.args.device.type == "cuda" else []
-    at_once = max(1, trainer.args.generation_batch_size // world // trainer.num_generations)  # as in training
-    samples = []
+    at_once = max(1, trainer.args.generation_batch_size // world // trainer.args.num_generations)  # as in training
+    samples: list[Sample] = []
     with torch.random.fork_rng(devices):
         for start in range(0, len(rows), at_once):
             samples += sample_groups(trainer, rows[start : start + at_once], (rank, start))
     return summarise(gather_object(samples))
 
 
-def sample_groups(trainer: PureGRPOTrainer, rows: list[dict], name: tuple[int, int]) -> list[dict]:
+def sample_groups(trainer: PureGRPOTrainer, rows: list[dict[str, Any]], name: tuple[int, int]) -> list[Sample]:
     """What is to be known of each completion to some prompts; `name` tells their groups from all others."""
     prompt_ids, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
-    rollout = trainer.sample([ids for ids in prompt_ids for _ in range(trainer.num_generations)])
+    rollout = trainer.sample([ids for ids in prompt_ids for _ in range(trainer.args.num_generations)])
     texts = trainer._tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
     return [
         {
-            "group": (*name, i // trainer.num_generations),
+            "group": (*name, i // trainer.args.num_generations),
             "letter": parse_answer(text),
-            "answer": rows[i // trainer.num_generations]["answer"],
+            "answer": rows[i // trainer.args.num_generations]["answer"],
             "length": len(ids),
             "clipped": ids[-1] not in trainer.eos_token_ids,
             "kept": sum(kept),
@@ -109,9 +121,10 @@ def sample_groups(trainer: PureGRPOTrainer, rows: list[dict], name: tuple[int, i
     ]
 
 
-def summarise(samples: list[dict]) -> Preflight:
+def summarise(samples: list[Sample]) -> Preflight:
     """The summary of all samples."""
-    n, groups = len(samples), {}
+    n = len(samples)
+    groups: dict[tuple[int, int, int], list[bool]] = {}
     for sample in samples:
         groups.setdefault(sample["group"], []).append(sample["letter"] == sample["answer"])
     answers = [sample["letter"] for sample in samples if sample["letter"] is not None]
@@ -120,7 +133,7 @@ def summarise(samples: list[dict]) -> Preflight:
         groups=len(groups),
         completions=n,
         parsed=len(answers) / n,
-        correct=sum(map(sum, groups.values())),
+        correct=sum(sum(right) for right in groups.values()),
         always_a=sum(sample["answer"] == 0 for sample in samples) / n,
         letters={letter: counts[i] for i, letter in enumerate(LETTERS)},
         no_spread=sum(len(set(right)) == 1 for right in groups.values()) / len(groups),

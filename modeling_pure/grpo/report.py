@@ -2,10 +2,9 @@
 
 import math
 
-from transformers import Trainer
-
 from ..training.report import state_memory
 from .arguments import PureGRPOConfig
+from .sft import LetterTrainer
 from .trainer import PureGRPOTrainer
 
 PANELS = {
@@ -26,12 +25,12 @@ INERT = "WITHOUT EFFECT: "
 
 def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -> dict[str, str]:
     """What a step, a rollout and the whole run consist of."""
-    prompts, total = args.prompts_per_step, args.max_steps * args.prompts_per_step / args.num_iterations
+    prompts, total = args.prompts, args.max_steps * args.prompts / args.num_iterations
     right, short, *others = args.reward_weights
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     return {
         "step": f"{prompts} prompts x {args.num_generations} completions = {args.completions_per_step}",
-        "rollout": f"{args.generation_batch_size} completions, {args.updates_per_rollout:g} update(s) on each",
+        "rollout": f"{args.generation_batch_size} completions, {args.updates:g} update(s) on each",
         "run": f"{args.max_steps:,} steps {budget}",
         "questions": f"{num_questions:,}, asked {total / num_questions:.3g} times each",
         "completion": f"up to {args.max_completion_length} tokens at temperature {args.temperature:g}",
@@ -52,7 +51,7 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
         )
         if holds
     ]
-    several = args.updates_per_rollout > 1
+    several = args.updates > 1
     threshold = args.off_policy_mask_threshold
     off_policy = f"above {threshold} nats a token" if several else INERT + "needs several updates"
     unbiased = "on" if args.use_bias_correction_kl else "off"
@@ -71,16 +70,16 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
     }
 
 
-def memory(trainer: Trainer) -> str:
+def memory(trainer: PureGRPOTrainer | LetterTrainer) -> str:
     """What weights take on each device: those that are trained with gradients and Adam, others, the reference."""
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     frozen = trainer.model.num_parameters() - trained
-    if getattr(trainer, "ref_model", None) is not None:
+    if isinstance(trainer, PureGRPOTrainer) and trainer.ref_model is not None:
         frozen += trainer.ref_model.num_parameters()
     return f"{state_memory(trained)}; {4 * frozen / 1e9:.2f} GB for weights that are not trained"
 
 
-def result_facts(trainer: Trainer, started_from: str) -> dict[str, str]:
+def result_facts(trainer: PureGRPOTrainer | LetterTrainer, started_from: str) -> dict[str, str]:
     """What a finished run has to say, for the screen and the card."""
     facts = {"started from": started_from, "steps": f"{trainer.state.global_step:,}"}
     history = trainer.state.log_history

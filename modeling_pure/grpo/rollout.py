@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any, cast
 
 import torch
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 64  # columns of the first buffer for completions; a longer one is made when they are used up
 ATTENTION = "pure_rollout"
+KeysAndValues = tuple[torch.Tensor, torch.Tensor]  # of one layer
 # On a GPU a row that is finished costs little and a graph of another size much; not measured yet.
 STEPS_FOR_A_GRAPH = 16
 
@@ -56,28 +58,33 @@ class GroupCache(Cache):
         column: where the next token of every completion goes, shape (1,).
     """
 
-    def __init__(self, prompts: DynamicCache, lengths: torch.Tensor, slots: int):
+    def __init__(self, prompts: DynamicCache, lengths: torch.Tensor, slots: int) -> None:
         super().__init__(layers=[])
         self.slots = slots
         # Under autocast keys leave the rotary embedding in float32, the cache makes its values so, too, and both would
         # be cast again in every step.
-        dtype = compute_dtype(prompts.layers[0].values)
-        self.prompts = [(layer.keys.to(dtype), layer.values.to(dtype)) for layer in prompts.layers]
+        layers = cast(list[Any], prompts.layers)  # attention layers only: see `shared_prefix_obstacle`
+        dtype = compute_dtype(layers[0].values)
+        self.prompts: list[KeysAndValues] = [(layer.keys.to(dtype), layer.values.to(dtype)) for layer in layers]
         columns = torch.arange(self.prompts[0][0].shape[2], device=lengths.device)
         self.prompt_bias = no_attention(columns >= lengths[:, None, None, None, None])
         self.column = torch.zeros(1, dtype=torch.long, device=lengths.device)
-        self.own = [
-            tuple(states.new_zeros(len(lengths) * slots, states.shape[1], WINDOW, states.shape[3]) for states in layer)
-            for layer in self.prompts
+        rows = len(lengths) * slots
+        self.own: list[KeysAndValues] = [
+            (empty_window(keys, rows), empty_window(values, rows)) for keys, values in self.prompts
         ]
 
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> KeysAndValues:
         """Write the states (rows, heads, 1, head_dim) of each row's newest token; returns the rows' buffers."""
         for buffer, states in zip(self.own[layer_idx], (key_states, value_states), strict=True):
             buffer.index_copy_(2, self.column, states.to(buffer.dtype))
         return self.own[layer_idx]
 
-    def attend(self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, scaling: float):
+    def attend(
+        self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, scaling: float
+    ) -> torch.Tensor:
         """Attention of the newest tokens (rows, heads, 1, head_dim) to their prompts and to what follows them."""
         prompt_keys, prompt_values = self.prompts[layer_idx]
         groups, kv_heads, prompt, head_dim = prompt_keys.shape
@@ -96,18 +103,28 @@ class GroupCache(Cache):
 
     def select(self, groups: torch.Tensor, rows: torch.Tensor) -> None:
         """Keep these groups and rows only, equally many rows of each group."""
-        self.prompts = [tuple(states[groups] for states in layer) for layer in self.prompts]
-        self.own = [tuple(states[rows] for states in layer) for layer in self.own]
+        self.prompts = [(keys[groups], values[groups]) for keys, values in self.prompts]
+        self.own = [(keys[rows], values[rows]) for keys, values in self.own]
         self.prompt_bias, self.slots = self.prompt_bias[groups], len(rows) // len(groups)
 
     def widen(self) -> None:
         """Buffers of twice the size."""
-        self.own = [tuple(torch.cat([s, torch.zeros_like(s)], 2) for s in layer) for layer in self.own]
+        self.own = [(doubled(keys), doubled(values)) for keys, values in self.own]
 
     @property
     def window(self) -> int:
         """Tokens of a completion that the buffers hold."""
         return self.own[0][0].shape[2]
+
+
+def empty_window(states: torch.Tensor, rows: int) -> torch.Tensor:
+    """An empty buffer of `WINDOW` columns, with the heads and head_dim of `states`."""
+    return states.new_zeros(rows, states.shape[1], WINDOW, states.shape[3])
+
+
+def doubled(buffer: torch.Tensor) -> torch.Tensor:
+    """The buffer (rows, heads, columns, head_dim), extended with zeros to twice the columns."""
+    return torch.cat([buffer, torch.zeros_like(buffer)], 2)
 
 
 def dot_products(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -123,7 +140,17 @@ def no_attention(where: torch.Tensor) -> torch.Tensor:
     return torch.zeros(where.shape, device=where.device).masked_fill(where, -torch.inf)
 
 
-def rollout_attention(module, query, key, value, attention_mask, scaling, *, group_cache: GroupCache, **kwargs):
+def rollout_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    *,
+    group_cache: GroupCache,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
     """The attention function of transformers for a decoding step: `GroupCache.attend`."""
     return group_cache.attend(query, key, value, module.layer_idx, scaling), None
 
@@ -175,7 +202,7 @@ class Decoding:
 
     graphs = True  # of CUDA, until a step could not be captured
 
-    def __init__(self, model: PreTrainedModel, sampler: TokenSampler, fp32_head: bool, pad_token_id: int):
+    def __init__(self, model: PreTrainedModel, sampler: TokenSampler, fp32_head: bool, pad_token_id: int) -> None:
         self.model, self.sampler, self.fp32_head, self.pad_token_id = model, sampler, fp32_head, pad_token_id
 
     def start(self, groups: list[list[int]], counts: list[int], max_new_tokens: int) -> None:
@@ -306,7 +333,7 @@ def sample_completions(
     sampler = TokenSampler(params, eos_token_ids, model.device)
     decoding = Decoding(model, sampler, fp32_head, pad_token_id)
     with torch.no_grad(), cast_once(model):
-        decoding.start(*(list(each) for each in zip(*runs, strict=True)), max_new_tokens)
+        decoding.start([prompt for prompt, _ in runs], [count for _, count in runs], max_new_tokens)
         with attention_of(model, ATTENTION):
             decode(decoding, max_new_tokens)
     rows = slice(len(prompt_ids))
@@ -338,12 +365,12 @@ def gather_rollout(
     eos_token_ids: list[int],
 ) -> Rollout:
     """A rollout from what was written down, each of shape (rows, columns, ...): what follows an end of text is cut."""
-    ids = ids.tolist()
-    lengths = [completion_length(row, eos_token_ids) for row in ids]
-    rows = [
-        [row[:n] for row, n in zip(each, lengths, strict=True)] for each in (ids, log_probs.tolist(), kept.tolist())
-    ]
-    return Rollout(*rows, None if masks is None else masks[:, : max(lengths)])
+    rows = ids.tolist()
+    lengths = [completion_length(row, eos_token_ids) for row in rows]
+    completions, of_tokens, numbers = (
+        [row[:n] for row, n in zip(each, lengths, strict=True)] for each in (rows, log_probs.tolist(), kept.tolist())
+    )
+    return Rollout(completions, of_tokens, numbers, None if masks is None else masks[:, : max(lengths)])
 
 
 def completion_length(ids: list[int], eos_token_ids: list[int]) -> int:

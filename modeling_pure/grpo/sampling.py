@@ -27,7 +27,7 @@ class SamplingParams:
     suppress_tokens: tuple[int, ...] = ()
     min_new_tokens: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise InputError(f"temperature: expected a number above 0, found {self.temperature}")
         if self.top_k < 0:
@@ -68,7 +68,7 @@ class SampledTokens:
 class TokenSampler:
     """Draws tokens from logits. Reads nothing back from the device, so that it can stand in a CUDA graph."""
 
-    def __init__(self, params: SamplingParams, eos_token_ids: list[int], device: torch.device):
+    def __init__(self, params: SamplingParams, eos_token_ids: list[int], device: torch.device) -> None:
         self.params = params
         self.suppressed = torch.tensor(params.suppress_tokens, dtype=torch.long, device=device)
         self.eos = torch.tensor(eos_token_ids, dtype=torch.long, device=device)

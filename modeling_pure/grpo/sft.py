@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..medqa.questions import LETTERS, Question
 from ..medqa.scoring import last_logits, single_token_id
@@ -21,12 +21,15 @@ from .arguments import PureGRPOConfig
 from .log_probs import head_logits
 
 
-class LetterTrainer(DurableTrainer, Trainer):
+class LetterTrainer(DurableTrainer):
     """A Trainer on rows of `prompt` and `answer`, with GRPO's arguments: as many prompts a step, as many steps.
 
     Args:
         questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
     """
+
+    args: PureGRPOConfig
+    train_dataset: Dataset
 
     def __init__(
         self,
@@ -37,9 +40,9 @@ class LetterTrainer(DurableTrainer, Trainer):
         processing_class: PreTrainedTokenizerBase,
         questions: list[Question],
         **kwargs: Any,
-    ):
+    ) -> None:
         # A pass of GRPO holds completions, one of this holds prompts: 128 / 16 = 8 of them fill a step at once.
-        args.per_device_train_batch_size = args.prompts_per_step // args.world_size
+        args.per_device_train_batch_size = args.prompts // args.world_size
         args.gradient_accumulation_steps, args.remove_unused_columns = 1, False
         self.tokenizer, self.questions = processing_class, questions
         head = model.get_output_embeddings()
@@ -56,7 +59,7 @@ class LetterTrainer(DurableTrainer, Trainer):
             **kwargs,
         )
 
-    def collate(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Prompts padded on the right, where their last tokens stand, and the places of the right letters."""
         prompts = [self.tokenizer(row["prompt"]).input_ids for row in rows]
         longest = max(map(len, prompts))
@@ -66,15 +69,24 @@ class LetterTrainer(DurableTrainer, Trainer):
             "answer": torch.tensor([row["answer"] for row in rows]),
         }
 
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
         """Nats of the right letter among the four, the mean over the batch."""
-        logits = last_logits(model, inputs["input_ids"], inputs["last"])[:, self.letters.to(model.device)]
-        return torch.nn.functional.cross_entropy(logits.float(), inputs["answer"])
+        logits = last_logits(model, inputs["input_ids"], inputs["last"])
+        of_letters = logits[:, self.letters.to(logits.device)]
+        return torch.nn.functional.cross_entropy(of_letters.float(), inputs["answer"])
 
-    def _get_train_sampler(self, dataset=None) -> SequentialSampler:
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if dataset is None else dataset)
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Dev accuracy by letter, its standard error, and nll over the letters."""
         self.model.eval()
         ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)

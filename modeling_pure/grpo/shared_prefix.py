@@ -6,9 +6,10 @@ those of whole rows. With G completions of C tokens to a prompt of P, P + G C to
 """
 
 import functools
+from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from ..modeling_pure import CACHE
@@ -35,7 +36,7 @@ def shared_prefix_obstacle(model: PreTrainedModel, checkpointing: bool) -> str |
     return "gradient_checkpointing keeps no keys and values" if checkpointing else None
 
 
-def has_window(config) -> bool:
+def has_window(config: PreTrainedConfig) -> bool:
     """Whether attention reaches back over so many tokens only."""
     return getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
 
@@ -49,7 +50,9 @@ def add_scoring(model: PreTrainedModel, temperature: float, fp32_head: bool, sha
     inner = model.forward
 
     @functools.wraps(inner)
-    def forward(*args, completion_length: int | None = None, sampling_mask: torch.Tensor | None = None, **kwargs):
+    def forward(
+        *args: Any, completion_length: int | None = None, sampling_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
         if completion_length is None:
             return inner(*args, **kwargs)
         batch = kwargs["input_ids"], kwargs["attention_mask"], sampling_mask

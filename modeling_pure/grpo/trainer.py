@@ -5,11 +5,14 @@ Everything else is TRL's: rewards, advantages, the loss with its unbiased KL ter
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
+from torch.utils.data import DataLoader
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
@@ -38,9 +41,20 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         RunStopped: while training, a probability is not a number.
     """
 
+    model: PreTrainedModel
+    args: PureGRPOConfig
+    train_dataset: Dataset
+    ref_model: PreTrainedModel | None
+    _buffered_inputs: list[dict[str, Any]] | None  # type: ignore[assignment]  # inferred as None
+
     def __init__(
-        self, model: str | PreTrainedModel, *, args: PureGRPOConfig, questions: list[Question] | None = None, **kwargs
-    ):
+        self,
+        model: str | PreTrainedModel,
+        *,
+        args: PureGRPOConfig,
+        questions: list[Question] | None = None,
+        **kwargs: Any,
+    ) -> None:
         self._sampling_mask: torch.Tensor | None = None  # of the batch that is scored next, as bits
         self.fp32_head = args.cast_lm_head_to_fp32
         if (model_config(model, args) if isinstance(model, str) else model.config).tie_word_embeddings:
@@ -50,13 +64,13 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         choose_attention_kernel(self.args.attention_kernel)
         self.questions = questions or []
         # A run that goes on inside a rollout would sample other prompts.
-        self.stop_on_signal.steps_between_stops = int(self.args.updates_per_rollout)
-        self.token_budget = TokenBudget(self.args.max_tokens, int(self.args.updates_per_rollout))
+        self.stop_on_signal.steps_between_stops = self.args.updates
+        self.token_budget = TokenBudget(self.args.max_tokens, self.args.updates)
         self.add_callback(self.token_budget)
-        model = self.base_causal_lm
-        self.prefix_obstacle = shared_prefix_obstacle(model, self.args.gradient_checkpointing)
-        self.rollout_obstacle = shared_prefix_obstacle(model, checkpointing=False) or rollout_fault(
-            model, self.fp32_head
+        inner = self.base_causal_lm
+        self.prefix_obstacle = shared_prefix_obstacle(inner, bool(self.args.gradient_checkpointing))
+        self.rollout_obstacle = shared_prefix_obstacle(inner, checkpointing=False) or rollout_fault(
+            inner, self.fp32_head
         )
         self._add_scoring()
         self.sampling_params = self.args.sampling_params(self._never_sampled())
@@ -79,7 +93,8 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         model = self.base_causal_lm
         spare = range(len(self._tokenizer), model.config.get_text_config().vocab_size)
         padding = {self._tokenizer.pad_token_id} - {*self.eos_token_ids}
-        return {*spare, *padding, *(model.generation_config.suppress_tokens or ())}
+        generation: Any = model.generation_config  # never None: the model can generate
+        return {*spare, *padding, *(generation.suppress_tokens or ())}
 
     def _refuse_what_is_not_kept(self) -> None:
         config = self.base_causal_lm.config.get_text_config()
@@ -92,11 +107,14 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             raise InputError(f"model_name_or_path: its {changed[0]} changes the logits, which scoring here leaves out")
 
     @property
-    def base_causal_lm(self) -> torch.nn.Module:
+    def base_causal_lm(self) -> PreTrainedModel:
         """The causal language model, in which adapters may stand."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        model: Any = self.model
+        return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(  # type: ignore[override]  # as DurableTrainer's
+        self, resume_from_checkpoint: str | None = None, **kwargs: Any
+    ) -> TrainOutput | None:
         """Train; with a checkpoint, first take up its count of generated tokens."""
         if resume_from_checkpoint:
             attributes = callback_attributes(resume_from_checkpoint, TokenBudget.__name__)
@@ -117,13 +135,13 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
                 self.base_causal_lm,
                 prompt_ids,
                 self.sampling_params,
-                self.max_completion_length,
+                self.args.max_completion_length,
                 self.eos_token_ids,
                 self._tokenizer.pad_token_id,
                 self.fp32_head,
             )
 
-    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         rollout = self.sample(prompt_ids)
@@ -141,7 +159,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         self._sampling_mask = rollout.sampling_mask
         return rollout.completion_ids, rollout.log_probs
 
-    def _generate(self, prompts: list):
+    def _generate(self, prompts: list[Any]) -> Any:
         output = super()._generate(prompts)
         if self.model.training:
             tokens = torch.tensor(sum(len(ids) for ids in output[1]), device=self.accelerator.device)
@@ -160,7 +178,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             self._add_maximum("sampling/log_prob_difference", self.accelerator.gather(largest).max().item())
         return output
 
-    def _prepare_inputs(self, generation_batch):
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL's, but for the shuffle: whole groups change places, so that a micro-batch can share their prompts."""
         if not self.model.training:
             return super()._prepare_inputs(generation_batch)
@@ -173,8 +191,15 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
     # ---- scores and loss ------------------------------------------------------------------------------------------
 
     def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False, **kwargs
-    ):
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         """TRL's place for the current, the old and the reference policy alike; all see the same mask."""
         outputs = []
         for start in range(0, len(input_ids), batch_size or len(input_ids)):
@@ -191,12 +216,17 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         log_probs, entropy = (torch.cat([output[name] for output in outputs]) for name in ("log_probs", "entropy"))
         return log_probs, entropy if compute_entropy else None, None
 
-    def _compute_loss(self, model, inputs):
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
         self._sampling_mask = inputs.get("sampling_mask")
         return super()._compute_loss(model, inputs)
 
-    def get_off_policy_mask(
-        self, advantages, per_token_logps, sampling_per_token_logps, mask, off_policy_threshold
+    def get_off_policy_mask(  # type: ignore[override]  # a static method in TRL
+        self,
+        advantages: torch.Tensor,
+        per_token_logps: torch.Tensor,
+        sampling_per_token_logps: torch.Tensor,
+        mask: torch.Tensor,
+        off_policy_threshold: float,
     ) -> torch.Tensor:
         """TRL's; logs what TRL does not: the share of sequences that it drops, and how far off the farthest is."""
         kept = super().get_off_policy_mask(
@@ -218,13 +248,21 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         """TRL's sampled rewards on the dev prompts, and beside them what no reward has a say in: letter accuracy."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.questions:
             ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
             measured = dev_metrics(self.base_causal_lm, self._tokenizer, self.questions, *ranks)
-            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in measured.items()})
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+            output = output._replace(metrics={**(output.metrics or {}), **metrics})
         return output
 
 

@@ -68,7 +68,7 @@ class EvalArguments:
     output_dir: str = field(default="runs/eval", metadata={"help": "folder for the report"})
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("task", TASKS), ("split", SPLITS), ("scorer", SCORERS), ("permutations", ORDERS)):
             if getattr(self, name) not in known:
                 raise InputError(f"{name}: expected one of {list(known)}, found {getattr(self, name)!r}")

@@ -1,5 +1,7 @@
 """How far probabilities over the options can be believed, and whether answers lean to a letter."""
 
+from typing import Any
+
 import numpy as np
 from scipy.special import logsumexp, softmax
 from scipy.stats import chisquare
@@ -17,7 +19,7 @@ def option_nll(log_likelihoods: np.ndarray, gold: np.ndarray) -> np.ndarray:
     return logsumexp(log_likelihoods, axis=-1) - log_likelihoods[np.arange(len(gold)), gold]
 
 
-def calibration(log_likelihoods: np.ndarray, gold: np.ndarray) -> dict:
+def calibration(log_likelihoods: np.ndarray, gold: np.ndarray) -> dict[str, Any]:
     """Calibration of log-likelihoods (n, options), as probabilities among the options, with the right ones (n,).
 
     Returns:
@@ -46,7 +48,7 @@ def calibration(log_likelihoods: np.ndarray, gold: np.ndarray) -> dict:
     }
 
 
-def risk_coverage(log_likelihoods: np.ndarray, gold: np.ndarray, points: int = 20) -> dict:
+def risk_coverage(log_likelihoods: np.ndarray, gold: np.ndarray, points: int = 20) -> dict[str, Any]:
     """Accuracy on the share of questions that the model is surest of (Geifman and El-Yaniv 2017).
 
     Returns:
@@ -64,7 +66,7 @@ def risk_coverage(log_likelihoods: np.ndarray, gold: np.ndarray, points: int = 2
     }
 
 
-def label_bias(predictions: np.ndarray, gold: np.ndarray, labels: tuple[str, ...]) -> dict:
+def label_bias(predictions: np.ndarray, gold: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
     """How often each label was predicted and was right.
 
     Args:
@@ -79,7 +81,7 @@ def label_bias(predictions: np.ndarray, gold: np.ndarray, labels: tuple[str, ...
     confusion = [[int(((gold == g) & (predictions == p)).sum()) for p in options] for g in options]
     predicted = np.array(confusion).sum(0)
     key = np.array([(gold == g).sum() for g in options])
-    bias = {
+    bias: dict[str, Any] = {
         "predicted": dict(zip(labels, predicted.tolist(), strict=True)),
         "gold": dict(zip(labels, key.tolist(), strict=True)),
         "recall": {label: confusion[i][i] / int(key[i]) if key[i] else None for i, label in enumerate(labels)},

@@ -7,6 +7,7 @@ from ..rows import LOCAL_BUILDERS, looks_local
 from .metrics.medqa_accuracy.medqa_accuracy import standard_error, wilson_interval
 from .questions import Question
 from .results import data_title
+from .schema import Results
 from .sections import cell, contamination, percent, verdict
 from .statistics import in_words, p_against_chance
 from .tasks import MEDQA
@@ -14,7 +15,7 @@ from .tasks import MEDQA
 SCORED_BY_LETTER = "letter, fp32, no examples"
 
 
-def card_evaluation(results: dict) -> CardEvaluation:
+def card_evaluation(results: Results) -> CardEvaluation:
     """What the model's card says of it: the accuracy beside chance and what needs no model, and the verdict."""
     data, metrics = results["data"], results["metrics"]
     lines = [

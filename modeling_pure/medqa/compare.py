@@ -15,6 +15,7 @@ from ..errors import InputError, run_script
 from .metrics import load_metric
 from .questions import Question
 from .results import Evaluation, read_evaluations, require_same_questions
+from .schema import Compared, Comparison, Paired
 from .sections import cell, lead
 from .statistics import holm, in_words, p_against_chance, share_right
 
@@ -41,12 +42,12 @@ def main() -> None:
         print(f"{row['name']} is {in_words(row['difference'], row['p_holm'], first.name)}")
 
 
-def compare_evaluations(first: Evaluation, others: list[Evaluation]) -> list[dict]:
+def compare_evaluations(first: Evaluation, others: list[Evaluation]) -> list[Comparison]:
     """What `paired` says of each of the others against the first, with its name."""
     for other in others:
         require_same_questions("EVAL.json", first.ids, first.gold, first.task, other)
     right = [np.equal(each.predictions, each.gold) for each in (first, *others)]
-    rows = [
+    rows: list[Compared] = [
         {"name": other.name, **share_right(of_other), **paired(right[0], of_other)}
         for other, of_other in zip(others, right[1:], strict=True)
     ]
@@ -55,7 +56,7 @@ def compare_evaluations(first: Evaluation, others: list[Evaluation]) -> list[dic
 
 def compare_predictions(
     questions: list[Question], predictions: np.ndarray, chance: float, others: dict[str, np.ndarray]
-) -> list[dict]:
+) -> list[Comparison]:
     """A model beside chance (exact binomial test) and beside other predictions (`paired`), with Holm over them all.
 
     Args:
@@ -65,7 +66,7 @@ def compare_predictions(
     gold = np.array([question.answer for question in questions])
     right = predictions == gold
     n, accuracy = len(gold), float(right.mean())
-    rows = [
+    rows: list[Compared] = [
         {
             "name": "chance",
             "accuracy": chance,
@@ -78,26 +79,27 @@ def compare_predictions(
     return with_holm(rows)
 
 
-def paired(first: np.ndarray, second: np.ndarray) -> dict:
+def paired(first: np.ndarray, second: np.ndarray) -> Paired:
     """`paired_mcq_comparison` of the questions that two have right: bool (n,) each."""
     ones = np.ones(len(first), dtype=int)
-    return load_metric("paired_mcq_comparison").compute(
+    found: Paired = load_metric("paired_mcq_comparison").compute(
         predictions1=first.astype(int), predictions2=second.astype(int), references=ones
     )
+    return found
 
 
-def with_holm(rows: list[dict]) -> list[dict]:
+def with_holm(rows: list[Compared]) -> list[Comparison]:
     """The rows with `p_holm`, their `p_value` adjusted for how many there are."""
     return [{**row, "p_holm": p} for row, p in zip(rows, holm([row["p_value"] for row in rows]), strict=True)]
 
 
-def table_rows(first: Evaluation, rows: list[dict]) -> list[list[str]]:
+def table_rows(first: Evaluation, rows: list[Comparison]) -> list[list[str]]:
     """The table's cells; `gained` is what the first had wrong."""
     own = [first.name, cell(share_right(np.equal(first.predictions, first.gold))), "", "", "", ""]
     return [own, *(table_row(row) for row in rows)]
 
 
-def table_row(row: dict) -> list[str]:
+def table_row(row: Comparison) -> list[str]:
     """The cells of one of the others."""
     changes = f"{row['only_second']} / {row['only_first']}"
     return [row["name"], cell(row), lead(row), changes, f"{row['p_value']:.2g}", f"{row['p_holm']:.2g}"]

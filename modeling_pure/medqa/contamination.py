@@ -6,20 +6,22 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import fisher_exact, ttest_ind
 
+from ..data.guard import Coverage
 from ..errors import InputError
 from .calibration import option_nll
 from .measure import slice_metrics
 from .questions import Question
+from .schema import Contamination, Memorisation
 
 
-def read_coverage(key: str, path: str, questions: list[Question]) -> dict:
+def read_coverage(key: str, path: str, questions: list[Question]) -> Coverage:
     """A file that `python -m modeling_pure.data.decontaminate --coverage FILE` wrote.
 
     Raises:
         InputError: it is not one, or it was made for other questions.
     """
     try:
-        coverage = json.loads(Path(path).read_text())
+        coverage: Coverage = json.loads(Path(path).read_text())
         found, _ = coverage["questions"], coverage["documents"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -35,7 +37,7 @@ def read_coverage(key: str, path: str, questions: list[Question]) -> dict:
     return coverage
 
 
-def contamination_metrics(coverage: dict, questions: list[Question], predictions: np.ndarray) -> dict:
+def contamination_metrics(coverage: Coverage, questions: list[Question], predictions: np.ndarray) -> Contamination:
     """How much of each question the text holds, and the accuracy without those it covers.
 
     Returns:
@@ -67,7 +69,7 @@ def probe_questions(train: list[Question], questions: list[Question]) -> list[Qu
 
 def memorisation_metrics(
     train: list[Question], train_scores: np.ndarray, questions: list[Question], scores: np.ndarray
-) -> dict:
+) -> Memorisation:
     """Whether train questions are answered better than those that are evaluated.
 
     Args:

@@ -1,20 +1,21 @@
 """One evaluation: read what it needs, ask the model, measure, and put the results together."""
 
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..console import DISCLAIMER
+from ..data.guard import Coverage
 from ..errors import InputError
 from ..rows import LOCAL_BUILDERS, looks_local
 from .arguments import EvalArguments
 from .baselines import bm25_baseline, question_documents, simple_baselines, textbook_passages
 from .compare import compare_predictions
 from .contamination import contamination_metrics, memorisation_metrics, probe_questions, read_coverage
-from .journal import Journal
+from .journal import Journal, Progress
 from .measure import measure, slices
 from .permutations import ORDERS, permuted
 from .questions import Question
@@ -29,10 +30,10 @@ from .results import (
     read_evaluations,
     require_same_questions,
 )
+from .schema import DataFacts, Memorisation, Results
 from .scorers import SCORERS, Asked, score_letters
 from .splits import select_split
 
-Progress = Callable[[Iterable, int], Iterable]
 # What records depend on, beside model and questions; the number of questions in a batch is not among it.
 SCORING_OPTIONS = (
     *("task", "scorer", "permutations", "num_samples", "temperature", "top_p", "max_new_tokens"),
@@ -53,10 +54,10 @@ class Inputs:
     """
 
     questions: list[Question]
-    data: dict
+    data: DataFacts
     train: list[Question]
     others: dict[str, np.ndarray]
-    coverage: dict | None
+    coverage: Coverage | None
     test_runs: int
 
 
@@ -114,7 +115,7 @@ def searches(args: EvalArguments, questions: list[Question], train: list[Questio
 
 def evaluate(
     args: EvalArguments, inputs: Inputs, asked: Asked, progress: Progress
-) -> tuple[dict, list[dict], Journal]:
+) -> tuple[Results, list[dict[str, Any]], Journal]:
     """Ask and measure.
 
     Returns:
@@ -131,13 +132,13 @@ def evaluate(
         SCORERS[args.scorer], asked, items, progress, name=lambda item: f"row {item // len(orders)}"
     )
     metrics, answers = measure(task, questions, args.scorer, records, orders)
-    memory = None
-    if probe:
+    memory: Memorisation | None = None
+    if probe and answers.scores is not None:
         name = "train question {}".format
         of_probe = journal.collect(score_letters, asked, probe, progress, first=len(items), name=name)
         scores = np.array([record["log_likelihoods"] for record in of_probe])
         memory = memorisation_metrics(probe, scores, questions, answers.scores)
-    results = {
+    results: Results = {
         "schema_version": SCHEMA_VERSION,
         "note": DISCLAIMER,
         "model": model,

@@ -1,13 +1,19 @@
 """An evaluation as one picture: accuracies with intervals, calibration, and the letters that were answered."""
 
 import io
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ..console import DISCLAIMER
+from .schema import Results
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOUR, GREY = "#2a6f97", "#9a9a9a"
 
 
-def draw(results: dict) -> bytes:
+def draw(results: Results) -> bytes:
     """A PNG with a panel for each thing that was measured."""
     import matplotlib
 
@@ -15,7 +21,7 @@ def draw(results: dict) -> bytes:
     import matplotlib.pyplot as plt
 
     metrics = results["metrics"]
-    panels = [draw_accuracies, draw_labels, draw_confusion]
+    panels: list[Callable[[Any, Results], None]] = [draw_accuracies, draw_labels, draw_confusion]
     if "calibration" in metrics:
         panels[1:1] = [draw_reliability, draw_risk_coverage]
     if results["slices"]:
@@ -34,7 +40,7 @@ def draw(results: dict) -> bytes:
     return buffer.getvalue()
 
 
-def draw_accuracies(axis, results: dict) -> None:
+def draw_accuracies(axis: "Axes", results: Results) -> None:
     """The model and what it is compared with, with 95 % Wilson intervals; chance as a line."""
     metrics = results["metrics"]
     rows = [("model", metrics["accuracy"], metrics["wilson_interval"])]
@@ -43,7 +49,7 @@ def draw_accuracies(axis, results: dict) -> None:
     axis.set(title="accuracy, 95 % interval")
 
 
-def draw_slices(axis, results: dict) -> None:
+def draw_slices(axis: "Axes", results: Results) -> None:
     """Accuracies of the slices."""
     rows = [
         (f"{name} ({part['n']})", part["accuracy"], part["wilson_interval"])
@@ -53,7 +59,9 @@ def draw_slices(axis, results: dict) -> None:
     axis.set(title="accuracy of slices (questions)")
 
 
-def draw_intervals(axis, rows: list[tuple[str, float, list[float]]], chance: float, model: int | None = None) -> None:
+def draw_intervals(
+    axis: "Axes", rows: list[tuple[str, float, list[float]]], chance: float, model: int | None = None
+) -> None:
     """Points with whiskers, the first on top; the model's own is coloured."""
     for place, (_, accuracy, (low, high)) in enumerate(rows):
         colour = COLOUR if place == model else GREY
@@ -72,7 +80,7 @@ def shortened(name: str) -> str:
     return name if len(name) <= 34 else f"...{name[-31:]}"
 
 
-def draw_reliability(axis, results: dict) -> None:
+def draw_reliability(axis: "Axes", results: Results) -> None:
     """Accuracy over confidence; a calibrated model lies on the diagonal."""
     bins = results["metrics"]["calibration"]["bins"]
     biggest = max(b["n"] for b in bins)
@@ -88,7 +96,7 @@ def draw_reliability(axis, results: dict) -> None:
     axis.set(title="reliability (size: questions)", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
 
 
-def draw_risk_coverage(axis, results: dict) -> None:
+def draw_risk_coverage(axis: "Axes", results: Results) -> None:
     """Accuracy on the questions that the model is surest of."""
     curve = results["metrics"]["risk_coverage"]
     axis.plot(curve["coverage"], curve["accuracy"], color=COLOUR, marker="o", markersize=3)
@@ -96,7 +104,7 @@ def draw_risk_coverage(axis, results: dict) -> None:
     axis.set(title="accuracy over coverage", xlabel="share answered, surest first", ylabel="accuracy", xlim=(0, 1.02))
 
 
-def draw_labels(axis, results: dict) -> None:
+def draw_labels(axis: "Axes", results: Results) -> None:
     """How often each label was predicted, beside how often it is right."""
     bias = results["metrics"]["bias"]
     labels = list(bias["gold"])
@@ -108,7 +116,7 @@ def draw_labels(axis, results: dict) -> None:
     axis.legend()
 
 
-def draw_confusion(axis, results: dict) -> None:
+def draw_confusion(axis: "Axes", results: Results) -> None:
     """Counts of [right answer][prediction]."""
     bias = results["metrics"]["bias"]
     labels, confusion = list(bias["gold"]), bias["confusion"]

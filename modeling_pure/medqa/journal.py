@@ -4,11 +4,15 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from ..atomic import write_atomically
 from ..errors import InputError
 from .questions import Question
-from .scorers import Asked, NotFinite, Records
+from .scorers import Asked, NotFinite, Record, Records
+
+Item = tuple[int, Record]
+Progress = Callable[[Iterable[Item], int], Iterable[Item]]  # wraps an iterable of known length
 
 
 class Journal:
@@ -18,17 +22,17 @@ class Journal:
     nor loses them.
     """
 
-    def __init__(self, folder: Path, evaluation: dict):
+    def __init__(self, folder: Path, evaluation: dict[str, Any]) -> None:
         head = json.dumps(evaluation, sort_keys=True)
         self.file = folder / f"records-{hashlib.sha256(head.encode()).hexdigest()[:12]}.unfinished.jsonl"
         lines = self._whole_lines()
-        self.records: dict[int, dict] = {line.pop("item"): line for line in lines[1:]}
+        self.records: dict[int, Record] = {line.pop("item"): line for line in lines[1:]}
         folder.mkdir(parents=True, exist_ok=True)
         kept = [{"evaluation": evaluation}, *({"item": i, **record} for i, record in self.records.items())]
         write_atomically(self.file, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def _whole_lines(self) -> list[dict]:
-        lines = []
+    def _whole_lines(self) -> list[Record]:
+        lines: list[Record] = []
         for text in self.file.read_text().split("\n") if self.file.is_file() else []:
             try:
                 lines.append(json.loads(text))
@@ -36,7 +40,7 @@ class Journal:
                 break
         return lines
 
-    def add(self, item: int, record: dict) -> None:
+    def add(self, item: int, record: Record) -> None:
         """Write a record down; it outlives this process from here on."""
         self.records[item] = record
         with self.file.open("a") as file:
@@ -47,10 +51,10 @@ class Journal:
         scorer: Callable[[Asked, list[Question]], Records],
         asked: Asked,
         questions: list[Question],
-        progress: Callable[[Iterable, int], Iterable],
+        progress: Progress,
         first: int = 0,
         name: Callable[[int], str] = "row {}".format,
-    ) -> list[dict]:
+    ) -> list[Record]:
         """A record of each question, in their order; those that are held already are not asked again.
 
         Args:

@@ -1,6 +1,7 @@
 """From the records of a scorer to metrics: accuracy with its uncertainty, and what has to stand beside it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from .calibration import calibration, label_bias, risk_coverage
 from .metrics import load_metric
 from .permutations import permutation_metrics
 from .questions import Question
+from .schema import Slice
+from .scorers import Record
 from .statistics import share_right
 from .tasks import Task
 
@@ -28,15 +31,15 @@ class Answers:
     """
 
     predictions: np.ndarray
-    metrics: dict
+    metrics: dict[str, Any]
     scores: np.ndarray | None = None
     rounding: np.ndarray | None = None
     averaged: np.ndarray | None = None
 
 
 def measure(
-    task: Task, questions: list[Question], scorer: str, records: list[dict], orders: list[tuple[int, ...]]
-) -> tuple[dict, Answers]:
+    task: Task, questions: list[Question], scorer: str, records: list[Record], orders: list[tuple[int, ...]]
+) -> tuple[dict[str, Any], Answers]:
     """All metrics of an evaluation, as `eval.json` holds them, and the answers they are of.
 
     Args:
@@ -54,9 +57,9 @@ def measure(
     return {**metrics, **answers.metrics}, answers
 
 
-def accuracy_metrics(task: Task, predictions: np.ndarray, gold: np.ndarray) -> dict:
+def accuracy_metrics(task: Task, predictions: np.ndarray, gold: np.ndarray) -> dict[str, Any]:
     """Accuracy with its intervals, beside chance and each constant answer."""
-    measured = load_metric("medqa_accuracy").compute(predictions=predictions, references=gold)
+    measured: dict[str, Any] = load_metric("medqa_accuracy").compute(predictions=predictions, references=gold)
     del measured["recall"]
     return {
         **measured,
@@ -65,17 +68,17 @@ def accuracy_metrics(task: Task, predictions: np.ndarray, gold: np.ndarray) -> d
     }
 
 
-def read_letters(records: list[dict], gold: np.ndarray, orders: list[tuple[int, ...]]) -> Answers:
+def read_letters(records: list[Record], gold: np.ndarray, orders: list[tuple[int, ...]]) -> Answers:
     """`label_mass` (probability of all labels together, the mean) and, of several orders, `permutations`."""
     scores = np.array([record["log_likelihoods"] for record in records]).reshape(len(gold), len(orders), -1)
     own, averaged = scores[:, 0], None
-    metrics: dict = {"label_mass": float(np.exp(own).sum(-1).mean())}
+    metrics: dict[str, Any] = {"label_mass": float(np.exp(own).sum(-1).mean())}
     if len(orders) > 1:
         metrics["permutations"], averaged = permutation_metrics(scores, gold, orders)
     return Answers(own.argmax(-1), metrics, own, np.full(len(gold), NEAR_TIE), averaged)
 
 
-def read_cloze(records: list[dict], gold: np.ndarray, orders: list[tuple[int, ...]]) -> Answers:
+def read_cloze(records: list[Record], gold: np.ndarray, orders: list[tuple[int, ...]]) -> Answers:
     """Accuracy by sum, by mean over characters (lm-evaluation-harness's acc_norm: this one counts), and by PMI."""
     total, alone, characters = (
         np.array([record[name] for record in records]) for name in ("log_likelihoods", "unconditional", "characters")
@@ -87,7 +90,7 @@ def read_cloze(records: list[dict], gold: np.ndarray, orders: list[tuple[int, ..
     return Answers(scores.argmax(-1), {"cloze": accuracies}, scores, NEAR_TIE / characters.min(-1))
 
 
-def read_generations(records: list[dict], gold: np.ndarray, orders: list[tuple[int, ...]]) -> Answers:
+def read_generations(records: list[Record], gold: np.ndarray, orders: list[tuple[int, ...]]) -> Answers:
     """What was written: the majority of a question's samples is what counts, the earlier option among equals."""
     answers = [record["answers"] for record in records]
     samples = np.array([[-1 if answer is None else answer for answer in row] for row in answers])
@@ -110,7 +113,7 @@ def majority(answers: list[int | None]) -> int:
 READERS = {"letter": read_letters, "cloze": read_cloze, "generate": read_generations}
 
 
-def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, dict]:
+def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, Slice]:
     """Accuracy on parts of the questions: by `meta_info` where it tells several kinds, and by the stem's length.
 
     Each has `n`, `accuracy`, its Wilson interval, and `small` where less than 100 questions carry it.
@@ -129,6 +132,6 @@ def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, dict
     return {name: slice_metrics(right[part]) for name, part in parts.items()}
 
 
-def slice_metrics(right: np.ndarray) -> dict:
+def slice_metrics(right: np.ndarray) -> Slice:
     """Accuracy of some questions, and whether they are few."""
     return {**share_right(right), "small": len(right) < SMALL_SLICE}

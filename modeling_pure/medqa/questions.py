@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..errors import InputError, first_line
 from ..rows import open_rows
@@ -51,7 +52,7 @@ def read_questions(
     path: str,
     config: str | None = None,
     split: str = "train",
-    read_row: Callable[[dict], Question] | None = None,
+    read_row: Callable[[dict[str, Any]], Question] | None = None,
     columns: str = MEDQA_COLUMNS,
 ) -> list[Question]:
     """Read all questions of a Hub data set or of local files (`rows.open_rows` says how `path` is understood).
@@ -81,7 +82,7 @@ def read_questions(
     return questions
 
 
-def question_from_row(row: dict) -> Question:
+def question_from_row(row: dict[str, Any]) -> Question:
     """A `Question` from a row of either of MedQA's layouts.
 
     `GBaker/MedQA-USMLE-4-options` has `question`, `options` A..D, `answer_idx`, and `answer`, which is checked where

@@ -8,12 +8,13 @@ from jinja2 import Environment
 from ..atomic import write_atomically
 from ..console import print_table
 from .figures import draw
+from .schema import Results
 from .sections import SHORT_HEAD, Section, build, short_rows, verdict
 
 PLOTS_FILE, MARKDOWN_FILE, HTML_FILE = "plots.png", "report.md", "report.html"
 
 
-def write_report(folder: Path, results: dict) -> None:
+def write_report(folder: Path, results: Results) -> None:
     """Write the picture and both reports into an evaluation's folder."""
     picture, title, sections = draw(results), f"{results['data']['title']}: {results['model']['name']}", build(results)
     write_atomically(folder / PLOTS_FILE, picture)
@@ -21,7 +22,7 @@ def write_report(folder: Path, results: dict) -> None:
     write_atomically(folder / HTML_FILE, as_html(title, sections, picture))
 
 
-def print_report(results: dict) -> None:
+def print_report(results: Results) -> None:
     """The accuracy beside what it is compared with, and the verdict."""
     print_table(f"{results['data']['title']}: {results['model']['name']}", SHORT_HEAD, short_rows(results))
     print(*verdict(results), sep="\n")

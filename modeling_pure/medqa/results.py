@@ -6,6 +6,7 @@ import platform
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,6 +14,8 @@ from ..atomic import write_atomically
 from ..errors import InputError
 from .measure import Answers
 from .questions import Question, repeated_rows
+from .schema import DataFacts, ModelFacts, Results
+from .scorers import Record
 from .tasks import Task
 
 SCHEMA_VERSION = 2
@@ -29,10 +32,10 @@ class Evaluation:
     ids: list[str]
     gold: list[int]
     predictions: list[int]  # -1 where there is none
-    results: dict
+    results: Results
 
 
-def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> dict:
+def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> DataFacts:
     """What was evaluated on."""
     return {
         "task": task.name,
@@ -58,7 +61,7 @@ def questions_digest(questions: list[Question]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def model_facts(name: str, model: torch.nn.Module) -> dict:
+def model_facts(name: str, model: torch.nn.Module) -> ModelFacts:
     """Name, size and digest of the weights, so that a score belongs to weights and not to a folder."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
@@ -68,7 +71,7 @@ def model_facts(name: str, model: torch.nn.Module) -> dict:
     return {"name": name, "parameters": parameters, "sha256": digest.hexdigest()}
 
 
-def environment(device: torch.device) -> dict:
+def environment(device: torch.device) -> dict[str, str]:
     """What produced a result."""
     return {
         "python": platform.python_version(),
@@ -83,14 +86,15 @@ def count_test_runs(key: str, folder: Path) -> int:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{key}: '{folder}' is no folder")
     try:
-        return json.loads(file.read_text())["test_runs"] if file.is_file() else 0
+        runs: int = json.loads(file.read_text())["test_runs"] if file.is_file() else 0
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{key}: '{file}' is damaged; it counts the runs of the test split") from error
+    return runs
 
 
 def prediction_lines(
-    task: Task, questions: list[Question], answers: Answers, records: list[dict], num_orders: int, include_text: bool
-) -> list[dict]:
+    task: Task, questions: list[Question], answers: Answers, records: list[Record], num_orders: int, include_text: bool
+) -> list[dict[str, Any]]:
     """A line for each question: its digest, never its text unless `include_text`.
 
     `log_likelihoods` are in the file's own order of the options; with several orders, `orders` holds those of each,
@@ -99,13 +103,13 @@ def prediction_lines(
     lines = []
     for number, (question, prediction) in enumerate(zip(questions, answers.predictions, strict=True)):
         own, *others = records[number * num_orders : (number + 1) * num_orders]
-        line = {
+        line: dict[str, Any] = {
             "id": question.digest,
             "gold": task.labels[question.answer],
             "prediction": task.labels[prediction] if prediction >= 0 else None,
             **{name: value for name, value in own.items() if name != "completions"},
         }
-        if others:
+        if others and answers.averaged is not None:
             line["averaged_prediction"] = task.labels[answers.averaged[number]]
             line["orders"] = [record["log_likelihoods"] for record in (own, *others)]
         if include_text:
@@ -115,7 +119,7 @@ def prediction_lines(
     return lines
 
 
-def write_evaluation(folder: Path, results: dict, lines: list[dict]) -> None:
+def write_evaluation(folder: Path, results: Results, lines: list[dict[str, Any]]) -> None:
     """`predictions.jsonl`, then `eval.json`: it says that all of an evaluation is there."""
     write_atomically(folder / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
     write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
@@ -129,7 +133,7 @@ def read_evaluation(key: str, path: str) -> Evaluation:
     """
     file = Path(path) / RESULTS_FILE if Path(path).is_dir() else Path(path)
     try:
-        results = json.loads(file.read_text())
+        results: Results = json.loads(file.read_text())
         lines = [json.loads(line) for line in file.with_name(PREDICTIONS_FILE).read_text().splitlines()]
         labels = list(results["data"]["labels"])
         evaluation = Evaluation(

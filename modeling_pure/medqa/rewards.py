@@ -1,6 +1,7 @@
 """The GRPO reward `correct * 1.0 - length_penalty * 0.01`, as two TRL reward functions with weights [1.0, -0.01]."""
 
 from collections.abc import Callable
+from typing import Any
 
 from .prompt import parse_answer
 
@@ -12,7 +13,7 @@ def correct(
     answer: list[int],
     seen: list[bool] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> list[float]:
     """1.0 where the completion's letter is the right one, else 0.0; what cannot be parsed is wrong.
 
@@ -41,11 +42,11 @@ class LengthPenalty:
 
     __name__ = "length_penalty"  # TRL logs a reward function under its name
 
-    def __init__(self, min_tokens: int, eos_token_id: int):
+    def __init__(self, min_tokens: int, eos_token_id: int) -> None:
         self.min_tokens = min_tokens
         self.eos_token_id = eos_token_id
 
-    def __call__(self, completion_ids: list[list[int]], **kwargs) -> list[float]:
+    def __call__(self, completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
         """The penalty of each completion, from 0 to 1."""
         if self.min_tokens == 0:
             return [0.0] * len(completion_ids)

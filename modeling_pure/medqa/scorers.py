@@ -11,6 +11,7 @@ rounding in the last bits of fp32; sampled completions are drawn question by que
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,14 +22,15 @@ from .rewards import REWARD_WEIGHTS, LengthPenalty, correct
 from .scoring import context_length, label_log_likelihoods, logits_at, pad_right, sorted_batches
 from .tasks import Task
 
-Records = Iterator[tuple[int, dict]]  # index of a question, and what was found
+Record = dict[str, Any]  # the result of one question, as plain JSON; each scorer documents its keys
+Records = Iterator[tuple[int, Record]]  # with the question's index
 PREMISE = "Answer:"
 
 
 class NotFinite(Exception):
     """The model's numbers for question `index` are none: an argmax over them would be an answer."""
 
-    def __init__(self, index: int):
+    def __init__(self, index: int) -> None:
         super().__init__(f"question {index}")
         self.index = index
 
@@ -186,10 +188,11 @@ def generate(asked: Asked, prompts: list[list[int]]) -> list[list[list[int]]]:
     longest, number = max(map(len, prompts)), max(1, asked.num_samples)
     input_ids = torch.tensor([[eos] * (longest - len(row)) + row for row in prompts])
     attention_mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in prompts])
-    sampling = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
     if asked.num_samples:
         sampling = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p, "top_k": 0}
-    output = asked.model.generate(
+    model: Any = asked.model  # PreTrainedModel declares no `generate`
+    output = model.generate(
         input_ids=input_ids.to(asked.model.device),
         attention_mask=attention_mask.to(asked.model.device),
         logits_processor=[RefuseNaN()],

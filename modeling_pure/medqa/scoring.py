@@ -20,7 +20,7 @@ def letter_log_likelihoods(
     tokenizer: PreTrainedTokenizerBase,
     questions: list[Question],
     batch_size: int = 16,
-    progress: Callable[[Iterable], Iterable] = iter,
+    progress: Callable[[Iterable[list[int]]], Iterable[list[int]]] = iter,
 ) -> torch.Tensor:
     """Log-probabilities of " A".." D" as the next token after each MedQA question's prompt.
 

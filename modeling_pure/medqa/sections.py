@@ -1,9 +1,12 @@
 """What a report says of an evaluation, section by section, made of `eval.json` alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import log
+from typing import Any
 
 from ..console import DISCLAIMER
+from .schema import Comparison, Memorisation, Results
 from .statistics import ALPHA, in_words
 
 ACCURACY_HEAD = [
@@ -27,13 +30,13 @@ class Section:
     rows: list[list[str]] = field(default_factory=list)
 
 
-def build(results: dict) -> list[Section]:
+def build(results: Results) -> list[Section]:
     """The sections that these results have something for."""
     makers = (accuracy, permutations, other_scores, calibration, labels, slices, contamination, provenance)
     return [section for maker in makers if (section := maker(results))]
 
 
-def verdict(results: dict) -> list[str]:
+def verdict(results: Results) -> list[str]:
     """In words: the accuracy, and whether it differs from chance, from always A and from the best constant answer."""
     metrics, data = results["metrics"], results["data"]
     rows = {row["name"]: row for row in results["comparisons"]}
@@ -54,7 +57,7 @@ def verdict(results: dict) -> list[str]:
     return sentences
 
 
-def against_one(row: dict) -> str:
+def against_one(row: Comparison) -> str:
     """How the accuracy stands to one row of the table."""
     if row.get("only_first") == row.get("only_second") == 0:
         return f"that of {row['name']}, right on the very same questions"
@@ -67,7 +70,7 @@ def repeated(rows: list[list[int]]) -> str:
     return f"Rows with the question of an earlier one: {len(rows)} ({named}{' ...' if len(rows) > 5 else ''})"
 
 
-def accuracy(results: dict) -> Section:
+def accuracy(results: Results) -> Section:
     """The table that everything else explains."""
     metrics = results["metrics"]
     own = [f"**{results['model']['name']}**", cell(metrics), "", "", "", ""]
@@ -87,7 +90,7 @@ def accuracy(results: dict) -> Section:
     return Section("Accuracy", words, ACCURACY_HEAD, [own, *rows])
 
 
-def permutations(results: dict) -> Section | None:
+def permutations(results: Results) -> Section | None:
     """What other orders of the options leave of it."""
     found = results["metrics"].get("permutations")
     if not found:
@@ -107,7 +110,7 @@ def permutations(results: dict) -> Section | None:
     )
 
 
-def other_scores(results: dict) -> Section | None:
+def other_scores(results: Results) -> Section | None:
     """What the cloze and generate scorers have to say beside their accuracy."""
     if cloze := results["metrics"].get("cloze"):
         names = {"sum": "log-likelihood", "per_character": "log-likelihood by characters (counts)", "pmi": "PMI"}
@@ -125,7 +128,7 @@ def other_scores(results: dict) -> Section | None:
     return None
 
 
-def calibration(results: dict) -> Section | None:
+def calibration(results: Results) -> Section | None:
     """How far its probabilities can be believed."""
     metrics = results["metrics"]
     if "calibration" not in metrics:
@@ -148,7 +151,7 @@ def calibration(results: dict) -> Section | None:
     return Section("Calibration", words, ["measure", "value", ""], rows)
 
 
-def labels(results: dict) -> Section:
+def labels(results: Results) -> Section:
     """Which labels were answered."""
     bias, always = results["metrics"]["bias"], results["metrics"]["always"]
     rows = [
@@ -176,7 +179,7 @@ def labels(results: dict) -> Section:
     return Section("Labels", [words], head, rows)
 
 
-def slices(results: dict) -> Section | None:
+def slices(results: Results) -> Section | None:
     """Parts of the questions."""
     rows = [
         [name, str(part["n"]) + (" (few)" if part["small"] else ""), cell(part)]
@@ -185,10 +188,11 @@ def slices(results: dict) -> Section | None:
     return Section("Slices", [], ["questions", "n", "accuracy (95 % Wilson)"], rows) if rows else None
 
 
-def contamination(results: dict) -> Section | None:
+def contamination(results: Results) -> Section | None:
     """Whether it may be memory."""
     found, probe = results.get("contamination"), results.get("memorisation")
-    rows, words = [], []
+    rows: list[list[str]] = []
+    words: list[str] = []
     if found:
         read = ", ".join(f"{name} {number:,}" for name, number in found["documents"].items())
         words.append(
@@ -203,9 +207,10 @@ def contamination(results: dict) -> Section | None:
     return Section("Contamination and memory", words, ["questions", "accuracy (95 % Wilson)"], rows) if words else None
 
 
-def memory(probe: dict) -> str:
+def memory(probe: Memorisation) -> str:
     """Whether train questions are answered better, in words."""
-    better = [name for name in ("accuracy", "nll") if probe[f"{name}_gap"] > 0 and probe[f"{name}_p"] < ALPHA]
+    tests = (("accuracy", probe["accuracy_gap"], probe["accuracy_p"]), ("nll", probe["nll_gap"], probe["nll_p"]))
+    better = [name for name, gap, p_value in tests if gap > 0 and p_value < ALPHA]
     sign = f"better by {' and '.join(better)}, which may be memory" if better else "no sign of memory"
     return (
         f"{probe['n']:,} train questions: accuracy {100 * probe['accuracy_gap']:+.1f} points (Fisher's exact test, "
@@ -214,7 +219,7 @@ def memory(probe: dict) -> str:
     )
 
 
-def provenance(results: dict) -> Section:
+def provenance(results: Results) -> Section:
     """How it came about."""
     data, model = results["data"], results["model"]
     rows = [
@@ -228,7 +233,7 @@ def provenance(results: dict) -> Section:
     return Section("How it was made", [], ["", ""], rows)
 
 
-def short_rows(results: dict) -> list[list[str]]:
+def short_rows(results: Results) -> list[list[str]]:
     """The accuracy table for a terminal."""
     rows = [[name.strip("*"), share, lead, p] for name, share, lead, _, _, p in accuracy(results).rows]
     if found := results["metrics"].get("permutations"):
@@ -246,13 +251,13 @@ def interval(bounds: list[float]) -> str:
     return f"{percent(bounds[0])} to {percent(bounds[1])}"
 
 
-def cell(part: dict) -> str:
+def cell(part: Mapping[str, Any]) -> str:
     """An accuracy with its interval: `25.0 % (22.7 to 27.4)`."""
     low, high = part["wilson_interval"]
     return f"{100 * part['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def lead(row: dict) -> str:
+def lead(row: Comparison) -> str:
     """A difference of accuracies in points: `+1.3 (-0.4 to +3.0)`."""
     if "bootstrap_interval" not in row:
         return f"{100 * row['difference']:+.1f}"

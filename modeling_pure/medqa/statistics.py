@@ -6,11 +6,12 @@ import numpy as np
 from scipy.stats import binomtest
 
 from .metrics.medqa_accuracy.medqa_accuracy import wilson_interval
+from .schema import Share
 
 ALPHA = 0.05
 
 
-def share_right(right: np.ndarray) -> dict:
+def share_right(right: np.ndarray) -> Share:
     """`n`, `accuracy` and its Wilson interval from which answers are right, bool (n,)."""
     correct, n = int(right.sum()), len(right)
     return {"n": n, "accuracy": correct / n, "wilson_interval": list(wilson_interval(correct, n))}

@@ -6,6 +6,7 @@ accuracy here can be put beside one from there.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from .prompt import format_options, format_prompt
 from .questions import LETTERS, MEDQA_COLUMNS, Question, checked_question, question_from_row, read_questions
@@ -29,7 +30,7 @@ class Task:
     path: str
     config: str | None
     split: str
-    read_row: Callable[[dict], Question]
+    read_row: Callable[[dict[str, Any]], Question]
     columns: str
     prompt: Callable[[Question], str]
     labels: tuple[str, ...] = tuple(LETTERS)
@@ -50,7 +51,7 @@ class Task:
         return read_questions(key, path, config, split or self.split, self.read_row, self.columns)
 
 
-def medmcqa_question(row: dict) -> Question:
+def medmcqa_question(row: dict[str, Any]) -> Question:
     """From `question`, `opa`..`opd`, `cop` (0..3; -1 in its test split, which has no answers)."""
     options = [row[f"op{letter}"] for letter in "abcd"]
     return checked_question(row["question"], options, int(row["cop"]), row.get("subject_name"))
@@ -64,7 +65,7 @@ def medmcqa_prompt(question: Question) -> str:
 DECISIONS = ("yes", "no", "maybe")
 
 
-def pubmedqa_question(row: dict) -> Question:
+def pubmedqa_question(row: dict[str, Any]) -> Question:
     """From any of three layouts: upper-case columns, lower-case columns, or `contexts` within `context`."""
     row = {name.lower(): value for name, value in row.items()}
     contexts = row["contexts"] if "contexts" in row else row["context"]["contexts"]
@@ -79,7 +80,7 @@ def pubmedqa_prompt(question: Question) -> str:
     return f"Abstract: {question.context}\nQuestion: {question.question}\nAnswer:"
 
 
-def mmlu_question(row: dict) -> Question:
+def mmlu_question(row: dict[str, Any]) -> Question:
     """From `question`, four `choices`, `answer` (0..3) and `subject`."""
     if len(row["choices"]) != len(LETTERS):
         raise ValueError(f"{len(row['choices'])} choices where {len(LETTERS)} were expected")

@@ -1,6 +1,7 @@
 """What a pretraining run is told. The defaults are the seed's two-day run on one A100."""
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -23,7 +24,7 @@ class ModelArguments:
         default="medium-large",
         metadata={"help": "size of the model: tiny, small (30M), medium (124M), medium-large (401M parameters)"},
     )
-    model_overrides: dict | None = field(
+    model_overrides: dict[str, Any] | None = field(
         default=None, metadata={"help": "PureConfig fields that differ from the preset, e.g. vocab_size"}
     )
 
@@ -78,7 +79,7 @@ class PureTrainingArguments(TrainingArguments):
     )
     learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "schedule after warm-up"})
-    lr_scheduler_kwargs: dict | None = field(
+    lr_scheduler_kwargs: dict[str, Any] | None = field(
         default_factory=lambda: {"min_lr": 3e-5}, metadata={"help": "settings of the schedule; min_lr is its end"}
     )
     warmup_steps: float = field(default=1526, metadata={"help": "steps of linear warm-up; 1,526 = 50M tokens"})
@@ -87,7 +88,9 @@ class PureTrainingArguments(TrainingArguments):
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second-moment decay"})
     adam_epsilon: float = field(default=1e-8, metadata={"help": "AdamW's epsilon"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    bf16: bool | None = field(default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"})
+    bf16: bool | None = field(  # type: ignore[assignment]  # None, as in TRL: decided in `__post_init__`
+        default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"}
+    )
     compile_layers: bool | None = field(
         default=None, metadata={"help": "torch.compile each decoder layer; by default on a GPU"}
     )
@@ -160,7 +163,7 @@ class PureTrainingArguments(TrainingArguments):
             )
         self.per_device_train_batch_size, self.gradient_accumulation_steps = size, passes
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         if self.compile_layers is None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -48,7 +49,15 @@ def checkpoint_step(folder: Path) -> int | None:
     return None if checkpoint_fault(folder) else int(folder.name.removeprefix("checkpoint-"))
 
 
-def last_complete_checkpoint(output_dir: str) -> Path | None:
+def complete_step(folder: Path) -> int:
+    """The step of a checkpoint to resume from; raises `InputError` if it is not complete."""
+    step = checkpoint_step(folder)
+    if step is None:
+        raise InputError(f"resume_from_checkpoint: '{folder}' is not a complete checkpoint")
+    return step
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
     """The newest whole checkpoint of a run; says which damaged ones it passed over."""
     for _, folder in reversed(checkpoint_folders(output_dir)):
         if not (fault := checkpoint_fault(folder)):
@@ -57,7 +66,7 @@ def last_complete_checkpoint(output_dir: str) -> Path | None:
     return None
 
 
-def resume_point(output_dir: str, resume_from_checkpoint: str | None) -> Path | None:
+def resume_point(output_dir: str | Path, resume_from_checkpoint: str | None) -> Path | None:
     """The checkpoint to go on from: the one that is asked for, else the run's last complete one, else none.
 
     Raises:
@@ -71,7 +80,7 @@ def resume_point(output_dir: str, resume_from_checkpoint: str | None) -> Path | 
     return folder
 
 
-def callback_attributes(checkpoint: str | Path, callback: str) -> dict:
+def callback_attributes(checkpoint: str | Path, callback: str) -> dict[str, Any]:
     """What a stateful callback left in a checkpoint's trainer_state.json.
 
     Raises:
@@ -79,15 +88,16 @@ def callback_attributes(checkpoint: str | Path, callback: str) -> dict:
     """
     state = json.loads((Path(checkpoint) / STATE_FILE).read_text())
     try:
-        return state["stateful_callbacks"][callback]["attributes"]
+        attributes: dict[str, Any] = state["stateful_callbacks"][callback]["attributes"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{checkpoint}: was not written by this kind of run (no {callback} state)") from error
+    return attributes
 
 
 def already_finished(output_dir: str, max_steps: int) -> bool:
     """Whether a run's folder holds everything that its last step and what follows it leave; says so."""
     try:
-        step = json.loads((Path(output_dir) / STATE_FILE).read_text())["global_step"]  # written last of all
+        step: int = json.loads((Path(output_dir) / STATE_FILE).read_text())["global_step"]  # written last of all
     except (OSError, ValueError, KeyError):
         return False
     finished = step >= max_steps and any(Path(output_dir).glob("*.safetensors"))

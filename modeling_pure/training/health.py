@@ -6,6 +6,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -22,6 +23,12 @@ class NotFinite(RunStopped):
     """The loss or a gradient was not finite in too many steps in a row."""
 
 
+class SkipsSteps(Protocol):
+    """An optimizer that skips a step if `found_inf` is 1 (float32, shape ()), as fused AdamW does."""
+
+    found_inf: torch.Tensor | None
+
+
 class NonFiniteGuard:
     """Skips the optimizer steps whose loss or gradient is not finite; the decision never leaves the device.
 
@@ -34,14 +41,14 @@ class NonFiniteGuard:
         steps_kept: how many steps' batches to remember, to say which rows were concerned.
     """
 
-    def __init__(self, max_steps: int, steps_kept: int, device: torch.device):
+    def __init__(self, max_steps: int, steps_kept: int, device: torch.device) -> None:
         self.max_steps = max_steps
         self.in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self.longest, self.last_of_longest, self.skipped, self.finite_losses = torch.zeros(
             4, dtype=torch.int64, device=device
         ).unbind()
         self.losses = 0
-        self.batches: deque[tuple[int, list[dict]]] = deque(maxlen=steps_kept)
+        self.batches: deque[tuple[int, list[dict[str, Any]]]] = deque(maxlen=steps_kept)
 
     def poison(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss, with a gradient that is NaN throughout where it is not finite."""
@@ -54,7 +61,7 @@ class NonFiniteGuard:
         self.losses += 1
         return torch.where(finite, loss, 0.0)
 
-    def check(self, grad_norm: torch.Tensor, optimizer: torch.optim.Optimizer, step: int) -> torch.Tensor:
+    def check(self, grad_norm: torch.Tensor, optimizer: SkipsSteps, step: int) -> torch.Tensor:
         """Tell the optimizer whether to skip this step; returns the norm as a plain tensor."""
         grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
         bad = ~torch.isfinite(grad_norm)

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate.utils import gather_object
 from huggingface_hub import HfApi, constants, get_token
@@ -30,6 +30,7 @@ from transformers.trainer_utils import HubStrategy
 from ..data.remote import is_transient
 from ..errors import DISK_FULL, InputError, first_line
 from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_step, resume_point
+from .run_folder import folder_of
 
 T = TypeVar("T")
 LAST_CHECKPOINT = "last-checkpoint"
@@ -56,11 +57,17 @@ def check_hub(args: TrainingArguments) -> None:
             f"hub_strategy: expected one of {[kind.value for kind in PUSHED]}, without hub_always_push: a checkpoint "
             "that has to wait for a push makes room for a newer one"
         )
+    repo_id = repository_id(args)
+    if args.process_index == 0:
+        check_rights(repo_id, repo_id.partition("/")[0], args.hub_token)
+
+
+def repository_id(args: TrainingArguments) -> str:
+    """The repository of a run, `user/name`; raises `InputError` if none is set."""
     owner, _, name = (args.hub_model_id or "").partition("/")
     if not owner or not name:
         raise InputError(f"hub_model_id: expected user/name, found {args.hub_model_id!r}")
-    if args.process_index == 0:
-        check_rights(args.hub_model_id, owner, args.hub_token)
+    return f"{owner}/{name}"
 
 
 def check_rights(repo_id: str, owner: str, token: str | None) -> None:
@@ -82,17 +89,17 @@ def check_rights(repo_id: str, owner: str, token: str | None) -> None:
 
 def create_repository(args: TrainingArguments) -> str:
     """Make the repository of a run, and the branch that it is to be pushed to; returns its id, `user/name`."""
-    api = HfApi(token=args.hub_token)
-    with hub_errors(f"hub_model_id: '{args.hub_model_id}'"):
-        api.create_repo(args.hub_model_id, private=args.hub_private_repo, exist_ok=True)
+    api, repo_id = HfApi(token=args.hub_token), repository_id(args)
+    with hub_errors(f"hub_model_id: '{repo_id}'"):
+        api.create_repo(repo_id, private=args.hub_private_repo, exist_ok=True)
         if args.hub_revision:
-            api.create_branch(args.hub_model_id, branch=args.hub_revision, exist_ok=True)
-    return args.hub_model_id
+            api.create_branch(repo_id, branch=args.hub_revision, exist_ok=True)
+    return repo_id
 
 
 def hub_facts(args: TrainingArguments) -> dict[str, str]:
     """The line of the start-up block on what goes to the Hub; none for a run that is not pushed."""
-    return {"Hub": f"{args.hub_model_id}: {PUSHED[args.hub_strategy]}"} if args.push_to_hub else {}
+    return {"Hub": f"{args.hub_model_id}: {PUSHED[HubStrategy(args.hub_strategy)]}"} if args.push_to_hub else {}
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
@@ -108,14 +115,14 @@ def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
     asked = args.resume_from_checkpoint or ""
     from_hub = asked.startswith(PREFIX)
     with args.main_process_first(local=False, desc="looking for a checkpoint"):
-        found = resume_point(args.output_dir, None if from_hub else asked)
+        found = resume_point(folder_of(args), None if from_hub else asked)
         if not found and from_hub:
             repo_id, _, revision = asked.removeprefix(PREFIX).partition("@")
             found = download_checkpoint(repo_id, revision or None, args)
             if not found:
                 raise InputError(f"resume_from_checkpoint: there is no {LAST_CHECKPOINT}/ in '{asked}'")
         elif not found and args.push_to_hub and args.hub_strategy == HubStrategy.CHECKPOINT:
-            found = download_checkpoint(args.hub_model_id, args.hub_revision, args)
+            found = download_checkpoint(repository_id(args), args.hub_revision, args)
     steps = {*gather_object([checkpoint_step(found) if found else 0])}
     if len(steps) > 1:
         raise InputError(
@@ -130,16 +137,16 @@ def download_checkpoint(repo_id: str, revision: str | None, args: TrainingArgume
     api = HfApi(token=args.hub_token)
     with hub_errors(f"Hub repository '{repo_id}'"):
         try:
-            info = patiently(api.repo_info, repo_id, revision=revision)
+            info = patiently(api.model_info, repo_id, revision=revision)
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return None
-        if STATE not in {file.rfilename for file in info.siblings}:
+        if STATE not in {file.rfilename for file in info.siblings or ()}:
             return None
         # All of one commit: a newer one may come half-way through.
         state_file = patiently(api.hf_hub_download, repo_id, STATE, revision=info.sha)
-        folder = Path(args.output_dir) / f"checkpoint-{json.loads(Path(state_file).read_text())['global_step']}"
+        folder = Path(folder_of(args)) / f"checkpoint-{json.loads(Path(state_file).read_text())['global_step']}"
         print(f"bringing {folder.name} from the Hub's {repo_id}")
-        place, files = Path(args.output_dir) / DOWNLOADS, f"{LAST_CHECKPOINT}/*"
+        place, files = Path(folder_of(args)) / DOWNLOADS, f"{LAST_CHECKPOINT}/*"
         patiently(api.snapshot_download, repo_id, revision=info.sha, allow_patterns=files, local_dir=place)
     shutil.rmtree(folder, ignore_errors=True)
     os.rename(place / LAST_CHECKPOINT, folder)
@@ -149,7 +156,7 @@ def download_checkpoint(repo_id: str, revision: str | None, args: TrainingArgume
     return folder
 
 
-def patiently(ask: Callable[..., T], *args, **kwargs) -> T:
+def patiently(ask: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """What the Hub answers; it is asked again where it is busy or a network fails, for it is asked at every start."""
     retrying = Retrying(
         stop=stop_after_delay(START_SECONDS),

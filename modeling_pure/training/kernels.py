@@ -2,7 +2,9 @@
 
 import inspect
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -77,7 +79,7 @@ def compile_layers(model: PureForCausalLM) -> None:
     model.model.register_forward_pre_hook(allow_any_number_of_documents, with_kwargs=True)
 
 
-def allow_any_number_of_documents(decoder: torch.nn.Module, args: tuple, kwargs: dict) -> None:
+def allow_any_number_of_documents(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Before a forward pass: tell the compiler that the number of documents differs from batch to batch."""
     for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
         if name in kwargs and not torch.compiler.is_compiling():
@@ -106,7 +108,7 @@ def varlen_attention(
     cu_seq_lens_k: torch.Tensor | None = None,
     max_length_q: int | None = None,
     max_length_k: int | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within documents.
 
@@ -125,5 +127,6 @@ def varlen_attention(
     # The rotary embedding leaves queries and keys in float32; values have the dtype of autocast.
     flat = (states.transpose(1, 2).flatten(0, 1).to(value.dtype) for states in (query, key, value))
     lengths = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
-    mixed = varlen_attn(*flat, *lengths, scale=scaling, window_size=(-1, 0), **GROUPED_HEADS)
+    attend: Callable[..., Any] = varlen_attn  # whose arguments and results differ between versions of torch
+    mixed = attend(*flat, *lengths, scale=scaling, window_size=(-1, 0), **GROUPED_HEADS)
     return mixed.unflatten(0, (query.shape[0], query.shape[2])), None

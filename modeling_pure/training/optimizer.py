@@ -1,5 +1,7 @@
 """Muon for the matrices between the embeddings, AdamW for the embeddings: two optimizers that Trainer sees as one."""
 
+from typing import Any
+
 import torch
 from transformers import TrainingArguments
 
@@ -28,7 +30,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         weight_decay: float,
         betas: tuple[float, float],
         eps: float,
-    ):
+    ) -> None:
         self.muon = torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, fused=True)
         self.found_inf: torch.Tensor | None = None
@@ -40,18 +42,18 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.muon.param_groups, self.adamw.param_groups = self.param_groups[:1], self.param_groups[1:]
         self.muon.state = self.adamw.state = self.state
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._share()
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
-        """One step of both."""
-        self.adamw.found_inf = self.found_inf
-        self.adamw.step(closure)
+    def step(self, closure: Any = None) -> Any:
+        """One step of both; returns what `closure` does."""
+        self.adamw.found_inf = self.found_inf  # type: ignore[attr-defined]  # which its kernel looks for
+        loss = self.adamw.step(closure)
         if self.found_inf is None:
             self.muon.step()
-            return
+            return loss
         skip = self.found_inf.bool()
         weights = [weight for group in self.muon.param_groups for weight in group["params"] if weight.grad is not None]
         for weight in weights:
@@ -62,6 +64,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.muon.step()
         for weight, old in zip(weights, before, strict=True):
             weight.copy_(torch.where(skip, old, weight))
+        return loss
 
 
 def muon_with_adamw(model: PureForCausalLM, args: TrainingArguments) -> MuonWithAdamW:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants
 from tenacity import (
@@ -12,14 +13,17 @@ from tenacity import (
     sleep_using_event,
     stop_after_delay,
     stop_any,
+    stop_when_event_set,
     wait_exponential,
 )
+from tenacity.stop import stop_base
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from ..data.remote import is_transient
+from ..data.remote import is_transient, last_error
 from ..errors import RunStopped, first_line
 from .hub import LAST_CHECKPOINT, create_repository
+from .run_folder import folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,20 +45,21 @@ class Publisher:
         repo_id: `user/name`.
     """
 
-    def __init__(self, args: TrainingArguments, repo_id: str):
+    def __init__(self, args: TrainingArguments, repo_id: str) -> None:
         self.args, self.repo_id, self.api = args, repo_id, HfApi(token=args.hub_token)
         self.left_out: list[str] = []  # names of the checkpoints that were not pushed
         self._current: Path | None = None
         self._waiting: Path | None = None
         self._patient = True
         self._hurry = threading.Event()  # not to wait before another try
-        self._lock, self._thread = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     @property
     def busy(self) -> set[Path]:
         """The folders that are being pushed or wait for it, and must not go."""
         with self._lock:
-            return {self._current, self._waiting} - {None}
+            return {folder for folder in (self._current, self._waiting) if folder}
 
     def push(self, checkpoint: Path) -> None:
         """Have a checkpoint pushed; returns at once."""
@@ -88,7 +93,7 @@ class Publisher:
             RunStopped: it could not be; the folder is as it was.
         """
         self.wait()
-        folder = self.args.output_dir
+        folder = folder_of(self.args)
         try:
             # Of a LoRA run the checkpoints are adapters, and the end is the whole model.
             delete = [] if any(Path(folder).glob("adapter_*")) else ["adapter_*"]
@@ -105,7 +110,7 @@ class Publisher:
     def _work(self) -> None:
         while self._current:
             try:
-                self._retrying(lambda _: self._hurry.is_set())(self._upload_checkpoint, self._current)
+                self._retrying(stop_when_event_set(self._hurry))(self._upload_checkpoint, self._current)
             except Exception as error:  # no run ends because a push does
                 self._leave_out(self._current, first_line(root(error)))
             with self._lock:
@@ -122,17 +127,17 @@ class Publisher:
         self.api.create_branch(self.repo_id, branch=name, revision=self.args.hub_revision, exist_ok=True)
         self._upload(folder, message, MODEL_FILES, delete_patterns="*", revision=name)
 
-    def _upload(self, folder: str | Path, message: str, files: tuple[str, ...] | None = None, **where) -> None:
-        place = {"repo_id": self.repo_id, "revision": self.args.hub_revision, **where}
+    def _upload(self, folder: str | Path, message: str, files: tuple[str, ...] | None = None, **where: Any) -> None:
+        place: dict[str, Any] = {"repo_id": self.repo_id, "revision": self.args.hub_revision, **where}
         self.api.upload_folder(
             folder_path=folder,
             commit_message=message,
-            allow_patterns=files and [*files],
+            allow_patterns=None if files is None else [*files],
             ignore_patterns=["checkpoint-*/*", "_*"],  # of a run's folder
             **place,
         )
 
-    def _retrying(self, *stop) -> Retrying:
+    def _retrying(self, *stop: stop_base) -> Retrying:
         return Retrying(
             stop=stop_any(stop_after_delay(RETRY_SECONDS), *stop),
             wait=wait_exponential(max=60),
@@ -144,7 +149,7 @@ class Publisher:
 
     def _report(self, attempt: RetryCallState) -> None:
         if attempt.attempt_number == 1:
-            logger.warning(f"{self.repo_id}: {first_line(root(attempt.outcome.exception()))}; trying again")
+            logger.warning(f"{self.repo_id}: {first_line(root(last_error(attempt)))}; trying again")
 
     def _leave_out(self, folder: Path, why: str) -> None:
         self.left_out.append(folder.name)

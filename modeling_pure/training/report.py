@@ -20,7 +20,7 @@ def training_bytes(config: PureConfig, parameters: int, args: TrainingArguments,
     """
     tokens = args.per_device_train_batch_size * length
     width = 2 if args.bf16 else 4
-    keys = config.num_key_value_heads * config.head_dim
+    keys = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     of_layer = width * tokens * (6 * config.hidden_size + 2 * keys + 3 * config.intermediate_size)
     activations = config.num_hidden_layers * of_layer
     if args.gradient_checkpointing:

@@ -7,10 +7,11 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
+from transformers import TrainingArguments
 
 from ..atomic import write_atomically
 from ..errors import InputError
@@ -27,8 +28,12 @@ FIXED = (
 ALWAYS_FIXED = ("preset", "model_overrides", "optimizer")
 MAY_MOVE = ("path", "validation_path")
 
+# A merged recipe: option names to values. A checkpoint's `recipe.json` also has `rows_per_step`, and every field of
+# each entry of `sources`.
+Recipe = dict[str, Any]
 
-def check_recipe(checkpoint: Path, recipe: dict[str, Any], allow_change: bool = False) -> None:
+
+def check_recipe(checkpoint: Path, recipe: Recipe, allow_change: bool = False) -> None:
     """Raise `InputError`, with the differences, where `recipe` cannot go on from a checkpoint.
 
     Args:
@@ -37,7 +42,7 @@ def check_recipe(checkpoint: Path, recipe: dict[str, Any], allow_change: bool = 
         allow_change: look only at what the checkpoint's tensors depend on.
     """
     try:
-        before = json.loads((checkpoint / CHECKPOINT_RECIPE).read_text())
+        before: Recipe = json.loads((checkpoint / CHECKPOINT_RECIPE).read_text())
     except OSError as error:
         raise InputError(f"{checkpoint}: was not written by this kind of run (no {CHECKPOINT_RECIPE})") from error
     keys = [key for key in (ALWAYS_FIXED if allow_change else FIXED) if key in recipe or key in before]
@@ -60,7 +65,12 @@ def differences(key: str, before: Any, now: Any) -> list[str]:
     return [] if before == now else [f"{key}: {now}, was {before}"]
 
 
-def write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
+def folder_of(args: TrainingArguments) -> str:
+    """The run folder. TrainingArguments declares it as optional but always sets it."""
+    return cast(str, args.output_dir)
+
+
+def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write the recipe as it was merged from file and command line; `--config` reads it."""
     write_atomically(folder / RECIPE_FILE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
 
@@ -83,7 +93,7 @@ def note_launch(folder: Path, step: int, world_size: int, device: torch.device) 
 
 def hide_tokens(arguments: list[str]) -> list[str]:
     """A command line without what is secret in it."""
-    shown = []
+    shown: list[str] = []
     for argument in arguments:
         secret = "token=" in argument or (shown and shown[-1].endswith("token"))
         shown.append("(hidden)" if secret else argument)

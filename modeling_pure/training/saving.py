@@ -5,29 +5,36 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
-from transformers import TrainerState
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput
 
 from ..errors import RunInterrupted, RunStopped, first_line
 from ..model_card import write_model_card
-from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders, checkpoint_step, write_file_list
-from .hub import create_repository
+from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders, complete_step, write_file_list
+from .hub import create_repository, repository_id
 from .publishing import Publisher
+from .run_folder import folder_of
 from .signals import StopOnSignal
 
 STAGING = "_unfinished"  # what is being written; a run that was killed while it wrote leaves it behind
 
 
-class DurableTrainer:
+class DurableTrainer(Trainer):
     """What `PureTrainer` and `PureGRPOTrainer` have in common, to stand before a class of transformers or TRL.
 
     A checkpoint is written under another name, flushed to the disk and renamed; with `push_to_hub` it then goes to the
     Hub. `save_total_limit` counts the newest ones; the best one is kept beside them.
     """
 
-    def __init__(self, *args, **kwargs):
+    model: PreTrainedModel
+    hub_model_id: str | None  # type: ignore[assignment]  # inferred as None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Trainer would count the best one among the newest, and with a limit of 1 delete the last at the end.
         self.checkpoints_kept, self.args.save_total_limit = self.args.save_total_limit, None
@@ -38,7 +45,9 @@ class DurableTrainer:
         self.add_callback(self.stop_on_signal)
         self._staging: Path | None = None
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(  # type: ignore[override]  # accepts no bool; returns None if no step is left
+        self, resume_from_checkpoint: str | None = None, **kwargs: Any
+    ) -> TrainOutput | None:
         """Train. A run that was stopped after its last step takes up its state and makes none.
 
         Raises:
@@ -51,7 +60,7 @@ class DurableTrainer:
             self._load_from_checkpoint(str(best) if self.ends_with_best else resume_from_checkpoint)
             return None
         if resume_from_checkpoint and self.args.should_save:
-            leave_later_checkpoints(Path(resume_from_checkpoint), Path(self.args.output_dir))
+            leave_later_checkpoints(Path(resume_from_checkpoint), self._run_folder)
         try:
             result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             self.stop_on_signal.raise_if_stopped(self.state)
@@ -62,20 +71,24 @@ class DurableTrainer:
         return result
 
     @property
+    def _run_folder(self) -> Path:
+        return Path(folder_of(self.args))
+
+    @property
     def ends_with_best(self) -> bool:
         """Whether the best checkpoint's weights are taken at the end: asked for, measured, and still on this disk."""
-        best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        best = self._run_folder / f"checkpoint-{self.state.best_global_step}"
         return bool(self.args.load_best_model_at_end and self.state.best_global_step) and not checkpoint_fault(best)
 
     def has_finished(self, checkpoint: Path) -> bool:
         """Whether a checkpoint is that of the last step."""
-        return checkpoint_step(checkpoint) >= self.args.max_steps
+        return complete_step(checkpoint) >= self.args.max_steps
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; into the run's own folder file by file, each under its name only when it is whole."""
         if output_dir or _internal_call:
             return super().save_model(output_dir, _internal_call)
-        run_folder = Path(self.args.output_dir)
+        run_folder = self._run_folder
         with self._staged() as staging:
             super().save_model(str(staging), _internal_call=True)
             if self.args.should_save:
@@ -89,7 +102,7 @@ class DurableTrainer:
         if self.is_world_process_zero():
             self.hub_model_id = create_repository(self.args)
 
-    def push_to_hub(self, *args, **kwargs) -> None:
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]  # pushes in several commits
         """Push the run's folder as it is; Trainer's would save the model once more, on all ranks.
 
         Raises:
@@ -98,23 +111,23 @@ class DurableTrainer:
         if not self.hub_model_id:
             self.init_hf_repo()
         if self.is_world_process_zero():
-            self.publisher = self.publisher or Publisher(self.args, self.hub_model_id)
+            self.publisher = self.publisher or Publisher(self.args, repository_id(self.args))
             self.publisher.finish()
 
-    def create_model_card(self, *args, **kwargs) -> None:
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Leave the card to the script: Trainer's would replace ours, which says what the model is not for."""
 
-    def _init_training_state(self, max_steps: int, *args, **kwargs):
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         # Trainer would go on with the intervals of the checkpoint, whatever the arguments say now.
         result = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         return result
 
-    def _get_output_dir(self, trial) -> str:
+    def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
 
-    def _save_checkpoint(self, model, trial) -> None:
-        run_folder, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run_folder, name = self._run_folder, f"checkpoint-{self.state.global_step}"
         with self._staged() as staging:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # every rank has written its part
@@ -152,9 +165,7 @@ class DurableTrainer:
         if not self.checkpoints_kept:
             return
         # Those of later steps are damaged, or of a course that the run has left.
-        folders = [
-            folder for step, folder in checkpoint_folders(self.args.output_dir) if step <= self.state.global_step
-        ]
+        folders = [folder for step, folder in checkpoint_folders(self._run_folder) if step <= self.state.global_step]
         pushed = self.publisher.busy if self.publisher else set()
         for folder in folders[: -self.checkpoints_kept]:
             if str(folder) != self.state.best_model_checkpoint and folder not in pushed:
@@ -163,7 +174,7 @@ class DurableTrainer:
     @contextmanager
     def _staged(self) -> Iterator[Path]:
         """A folder to write in, gone afterwards; a disk that is full stops the run and leaves all else alone."""
-        run_folder = Path(self.args.output_dir)
+        run_folder = self._run_folder
         staging = run_folder / STAGING
         try:
             if self.args.should_save:
@@ -197,7 +208,7 @@ def is_write_error(error: Exception) -> bool:
 def leave_later_checkpoints(checkpoint: Path, run_folder: Path) -> None:
     """Set aside what a run saved after a checkpoint that it goes back to: it would be taken for its newest."""
     for step, folder in checkpoint_folders(run_folder):
-        if folder.resolve().parent == checkpoint.resolve().parent and step > checkpoint_step(checkpoint):
+        if folder.resolve().parent == checkpoint.resolve().parent and step > complete_step(checkpoint):
             aside = folder.with_name(f"_left-{folder.name}")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(folder, aside)

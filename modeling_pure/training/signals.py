@@ -6,10 +6,12 @@ import signal
 import stat
 import threading
 import time
+from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import RunInterrupted
 
@@ -24,20 +26,25 @@ class StopOnSignal(TrainerCallback):
     twice, so that one within two seconds of the first is taken for the same.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.steps_between_stops = 1  # the run stops only after a step that is a multiple of this
         self.signum = 0  # what all ranks have agreed to stop for
         self.received, self.received_at = 0, 0.0  # by this one, at any moment, also while they agree
-        self.handlers: dict = {}
-        self.ranks = None  # the group in which ranks agree; not the one of the gradients, which may be on GPUs
+        self.handlers: dict[int, Any] = {}
+        # The group in which ranks agree; not the one of the gradients, which may be on GPUs.
+        self.ranks: dist.ProcessGroup | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Listen from now on."""
         self.handlers = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         if args.world_size > 1 and self.ranks is None:
             self.ranks = dist.new_group(backend="gloo")
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Stop, if any rank has been told to."""
         self.signum = self.received
         if self.ranks is not None:
@@ -49,7 +56,9 @@ class StopOnSignal(TrainerCallback):
         # A checkpoint does not hold the mean that a log line is about to say: let it begin a new one.
         control.should_log |= control.should_save
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Listen no longer."""
         for signum, handler in self.handlers.items():
             signal.signal(signum, handler)
@@ -63,7 +72,7 @@ class StopOnSignal(TrainerCallback):
                 self.signum,
             )
 
-    def _note(self, signum: int, frame) -> None:
+    def _note(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.received == signal.SIGINT == signum and now - self.received_at > SECONDS_BETWEEN:
             signal.signal(signum, signal.SIG_DFL)

@@ -52,7 +52,7 @@ class Throughput:
         peak: TFLOP/s of all devices together; without it there is no MFU.
     """
 
-    def __init__(self, tokens_per_step: int, flops_per_token: int, peak: float | None, device: torch.device):
+    def __init__(self, tokens_per_step: int, flops_per_token: int, peak: float | None, device: torch.device) -> None:
         self.tokens_per_step, self.flops_per_token = tokens_per_step, flops_per_token
         self.peak, self.device = peak, device
         self.start(0)

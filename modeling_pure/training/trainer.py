@@ -3,28 +3,33 @@
 import gc
 import json
 import logging
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import partial, reduce
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import TrainOutput
 
-from ..data.mixture import Mixture, collate_rows, document_boundaries
-from ..data.packed import PackedMixture
+from ..data.mixture import collate_rows, document_boundaries
+from ..data.states import RankState, Row, TrainingRows
 from ..errors import InputError, RunStopped
 from ..medqa.questions import Question
-from .checkpoint import callback_attributes, checkpoint_folders, checkpoint_step
+from ..modeling_pure import PureForCausalLM
+from .arguments import PureTrainingArguments
+from .checkpoint import callback_attributes, checkpoint_folders, checkpoint_step, complete_step
 from .health import NonFiniteGuard, NotFinite, loss_spike
 from .kernels import choose_attention_kernel, compile_layers, separate_documents_by_lengths
 from .optimizer import muon_with_adamw
 from .report import model_flops
-from .run_folder import CHECKPOINT_RECIPE
+from .run_folder import CHECKPOINT_RECIPE, Recipe
 from .saving import DurableTrainer
 from .signals import leave_signals_to_the_run
 from .throughput import Throughput, device_peak
@@ -36,28 +41,28 @@ logger = logging.getLogger(__name__)
 class DataPosition(TrainerCallback, ExportableState):
     """Where every rank is in its data. As a stateful callback it is saved in trainer_state.json, written last."""
 
-    def __init__(self):
-        self.workers: dict[str, dict] = {}  # this rank's data-loader workers: the state after their last batch
+    def __init__(self) -> None:
+        self.workers: dict[str, Any] = {}  # this rank's data-loader workers: the state after their last batch
         self.last_worker = 0
-        self.ranks: list[dict] = []
+        self.ranks: list[RankState[Any]] = []
 
-    def advance(self, data_state: dict) -> None:
+    def advance(self, data_state: Any) -> None:
         """Note the state of a batch that is being trained on."""
         self.last_worker = data_state["worker"]
         self.workers[str(self.last_worker)] = data_state
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """What goes into the checkpoint: the positions of all ranks."""
         return {"args": {}, "attributes": {"ranks": self.ranks}}
 
 
-def resume_data(checkpoint: str | Path, dataset: Mixture | PackedMixture, args: TrainingArguments) -> str | None:
+def resume_data(checkpoint: str | Path, dataset: TrainingRows[Any], args: PureTrainingArguments) -> str | None:
     """Put the data where it was when a checkpoint was written; returns what changes for the user, if anything does.
 
     Raises:
         InputError: another kind of run wrote the checkpoint, or one with other sources and no `allow_recipe_change`.
     """
-    ranks = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
+    ranks: list[RankState[Any]] = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
     try:
         return dataset.resume(ranks, max(1, args.dataloader_num_workers))
     except InputError as error:
@@ -66,7 +71,7 @@ def resume_data(checkpoint: str | Path, dataset: Mixture | PackedMixture, args: 
         return f"the data begin anew: {error}"
 
 
-class PureTrainer(DurableTrainer, Trainer):
+class PureTrainer(DurableTrainer):
     """A Trainer for `Mixture`. Every rank builds its own batches; none waits for rank 0, and no step for its host.
 
     Args:
@@ -76,15 +81,22 @@ class PureTrainer(DurableTrainer, Trainer):
         recipe: what a checkpoint says it was made with (`run_folder.check_recipe`).
     """
 
+    model: PureForCausalLM
+    args: PureTrainingArguments
+    train_dataset: TrainingRows[Any]
+    eval_dataset: list[Row[Any]]
+    data_collator: Callable[[list[Row[Any]]], dict[str, Any]]
+    optimizer: Any  # what accelerate wraps around it has no types
+
     def __init__(
         self,
-        *args,
-        train_dataset: Mixture | PackedMixture,
+        *args: Any,
+        train_dataset: TrainingRows[Any],
         document_mask: bool = False,
         questions: list[Question] | None = None,
-        recipe: dict[str, Any] | None = None,
-        **kwargs,
-    ):
+        recipe: Recipe | None = None,
+        **kwargs: Any,
+    ) -> None:
         self.data_position, self.tokenizer = DataPosition(), train_dataset.tokenizer
         self.document_end = self.tokenizer.eos_token_id if document_mask else None
         collator = partial(collate_rows, document_end=self.document_end)
@@ -121,7 +133,7 @@ class PureTrainer(DurableTrainer, Trainer):
         """Tokens of one optimizer step, over all devices."""
         return self.args.rows_per_step * self.train_dataset.row_length
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW as Trainer makes it, or Muon with AdamW."""
         if self.optimizer is None and self.args.optimizer == "muon":
             self.optimizer = muon_with_adamw(self.model, self.args)
@@ -138,7 +150,7 @@ class PureTrainer(DurableTrainer, Trainer):
                 group.update({**given, "lr": given["initial_lr"] * factor(schedule.last_epoch)})
             schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Row[Any]]:
         """A plain loader: the mixture already gives each rank its own rows, so accelerate must not share them out."""
         workers = self.args.dataloader_num_workers
         return DataLoader(
@@ -152,9 +164,11 @@ class PureTrainer(DurableTrainer, Trainer):
             generator=torch.Generator(),  # else it would draw from the one that a checkpoint has restored
         )
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(  # type: ignore[override]  # as DurableTrainer's
+        self, resume_from_checkpoint: str | None = None, **kwargs: Any
+    ) -> TrainOutput | None:
         """Train; with a checkpoint, first put the data where that checkpoint left it."""
-        self.throughput.start(checkpoint_step(Path(resume_from_checkpoint)) if resume_from_checkpoint else 0)
+        self.throughput.start(complete_step(Path(resume_from_checkpoint)) if resume_from_checkpoint else 0)
         if resume_from_checkpoint:
             resume_data(resume_from_checkpoint, self.train_dataset, self.args)
             if workers := self.train_dataset.position:
@@ -164,7 +178,9 @@ class PureTrainer(DurableTrainer, Trainer):
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
-    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
         """The micro-batches of a step; remembered, in case they have to be run again or looked at."""
         try:
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -177,17 +193,19 @@ class PureTrainer(DurableTrainer, Trainer):
         self.guard.batches.append((self.state.global_step + 1, batches))
         return batches, num_items
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> torch.Tensor:
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         # Rows are full, so the number is known without looking at them; Trainer's own count waits for the device.
         tokens = sum(batch["labels"].numel() - len(batch["labels"]) for batch in batch_samples)
         return torch.full((), tokens * self.args.world_size, device=device)
 
-    def _prepare_input(self, data):
+    def _prepare_input(self, data: Any) -> Any:
         if isinstance(data, torch.Tensor):
             return data.to(self.args.device, non_blocking=True)
         return super()._prepare_input(data)
 
-    def training_step(self, model, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
         """Forward and backward of a micro-batch, a part of its rows at a time once memory has run out."""
         _, batches = self.guard.batches[-1]
         self.data_position.advance(inputs["data_state"])
@@ -200,14 +218,17 @@ class PureTrainer(DurableTrainer, Trainer):
             loss = None if None in losses else losses[-1]
         return self.guard.count_loss(loss)
 
-    def _pass(self, model, batch: dict, num_items: torch.Tensor) -> torch.Tensor | None:
+    def _pass(
+        self, model: nn.Module, batch: dict[str, Any], num_items: torch.Tensor | int | None
+    ) -> torch.Tensor | None:
         """The loss of a micro-batch, its gradients added to the others; None where memory has run out."""
         try:
-            return sum(Trainer.training_step(self, model, piece, num_items) for piece in self._pieces(batch))
+            losses = (Trainer.training_step(self, model, piece, num_items) for piece in self._pieces(batch))
+            return reduce(torch.add, losses)
         except torch.OutOfMemoryError:
             return None
 
-    def _pieces(self, batch: dict) -> list[dict]:
+    def _pieces(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """A micro-batch as the model takes it, cut into passes."""
         if self.rows_per_pass >= len(batch["input_ids"]):
             return [{name: value for name, value in batch.items() if name not in ("source", "data_state")}]
@@ -235,11 +256,18 @@ class PureTrainer(DurableTrainer, Trainer):
             f"often; a step still has {self.tokens_per_step:,} tokens"
         )
 
-    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
         """The loss; where it is not finite, its gradient is not either."""
-        return self.guard.poison(super().compute_loss(model, inputs, False, num_items_in_batch))
+        loss = super().compute_loss(model, inputs, False, num_items_in_batch)
+        return self.guard.poison(cast(torch.Tensor, loss))  # without the outputs it is no tuple
 
-    def _get_grad_norm(self, model, grad_norm=None) -> torch.Tensor:
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> torch.Tensor:
         norm = super()._get_grad_norm(model, grad_norm)
         return self.guard.check(norm, self.optimizer.optimizer, self.state.global_step + 1)
 
@@ -282,7 +310,9 @@ class PureTrainer(DurableTrainer, Trainer):
             f"{steps[-1]}; their rows are in '{file}', the last good checkpoint is {good[-1] if good else 'none'}"
         )
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Loss, perplexity ratios and bits per byte of the held-out rows, and MedQA dev accuracy (`validation`)."""
         args = self.args
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -290,7 +320,7 @@ class PureTrainer(DurableTrainer, Trainer):
         batches = [self.data_collator(rows[i : i + size]) for i in range(0, len(rows), size)]
         ranks = (args.process_index, args.world_size, self.accelerator.reduce)
         self.model.eval()
-        with self.throughput.paused(), torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16):
+        with self.throughput.paused(), torch.autocast(args.device.type, torch.bfloat16, enabled=bool(args.bf16)):
             nats = row_nats(self.model, batches, self.token_bytes, *ranks)
             metrics = loss_metrics(rows, nats, self.train_dataset.names, self.token_bytes)
             if self.questions:
@@ -300,9 +330,10 @@ class PureTrainer(DurableTrainer, Trainer):
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         return metrics
 
-    def _save_checkpoint(self, model, trial) -> None:
-        position = {"workers": self.data_position.workers, "last_worker": self.data_position.last_worker}
-        self.data_position.ranks = gather_object([position])
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        data = self.data_position
+        position: RankState[Any] = {"workers": data.workers, "last_worker": data.last_worker}
+        data.ranks = gather_object([position])
         with self.throughput.paused():
             super()._save_checkpoint(model, trial)
 

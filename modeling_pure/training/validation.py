@@ -6,12 +6,14 @@ Means are of sums over all rows and ranks, never of means of batches.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.states import Row
 from ..medqa.metrics import compute_metrics
 from ..medqa.questions import LETTERS, Question
 from ..medqa.scoring import letter_log_likelihoods
@@ -68,7 +70,7 @@ def row_nats(
 
 
 def loss_metrics(
-    rows: list[dict], nats: torch.Tensor, mixture: list[str], sizes: np.ndarray | None
+    rows: list[Row[Any]], nats: torch.Tensor, mixture: list[str], sizes: np.ndarray | None
 ) -> dict[str, float]:
     """What a validation says, by name as it is logged.
 

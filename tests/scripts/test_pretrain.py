@@ -1,9 +1,11 @@
 """Pretraining from the command line: what a run leaves behind, and that an interrupted run loses nothing."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -120,3 +122,16 @@ def test_two_processes_share_the_work_and_one_goes_on(pretrain_recipe, sources, 
         tokens = {name: line[f"tokens/{name}"] for name in sources}
         assert sum(tokens.values()) == line["tokens"]
         assert all(abs(tokens[name] - sources[name]["weight"] * line["tokens"]) <= 3 * 64 for name in sources)
+
+
+def test_a_run_ends_well_without_checkpoints_and_with_one_path_in_a_list(
+    train_here, pretrain_recipe, sources, tmp_path
+):
+    (exam,) = [name for name, source in sources.items() if source.get("format") == "medqa"]
+    paths = f"--sources.{exam}.path", json.dumps([sources[exam]["path"]])
+    short = "--max_steps", 1, "--warmup_steps", 0, "--eval_steps", 1, "--save_strategy", "no"
+    options = *short, *paths, "--medqa_dev_questions", 2, "--dataloader_num_workers", 0, "--output_dir", tmp_path
+    assert "best checkpoint" in train_here("--config", pretrain_recipe, *options)[0]
+    card = (tmp_path / "README.md").read_text()
+    assert "| best checkpoint | none |" in card
+    assert Path(sources[exam]["path"]).name in card

@@ -2,6 +2,7 @@
 
 from math import sqrt
 from statistics import NormalDist
+from typing import Any
 
 import datasets
 import evaluate
@@ -35,7 +36,7 @@ Examples:
 class MedqaAccuracy(evaluate.Metric):
     """See `_DESCRIPTION` and `_KWARGS_DESCRIPTION`."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -45,14 +46,21 @@ class MedqaAccuracy(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references, confidence_level=0.95, n_resamples=10_000, seed=0):
+    def _compute(
+        self,
+        predictions: list[int],
+        references: list[int],
+        confidence_level: float = 0.95,
+        n_resamples: int = 10_000,
+        seed: int = 0,
+    ) -> dict[str, Any]:
         if len(references) == 0:
             raise ValueError("medqa_accuracy: no predictions")
-        predictions, references = np.asarray(predictions), np.asarray(references)
-        right = predictions == references
+        gold = np.asarray(references)
+        right = np.asarray(predictions) == gold
         correct, n = int(right.sum()), len(right)
-        recall = {str(option): float(right[references == option].mean()) for option in np.unique(references)}
-        result = {
+        recall = {str(option): float(right[gold == option].mean()) for option in np.unique(gold)}
+        result: dict[str, Any] = {
             "accuracy": correct / n,
             "correct": correct,
             "n": n,

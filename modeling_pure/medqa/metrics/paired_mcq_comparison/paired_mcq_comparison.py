@@ -1,6 +1,7 @@
 """Two models that answered the same multiple-choice questions: exact McNemar and paired bootstrap. numpy alone."""
 
 from math import comb
+from typing import Any
 
 import datasets
 import evaluate
@@ -35,7 +36,7 @@ Examples:
 class PairedMcqComparison(evaluate.Comparison):
     """See `_DESCRIPTION` and `_KWARGS_DESCRIPTION`."""
 
-    def _info(self):
+    def _info(self) -> evaluate.ComparisonInfo:
         number = datasets.Value("int32")
         return evaluate.ComparisonInfo(
             description=_DESCRIPTION,
@@ -44,13 +45,21 @@ class PairedMcqComparison(evaluate.Comparison):
             features=datasets.Features({"predictions1": number, "predictions2": number, "references": number}),
         )
 
-    def _compute(self, predictions1, predictions2, references, confidence_level=0.95, n_resamples=10_000, seed=0):
+    def _compute(
+        self,
+        predictions1: list[int],
+        predictions2: list[int],
+        references: list[int],
+        confidence_level: float = 0.95,
+        n_resamples: int = 10_000,
+        seed: int = 0,
+    ) -> dict[str, Any]:
         if len(references) == 0:
             raise ValueError("paired_mcq_comparison: no predictions")
-        references = np.asarray(references)
-        first, second = np.asarray(predictions1) == references, np.asarray(predictions2) == references
+        gold = np.asarray(references)
+        first, second = np.asarray(predictions1) == gold, np.asarray(predictions2) == gold
         only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-        n = len(references)
+        n = len(gold)
         return {
             "difference": (only_second - only_first) / n,
             "bootstrap_interval": list(

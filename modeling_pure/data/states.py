@@ -1,0 +1,141 @@
+"""Types of the data pipeline: its rows, and the states that are saved in checkpoints. All states are plain JSON.
+
+    RankState                     one for each rank: its data-loader workers
+        MixtureState              a worker that reads the mixture (`Mixture`)
+            PackedRowsState       one source (`PackedRows`)
+                DocumentsState    its documents (`Documents`)
+        PackedState               a worker that reads packed rows (`PackedMixture`)
+
+The class in brackets saves and restores the state.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar
+
+import numpy as np
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from .sources import Source
+
+
+class Counts(TypedDict):
+    """Rows that one reader has read of a source, documents it has returned, and rows skipped, by reason."""
+
+    rows_read: int
+    given: int
+    skipped: dict[str, int]
+
+
+class PassStart(TypedDict):
+    """The counts at the start of a reader's current pass; `faults` counts unusable rows."""
+
+    rows_read: int
+    given: int
+    faults: int
+
+
+class DocumentsState(Counts):
+    """The position of one reader in the documents of a source.
+
+    `position` is (pass, piece, row). `earlier` lists the readers of this pass before their number changed, each entry
+    as [number of readers, [their positions]].
+    """
+
+    position: list[int]
+    earlier: list[list[Any]]
+    before_pass: PassStart
+
+
+class WindowState(TypedDict):
+    """The start of a window of documents: their state, tokens read so far, and token ids left over from before."""
+
+    documents: DocumentsState
+    tokens_read: int
+    remainder: list[int]
+
+
+class PackedRowsState(WindowState):
+    """The position of one reader in the rows of a source: its window, and the rows drawn from it."""
+
+    drawn: int
+    read: Counts
+
+
+class MixtureState(TypedDict):
+    """The position of one data-loader worker in the mixture, after one of its rows.
+
+    `settings` are digests by recipe key; the state is valid only where they are the same. By source: `drawn` counts
+    rows, `schedule` the rows since the shares last changed (None: start a new schedule), `sources` is the position.
+    """
+
+    worker: int
+    num_workers: int
+    settings: dict[str, int | str]
+    schedule: dict[str, int] | None
+    drawn: dict[str, int]
+    sources: dict[str, PackedRowsState]
+
+
+class PackedState(TypedDict):
+    """The position of one data-loader worker in packed rows: `rows_read` counts those of all ranks."""
+
+    worker: int
+    num_workers: int
+    rows_read: int
+
+
+State = TypeVar("State", MixtureState, PackedState)
+
+
+class RankState(TypedDict, Generic[State]):
+    """The position of one rank: the states of its workers by number, and the worker that made its last batch."""
+
+    workers: dict[str, State]
+    last_worker: int
+
+
+class Row(TypedDict, Generic[State]):
+    """One row: `input_ids`, int32 of shape (row_length,), its source, and in training the state after it."""
+
+    input_ids: np.ndarray
+    source: str
+    data_state: NotRequired[State]
+
+
+class Progress(TypedDict):
+    """Progress in one source, over all readers: rows drawn and, if known, passes completed and rows skipped."""
+
+    rows: int
+    passes: NotRequired[int]
+    skipped: NotRequired[int]
+
+
+class TrainingRows(IterableDataset[Row[State]], Generic[State]):
+    """The interface of training data: rows of equal length, and a position that can be saved and restored.
+
+    Attributes:
+        tokenizer: the tokenizer of the rows.
+        row_length: tokens in a row.
+        sources, names: the sources that rows are drawn from.
+        position: the state to resume from, by worker; empty at the start.
+        first_worker: the worker that makes the first batch after resuming.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    row_length: int
+    sources: list[Source]
+    names: list[str]
+    position: dict[str, State]
+    first_worker: int
+
+    def __iter__(self) -> Iterator[Row[State]]:
+        raise NotImplementedError
+
+    def resume(self, ranks: list[RankState[State]], num_workers: int) -> str | None:
+        """Resume from the states of all ranks; returns a message for the user if the order of rows changes."""
+        raise NotImplementedError
+
+    def progress(self, states: list[State]) -> dict[str, Progress]:
+        """Progress by source, from the states of all readers."""
+        raise NotImplementedError
