@@ -10,6 +10,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from itertools import islice
 from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,8 +44,8 @@ def apply_change(change: str, root: Path) -> None:
         for place in re.split(r"^@@\n", lines, flags=re.M):
             marked = [(line[:1], line[1:]) for line in place.splitlines()]
             old, new = ("".join(f"{line}\n" for mark, line in marked if mark != skip) for skip in "+-")
-            assert old, f"{name} does not hold these lines once: none are given"
-            assert f"\n{text}".count(f"\n{old}") == 1, f"{name} does not hold these lines once:\n{old}"
+            found = f"\n{text}".count(f"\n{old}") if old else 0
+            assert found == 1, f"{name} does not hold these lines once:\n{old}"
             text = f"\n{text}".replace(f"\n{old}", f"\n{new}")[1:]
         (root / name).write_text(text)
 
@@ -150,7 +151,7 @@ def test_the_reward_is_trained_with_and_logged(changed, texts, model_folder, tmp
 
 def test_the_reward_gives_what_it_says():
     added = "\n".join(re.findall(r"^\+(.*)", CHANGES["A reward"][0].split("--- train_grpo.py")[0], re.M))
-    names = {"parse_answer": parse_answer}
+    names = {"parse_answer": parse_answer, "Any": Any}
     exec(added, names)
     prompt = "Question: Which?\n\nA. aspirin\nB. heparin\nC. insulin\nD. statin\nAnswer:"
     cases = {" B. heparin": 1.0, " B. aspirin": 0.0, " B": 0.0, "B. heparin": 0.0, "": 0.0, " B. heparin or": 0.0}
@@ -187,5 +188,5 @@ def test_version_and_licence_are_the_same_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
-    newest = re.search(r"^## \[(\d[^]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert newest[1] == project["version"]
