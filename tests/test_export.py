@@ -22,8 +22,8 @@ from modeling_pure import PureConfig, PureForCausalLM, export
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.errors import run_script
 from modeling_pure.model_card import add_evaluation, card_blocks, write_model_card
+from tests.cards import evaluation
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
-from tests.test_model_card import evaluation
 
 # The real head shape (72 wide, four query heads to one key head), and spare rows in the vocabulary.
 SHAPE = {

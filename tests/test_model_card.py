@@ -6,16 +6,8 @@ from transformers import LlamaConfig
 
 from modeling_pure import PureConfig
 from modeling_pure.medqa.card import dev_evaluation
-from modeling_pure.model_card import CardEvaluation, add_evaluation, card_blocks, write_model_card
-
-MEASURED = {"accuracy": 0.25, "standard_error": 0.01, "wilson_interval": [0.23, 0.27], "n": 1000}
-
-
-def evaluation(accuracy: float = 0.25, scorer: str = "letter") -> CardEvaluation:
-    lines = [("chance", "25.0 %"), ("always A", "27.7 %")]
-    return CardEvaluation(
-        "MedQA", "owner/medqa", "test", scorer, {**MEASURED, "accuracy": accuracy}, lines, ["Words."]
-    )
+from modeling_pure.model_card import add_evaluation, card_blocks, write_model_card
+from tests.cards import evaluation
 
 
 @pytest.fixture

@@ -1,46 +1,16 @@
 """Each row of a pass comes once, to one reader; positions go on exactly, and with another number of readers too."""
 
-import random
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_pure.data.documents import Documents, redistribute_documents
 from modeling_pure.data.files import split_files
-from modeling_pure.data.readers import Fault
 from modeling_pure.data.remote import SourceFailed
 from modeling_pure.data.source_rows import ExamRows, TextRows
 from modeling_pure.medqa.prompt import format_answer, format_prompt
 from tests.conftest import through_checkpoint, write_jsonl
-
-
-class NumberedRows:
-    """Pieces of so many rows; each row is a text that says where it is from, or nothing."""
-
-    key = name = listing = "numbered"
-
-    def __init__(self, sizes: list[int], faulty: frozenset[int] = frozenset()):
-        self.sizes, self.faulty = sizes, faulty
-        self.num_pieces = len(sizes)
-
-    def read(self, piece: int, epoch: int, start: int):
-        rows = list(range(self.sizes[piece]))
-        random.Random(f"{epoch} {piece}").shuffle(rows)
-        for row in rows[start:]:
-            yield row, Fault("no text") if row in self.faulty else f"{epoch} {piece} {row}"
-
-    def locate(self, piece: int, number: int) -> str:
-        return f"{piece} {number}"
-
-    def texts(self, epochs: int) -> list[str]:
-        return sorted(
-            f"{epoch} {piece} {row}"
-            for epoch in range(epochs)
-            for piece, size in enumerate(self.sizes)
-            for row in range(size)
-            if row not in self.faulty
-        )
+from tests.data.conftest import NumberedRows
 
 
 def read(documents: Documents, count: int) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from modeling_pure.data.held_out import validation_mixture
 from modeling_pure.errors import InputError
 from tests.conftest import write_jsonl
-from tests.data.test_mixture import documents_in
+from tests.data.conftest import documents_in
 
 
 def test_held_out_text_is_not_trained_on(make_mixture, tokenizer):

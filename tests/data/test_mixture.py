@@ -13,17 +13,11 @@ from torch.utils.data import DataLoader
 from modeling_pure.data.mixture import collate_rows, document_boundaries
 from modeling_pure.errors import InputError, RunStopped
 from tests.conftest import through_checkpoint, write_jsonl
+from tests.data.conftest import documents_in
 
 
 def take(iterator, count: int) -> list[dict]:
     return list(islice(iterator, count))
-
-
-def documents_in(rows: list[dict], tokenizer, name: str) -> set[int]:
-    """The numbers of the documents of one text source that begin in these rows, which follow each other."""
-    tokens = [row["input_ids"] for row in rows if row["source"] == name]
-    text = tokenizer.decode(np.concatenate(tokens)) if tokens else ""
-    return {int(number) for number in re.findall(rf"{name} (\d+):", text)}
 
 
 def loader(mixture, workers: int, batch_size: int = 3) -> DataLoader:

@@ -15,6 +15,8 @@ import train_pretrain
 from modeling_pure.errors import run_script
 from tests.processes import ROOT, Program, run
 
+pytest.register_assert_rewrite("tests.scripts.runs")
+
 SHAPE = {
     "vocab_size": 512,
     "hidden_size": 32,

@@ -7,30 +7,11 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
 from tests.processes import run
 from tests.scripts.conftest import kill_once_written, metrics
-
-
-def same_weights(first, second) -> bool:
-    """Whether two runs ended with the same model, bit for bit."""
-    first, second = (load_file(folder / "model.safetensors") for folder in (first, second))
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
-def train(recipe, folder, *options, expect=0):
-    return run("train_pretrain.py", "--config", recipe, "--output_dir", folder, *options, expect=expect)
-
-
-def start_from(pretrained, folder, step: int):
-    """A run's folder as it was after a checkpoint."""
-    shutil.copytree(pretrained / f"checkpoint-{step}", folder / f"checkpoint-{step}")
-    lines = [json.dumps(line) + "\n" for line in metrics(pretrained) if line["step"] <= step]
-    (folder / "metrics.jsonl").write_text("".join(lines))
-    return folder
+from tests.scripts.runs import same_weights, start_from, train
 
 
 def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):

@@ -10,13 +10,7 @@ import yaml
 
 from modeling_pure.training.checkpoint import STATE_FILE
 from tests.scripts.conftest import metrics
-from tests.scripts.test_pretrain_data import start_from, train
-from tests.scripts.test_pretrain_faults import (
-    assert_same_run,
-    checkpoints,
-    contents,
-    lines_of_training,
-)
+from tests.scripts.runs import assert_same_run, checkpoints, contents, lines_of_training, start_from, train
 
 SECRET = "hf_this_must_not_be_written_down"
 
