@@ -87,12 +87,19 @@ def test_lengths_keep_documents_apart_as_a_mask_does(model, packed, plain_kernel
 
 
 def test_no_mask_is_made_where_lengths_are_given(model, packed, plain_kernel, monkeypatch):
-    def no_mask(**kwargs):
-        raise AssertionError("a mask was made")
+    made, make = [], modeling_pure.create_causal_mask
 
-    separate_documents_by_lengths(model)
-    monkeypatch.setattr("modeling_pure.modeling_pure.create_causal_mask", no_mask)
+    def create_causal_mask(**kwargs):
+        made.append(make(**kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(modeling_pure, "create_causal_mask", create_causal_mask)
     model.train()(**packed)
+    assert len(made) == 1
+    separate_documents_by_lengths(model)
+    model(**packed)
+    assert len(made) == 1
+    assert len(plain_kernel) == len(model.model.layers)
 
 
 def test_batches_without_lengths_are_attended_as_before(model, ids, plain_kernel):
@@ -113,7 +120,7 @@ def test_the_choice_of_kernel_does_not_travel_with_the_model(model, tmp_path):
     assert "varlen" not in (tmp_path / "config.json").read_text()
 
 
-def test_the_operator_of_torch_takes_what_we_give_it(model, packed):
+def test_the_operator_of_torch_takes_what_we_give_it():
     """As far as a CPU goes: shapes, dtypes and names, on tensors without data."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -256,7 +263,7 @@ def test_layers_compiled_for_one_kernel_do_not_serve_another(model, ids, graphs,
 @pytest.mark.parametrize("arguments", [PureTrainingArguments, PureGRPOConfig])
 def test_an_unknown_kernel_is_refused(arguments, tmp_path):
     assert arguments(output_dir=str(tmp_path), use_cpu=True).attention_kernel in ATTENTION_KERNELS
-    with pytest.raises(InputError, match="attention_kernel.*flash.*'fast'"):
+    with pytest.raises(InputError, match=r"^attention_kernel: .*'flash'.*'fast'$"):
         arguments(output_dir=str(tmp_path), use_cpu=True, attention_kernel="fast")
 
 

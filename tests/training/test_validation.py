@@ -112,17 +112,17 @@ def test_questions_are_scored_in_float32_though_training_is_not(make_trainer, mo
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"path": "nowhere.jsonl", "weight": 0.1}, "validation_sources.wiki: expected a mapping with 'path'"),
-        ({"path": "nowhere.jsonl"}, "validation_sources.wiki: .*nowhere.jsonl"),
-        ({"path": "nowhere.jsonl", "colum": "a"}, "validation_sources.wiki.colum: unknown key"),
-        ("nowhere.jsonl", "validation_sources.wiki: expected a mapping"),
+        ({"path": "nowhere.jsonl", "weight": 0.1}, r"validation_sources\.wiki: .*'weight': 0\.1"),
+        ({"path": "nowhere.jsonl"}, r"validation_sources\.wiki: .*'nowhere\.jsonl'$"),
+        ({"path": "nowhere.jsonl", "colum": "a"}, r"validation_sources\.wiki\.colum: .*'column'"),
+        ("nowhere.jsonl", r"validation_sources\.wiki: .*'path'.*'nowhere\.jsonl'$"),
     ],
 )
 def test_bad_validation_sources_are_refused_by_their_key(make_trainer, entry, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"^{message}"):
         make_trainer(validation_sources={"wiki": entry})
 
 
 def test_a_validation_source_has_a_name_of_its_own(make_trainer, outside):
-    with pytest.raises(InputError, match=r"validation_sources.c4: expected a text source with a name"):
+    with pytest.raises(InputError, match=r"^validation_sources\.c4: "):
         make_trainer(validation_sources={"c4": outside["wiki"]})
