@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,13 +66,6 @@ def python_block(beginning: str) -> str:
     """The Python of the document whose block begins so."""
     (block,) = [text for text in DOCUMENT.split("```python\n")[1:] if text.startswith(beginning)]
     return block.split("```")[0]
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def post(address: str, body: dict) -> dict:
