@@ -77,8 +77,17 @@ def test_bytes_of_tokens_add_up_to_the_text(tokenizer_folder):
 
 
 def test_documents_kept_apart_are_measured_apart(make_trainer):
-    apart, together = make_trainer(document_mask=True).evaluate(), make_trainer().evaluate()
-    assert apart["eval_loss"] != together["eval_loss"]
+    trainer, nats = make_trainer(document_mask=True), []
+    found = trainer.evaluate()["eval_loss"]
+    for row in trainer.eval_dataset:
+        ids = torch.from_numpy(row["input_ids"]).long()
+        ends = (ids == trainer.tokenizer.eos_token_id).nonzero()[:, 0]
+        documents = [document for document in torch.tensor_split(ids, ends + 1) if len(document)]
+        with torch.no_grad():
+            logits = torch.cat([trainer.model(document[None]).logits[0] for document in documents])
+        nats.append(torch.nn.functional.cross_entropy(logits[:-1], ids[1:]))
+    assert found == pytest.approx(torch.stack(nats).mean().item(), rel=1e-5)
+    assert abs(found - make_trainer().evaluate()["eval_loss"]) > 1e-3
 
 
 def test_dev_questions_are_answered_at_each_validation(make_trainer, corpus):
