@@ -23,6 +23,11 @@ def train(recipe: Path, folder: Path, *options, expect: int = 0) -> CompletedPro
     return run("train_pretrain.py", "--config", recipe, "--output_dir", folder, *options, expect=expect)
 
 
+def launches(folder: Path) -> list[dict]:
+    """What a run's folder says of each of its starts."""
+    return [json.loads(line) for line in (folder / "launches.jsonl").read_text().splitlines()]
+
+
 def start_from(pretrained, folder, step: int):
     """A run's folder as it was after a checkpoint."""
     shutil.copytree(pretrained / f"checkpoint-{step}", folder / f"checkpoint-{step}")

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,9 +14,9 @@ import pytest
 
 from modeling_pure.training.checkpoint import STATE_FILE, checkpoint_fault
 from modeling_pure.training.saving import STAGING
-from tests.processes import ROOT, Program, run
+from tests.processes import ROOT, Program, free_port, run
 from tests.scripts.conftest import metrics
-from tests.scripts.runs import assert_same_run, checkpoints, contents, lines_of_training, start_from, train
+from tests.scripts.runs import assert_same_run, checkpoints, contents, launches, lines_of_training, start_from, train
 
 # Runs a script in this process group and kills the group when a file whose path ends in argv[1] is opened or renamed.
 KILLED_AT = """
@@ -72,7 +71,7 @@ def logged(folder) -> list[int]:
 
 def step_of_stop(error: str) -> int:
     """The step at which a run says that it has saved and stopped."""
-    steps = set(re.findall(r"error: SIG(?:TERM|INT): .*?\bstep ([\d,]+)", error))
+    steps = set(re.findall(r"train_pretrain\.py: SIG(?:TERM|INT): .*?\bstep ([\d,]+)", error))
     assert len(steps) == 1, error[-3000:]
     return int(steps.pop().replace(",", ""))
 
@@ -101,8 +100,7 @@ def test_a_run_killed_in_the_middle_of_its_saves_loses_nothing_else(pretrained, 
     assert not (tmp_path / "model.safetensors").exists()
     run(*command)
     assert_same_run(pretrained, tmp_path, 12)
-    launches = [json.loads(line) for line in (tmp_path / "launches.jsonl").read_text().splitlines()]
-    assert [launch["from_step"] for launch in launches] == [0, 4, 4, 12]
+    assert [launch["from_step"] for launch in launches(tmp_path)] == [0, 4, 4, 12]
 
 
 # ---- damaged checkpoints --------------------------------------------------------------------------------------------
@@ -178,10 +176,7 @@ def test_ctrl_c_saves_though_it_has_ended_the_reader_of_the_log(pretrain_recipe,
 
 
 def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step(pretrain_recipe, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path]
     command += [*LONGER, "--gradient_accumulation_steps", "1"]
     process = start(*command, launcher=launcher)
