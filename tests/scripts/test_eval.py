@@ -15,6 +15,7 @@ import eval_medqa
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.data import decontaminate
 from modeling_pure.medqa import compare, scorers
+from modeling_pure.medqa.card import SCORED_BY_LETTER
 from tests.conftest import question_row, write_jsonl
 from tests.processes import run
 from tests.scripts.conftest import kill_once_written
@@ -229,7 +230,7 @@ def test_a_card_has_the_accuracy_and_the_hub_reads_it(evaluate, pretrained, tmp_
         _, results = evaluate(tmp_path / "eval", *options, model=model)
     card = ModelCard.load(model / "README.md")
     entries = {(entry.metric_name, entry.dataset_split): entry for entry in card.data.eval_results}
-    letter = entries["accuracy (letter, fp32, no examples)", "all"]
+    letter = entries[f"accuracy ({SCORED_BY_LETTER})", "all"]
     assert len(entries) == len(card.data.eval_results) == 2 + before.count("<!-- evaluation: questions.jsonl")
     assert letter.metric_value == pytest.approx(results["metrics"]["accuracy"], abs=1e-6)
     assert letter.metric_args["n"] == 120
