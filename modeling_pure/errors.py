@@ -53,5 +53,9 @@ def one_line(error: Exception) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message: libraries print pages where a user needs one line."""
-    return str(error).strip().split("\n")[0]
+    """The first line of an error's message: libraries print pages where a user needs one line.
+
+    A line that ends in a colon only announces the reason, so the next one is added to it.
+    """
+    first, *others = str(error).strip().split("\n")
+    return f"{first} {others[0].strip()}" if others and first.endswith(":") else first

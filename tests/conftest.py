@@ -13,6 +13,7 @@ os.environ.update(
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -54,6 +55,11 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     """Write rows as jsonl and return the path."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def numbers_in(text: str) -> list[str]:
+    """The numbers of a message, as they stand there: `1,024`, `31.2`."""
+    return re.findall(r"\d[\d,]*(?:\.\d+)?(?<!,)", text)
 
 
 def through_checkpoint(state):

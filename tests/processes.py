@@ -10,6 +10,7 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,13 @@ def enter(command: list[str], environment: dict[str, str], files: list[Path], fi
     else:
         sys.argv = command
         runpy.run_path(command[0], run_name="__main__")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def run(*command: object, expect: int | None = 0, **environment: str) -> subprocess.CompletedProcess:

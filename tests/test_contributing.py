@@ -32,8 +32,7 @@ from tests.scripts.conftest import metrics
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = dict(re.findall(r"^### (.*?)\n(.*?)(?=^###? |\Z)", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S))
-CHANGES = {title: re.findall(r"^```diff\n(.*?)^```", text, re.M | re.S) for title, text in SECTIONS.items()}
+CHANGES = re.findall(r"^```diff\n(.*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S)
 
 
 def apply_change(change: str, root: Path) -> None:
@@ -58,9 +57,8 @@ def changed(tmp_path_factory) -> Path:
         copytree(ROOT / folder, root / folder, ignore=ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", *(path.name for path in ROOT.glob("*.py"))):
         copy(ROOT / file, root)
-    for changes in CHANGES.values():
-        for change in changes:
-            apply_change(change, root)
+    for change in CHANGES:
+        apply_change(change, root)
     return root
 
 
@@ -97,17 +95,18 @@ def texts(changed, corpus) -> Path:
 
 
 def test_every_way_of_adding_something_is_shown_and_passes_lint(changed):
-    assert {title for title, changes in CHANGES.items() if changes} == {
-        *("A source of text", "A file format", "A reward", "An evaluation set")
-    }
-    files = {name for changes in CHANGES.values() for name in re.findall(r"^--- (.*\.py)$", "".join(changes), re.M)}
+    """A source of text, a file format, a reward, an evaluation set."""
+    touched = {*re.findall(r"^--- (.*)$", "".join(CHANGES), re.M)}
+    modules = ("data/files.py", "medqa/rewards.py", "medqa/tasks.py")
+    assert {"recipes/local/pretrain.yaml", *(f"modeling_pure/{name}" for name in modules)} <= touched
+    files = {name for name in touched if name.endswith(".py")}
     for check in (["check"], ["format", "--check"]):
         run(changed, "-m", "ruff", *check, "--no-cache", *files)
 
 
 @pytest.mark.parametrize("line", ["-COMPRESSIONS = ()\n+COMPRESSIONS = (1,)\n", "-import\n+import io\n", "+x = 1\n"])
 def test_a_change_that_does_not_fit_is_noticed(line, changed):
-    with pytest.raises(AssertionError, match="does not hold these lines once"):
+    with pytest.raises(AssertionError, match="modeling_pure/data/files.py|assert ''"):
         apply_change(f"--- modeling_pure/data/files.py\n{line}", changed)
 
 
@@ -131,7 +130,7 @@ def test_the_file_format_is_read_document_by_document(changed, texts, tokenizer_
     said = run(changed, "-m", "modeling_pure.data.inspect", *options)
     (line,) = [line for line in said.splitlines() if "textbooks" in line and "%" in line]
     assert re.search(r"10\.00% │ +10\.00%", line)
-    assert re.search(r"<\|endoftext\|># Guide \d+", said.split("textbooks, beginning of a row:")[1])
+    assert re.search(r"<\|endoftext\|># Guide \d+", said)
 
 
 def test_the_reward_is_trained_with_and_logged(changed, texts, model_folder, tmp_path):
@@ -139,7 +138,7 @@ def test_the_reward_is_trained_with_and_logged(changed, texts, model_folder, tmp
     options += ["--max_steps", "1", "--updates_per_rollout", "1", "--save_steps", "1", "--logging_steps", "1"]
     options += ["--prompts_per_step", "16", "--length_penalty_min_tokens", "8", "--eval_strategy", "no"]
     said = run(changed, "train_grpo.py", *options)
-    assert "-0.01 x length_penalty (of answers below 8 tokens) +0.05 x one of your own" in said
+    assert re.search(r"-0\.01 x length_penalty\b.*\b8\b.*\+0\.05 x ", said)
     (line,) = [line for line in metrics(tmp_path) if "reward" in line]
     right, short, verbatim = (line[f"rewards/{name}/mean"] for name in ("correct", "length_penalty", "verbatim"))
     assert 0 < right < 1
@@ -150,7 +149,8 @@ def test_the_reward_is_trained_with_and_logged(changed, texts, model_folder, tmp
 
 
 def test_the_reward_gives_what_it_says():
-    added = "\n".join(re.findall(r"^\+(.*)", CHANGES["A reward"][0].split("--- train_grpo.py")[0], re.M))
+    (change,) = [change for change in CHANGES if "--- modeling_pure/medqa/rewards.py" in change]
+    added = "\n".join(re.findall(r"^\+(.*)", change.split("--- train_grpo.py")[0], re.M))
     names = {"parse_answer": parse_answer, "Any": Any}
     exec(added, names)
     prompt = "Question: Which?\n\nA. aspirin\nB. heparin\nC. insulin\nD. statin\nAnswer:"
@@ -166,7 +166,7 @@ def test_the_evaluation_set_is_asked_as_lm_eval_asks_it(changed, model_folder, t
     ]
     path = write_jsonl(tmp_path / "careqa.jsonl", rows)
     options = ["--task", "careqa_en", "--questions", path, "--split", "all", "--output_dir", tmp_path / "eval"]
-    assert "CareQA in English" in run(changed, "eval_medqa.py", "--model_name_or_path", model_folder, *options)
+    run(changed, "eval_medqa.py", "--model_name_or_path", model_folder, *options)
     lines = [json.loads(line) for line in (tmp_path / "eval/predictions.jsonl").read_text().splitlines()]
     stock = Path(find_spec("lm_eval").origin).parent / "tasks/careqa/utils.py"
     spec = spec_from_file_location("careqa", stock)
@@ -180,6 +180,7 @@ def test_the_evaluation_set_is_asked_as_lm_eval_asks_it(changed, model_folder, t
         expected = logits.log_softmax(-1)[letters].tolist()
         assert line["log_likelihoods"] == pytest.approx(expected, abs=1e-5)
     results = json.loads((tmp_path / "eval/eval.json").read_text())
+    assert results["data"]["task"] == "careqa_en"
     assert results["data"]["n"] == 20
     assert results["slices"]["meta_info Nursing"]["n"] == 10
 

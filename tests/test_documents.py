@@ -29,7 +29,7 @@ import yaml
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.recipe import RecipeParser, read_recipe
 from tests.conftest import question_row, write_jsonl
-from tests.ecosystem.test_serving_document import RUN_HERE as RUN_BY_SERVING_TESTS
+from tests.ecosystem.conftest import RUN_BY_TESTS as RUN_BY_SERVING_TESTS
 from tests.scripts.conftest import SHAPE
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ import pytest
 from torch.utils.data import DataLoader, IterableDataset
 
 from modeling_pure.data.remote import SourceFailed
-from modeling_pure.errors import InputError, RunStopped, run_script
+from modeling_pure.errors import InputError, RunStopped, first_line, run_script
 
 
 class Unreadable(IterableDataset):
@@ -16,6 +16,18 @@ class Unreadable(IterableDataset):
     def __iter__(self):
         raise self.kind("sources.c4: cannot read 'x.parquet' after row 7")
         yield
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("\nall of it", "all of it"),
+        ("a reason\nand a page", "a reason"),
+        ("2 errors:\n\tthe first\n\tb", "2 errors: the first"),
+    ],
+)
+def test_the_first_line_has_the_reason(message, line):
+    assert first_line(ValueError(message)) == line
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -1,6 +1,9 @@
 """Pure as Llama and back: equal to the last bit, verified before it has its name, and refused by one line."""
 
+import errno
 import json
+import os
+import re
 import resource
 import sys
 from pathlib import Path
@@ -22,8 +25,9 @@ from modeling_pure import PureConfig, PureForCausalLM, export
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.errors import run_script
 from modeling_pure.model_card import add_evaluation, card_blocks, write_model_card
+from tests.cards import evaluation
+from tests.conftest import numbers_in
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
-from tests.test_model_card import evaluation
 
 # The real head shape (72 wide, four query heads to one key head), and spare rows in the vocabulary.
 SHAPE = {
@@ -89,13 +93,12 @@ def convert(monkeypatch, capsys):
 
 
 def refused(convert, message: str, *arguments, code: int = 2) -> None:
-    """The command ends with one line, and neither OUT nor anything beside it is there."""
+    """The command ends with one line that matches, and neither OUT nor anything beside it is there."""
     out = Path(arguments[-1])
     before = sorted(out.parent.iterdir())
     error = convert(*arguments, expect=code)[1]
     (line,) = [line for line in error.splitlines() if "error: " in line]
-    assert line.startswith("modeling_pure.export: error: ")
-    assert message in line
+    assert re.match(rf"modeling_pure\.export: error: {message}", line), line
     assert "Traceback" not in error
     assert sorted(out.parent.iterdir()) == before
 
@@ -107,11 +110,9 @@ def ids() -> torch.Tensor:
 
 def test_the_llama_computes_what_pure_does_and_says_so(convert, checkpoint, tmp_path, tokenizer):
     out = convert("--to", "llama", checkpoint, tmp_path / "llama").out
-    assert "all 65,536 logits equal to the last bit" in out
     assert DISCLAIMER in out
     assert "LlamaForCausalLM" in out
-    assert "1,440 of them norm weights of one" in out
-    assert "401 tokens, a sentence gives the same ids" in out
+    assert {"65,536", "1,440", "401"} <= {*numbers_in(out)}  # logits that are equal, norm weights, tokens
     config = json.loads((tmp_path / "llama" / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
     assert "auto_map" not in config
@@ -137,14 +138,15 @@ def test_bfloat16_is_equal_too(convert, tmp_path, stored):
     save_pure(tmp_path / "pure", stored)
     option = [] if stored == torch.bfloat16 else ["--dtype", "bfloat16"]
     out = convert("--to", "llama", tmp_path / "pure", tmp_path / "llama", *option).out
-    assert ("float32 to bfloat16, rounded before the comparison" in out) == bool(option)
+    assert bool(re.search(r"\bfloat32\b.*\bbfloat16\b", out)) == bool(option)
     assert all(value.dtype == torch.bfloat16 for value in load_file(tmp_path / "llama" / "model.safetensors").values())
     pure, llama = (
         AutoModelForCausalLM.from_pretrained(tmp_path / one, dtype=torch.bfloat16).eval() for one in ("pure", "llama")
     )
     with torch.no_grad():
         assert torch.equal(pure(ids()).logits, llama(ids()).logits)
-    assert ("rounded from float32 to bfloat16" in (tmp_path / "llama" / "README.md").read_text()) == bool(option)
+    card = (tmp_path / "llama" / "README.md").read_text()
+    assert bool(re.search(r"\bfloat32\b.*\bbfloat16\b", card)) == bool(option)
 
 
 def test_there_and_back_again_nothing_has_changed(convert, checkpoint, tmp_path):
@@ -168,7 +170,7 @@ def test_shards_are_read(convert, tmp_path):
     found = load_file(tmp_path / "llama" / "model.safetensors")
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
     next((tmp_path / "shards").glob("model-00002*")).unlink()
-    refused(convert, "is missing", "--to", "llama", tmp_path / "shards", tmp_path / "other")
+    refused(convert, "CHECKPOINT: model-00002", "--to", "llama", tmp_path / "shards", tmp_path / "other")
 
 
 def test_gpt2s_vocabulary_gives_the_same_ids_for_a_llama(convert, tmp_path):
@@ -176,7 +178,7 @@ def test_gpt2s_vocabulary_gives_the_same_ids_for_a_llama(convert, tmp_path):
     save_pure(tmp_path / "pure", vocab_size=50304, num_real_tokens=50258, pad_token_id=50257, num_hidden_layers=1)
     write_gpt2_tokenizer(str(tmp_path / "pure"))
     out = convert("--to", "llama", tmp_path / "pure", tmp_path / "llama").out
-    assert "50,257 tokens" in out
+    assert "50,257" in numbers_in(out)
     texts = ["Question: A 21-year-old's  naïve\n\n\tβ-blocker?\nA. 5 mg\nAnswer:", " B. <|endoftext|>", "  "]
     ours, theirs = (AutoTokenizer.from_pretrained(tmp_path / one)(texts).input_ids for one in ("pure", "llama"))
     assert ours == theirs
@@ -194,7 +196,6 @@ def test_the_card_keeps_what_was_measured_and_loads_as_llama(convert, checkpoint
     assert "trust_remote_code" not in card.text
     assert DISCLAIMER in card.text
     assert "| model_type | llama |" in card.text
-    assert "norm weights of one" in card.text
     assert (tmp_path / "llama" / "curves.png").is_file()
     # The lines it tells people to run.
     lines = card.text.split("```python\n")[1].split("```")[0].replace("PATH", str(tmp_path / "llama"))
@@ -207,10 +208,10 @@ def test_the_card_keeps_what_was_measured_and_loads_as_llama(convert, checkpoint
 def test_a_checkpoint_without_a_card_of_ours_gets_one(convert, tmp_path):
     save_pure(tmp_path / "pure")
     (tmp_path / "pure" / "README.md").write_text("# Mine\n")
-    out = convert("--to", "llama", tmp_path / "pure", tmp_path / "llama").out
+    convert("--to", "llama", tmp_path / "pure", tmp_path / "llama")
     text = (tmp_path / "llama" / "README.md").read_text()
-    assert "none: CHECKPOINT has none" in out
-    assert "without a record of its training" in text
+    assert "# Mine" not in text
+    assert card_blocks(text, "training") == {}
     assert DISCLAIMER in text
     assert "trust_remote_code" not in text
 
@@ -229,20 +230,20 @@ def test_a_hub_id_is_read_from_the_cache_at_its_revision(convert, tmp_path, monk
         convert("--to", "llama", *revision, "owner/pure", out)
         expected = load_file(repo / "snapshots" / (commit * 40) / "model.safetensors")["lm_head.weight"]
         assert torch.equal(load_file(out / "model.safetensors")["lm_head.weight"], expected)
-    refused(convert, "not on the Hub, 'owner/other'", "--to", "llama", "owner/other", tmp_path / "other")
-    refused(convert, "--revision: is for Hub ids", "--to", "llama", "--revision", "x", out, tmp_path / "other")
+    refused(convert, "CHECKPOINT: .*'owner/other': ", "--to", "llama", "owner/other", tmp_path / "other")
+    refused(convert, f"--revision: .*'{out}'", "--to", "llama", "--revision", "x", out, tmp_path / "other")
 
 
 NOT_PURE = {
-    "biases": ({"attention_bias": True}, "attention_bias is True"),
-    "mlp_biases": ({"mlp_bias": True}, "mlp_bias is True"),
-    "dropout": ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
-    "tied": ({"tie_word_embeddings": True}, "tie_word_embeddings=True is not supported"),
+    "biases": ({"attention_bias": True}, "attention_bias .*True"),
+    "mlp_biases": ({"mlp_bias": True}, "mlp_bias .*True"),
+    "dropout": ({"attention_dropout": 0.1}, r"attention_dropout .*\b0\.1\b"),
+    "tied": ({"tie_word_embeddings": True}, ".*tie_word_embeddings=True"),
     "rope": (
         {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
-        "rope_parameters has fac",
+        r"rope_parameters .*\bfactor\b",
     ),
-    "head_dim": ({"head_dim": 32}, "must be num_attention_heads"),
+    "head_dim": ({"head_dim": 32}, r".*\bhead_dim .*\b32\b"),
 }
 
 
@@ -250,17 +251,16 @@ NOT_PURE = {
 def test_a_llama_that_is_not_pure_is_refused(convert, tmp_path, name):
     changes, message = NOT_PURE[name]
     save_llama(tmp_path / "llama", **changes)
-    refused(convert, message, "--to", "pure", tmp_path / "llama", tmp_path / "out")
+    refused(convert, f"CHECKPOINT: {message}", "--to", "pure", tmp_path / "llama", tmp_path / "out")
 
 
 def test_norm_weights_other_than_one_are_refused_and_ones_are_not(convert, tmp_path):
     model = save_llama(tmp_path / "llama")
-    out = convert("--to", "pure", tmp_path / "llama", tmp_path / "pure").out
-    assert "norm weights" not in out
+    convert("--to", "pure", tmp_path / "llama", tmp_path / "pure")
     assert AutoConfig.from_pretrained(tmp_path / "pure").num_real_tokens is None
     model.model.layers[1].input_layernorm.weight.data[3] = 1 + 2**-20
     model.save_pretrained(tmp_path / "llama")
-    message = "model.layers.1.input_layernorm.weight is not all ones"
+    message = r"CHECKPOINT: model\.layers\.1\.input_layernorm\.weight "
     refused(convert, message, "--to", "pure", tmp_path / "llama", tmp_path / "out")
 
 
@@ -272,41 +272,41 @@ def change_weights(folder: Path, **changes: torch.Tensor | None) -> None:
 
 def test_what_is_no_whole_checkpoint_is_refused(convert, checkpoint, tmp_path):
     def refuses(message: str, source: Path | str = checkpoint, to: str = "llama") -> None:
-        refused(convert, message, "--to", to, source, tmp_path / "out")
+        refused(convert, f"CHECKPOINT: {message}", "--to", to, source, tmp_path / "out")
 
-    refuses("model_type is 'pure', expected 'llama'", to="pure")
-    refuses("is not a model folder", tmp_path)
-    refuses("is not a model folder", tmp_path / "nothing" / "here")
+    refuses("model_type .*'pure'.*'llama'", to="pure")
+    refuses(rf"'{tmp_path}' .*config\.json", tmp_path)
+    refuses(rf"'{tmp_path / 'nothing' / 'here'}' .*config\.json", tmp_path / "nothing" / "here")
     change_weights(checkpoint, lm_head__weight=None)
-    refuses("missing keys in the weights: lm_head.weight")
+    refuses(r"missing .*\blm_head\.weight$")
     change_weights(checkpoint, lm_head__weight=torch.zeros(512, 288), lm_head__bias=torch.zeros(512))
-    refuses("unexpected keys in the weights: lm_head.bias")
+    refuses(r"unexpected .*\blm_head\.bias$")
     change_weights(checkpoint, lm_head__bias=None, lm_head__weight=torch.zeros(500, 288))
-    refuses("CHECKPOINT: cannot load")
+    refuses(f"[^']+ '{checkpoint}': ")
     change_weights(checkpoint, lm_head__weight=torch.zeros(512, 288, dtype=torch.int8))
-    refuses("weights of dtype F32, I8")
+    refuses(r".*\bdtype F32, I8\b")
     change_weights(checkpoint, lm_head__weight=torch.full((512, 288), torch.nan))
-    refuses("logits are not finite")
+    refuses(r".*\blogits\b.*\bfinite\b")
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "torchao"}}))
-    refuses("is quantised")
+    refuses(r".*\bquantization_config\b")
     (checkpoint / "config.json").write_text(json.dumps({**config, "num_attention_heads": 5}))
-    refuses("CHECKPOINT: config.json: ")
+    refuses(r"config\.json: .*num_attention_heads")
     (checkpoint / "config.json").write_text(json.dumps(config))
     generation = json.loads((checkpoint / "generation_config.json").read_text())
     (checkpoint / "generation_config.json").write_text(json.dumps({**generation, "max_new_tokens": -1}))
-    refuses("CHECKPOINT: cannot load")
+    refuses(f"[^']+ '{checkpoint}': .*max_new_tokens")
     (checkpoint / "config.json").write_text("{")
-    refuses("config.json is damaged")
+    refuses(r"config\.json .*: ")
     (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
-    refuses("has no weights (*.safetensors)")
+    refuses(rf"'{checkpoint}' .*\*\.safetensors")
 
 
 def test_nothing_is_overwritten(convert, checkpoint, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    refused(convert, "is not an empty folder", "--to", "llama", checkpoint, tmp_path / "out")
-    refused(convert, "is not an empty folder", "--to", "llama", checkpoint, tmp_path / "out" / "mine.txt")
+    for out in (tmp_path / "out", tmp_path / "out" / "mine.txt"):
+        refused(convert, f"OUT: '{out}' ", "--to", "llama", checkpoint, out)
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
     assert "usage:" in convert("--to", "gguf", checkpoint, tmp_path / "other", expect=2)[1]
 
@@ -321,7 +321,7 @@ def test_what_does_not_compute_the_same_is_not_left_behind(convert, checkpoint, 
         return converted
 
     monkeypatch.setattr(export, "convert_config", wrong)
-    refused(convert, "logits are not those of CHECKPOINT", "--to", "llama", checkpoint, tmp_path / "out", code=3)
+    refused(convert, r"OUT: .*\blogits\b", "--to", "llama", checkpoint, tmp_path / "out", code=3)
     monkeypatch.setattr(export, "convert_config", convert_config)
     save_pretrained = LlamaForCausalLM.save_pretrained
 
@@ -330,13 +330,13 @@ def test_what_does_not_compute_the_same_is_not_left_behind(convert, checkpoint, 
         save_pretrained(model, folder)
 
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", forgetful)
-    refused(convert, "does not suppress the tokens", "--to", "llama", checkpoint, tmp_path / "out", code=3)
+    refused(convert, r"OUT: .*\bsuppress", "--to", "llama", checkpoint, tmp_path / "out", code=3)
 
 
 def test_a_full_disk_leaves_nothing_behind(convert, checkpoint, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
     try:
-        refused(convert, "OUT: cannot write", "--to", "llama", checkpoint, tmp_path / "out", code=3)
+        refused(convert, f"OUT: .*{os.strerror(errno.EFBIG)}", "--to", "llama", checkpoint, tmp_path / "out", code=3)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,6 +1,7 @@
 """GPT-2's six tasks as lm-evaluation-harness defines them: what is counted by hand, and what is refused early."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from modeling_pure.data.tokenizer import load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.general import GeneralArguments, in_words, load_task, score_task, summarise, table
 from modeling_pure.recipe import RecipeParser
+from tests.conftest import numbers_in
 
 lm_eval = pytest.importorskip("lm_eval")
 
@@ -146,18 +148,9 @@ def scores(lm, tasks: dict, arguments: GeneralArguments, manager) -> dict[str, d
     return {name: score_task(lm, name, task, **arguments.tasks[name], **options) for name, task in tasks.items()}
 
 
-def test_the_recipe_asks_gpt2s_six(arguments):
-    assert list(arguments.tasks) == list(CHANCE)
-    assert arguments.limit is None
-    assert {name: task["num_fewshot"] for name, task in arguments.tasks.items()} == {
-        **dict.fromkeys(CHANCE, 0),
-        "mmlu": 5,
-    }
-    assert arguments.reference_model_name_or_path == "openai-community/gpt2"
-
-
 def test_who_knows_the_key_has_one_and_who_avoids_it_less_than_nothing(tasks, arguments, manager):
     right, wrong = (scores(Reader(nats), tasks, arguments, manager) for nats in (200.0, -1e5))
+    assert right.keys() == wrong.keys() == CHANCE.keys()
     for name, chance in CHANCE.items():
         assert right[name]["chance"] == pytest.approx(chance)
         assert right[name]["score"] == right[name]["normalised"] == pytest.approx(1)
@@ -166,7 +159,7 @@ def test_who_knows_the_key_has_one_and_who_avoids_it_less_than_nothing(tasks, ar
     assert right["mmlu"]["n"] == MMLU
 
 
-def test_by_length_a_short_right_answer_can_lose(tasks, arguments, manager):
+def test_by_length_a_short_right_answer_can_lose(tasks, manager):
     """100 nats for the right ending and 200 for the others; a letter of it must cost less than one of the longest."""
     asked = {"hellaswag": {"num_fewshot": 0, "metric": "acc_norm"}}
     rows = scores(Reader(100.0), {"hellaswag": tasks["hellaswag"]}, GeneralArguments(tasks=asked), manager)
@@ -282,7 +275,7 @@ def test_an_all_zero_head_is_worth_what_the_lengths_of_the_answers_are(
     assert even["truthfulqa_mc2"]["score"] == pytest.approx(sum(masses) / len(masses), rel=1e-4)
 
 
-def test_the_same_weights_as_reference_give_ratios_of_one(checkpoints, manager, arguments):
+def test_the_same_weights_as_reference_give_ratios_of_one(manager):
     """Also where the examples before a question are drawn: both models read the same."""
     shots = {"piqa": {"num_fewshot": 1, "metric": "acc"}, "winogrande": {"num_fewshot": 2, "metric": "acc"}}
     asked = GeneralArguments(tasks=shots)
@@ -316,9 +309,9 @@ def test_the_raw_ratio_stands_beside_the_coins():
     small = dict(zip("mhapw", map(row, (0.2411, 0.2703, 0.2167, 0.5729, 0.5146), chance), strict=True))
     gpt2 = dict(zip("mhapw", map(row, (0.26, 0.30, 0.24, 0.63, 0.51), chance), strict=True))
     raw, gain = in_words(summarise(small, gpt2))
-    assert raw == "Raw mean: 93.6% of the reference's; a coin has 90.2% of it."
-    assert gain.startswith("Of the reference's gain over chance: ")
-    assert "93.6" not in gain
+    assert numbers_in(raw) == ["93.6", "90.2"]
+    (share,) = numbers_in(gain)
+    assert float(share) < 60
     assert in_words(summarise(small)) == []
 
 
@@ -327,9 +320,9 @@ def test_where_the_reference_has_no_gain_none_is_shared(score):
     summary = summarise({"t": row(0.75, 0.5)}, {"t": row(score, 0.5)})
     assert summary["normalised_ratio"] is None
     assert (summary["raw_ratio"] is None) == (score == 0)
-    words = in_words(summary)
-    assert words[-1].startswith("The reference is not above chance")
-    assert all("coin" in line for line in words[:-1])
+    *ratios, why = in_words(summary)
+    assert not numbers_in(why)
+    assert [len(numbers_in(line)) for line in ratios] == ([] if score == 0 else [2])  # never without the coin's
 
 
 @pytest.mark.parametrize(
@@ -337,24 +330,24 @@ def test_where_the_reference_has_no_gain_none_is_shared(score):
     [
         (
             ["--tasks", "{winogrande: {num_fewshot: 0, metric: acc_norm}}"],
-            "tasks.winogrande.metric: the task has no acc_n",
+            r"tasks\.winogrande\.metric: .*\bacc_norm\b",
         ),
         (
             ["--tasks", "{mmlu: {num_fewshot: 5, metric: acc_norm}}"],
-            "tasks.mmlu.metric: the group or tag has no acc_norm",
+            r"tasks\.mmlu\.metric: .*\bacc_norm\b",
         ),
-        (["--tasks", "{ai2_arc: {num_fewshot: 0, metric: acc}}"], "tasks.ai2_arc.metric: the group or tag has no acc"),
-        (["--tasks", "{lambada_openai: {num_fewshot: 0, metric: acc}}"], "tasks.lambada_openai: is no plain multiple"),
-        (["--tasks.truthfulqa_mc2.num_fewshot", "5"], "tasks.truthfulqa_mc2.num_fewshot: the task is defined with 0"),
+        (["--tasks", "{ai2_arc: {num_fewshot: 0, metric: acc}}"], r"tasks\.ai2_arc\.metric: .*\bacc\b"),
+        (["--tasks", "{lambada_openai: {num_fewshot: 0, metric: acc}}"], r"tasks\.lambada_openai: "),
+        (["--tasks.truthfulqa_mc2.num_fewshot", "5"], r"tasks\.truthfulqa_mc2\.num_fewshot: .*\b0\b.*\b5$"),
         (
             ["--tasks.hellaswagg", "{num_fewshot: 0, metric: acc}"],
-            "tasks.hellaswagg: lm-evaluation-harness has no such",
+            r"tasks\.hellaswagg: ",
         ),
-        (["--tasks.piqa.shots", "5"], "tasks.piqa: expected a mapping of metric, num_fewshot; found {"),
-        (["--tasks.piqa.num_fewshot", "five"], "tasks.piqa.num_fewshot: expected 0 or more, found 'five'"),
-        (["--tasks.piqa.num_fewshot", "-1"], "tasks.piqa.num_fewshot: expected 0 or more, found -1"),
-        (["--batch_size", "0"], "batch_size: expected 1 or more"),
-        (["--reference_model_name_or_path", "{model}"], "reference_model_name_or_path: is the model itself"),
+        (["--tasks.piqa.shots", "5"], r"tasks\.piqa: .*\bmetric, num_fewshot\b.*\{.*'shots': 5"),
+        (["--tasks.piqa.num_fewshot", "five"], r"tasks\.piqa\.num_fewshot: .*'five'$"),
+        (["--tasks.piqa.num_fewshot", "-1"], r"tasks\.piqa\.num_fewshot: .*-1$"),
+        (["--batch_size", "0"], "batch_size: .*0$"),
+        (["--reference_model_name_or_path", "{model}"], "reference_model_name_or_path: (?!.*config)"),
         (["--reference_model_name_or_path", "/none"], "reference_model_name_or_path: '/none'"),
         (["--model_name_or_path", "/none"], "model_name_or_path: '/none'"),
     ],
@@ -363,7 +356,8 @@ def test_refused_before_a_model_is_loaded(run, checkpoints, monkeypatch, tmp_pat
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)  # to call it is a TypeError
     names = [option.replace("{model}", str(checkpoints["pure"])) for option in options]
     models = ["--model_name_or_path", checkpoints["pure"], "--reference_model_name_or_path", checkpoints["gpt2"]]
-    assert message in run(*models, *names, expect=2).err
+    err = run(*models, *names, expect=2).err
+    assert re.match(f"general: error: {message}", err.rstrip().splitlines()[-1]), err
     assert not (tmp_path / "out").exists()
 
 
@@ -374,7 +368,7 @@ def test_questions_that_cannot_be_had_are_named(run, checkpoints, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     err = run("--model_name_or_path", checkpoints["pure"], "--reference_model_name_or_path", "", expect=2).err
-    assert "tasks.mmlu: cannot load its questions: Couldn't reach it\n" in err
+    assert re.search(r"error: tasks\.mmlu: .*: Couldn't reach it\n", err)
 
 
 def test_a_reference_that_cannot_be_loaded_stops_before_anything_is_scored(run, checkpoints, monkeypatch, tmp_path):
@@ -384,7 +378,8 @@ def test_a_reference_that_cannot_be_loaded_stops_before_anything_is_scored(run, 
     (broken / "config.json").write_text(json.dumps({"model_type": "none_such"}))
     tasks = ["--tasks", "{piqa: {num_fewshot: 0, metric: acc}}"]
     models = ["--model_name_or_path", checkpoints["pure"], "--reference_model_name_or_path", broken]
-    assert "reference_model_name_or_path: cannot load" in run(*models, *tasks, expect=2).err
+    err = run(*models, *tasks, expect=2).err
+    assert re.search(f"error: reference_model_name_or_path: .*'{broken}': .*none_such", err)
 
 
 def test_probabilities_that_vanish_are_no_score(manager):
@@ -392,10 +387,10 @@ def test_probabilities_that_vanish_are_no_score(manager):
     task = load_task("truthfulqa_mc2", manager, num_fewshot=0, metric="acc")
     lm = Reader(0.0)
     lm.loglikelihood = lambda requests: [(-1e4, False) for _ in requests]
-    with pytest.raises(InputError, match="tasks.truthfulqa_mc2: the score is nan"):
+    with pytest.raises(InputError, match=r"^tasks\.truthfulqa_mc2: .*\bnan\b"):
         score_task(lm, "truthfulqa_mc2", task, num_fewshot=0, metric="acc", limit=None, task_manager=manager)
 
 
 def test_without_lm_evaluation_harness_the_cure_is_named(run, monkeypatch):
     monkeypatch.setattr(general, "find_spec", lambda name: None)
-    assert "lm_eval is not installed: pip install" in run(expect=2).err
+    assert re.search(r"error: lm_eval .*\bpip install\b", run(expect=2).err)

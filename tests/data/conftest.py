@@ -1,13 +1,52 @@
-"""A mixture on the shared tiny sources."""
+"""A mixture on the shared tiny sources, which documents its rows hold, and rows that say where they are from."""
 
+import random
+import re
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture
+from modeling_pure.data.readers import Fault
 from modeling_pure.data.sources import parse_sources
+
+
+class NumberedRows:
+    """Pieces of so many rows; each row is a text that says where it is from, or nothing."""
+
+    key = name = listing = "numbered"
+
+    def __init__(self, sizes: list[int], faulty: frozenset[int] = frozenset()):
+        self.sizes, self.faulty = sizes, faulty
+        self.num_pieces = len(sizes)
+
+    def read(self, piece: int, epoch: int, start: int):
+        rows = list(range(self.sizes[piece]))
+        random.Random(f"{epoch} {piece}").shuffle(rows)
+        for row in rows[start:]:
+            yield row, Fault("no text") if row in self.faulty else f"{epoch} {piece} {row}"
+
+    def locate(self, piece: int, number: int) -> str:
+        return f"{piece} {number}"
+
+    def texts(self, epochs: int) -> list[str]:
+        return sorted(
+            f"{epoch} {piece} {row}"
+            for epoch in range(epochs)
+            for piece, size in enumerate(self.sizes)
+            for row in range(size)
+            if row not in self.faulty
+        )
+
+
+def documents_in(rows: list[dict], tokenizer, name: str) -> set[int]:
+    """The numbers of the documents of one text source that begin in these rows, which follow each other."""
+    tokens = [row["input_ids"] for row in rows if row["source"] == name]
+    text = tokenizer.decode(np.concatenate(tokens)) if tokens else ""
+    return {int(number) for number in re.findall(rf"{name} (\d+):", text)}
 
 
 @pytest.fixture

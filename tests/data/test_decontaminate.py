@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 
@@ -88,7 +89,7 @@ def test_different_grams_have_different_hashes():
     assert len(set(gram_hashes(text).tolist())) == 20_000 - GRAM + 1
 
 
-def test_a_planted_question_is_not_trained_on(make_mixture, tokenizer, tmp_path):
+def test_a_planted_question_is_not_trained_on(make_mixture, tmp_path):
     rows = [{"text": f"document {i}: " + " ".join(random.Random(i).choices(WORDS, k=20))} for i in range(200)]
     rows[150]["text"] = f"Forum: {QUESTIONS[5].question}"
     rows[151]["text"] = f"Forum: {STOCK}?"
@@ -104,7 +105,7 @@ def test_a_planted_question_is_not_trained_on(make_mixture, tokenizer, tmp_path)
     assert rows[150]["text"] in without.read(10**9, 1000)
 
 
-def test_dev_questions_of_a_medqa_source_guard_its_own_train_questions(make_mixture, sources, tmp_path):
+def test_dev_questions_of_a_medqa_source_guard_its_own_train_questions(make_mixture, tmp_path):
     near_copy = Question(QUESTIONS[0].question + " Choose one.", ("e", "f", "g", "h"), 1)
     train = write_jsonl(tmp_path / "train.jsonl", [question_row(q) for q in [near_copy, vignette(50)]])
     dev = write_jsonl(tmp_path / "dev.jsonl", [question_row(QUESTIONS[0])])
@@ -117,7 +118,7 @@ def test_dev_questions_of_a_medqa_source_guard_its_own_train_questions(make_mixt
     assert len(texts) == len(trainable - {near_copy.digest})
 
 
-def test_the_command_reports_which_documents_would_go(tmp_path, tokenizer_folder):
+def test_the_command_reports_which_documents_would_go(tmp_path):
     rows = [{"text": f"document {i}"} for i in range(100)]
     rows[90]["text"] = QUESTIONS[5].question
     web = write_jsonl(tmp_path / "web.jsonl", rows)
@@ -127,18 +128,18 @@ def test_the_command_reports_which_documents_would_go(tmp_path, tokenizer_folder
     command += ["--sources.web.weight", "1", "--decontaminate", evaluation, "--report", report]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert "sources.web: 1 of 36 documents hold an evaluation question (1 different)" in result.stdout
+    assert re.search(r"^sources\.web: 1 \D*\b36\b", result.stdout, re.M)
     (hit,) = [json.loads(line) for line in report.read_text().splitlines()]
     assert hit == {
         "source": "web",
         "row": f"row 90 of '{web}'",
         "question": QUESTIONS[5].digest,
         "coverage": 1.0,
-        "end_words": hit["end_words"],
+        "end_words": len(words_of(QUESTIONS[5].question)),
     }
     result = subprocess.run(list(map(str, command[:7])), capture_output=True, text=True)
     assert result.returncode == 2
-    assert "decontaminate: expected a file" in result.stderr
+    assert "error: decontaminate: " in result.stderr
 
 
 def test_the_most_that_any_document_holds_of_a_question_is_kept():

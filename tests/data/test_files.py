@@ -36,19 +36,19 @@ def test_files_of_a_path(folder, paths, expected):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("none*.jsonl", "sources.x: no file matches"),
-        ("notes.md", "sources.x: cannot stream '.*notes.md'; expected one of .parquet, .txt"),
-        ("deep/none", "sources.x: no file matches"),
+        ("none*.jsonl", r"'.*none\*\.jsonl'"),
+        ("notes.md", r"'.*notes\.md'.*\.parquet, \.txt"),
+        ("deep/none", "'.*deep/none'"),
     ],
 )
 def test_what_cannot_be_streamed_is_refused(folder, path, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=rf"^sources\.x: .*{message}"):
         find_files("sources.x", [str(folder / path)])
 
 
 def test_an_empty_file_is_refused(folder):
     (folder / "a.jsonl").write_text("")
-    with pytest.raises(InputError, match="a.jsonl' is empty"):
+    with pytest.raises(InputError, match=r"^sources\.x: '.*a\.jsonl' "):
         find_files("sources.x", [str(folder)])
 
 

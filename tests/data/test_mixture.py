@@ -12,18 +12,12 @@ from torch.utils.data import DataLoader
 
 from modeling_pure.data.mixture import collate_rows, document_boundaries
 from modeling_pure.errors import InputError, RunStopped
-from tests.conftest import through_checkpoint, write_jsonl
+from tests.conftest import numbers_in, through_checkpoint, write_jsonl
+from tests.data.conftest import documents_in
 
 
 def take(iterator, count: int) -> list[dict]:
     return list(islice(iterator, count))
-
-
-def documents_in(rows: list[dict], tokenizer, name: str) -> set[int]:
-    """The numbers of the documents of one text source that begin in these rows, which follow each other."""
-    tokens = [row["input_ids"] for row in rows if row["source"] == name]
-    text = tokenizer.decode(np.concatenate(tokens)) if tokens else ""
-    return {int(number) for number in re.findall(rf"{name} (\d+):", text)}
 
 
 def loader(mixture, workers: int, batch_size: int = 3) -> DataLoader:
@@ -37,9 +31,13 @@ def test_rows_come_from_the_sources_in_proportion(make_mixture):
 
 
 def test_a_row_holds_text_of_its_source_alone(make_mixture, tokenizer):
+    seen = Counter()
     for row in take(iter(make_mixture()), 200):
-        names = set(re.findall(r"(finepdfs|fineweb_edu|c4) \d+:|(Question):", tokenizer.decode(row["input_ids"])))
-        assert {name or "usmle" for name, _ in names} <= {row["source"]}
+        found = re.findall(r"(finepdfs|fineweb_edu|c4) \d+:|(Question):", tokenizer.decode(row["input_ids"]))
+        names = {name or "usmle" for name, _ in found}
+        assert names <= {row["source"]}
+        seen.update(names)
+    assert min(seen[name] for name in ("finepdfs", "fineweb_edu", "c4", "usmle")) > 5
 
 
 @pytest.mark.parametrize(("world_size", "workers"), [(1, 2), (2, 1), (4, 2), (3, 0)])
@@ -64,7 +62,7 @@ def test_dev_questions_and_copies_of_them_are_not_trained_on(make_mixture, sourc
     assert len(usmle.rows.questions) + len(usmle.dev) == 120
     assert len(make_mixture(grpo_holdout=0.5).opened[-1].rows.questions) < 0.7 * len(usmle.rows.questions)
     copies = {**sources["usmle"], "validation_path": str(corpus / "questions.jsonl"), "weight": 1}
-    with pytest.raises(InputError, match="no question of .* is left for training"):
+    with pytest.raises(InputError, match=r"^sources\.usmle: .*questions\.jsonl'"):
         make_mixture({"usmle": copies})
 
 
@@ -100,7 +98,7 @@ def test_ranks_and_workers_share_a_pass_without_overlap_or_gap(make_mixture, sou
         mixture = make_mixture(given, rank=rank, world_size=2)
         for worker in range(3):
             rows = []
-            with pytest.raises(RunStopped, match="all have been read max_epochs times"):
+            with pytest.raises(RunStopped, match="^sources: .*max_epochs"):
                 rows.extend(mixture.rows_of_reader(worker, 3))
             seen.append(documents_in(rows, tokenizer, "finepdfs"))
     assert sum(map(len, seen)) == len(set.union(*seen))
@@ -139,7 +137,8 @@ def test_other_ranks_and_workers_go_on_where_all_were(make_mixture, tokenizer, b
     ranks, first = rank_states(mixtures(before[0]), before[1], batches=30)
     resumed = mixtures(after[0])
     messages = [mixture.resume(ranks, after[1]) for mixture in resumed]
-    assert all("the order of documents changes" in message for message in messages)
+    for message in messages:  # ranks and workers, then and now
+        assert numbers_in(message) == [str(number) for number in (*before, *after)]
     ranks_after, second = rank_states(resumed, after[1], batches=20)
     seen, again = (
         set().union(*(documents_in(rows, tokenizer, "finepdfs") for rows in readers)) for readers in (first, second)
@@ -160,7 +159,7 @@ def test_other_ranks_and_workers_go_on_where_all_were(make_mixture, tokenizer, b
 def test_a_change_of_readers_before_every_worker_had_a_turn(make_mixture):
     ranks, _ = rank_states([make_mixture()], 4, batches=2)
     mixture = make_mixture()
-    assert "the order of documents changes" in mixture.resume(ranks, 1)
+    assert numbers_in(mixture.resume(ranks, 1)) == ["1", "4", "1", "1"]
     assert len(take(iter(mixture), 50)) == 50
 
 
@@ -183,16 +182,16 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     other = {**sources, "c4": {**sources["c4"], **of_source}}
     if "weight" in of_source:
         other["finepdfs"] = {**sources["finepdfs"], "weight": 0.55}
-    with pytest.raises(InputError, match=f"^{key}: the checkpoint was written with another one"):
+    with pytest.raises(InputError, match=f"^{key}: "):
         make_mixture(other, **changes).resume(ranks, 1)
 
 
 def test_a_checkpoint_of_other_sources_or_of_packed_rows_is_refused(make_mixture, sources):
     ranks, _ = rank_states([make_mixture()], 1, batches=1)
     two = {name: {**sources[name], "weight": 0.5} for name in ("c4", "finepdfs")}
-    with pytest.raises(InputError, match="the checkpoint was written with another one"):
+    with pytest.raises(InputError, match=r"^sources\."):
         make_mixture(two).resume(ranks, 1)
-    with pytest.raises(InputError, match="written by a run that read packed rows"):
+    with pytest.raises(InputError, match="^packed_dir: "):
         make_mixture().resume([{"workers": {"0": {"rows_read": 3}}, "last_worker": 0}], 1)
 
 

@@ -12,7 +12,7 @@ from modeling_pure.data.packing import PackedRows, pack_in_order, redistribute_r
 from modeling_pure.data.source_rows import ExamRows
 from modeling_pure.data.tokenizer import DocumentTokenizer
 from tests.conftest import WORDS, through_checkpoint
-from tests.data.test_documents import NumberedRows
+from tests.data.conftest import NumberedRows
 
 
 class LongRows(NumberedRows):

@@ -167,8 +167,8 @@ def test_a_server_that_never_recovers_is_named(server, clock, failure, suffix):
     server.failures = from_the_second_request_on(lambda: False, failure)
     with pytest.raises(SourceFailed) as error:
         read(f"{server.url}/web{suffix}")
-    place = rf"sources\.web: cannot read '{server.url}/web{suffix}' at byte [1-9][\d,]*: "
-    assert_message(error, place + r".+ \(tried for 300 s: streaming_timeout\)")
+    place = rf"sources\.web: .*'{server.url}/web{suffix}' .*\b[1-9][\d,]*: "
+    assert_message(error, place + r".+ \(.*\b300\b.*\bstreaming_timeout\)")
     assert clock.now >= TIMEOUT
 
 
@@ -176,7 +176,7 @@ def test_a_server_that_is_never_there_is_named(server, clock):
     server.stop()
     with pytest.raises(SourceFailed) as error:
         read(f"{server.url}/web.parquet")
-    assert_message(error, r"sources\.web: cannot read '.+/web\.parquet' at byte 0: .+ \(tried for 300 s: .*\)")
+    assert_message(error, r"sources\.web: .*'.+/web\.parquet' .*\b0: .+ \(.*\b300\b.*\bstreaming_timeout\)")
     assert "FileNotFound" not in str(error.value)
 
 
@@ -184,7 +184,7 @@ def test_a_server_that_is_never_there_is_named(server, clock):
 def test_a_missing_file_fails_at_once(server, clock, suffix):
     with pytest.raises(SourceFailed) as error:
         read(f"{server.url}/missing{suffix}")
-    assert_message(error, rf"sources\.web: cannot read '{server.url}/missing{suffix}' at byte 0: [^()]+")
+    assert_message(error, rf"sources\.web: .*'{server.url}/missing{suffix}' .*\b0: [^()]+")
     assert clock.now == 0
 
 
@@ -194,13 +194,13 @@ def test_a_file_that_goes_away_under_way_fails_at_once(server, clock, status, su
     server.failures = from_the_second_request_on(lambda: False, Failure(status))
     with pytest.raises(SourceFailed) as error:
         read(f"{server.url}/web{suffix}")
-    assert_message(error, rf"sources\.web: cannot read '{server.url}/web{suffix}' at byte [1-9][\d,]*: .*{status}.*")
+    assert_message(error, rf"sources\.web: .*'{server.url}/web{suffix}' .*\b[1-9][\d,]*: .*{status}.*")
     assert clock.now == 0
 
 
 def test_a_server_that_sends_whole_files_only_is_named(server, clock):
     server.ranges = False
-    with pytest.raises(SourceFailed, match=r"sources\.web: cannot read '.+/web\.jsonl' at byte [\d,]+: .*range"):
+    with pytest.raises(SourceFailed, match=r"^sources\.web: .*'.+/web\.jsonl' .*\b[\d,]+: .*\brange"):
         read(f"{server.url}/web.jsonl")
     assert clock.now == 0
 
@@ -213,7 +213,7 @@ def test_a_file_that_is_another_one_after_an_outage_is_refused(server, clock, tm
     next(rows)
     file.write_text("".join(json.dumps({"text": f"new {i} {'x' * 1100}"}) + "\n" for i in range(ROWS)))
     server.failures = [Failure(503)]
-    with pytest.raises(SourceFailed, match=r"sources\.web: .*web\.jsonl.* changed"):
+    with pytest.raises(SourceFailed, match=r"^sources\.web: '.*web\.jsonl' .*\b[\d,]{9}\b.*\b[\d,]{9}\b"):
         list(rows)
 
 

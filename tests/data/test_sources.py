@@ -18,36 +18,26 @@ def test_weights_become_the_smallest_integers():
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
-        (None, "sources: expected a mapping"),
-        ({}, "sources: expected a mapping"),
-        ({"c4": "allenai/c4"}, "sources.c4: expected a mapping"),
-        ({"c4": {"weight": 1}}, "sources.c4.path: missing"),
-        ({"c4": {"path": "x"}}, "sources.c4.weight: missing"),
-        (
-            {"c4": {"path": "x", "weight": "much"}},
-            "sources.c4.weight: expected a number between 0 and 1, found 'much'",
-        ),
-        ({"c4": {"path": "x", "weight": -1}}, "sources.c4.weight: expected a number above 0"),
-        ({"c4": {"path": "x", "weight": float("nan")}}, "sources.c4.weight: expected a number"),
-        ({"c4": {"path": "x", "weight": [1]}}, "sources.c4.weight: expected a number"),
-        ({"c4": {"path": "x", "weight": 1, "wieght": 1}}, "sources.c4.wieght: unknown key"),
-        ({"c4": {"path": [], "weight": 1}}, "sources.c4.path: expected text or a list of texts, found []"),
-        ({"c4": {"path": ["x", 1], "weight": 1}}, "sources.c4.path: expected text or a list of texts"),
-        ({"c4": {"path": ["x", "y"], "weight": 1, "format": "medqa"}}, "sources.c4.path: a medqa source has one path"),
-        (
-            {"c4": {"path": "x", "weight": 1, "max_epochs": 0}},
-            "sources.c4.max_epochs: expected a whole number above 0",
-        ),
-        ({"c4": {"path": "x", "weight": 1, "max_epochs": True}}, "sources.c4.max_epochs: expected a whole number"),
-        ({"c4": {"path": "x", "weight": 1, "format": "pdf"}}, "sources.c4.format: expected one of"),
-        (
-            {"a": {"path": "x", "weight": 0.5}, "b": {"path": "x", "weight": 0.6}},
-            "the weights add up to 1.1, expected 1",
-        ),
+        (None, "sources: .*'path'.*'weight'"),
+        ({}, "sources: .*'path'.*'weight'"),
+        ({"c4": "allenai/c4"}, r"sources\.c4: .*'allenai/c4'$"),
+        ({"c4": {"weight": 1}}, r"sources\.c4\.path: "),
+        ({"c4": {"path": "x"}}, r"sources\.c4\.weight: [^\d']*$"),
+        ({"c4": {"path": "x", "weight": "much"}}, r"sources\.c4\.weight: .*'much'$"),
+        ({"c4": {"path": "x", "weight": -1}}, r"sources\.c4\.weight: .*-1$"),
+        ({"c4": {"path": "x", "weight": float("nan")}}, r"sources\.c4\.weight: .*\bnan$"),
+        ({"c4": {"path": "x", "weight": [1]}}, r"sources\.c4\.weight: .*\[1\]$"),
+        ({"c4": {"path": "x", "weight": 1, "wieght": 1}}, r"sources\.c4\.wieght: .*'weight'"),
+        ({"c4": {"path": [], "weight": 1}}, r"sources\.c4\.path: .*\[\]$"),
+        ({"c4": {"path": ["x", 1], "weight": 1}}, r"sources\.c4\.path: .*\['x', 1\]$"),
+        ({"c4": {"path": ["x", "y"], "weight": 1, "format": "medqa"}}, r"sources\.c4\.path: .*\bmedqa\b.*\b2$"),
+        ({"c4": {"path": "x", "weight": 1, "max_epochs": 0}}, r"sources\.c4\.max_epochs: .*\b0$"),
+        ({"c4": {"path": "x", "weight": 1, "max_epochs": True}}, r"sources\.c4\.max_epochs: .*\bTrue$"),
+        ({"c4": {"path": "x", "weight": 1, "format": "pdf"}}, r"sources\.c4\.format: .*'medqa'.*'pdf'$"),
+        ({"a": {"path": "x", "weight": 0.5}, "b": {"path": "x", "weight": 0.6}}, r"sources: .*\b1\.1\b"),
     ],
 )
 def test_bad_sources_name_their_key(sources, message):
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=f"^{message}") as error:
         parse_sources(sources)
-    assert message in str(error.value)
     assert "\n" not in str(error.value)

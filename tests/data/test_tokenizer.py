@@ -30,9 +30,7 @@ def test_a_pad_token_that_is_there_is_kept(tokenizer, tmp_path):
 
 def test_a_larger_vocabulary_than_the_model_s_is_refused(tokenizer):
     check_vocabulary(tokenizer, 401)
-    with pytest.raises(
-        InputError, match="vocab_size: the tokenizer has 401 tokens with its pad token, the model only 400"
-    ):
+    with pytest.raises(InputError, match=r"^vocab_size: .*\b401\b.*\b400\b"):
         check_vocabulary(tokenizer, 400)
 
 
@@ -97,7 +95,7 @@ def test_a_million_times_the_same_character(gpt2, character):
     assert gpt2.decode(ids[:-1]) == character * 1_100_000 + "x"
 
 
-def test_another_kind_of_tokenizer_takes_the_plain_way(gpt2, tmp_path):
+def test_another_kind_of_tokenizer_takes_the_plain_way(gpt2):
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
     bpe.train_from_iterator(["fever and cough"] * 3, trainers.BpeTrainer(special_tokens=["<|endoftext|>"]))

@@ -32,6 +32,7 @@ def context() -> set[str]:
 
 def test_the_context_is_what_is_copied(context):
     sources = [source for source, _ in copied()]
+    assert "modeling_pure" in sources
     for source in sources:
         assert any(Path(file).is_relative_to(source) for file in context), source
     asides = {"Dockerfile", ".dockerignore"}

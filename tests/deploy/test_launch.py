@@ -10,6 +10,7 @@ import pytest
 
 from modeling_pure.errors import EXIT_CODES
 from tests.deploy.conftest import ROOT
+from tests.processes import free_port
 
 # Exits as it is told on its last rank; or waits for SIGTERM and exits with 143 a moment after.
 PROGRAM = """
@@ -31,7 +32,7 @@ if code != "0":
 
 def launch(folder, code) -> subprocess.Popen:
     (folder / "program.py").write_text(PROGRAM)
-    options = ["--nproc_per_node=2", "--master_port=29671", folder / "program.py", folder, code]
+    options = ["--nproc_per_node=2", f"--master_port={free_port()}", folder / "program.py", folder, code]
     return subprocess.Popen([sys.executable, "deploy/launch.py", *map(str, options)], cwd=ROOT)
 
 

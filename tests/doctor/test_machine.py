@@ -1,5 +1,8 @@
 """What is found about the machine, each kind of failure made to happen."""
 
+import errno
+import os
+import re
 import shutil
 from collections import namedtuple
 from importlib.metadata import version
@@ -12,6 +15,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from modeling_pure.doctor import machine
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN
 from modeling_pure.training.arguments import PureTrainingArguments
+from tests.conftest import numbers_in
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -43,28 +47,27 @@ def test_memory_of_a_gpu_is_held_against_the_arithmetic_of_the_run(context, gpu)
         (31.3e9, PASS, ""),
         (31.1e9, WARN, "--per_device_train_batch_size 8 --gradient_accumulation_steps 2"),
         (6.5e9, WARN, "--gradient_checkpointing true"),
-        (6.4e9, FAIL, "a GPU with more memory"),
+        (6.4e9, FAIL, "nvidia-smi"),
     ):
         gpu(free)
         finding = machine.check_gpu(full)
         assert finding.status == status, finding
         assert cure in finding.cure
-        assert f"{free / 1e9:.1f} of 85.0 GB free; the recipe takes about 31.2 GB: 6.4 weights" in finding.found
+        assert {f"{free / 1e9:.1f}", "85.0", "31.2", "6.4"} <= {*numbers_in(finding.found)}
     gpu(84e9)
     full.training.bf16 = False
     assert machine.check_gpu(full).status == WARN
-    assert "about 54.3 GB" in machine.check_gpu(full).found
+    assert "54.3" in numbers_in(machine.check_gpu(full).found)
 
 
 def test_a_run_without_a_gpu_is_refused_only_where_a_processor_cannot_do_it(context):
     finding = machine.check_gpu(context())
     assert finding.status == WARN
-    assert "none: the run would be on the cpu" in finding.found
+    assert "cpu" in finding.found
     finding = machine.check_gpu(full_size(context))
     # 2.0e9 tokens x 2.626e9 FLOP, at 1e12 a second
     assert finding.status == FAIL
-    assert "5,252 PFLOP are 61 days" in finding.found
-    assert "a pass takes 31.2 GB" in finding.found
+    assert {"31.2", "5,252", "61"} <= {*numbers_in(finding.found)}
 
 
 def test_torch_for_cpus_on_a_machine_with_an_nvidia_driver_is_told(context, monkeypatch, tmp_path):
@@ -74,15 +77,16 @@ def test_torch_for_cpus_on_a_machine_with_an_nvidia_driver_is_told(context, monk
     monkeypatch.setattr(machine, "NVIDIA_DRIVER", driver)
     finding = machine.check_torch(context())
     assert finding.status == WARN
-    assert finding.found.endswith("built without CUDA")
+    assert "CUDA" in finding.found
+    assert "NVIDIA" not in finding.found
     driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54")
     finding = machine.check_torch(context())
     assert finding.status == WARN
-    assert "built without CUDA, though there is an NVIDIA driver" in finding.found
+    assert "NVIDIA" in finding.found
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     finding = machine.check_torch(context())
     assert finding.status == WARN
-    assert "CUDA 13.0, which finds no GPU" in finding.found
+    assert "13.0" in numbers_in(finding.found)
 
 
 def test_packages_outside_their_ranges_and_missing_ones_fail(context, monkeypatch, tmp_path):
@@ -97,10 +101,9 @@ def test_packages_outside_their_ranges_and_missing_ones_fail(context, monkeypatc
     assert finding.status == FAIL
     assert "requirements.txt" in finding.cure
     python, torch_, missing = finding.found.split("; ")
-    assert python.startswith("python 3.")
-    assert python.endswith("expected <3.9")
-    assert torch_ == f"torch {version('torch')}, expected >=99"
-    assert missing == "no-such-package is missing, expected >=1"
+    assert re.fullmatch(r"python 3\..*<3\.9", python)
+    assert re.fullmatch(rf"torch {re.escape(version('torch'))}\b.*>=99", torch_)
+    assert re.fullmatch("no-such-package .*>=1", missing)
 
 
 def test_packages_of_an_installed_project_are_those_of_its_metadata(context, monkeypatch, tmp_path):
@@ -110,7 +113,7 @@ def test_packages_of_an_installed_project_are_those_of_its_metadata(context, mon
     monkeypatch.setattr(machine, "metadata", lambda name: {"Requires-Python": ">=3.11"})
     finding = machine.check_packages(context())
     assert finding.status == FAIL
-    assert finding.found == "no-such-package is missing, expected >=1"
+    assert re.fullmatch("no-such-package [^;]*>=1", finding.found)
 
     def not_installed(name):
         raise machine.PackageNotFoundError(name)
@@ -128,7 +131,7 @@ def test_a_folder_that_cannot_be_written_fails_by_its_name(context, tmp_path):
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         finding = machine.check_output_dir(context("--output_dir", folder))
         assert finding.status == FAIL
-        assert f"'{folder}': Not a directory" in finding.found
+        assert f"'{folder}': {os.strerror(errno.ENOTDIR)}" in finding.found
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -144,12 +147,12 @@ def test_a_disk_has_to_hold_the_checkpoints_kept_the_best_and_the_unfinished(con
             monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(2 * free, free, free))
             finding = machine.check_disk(with_limit)
             assert finding.status == status
-            assert f"{count} checkpoints" in finding.found
+            assert str(count) in numbers_in(finding.found)
     unlimited = context("--save_steps", 5)
     unlimited.training.save_total_limit = None
-    assert f"{3 + 2} checkpoints" in machine.check_disk(unlimited).found
+    assert str(3 + 2) in numbers_in(machine.check_disk(unlimited).found)
     unlimited.training.save_steps = 0.1
-    assert f"{10 + 2} checkpoints" in machine.check_disk(unlimited).found
+    assert str(10 + 2) in numbers_in(machine.check_disk(unlimited).found)
 
 
 def test_what_a_run_reports_to_has_to_be_there(context):
@@ -159,7 +162,7 @@ def test_what_a_run_reports_to_has_to_be_there(context):
     for name in (missing, "nobody"):
         finding = machine.check_monitoring(context("--report_to", name))
         assert finding.status == FAIL
-        assert finding.found == f"report_to: {name} is not there"
+        assert finding.found.startswith(f"report_to: {name} ")
 
 
 def test_data_workers_need_cores_and_shared_memory(context, monkeypatch):
@@ -167,8 +170,8 @@ def test_data_workers_need_cores_and_shared_memory(context, monkeypatch):
     for workers, status in ((0, PASS), (3, PASS), (4, WARN)):
         assert machine.check_workers(context("--dataloader_num_workers", workers)).status == status
     finding = machine.check_workers(context("--dataloader_num_workers", 4))
-    assert "4 data worker(s) and the run itself on 4 core(s)" in finding.found
-    assert "3" in finding.cure
+    assert numbers_in(finding.found) == ["4", "4"]  # workers, cores
+    assert "--dataloader_num_workers 3" in finding.cure
     monkeypatch.setattr(machine, "SHARED_MEMORY", machine.Path("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, 1000))
     finding = machine.check_workers(context("--dataloader_num_workers", 1))

@@ -1,6 +1,7 @@
 """What is found about sources, tokenizer and Hub, each kind of failure made to happen."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from modeling_pure.doctor import context as context_module
 from modeling_pure.doctor import texts
 from modeling_pure.doctor.__main__ import checks
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN, on_hub
-from tests.conftest import write_jsonl
+from tests.conftest import numbers_in, write_jsonl
 from tests.data.http_server import Failure, FileServer
 from tests.hub_server import HubServer
 
@@ -27,29 +28,29 @@ def source(context, name: str):
     return texts.check_source(context, one)
 
 
-@pytest.mark.parametrize("name", ["finepdfs", "usmle"])
-def test_a_source_is_read_as_training_reads_it(name, context):
+@pytest.mark.parametrize(("name", "held_out"), [("finepdfs", "40"), ("usmle", "13")])
+def test_a_source_is_read_as_training_reads_it(name, held_out, context):
     finding = source(context(), name)
     assert finding.status == PASS
-    assert "held-out documents and one to train on" in finding.found
+    assert held_out in numbers_in(finding.found.split(": ")[1])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--sources.c4.path", "/no/such/file.parquet"], "sources.c4: no file matches '/no/such/file.parquet'"),
-        (["--sources.c4.column", "body"], "no text: it has no 'body', only ['text']"),
-        (["--sources.c4.format", "medqa"], "is not a question"),
-        (["--sources.c4.validation_documents", "300"], "sources.c4: c4.jsonl: no text"),
-        (["--sources.c4.validation_path", "/none.jsonl"], "sources.c4.validation_path: no file matches '/none.jsonl'"),
-        (["--sources.c4.path", "http://127.0.0.1:9/x.jsonl"], "sources.c4: cannot read 'http://127.0.0.1:9/x.jsonl'"),
+        (["--sources.c4.path", "/no/such/file.parquet"], r"sources\.c4: .*'/no/such/file\.parquet'"),
+        (["--sources.c4.column", "body"], r"sources\.c4: .*'body'.*\['text'\]"),
+        (["--sources.c4.format", "medqa"], r"sources\.c4: .*\b0\b.*c4\.jsonl' .*\bKeyError\b"),
+        (["--sources.c4.validation_documents", "300"], r"sources\.c4: c4\.jsonl: "),
+        (["--sources.c4.validation_path", "/none.jsonl"], r"sources\.c4\.validation_path: .*'/none\.jsonl'"),
+        (["--sources.c4.path", "http://127.0.0.1:9/x.jsonl"], r"sources\.c4: .*'http://127\.0\.0\.1:9/x\.jsonl'"),
     ],
 )
 def test_a_source_that_cannot_be_read_fails_by_its_key(options, message, context):
     broken = context(*options, "--streaming_timeout", "0.1")
     finding = source(broken, "c4")
     assert finding.status == FAIL
-    assert message in finding.found
+    assert re.match(message, finding.found)
     assert "\n" not in finding.found
     assert finding.cure.startswith("--sources.c4.path PATH")
     assert source(broken, "fineweb_edu").status == PASS
@@ -64,28 +65,29 @@ def test_texts_outside_the_mixture_and_questions_are_read_too(context, corpus, t
     outside = write_jsonl(tmp_path / "outside.jsonl", [{"text": "fever"}, {"text": "cough"}])
     questions = corpus / "questions.jsonl"
     good = context("--validation_sources", f"{{wiki: {{path: {outside}}}}}", "--decontaminate", questions)
-    assert texts.check_outside(good, good.outside[0]).found == f"{outside}: 2 documents"
-    assert texts.check_questions(good).found == f"{questions}: 120 questions"
+    assert texts.check_outside(good, good.outside[0]).found.startswith(f"{outside}: 2 ")
+    assert texts.check_questions(good).found.startswith(f"{questions}: 120 ")
     assert {"validation_sources.wiki", "decontaminate"} <= {name for name, _ in checks(good)}
     bad = context("--validation_sources", "{wiki: {path: /none.jsonl}}", "--decontaminate", questions, outside)
     finding = texts.check_outside(bad, bad.outside[0])
     assert finding.status == FAIL
-    assert "validation_sources.wiki: no file matches '/none.jsonl'" in finding.found
+    assert re.match(r"validation_sources\.wiki: .*'/none\.jsonl'", finding.found)
     finding = texts.check_questions(bad)
     assert finding.status == FAIL
-    assert f"decontaminate: row 0 of '{outside}' is not a question" in finding.found
+    assert re.match(rf"decontaminate: .*\b0\b.*'{outside}'", finding.found)
 
 
 def test_a_vocabulary_that_is_too_small_fails_and_the_model_is_looked_at_all_the_same(context):
-    assert texts.check_tokenizer(context()).found.endswith("401 tokens with its pad token, in a vocabulary of 512")
+    assert numbers_in(texts.check_tokenizer(context()).found)[-2:] == ["401", "512"]  # tokens, vocabulary
     small = context("--model_overrides", "{vocab_size: 400}")
     finding = texts.check_tokenizer(small)
     assert finding.status == FAIL
-    assert "the tokenizer has 401 tokens with its pad token, the model only 400" in (finding.found)
+    assert finding.found.startswith("vocab_size: ")
+    assert numbers_in(finding.found) == ["401", "400"]
     assert small.blueprint.lm_head.out_features == 400
     finding = texts.check_tokenizer(context("--tokenizer_name_or_path", "/nowhere"))
     assert finding.status == FAIL
-    assert "tokenizer_name_or_path: cannot load the tokenizer of" in finding.found
+    assert re.match("tokenizer_name_or_path: .*'/nowhere'", finding.found)
 
 
 def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
@@ -96,7 +98,7 @@ def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
     write_mixture(tmp_path, mixture, 12)
     options = ["--packed_dir", tmp_path, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
     packed = context(*options)
-    assert texts.check_packed(packed).found == f"12 rows in {tmp_path}"
+    assert numbers_in(texts.check_packed(packed).found.replace(str(tmp_path), "")) == ["12"]
     names = [name for name, _ in checks(packed)]
     assert "packed_dir" in names
     assert not [name for name in names if name.startswith("sources.")]
@@ -104,7 +106,7 @@ def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
     assert [name for name in asked if name.startswith("sources.")] == ["sources.usmle"]
     finding = texts.check_packed(context(*options, "--max_steps", 13))
     assert finding.status == FAIL
-    assert "holds 12 rows, the run needs 13" in finding.found
+    assert re.match(r"packed_dir: .*\b12\b.*\b13\b", finding.found)
     rows_file(tmp_path, 0).write_bytes(b"no arrow")
     finding = texts.check_packed(packed)
     assert finding.status == FAIL
@@ -139,20 +141,23 @@ READ = ["--sources.c4.path", "owner/c4"]
 def test_a_run_that_reads_is_warned_of_a_token_that_is_missing_or_invalid(context, hub, monkeypatch):
     options, bad = READ, WARN
     finding = texts.check_token(context(*options))
-    assert (finding.status, finding.found) == (bad, "none")
+    assert finding.status == bad
     assert "hf auth login" in finding.cure
+    assert "--force" not in finding.cure
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert texts.check_token(context(*options)).found == "that of somebody"
-    for status, message in ((401, "there is one, which the Hub does not know"), (500, "cannot be looked at")):
+    finding = texts.check_token(context(*options))
+    assert finding.status == PASS
+    assert "somebody" in finding.found
+    for status, invalid in ((401, True), (500, False)):
         hub.failures = lambda method, path, status=status: Failure(status) if "whoami" in path else None
         finding = texts.check_token(context(*options))
         assert finding.status == bad
-        assert message in finding.found
+        assert ("hf auth login --force" in finding.cure) == invalid
         assert TOKEN not in str(finding)
     hub.failures = lambda method, path: Failure(drop=True) if "whoami" in path else None
     finding = texts.check_token(context(*options))
     assert finding.status == bad
-    assert "cannot be looked at" in finding.found
+    assert "hf auth login" not in finding.cure
 
 
 def test_a_run_that_is_pushed_fails_without_the_right_to(context, tmp_path, monkeypatch):
@@ -160,32 +165,38 @@ def test_a_run_that_is_pushed_fails_without_the_right_to(context, tmp_path, monk
     take_for_the_hub(hub.url, tmp_path, monkeypatch)
     assert texts.check_token(context(*PUSH)).status == FAIL
     finding = texts.check_token(context(*PUSH, "--hub_token", "hf_writes"))
-    assert (finding.status, finding.found) == (PASS, "may write to user/pure, or make it")
-    for token, why in (("hf_reads", "the token may only read"), (TOKEN, "the Hub does not know this token")):
+    assert finding.status == PASS
+    assert "user/pure" in finding.found
+    faults = set()
+    for token in ("hf_reads", TOKEN):
         finding = texts.check_token(context(*PUSH, "--hub_token", token))
         assert finding.status == FAIL
-        assert why in finding.found
+        assert finding.found.startswith("push_to_hub: ")
         assert token not in str(finding)
+        faults.add(finding.found)
+    assert len(faults) == 2
     hub.stop()
 
 
 def test_a_hub_that_does_not_answer_or_must_not_be_asked_is_told_once(context, hub, monkeypatch):
-    assert texts.check_hub(context(*READ)).found == f"{hub.url} answers"
+    finding = texts.check_hub(context(*READ))
+    assert finding.status == PASS
+    assert hub.url in finding.found
     for status in (403, 503):
         hub.failures = lambda method, path, status=status: Failure(status)
         finding = texts.check_hub(context(*READ))
         assert finding.status == WARN
-        assert finding.found == f"{hub.url} answers HTTP {status}"
+        assert re.match(rf"{hub.url} .*\b{status}\b", finding.found)
     monkeypatch.setattr(context_module, "HUB_SECONDS", 0.05)
     hub.failures = lambda method, path: Failure(delay=0.5)
-    assert texts.check_hub(context(*READ)).found == f"no network: {hub.url}: timed out"
-    hub.stop()
-    finding = texts.check_hub(context(*READ))
-    assert finding.status == WARN
-    assert finding.found.startswith(f"no network: {hub.url}: ")
+    for _ in range(2):  # an answer that comes too late, and none
+        finding = texts.check_hub(context(*READ))
+        assert finding.status == WARN
+        assert f"{hub.url}: " in finding.found
+        hub.stop()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     offline = context(*READ)
-    assert texts.check_hub(offline).found == "HF_HUB_OFFLINE is set"
+    assert "HF_HUB_OFFLINE" in texts.check_hub(offline).found
     assert source(offline, "c4").status == SKIPPED
     assert source(offline, "usmle").status == PASS
     assert texts.check_hub(context()).status == texts.check_token(context()).status == PASS

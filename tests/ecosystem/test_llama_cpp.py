@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from modeling_pure.medqa.prompt import format_prompt
-from tests.ecosystem.conftest import CONVERT, CONVERT_Q8, free_port, needs_runtimes, post, python_block, run
+from tests.ecosystem.conftest import CONVERT, CONVERT_Q8, needs_runtimes, post, python_block, run
+from tests.processes import free_port
 
 pytestmark = needs_runtimes
 

@@ -10,7 +10,8 @@ from urllib.request import urlopen
 import pytest
 
 from modeling_pure.medqa.prompt import format_prompt, parse_answer
-from tests.ecosystem.conftest import ROOT, SERVE, command, free_port, needs_runtimes, post, python_block
+from tests.ecosystem.conftest import ROOT, SERVE, command, needs_runtimes, post, python_block
+from tests.processes import free_port
 
 pytestmark = needs_runtimes
 

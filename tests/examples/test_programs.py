@@ -50,5 +50,5 @@ def test_score_question_gives_the_four_probabilities(model, model_folder, tokeni
 @pytest.mark.parametrize(("program", "more"), [(generate, ["?"]), (score_question, ["?", *"abcd"])])
 def test_what_is_no_model_is_one_line(program, more, tmp_path, train_here):
     error = train_here(tmp_path, *more, script=program, expect=2).err
-    assert error.endswith(f"error: model: '{tmp_path}' is not a model folder (it has no config.json)\n")
+    assert re.search(rf"error: model: '{tmp_path}' .*config\.json", error)
     assert len(error.splitlines()) == 1

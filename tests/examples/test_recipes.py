@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import train_grpo
+from modeling_pure.console import DISCLAIMER
 from modeling_pure.data import inspect
 from tests.conftest import WORDS, question_row, write_jsonl
 from tests.examples.conftest import ROOT, command_with
@@ -42,7 +43,7 @@ def test_lora_changes_the_linear_layers_by_its_rank_and_nothing_else(
     printed = train_here(*options_of("train_grpo.py"), *options, script=train_grpo).out
     before, after = load_file(model_folder / "model.safetensors"), load_file("runs/lora/model.safetensors")
     assert before.keys() == after.keys()
-    assert "Not for clinical use" in printed
+    assert DISCLAIMER in printed
     changed = {name: after[name] - before[name] for name in before if not torch.equal(before[name], after[name])}
     assert changed.keys() == {name for name in before if "proj" in name}
     for difference in changed.values():
@@ -97,7 +98,7 @@ def test_my_mixture_is_shown_and_leaves_test_questions_out(train_here, my_data, 
     asked_and_reached = {name: re.findall(r"([\d.]+)%", line) for name, line in shown.items()}
     shares = {"notes": "40.00", "books": "35.00", "guides": "15.00", "exam": "10.00"}
     assert asked_and_reached == {name: [share, share] for name, share in shares.items()}
-    assert "2 evaluation question" in shown["notes"]
+    assert "2 evaluation question" in shown["notes"]  # the reason as it is counted
 
 
 def test_my_mixture_trains_in_its_shares(train_here, my_data, tokenizer_folder):

@@ -18,9 +18,10 @@ def test_a_folder_of_another_family_is_trained(family, make_trainer, tokenizer, 
     assert trainer.prefix_obstacle is None
     assert trainer.rollout_obstacle is None
     trainer.train()
-    lines = trainer.state.log_history
-    assert max(line.get("sampling/log_prob_difference", 0) for line in lines) < 1e-5
-    assert all(line["grad_norm"] > 0 for line in lines if "grad_norm" in line)
+    steps = [line for line in trainer.state.log_history if "grad_norm" in line]
+    assert steps[0]["sampling/log_prob_difference"] < 1e-5
+    assert len(steps) == 2
+    assert min(line["grad_norm"] for line in steps) > 1e-3
 
 
 def test_the_end_of_text_pads_where_a_model_has_no_spare_id(tokenizer_folder):

@@ -175,5 +175,6 @@ def test_without_masks_loss_and_gradient_are_those_of_the_stock_trainer(loss_typ
     (ours, our_gradient, our_metrics), (theirs, their_gradient, their_metrics) = results
     assert ours == pytest.approx(theirs, abs=1e-6)
     assert (our_gradient - their_gradient).norm() < 1e-6 * their_gradient.norm()
+    assert their_metrics
     for name, values in their_metrics.items():
         assert our_metrics[name] == pytest.approx(values, abs=1e-5), name

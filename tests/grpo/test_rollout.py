@@ -75,7 +75,8 @@ def test_the_same_seed_gives_the_tokens_of_generate(family, ends, monkeypatch):
     monkeypatch.setattr(torch, "multinomial", draw_as_we_do)
     torch.manual_seed(3)
     assert ours == generated(model, prompts, ends, 12)
-    assert len({len(row) for row in ours}) > 1 or ends == ONE_END
+    if ends is MANY_ENDS:
+        assert len({len(row) for row in ours}) > 1
 
 
 def scores_of(model, prompts, rollout, temperature: float) -> torch.Tensor:
@@ -161,7 +162,7 @@ def test_without_cuts_no_mask_is_kept():
     model = make_model("pure").eval()
     rollout = sample_completions(model, make_prompts((4, 2)), SamplingParams(), 3, ONE_END, PAD)
     assert rollout.sampling_mask is None
-    assert all(size == VOCAB for row in rollout.kept for size in row)
+    assert {size for row in rollout.kept for size in row} == {VOCAB}
 
 
 def test_a_model_with_windows_is_sampled_by_generate_with_the_same_masks():
@@ -295,10 +296,8 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is_from_then_on(fake_gpu, c
         assert decoding.captured() == decoding.advance
     assert not decoding.graphs
     assert (fake_gpu.stream, fake_gpu.generator.state) == ("main", "before")
-    assert caplog.messages == [
-        "a decoding step is no CUDA graph, so that sampling goes on without and slower: "
-        "CUDA error: operation failed due to a previous error during capture"
-    ]
+    (message,) = caplog.messages
+    assert message.endswith(": CUDA error: operation failed due to a previous error during capture")
 
 
 def test_masks_stay_on_the_device_that_scores_them():

@@ -108,5 +108,5 @@ def test_a_sampled_token_stands_in_its_mask_with_its_log_probability():
     "wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"min_p": 1.0}]
 )
 def test_settings_that_mean_nothing_are_refused_by_name(wrong):
-    with pytest.raises(InputError, match=f"^{next(iter(wrong))}: expected"):
+    with pytest.raises(InputError, match=f"^{next(iter(wrong))}: "):
         SamplingParams(**wrong)

@@ -143,11 +143,11 @@ def test_any_other_call_is_what_it_was():
 
 def test_where_a_prompt_cannot_be_shared_it_is_said_why_and_whole_rows_are_right_all_the_same():
     windowed, batch = make_windowed_model(), make_batch([(11, [6, 2])])
-    assert "not all layers of MistralForCausalLM" in shared_prefix_obstacle(windowed, False)
+    assert "MistralForCausalLM" in shared_prefix_obstacle(windowed, False)
     torch.testing.assert_close(
         score(windowed, batch, False).log_probs, by_rows(windowed, batch, True), atol=1e-5, rtol=0
     )
     pure = make_model("pure")
-    assert shared_prefix_obstacle(pure, True) == "gradient_checkpointing keeps no keys and values"
+    assert shared_prefix_obstacle(pure, True).startswith("gradient_checkpointing ")
     pure.config._attn_implementation = "flash_attention_2"
-    assert "attn_implementation flash_attention_2" in shared_prefix_obstacle(pure, False)
+    assert "flash_attention_2" in shared_prefix_obstacle(pure, False)

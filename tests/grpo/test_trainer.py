@@ -1,5 +1,7 @@
 """The trainer: masks from the draw to the loss, through all that TRL does with a rollout in between."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -55,8 +57,8 @@ def test_the_policy_that_is_trained_is_the_one_that_acted(make_trainer):
     assert max(first) == 0.0
     assert min(later) > 1e-4
     kept = logged(trainer, "sampling/kept_tokens")
-    assert all(1 <= value <= 50 for value in kept)
-    assert all(0 <= value <= 1 for value in logged(trainer, "off_policy/masked_share"))
+    assert 1 < min(kept) <= max(kept) <= 50
+    assert len(logged(trainer, "off_policy/masked_share")) == 4
 
 
 def test_without_the_mask_it_is_another_policy(make_trainer):
@@ -102,7 +104,9 @@ def test_masks_survive(changes, make_trainer):
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     assert trainer.inputs["sampling_mask"].dtype == torch.uint8
-    assert max([0.0, *logged(trainer, "sampling/log_prob_difference")]) < 1e-5
+    differences = logged(trainer, "sampling/log_prob_difference")
+    assert bool(differences) == (changes is not SURVIVES["one update"])  # in which there is no older policy
+    assert max(differences, default=0) < 1e-5
     assert max(drift for first, drift in trainer.passes if first) < 1e-5
     assert any(not torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
     assert all(p.isfinite().all() for p in trainer.model.parameters())
@@ -165,7 +169,7 @@ def test_attention_is_flash_unless_another_kernel_is_asked_for(make_trainer, ker
 def test_probabilities_that_are_no_numbers_stop_the_run(make_trainer):
     trainer = make_trainer()
     trainer.model.lm_head.weight.data[7] = torch.nan
-    with pytest.raises(RunStopped, match="no numbers any more"):
+    with pytest.raises(RunStopped, match=r"^step 0: "):
         trainer._generate_single_turn([[3, 4], [3, 4]])
 
 
@@ -189,24 +193,24 @@ def test_groups_are_shuffled_whole(sizes, seed):
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"repetition_penalty": 1.1}, "repetition_penalty: changes the odds"),
-        ({"use_vllm": True}, "use_vllm: gives no masks back"),
-        ({"use_vllm": True, "keep_sampling_mask": False}, "use_vllm: with top_p"),
-        ({"use_transformers_continuous_batching": True}, "use_transformers_continuous_batching: gives no masks"),
-        ({"generation_kwargs": {"no_repeat_ngram_size": 2}}, "generation_kwargs: 'no_repeat_ngram_size' is none of"),
-        ({"steps_per_generation": 3}, "steps_per_generation: 3 passes are no whole number"),
-        ({"save_steps": 3}, "save_steps: 3 is no multiple of 2 updates"),
-        ({"max_steps": 5}, "max_steps: 5 is no multiple of 2 updates"),
-        ({"save_strategy": "epoch"}, "save_strategy: steps or no"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty: "),
+        ({"use_vllm": True}, "use_vllm: .*keep_sampling_mask"),
+        ({"use_vllm": True, "keep_sampling_mask": False}, "use_vllm: (?!.*keep_sampling_mask).*top_p"),
+        ({"use_transformers_continuous_batching": True}, "use_transformers_continuous_batching: "),
+        ({"generation_kwargs": {"no_repeat_ngram_size": 2}}, "generation_kwargs: 'no_repeat_ngram_size' "),
+        ({"steps_per_generation": 3}, r"steps_per_generation: 3 .*\bgradient_accumulation_steps 2$"),
+        ({"save_steps": 3}, r"save_steps: 3 .*\b2\b"),
+        ({"max_steps": 5}, r"max_steps: 5 .*\b2\b"),
+        ({"save_strategy": "epoch"}, r"save_strategy: .*\bsteps\b"),
         (
             {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "steps_per_generation": 2},
-            "num_generations: a step of 2 completions holds no whole number of groups of 4",
+            r"num_generations: .*\b2\b.*\b4$",
         ),
-        ({"top_p": 0.0}, "top_p: expected"),
+        ({"top_p": 0.0}, r"top_p: .*\b0\.0$"),
     ],
 )
 def test_what_no_mask_can_stand_for_is_refused_in_one_line(changes, line, make_trainer):
-    with pytest.raises(InputError, match=line) as error:
+    with pytest.raises(InputError, match=f"^{line}") as error:
         make_trainer(**{"num_generations": 4, **changes})
     assert "\n" not in str(error.value)
 
@@ -216,7 +220,7 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(make_trainer,
     model.config.final_logit_softcapping = 30.0
     model.save_pretrained(tmp_path / "capped")
     tokenizer.save_pretrained(tmp_path / "capped")
-    with pytest.raises(InputError, match="its final_logit_softcapping changes the logits"):
+    with pytest.raises(InputError, match="^model_name_or_path: .*final_logit_softcapping"):
         make_trainer(str(tmp_path / "capped"))
 
 
@@ -233,15 +237,18 @@ def test_the_self_check_finds_a_head_that_is_more_than_its_weight(make_trainer, 
     head.weight = model.lm_head.weight
     model.lm_head = head
     model.config._name_or_path = str(model_folder)
-    with pytest.raises(InputError, match="the logits of PureForCausalLM are not those of its head"):
+    with pytest.raises(InputError, match="^model_name_or_path: .*PureForCausalLM"):
         make_trainer(model, cast_lm_head_to_fp32=False)
 
 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (lambda attend: lambda *args, group_cache, **kwargs: attend(*args, **kwargs), "does not let itself be taken"),
-        (lambda attend: lambda *args, **kwargs: (1.1 * attend(*args, **kwargs)[0], None), "gives other probabilities"),
+        (lambda attend: lambda *args, group_cache, **kwargs: attend(*args, **kwargs), "PureForCausalLM .*TypeError"),
+        (
+            lambda attend: lambda *args, **kwargs: (1.1 * attend(*args, **kwargs)[0], None),
+            "PureForCausalLM (?!.*Error)",
+        ),
     ],
     ids=["raises", "wrong"],
 )
@@ -252,7 +259,7 @@ def test_the_self_check_finds_a_rollout_that_is_wrong_and_takes_generate(fault, 
         trainer = make_trainer(trainer_class=Watched, **CUTS)
     finally:
         AttentionInterface.register(rollout.ATTENTION, rollout.rollout_attention)
-    assert reason in trainer.rollout_obstacle
+    assert re.match(reason, trainer.rollout_obstacle)
     assert trainer.prefix_obstacle is None
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
@@ -262,7 +269,7 @@ def test_prompts_whose_cache_is_not_to_be_trusted_are_scored_in_whole_rows(make_
     true = shared_prefix.shared_hidden_states
     monkeypatch.setattr(shared_prefix, "shared_hidden_states", lambda *args: 0.9 * true(*args))
     trainer = make_trainer(**CUTS)
-    assert "gives other probabilities after a prompt in a cache" in trainer.prefix_obstacle
+    assert "PureForCausalLM" in trainer.prefix_obstacle
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
 

@@ -90,16 +90,16 @@ def test_books_of_all_kinds_are_cut_into_passages(tmp_path):
 
 
 def test_a_folder_without_books_is_refused(tmp_path):
-    with pytest.raises(InputError, match="textbooks: .* holds no text"):
+    with pytest.raises(InputError, match=rf"^textbooks: '{tmp_path}' .*\.jsonl\b"):
         textbook_passages("textbooks", str(tmp_path))
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match=f"^textbooks: '{tmp_path / 'none'}' "):
         textbook_passages("textbooks", str(tmp_path / "none"))
-    with pytest.raises(InputError, match="textbooks: no words to look for"):
+    with pytest.raises(InputError, match="^textbooks: [^']*$"):
         bm25_baseline("textbooks", [Question("Q?", ("a", "b", "c", "d"), 0)], ["the of and"])
     (tmp_path / "broken.jsonl").write_text('{"text": ')
-    with pytest.raises(InputError, match="textbooks: cannot read .*broken.jsonl"):
+    with pytest.raises(InputError, match=r"^textbooks: .*broken\.jsonl': "):
         textbook_passages("textbooks", str(tmp_path))
     (tmp_path / "broken.jsonl").unlink()
     write_jsonl(tmp_path / "bad.jsonl", [{"body": "x"}])
-    with pytest.raises(InputError, match="bad.jsonl' has no column 'text'"):
+    with pytest.raises(InputError, match=r"^textbooks: '.*bad\.jsonl' .*'text'"):
         textbook_passages("textbooks", str(tmp_path))

@@ -163,3 +163,5 @@ def test_sharded_and_half_precision_checkpoints_keep_every_weight(model, tmp_pat
 def test_only_the_main_process_writes_the_code(model, tmp_path):
     model.save_pretrained(tmp_path / "other_rank", is_main_process=False)
     assert not list((tmp_path / "other_rank").glob("*.py"))
+    model.save_pretrained(tmp_path / "main")
+    assert {file.name for file in (tmp_path / "main").glob("*.py")} == set(HUB_FILES)

@@ -35,25 +35,24 @@ def test_the_defaults_are_medium_large_by_the_published_sum():
 
 def test_preset_overrides_and_unknown_preset():
     assert PureConfig.from_preset("small", num_hidden_layers=2).num_hidden_layers == 2
-    with pytest.raises(ValueError, match="tiny, small, medium, medium-large"):
+    with pytest.raises(ValueError, match=f"'huge'.*{', '.join(PRESETS)}"):
         PureConfig.from_preset("huge")
-    assert set(PRESETS) == {"tiny", "small", "medium", "medium-large"}
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_key_value_heads": 3}, "multiple of num_key_value_heads"),
-        ({"num_key_value_heads": 0}, "multiple of num_key_value_heads"),
-        ({"num_attention_heads": 7}, "hidden_size .1152. must be"),
-        ({"num_attention_heads": 0}, "num_attention_heads must be at least 1"),
-        ({"head_dim": 64}, "hidden_size .1152. must be"),
-        ({"hidden_size": 45, "num_attention_heads": 5, "num_key_value_heads": 1}, "must be even"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1"),
+        ({"num_key_value_heads": 3}, r"num_key_value_heads \(3\)"),
+        ({"num_key_value_heads": 0}, r"num_key_value_heads \(0\)"),
+        ({"num_attention_heads": 7}, r"hidden_size \(1152\) .*num_attention_heads \(7\)"),
+        ({"num_attention_heads": 0}, r"num_attention_heads .*\b0\b"),
+        ({"head_dim": 64}, r"hidden_size \(1152\) .*head_dim \(64\)"),
+        ({"hidden_size": 45, "num_attention_heads": 5, "num_key_value_heads": 1}, r"\bhead_dim \(9\)"),
+        ({"num_hidden_layers": 0}, r"num_hidden_layers .*\b0\b"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "rope_type"),
         ({"vocab_size": 2048}, "num_real_tokens .50258."),
-        ({"vocab_size": 2048, "num_real_tokens": None}, "bos_token_id .50256. is not among the 2048 real tokens"),
+        ({"vocab_size": 2048, "num_real_tokens": None}, r"bos_token_id \(50256\) .*\b2048\b"),
         ({"eos_token_id": [50256, 50300]}, "eos_token_id .50300."),
         ({"pad_token_id": 50303}, "pad_token_id .50303."),
     ],

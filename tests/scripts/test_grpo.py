@@ -1,17 +1,20 @@
 """GRPO from the command line: rewards, budget, and that an interrupted run goes on as it would have."""
 
+import re
+
 import pandas
 import pytest
-import torch
-from safetensors.torch import load_file
 
 import train_grpo
+from modeling_pure.console import DISCLAIMER
 from modeling_pure.data.held_out import split_questions
 from modeling_pure.data.sources import parse_source
 from modeling_pure.grpo.arguments import GRPOScriptArguments
+from modeling_pure.grpo.report import INERT
 from modeling_pure.medqa.splits import split_of
 from tests.processes import run
 from tests.scripts.conftest import kill_once_written, metrics
+from tests.scripts.runs import same_weights
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +26,10 @@ def trained(grpo_recipe, tmp_path_factory):
 
 def test_the_run_says_what_it_does_and_which_refinement_acts(trained):
     _, printed = trained
-    for text in ("2 prompts x 4 completions = 8", "16 completions, 2 update(s) on each", "Not for clinical use"):
-        assert text in " ".join(printed.split())
-    assert "WITHOUT EFFECT" not in printed
+    printed = " ".join(printed.split())
+    assert re.search(r"\b2 \w+ x 4 \w+ = 8\b.*\b16 \w+, 2 \w+", printed)
+    assert DISCLAIMER in printed
+    assert INERT not in printed
 
 
 def test_the_reward_is_the_weighted_sum_and_is_logged(trained):
@@ -35,9 +39,8 @@ def test_the_reward_is_the_weighted_sum_and_is_logged(trained):
     for line in lines:
         correct, penalty = line["rewards/correct/mean"], line["rewards/length_penalty/mean"]
         assert line["reward"] == pytest.approx(correct - 0.01 * penalty, abs=1e-6)
-        assert 0 <= line["medqa/parse_rate"] <= 1
     assert (folder / "curves.png").exists()
-    assert "Not for clinical use" in (folder / "README.md").read_text()
+    assert DISCLAIMER in (folder / "README.md").read_text()
 
 
 def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
@@ -46,8 +49,7 @@ def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
     kill_once_written(tmp_path / "checkpoint-2" / "trainer_state.json", *command)
     assert not (tmp_path / "model.safetensors").exists()
     run(*command)
-    straight, resumed = load_file(folder / "model.safetensors"), load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    assert same_weights(folder, tmp_path)
     timeless = [
         [
             {name: value for name, value in line.items() if "time" not in name and "per_second" not in name}
@@ -81,15 +83,14 @@ def test_the_token_budget_ends_the_run(grpo_recipe, tmp_path):
     assert max(line["step"] for line in lines) < 4
     assert max(line.get("generated_tokens", 0) for line in lines) >= 20
 
-    weights = load_file(tmp_path / "model.safetensors")
+    weights = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").unlink()
     run(*command)
-    again = load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert (tmp_path / "model.safetensors").read_bytes() == weights
     assert metrics(tmp_path) == lines
 
 
 def test_one_update_per_rollout_is_said_to_be_without_effect(grpo_recipe, tmp_path):
     options = ["--steps_per_generation", "2", "--max_steps", "1", "--beta", "0.0", "--save_steps", "1"]
     printed = run("train_grpo.py", "--config", grpo_recipe, "--output_dir", tmp_path, *options).stdout
-    assert printed.count("WITHOUT EFFECT") == 2
+    assert printed.count(INERT) == 2

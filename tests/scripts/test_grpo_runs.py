@@ -1,6 +1,7 @@
 """What a GRPO run leaves, chooses and says: evaluation, preflight, completions, adapters, baseline, two processes."""
 
 import json
+import re
 import shutil
 
 import pandas
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import train_grpo
+from tests.conftest import numbers_in
 from tests.scripts.conftest import metrics, run_two
 
 
@@ -48,8 +50,9 @@ def test_the_dev_split_chooses_the_checkpoint_that_the_run_ends_with(grpo_here, 
     assert all("eval_rewards/correct/mean" in line and "eval_medqa/parse_rate" in line for line in lines)
     best = max(lines, key=lambda line: line["eval_medqa_accuracy"])["step"]  # the first of equals
     assert equal(weights_of(tmp_path), weights_of(tmp_path / f"checkpoint-{best}"))
-    assert f"step {best}, dev accuracy" in printed
-    assert "13 dev questions" in " ".join(printed.split())
+    accuracy = max(line["eval_medqa_accuracy"] for line in lines)
+    assert re.search(rf"\bstep {best}\b.*\b{accuracy:.3f}\b", printed)
+    assert re.search(r"\beval_medqa_accuracy .*\b13\b", printed)
 
 
 def test_the_same_command_again_keeps_the_best_weights(grpo_here, tmp_path):
@@ -78,8 +81,9 @@ def test_neither_algorithm_goes_on_from_the_other(first, then, finished, grpo_he
     if not finished:
         (tmp_path / "trainer_state.json").unlink()
     command = ["--config", grpo_recipe, "--output_dir", tmp_path, "--algorithm", then, "--max_steps", "2"]
-    _, line = train_here(*command, script=train_grpo, expect=2)
-    assert "was written by" in line or "was not written by this kind of run" in line
+    _, error = train_here(*command, script=train_grpo, expect=2)
+    place = tmp_path if finished else tmp_path / "checkpoint-2"
+    assert re.match(f"train_grpo.py: error: .*{place}\\b", error.splitlines()[-1])
 
 
 def test_a_state_that_was_cut_off_while_the_run_ended_is_written_again(grpo_here, tmp_path):
@@ -92,11 +96,12 @@ def test_a_state_that_was_cut_off_while_the_run_ended_is_written_again(grpo_here
     assert equal(weights_of(tmp_path), weights)
 
 
-def test_the_run_looks_before_it_starts_and_not_again(grpo_here, tmp_path):
+def test_the_run_looks_before_it_starts_and_not_again(grpo_here, monkeypatch):
     printed = grpo_here("--max_steps", "2")
-    for words in ("Before the first step", "128 completions", "always A", "groups with no spread", "WARNING: "):
-        assert words in printed
-    assert "Before the first step" not in grpo_here()  # goes on to step 4
+    assert ["128", "32"] in [numbers_in(line)[:2] for line in printed.splitlines()]  # completions, prompts
+    assert "WARNING: " in printed
+    monkeypatch.setattr(train_grpo, "look_before", None)
+    grpo_here()  # goes on to step 4
 
 
 def test_looking_before_changes_nothing(grpo_here, tmp_path, monkeypatch):
@@ -123,21 +128,22 @@ def test_a_group_answers_one_prompt_and_all_metrics_are_logged(grpo_here, tmp_pa
     names += "sampling/kept_tokens sampling/log_prob_difference entropy kl medqa/parse_rate generated_tokens"
     logged = set().union(*metrics(tmp_path))
     assert set(names.split()) <= logged
-    assert max(line.get("sampling/log_prob_difference", 0) for line in metrics(tmp_path)) < 1e-5
+    drift = [line["sampling/log_prob_difference"] for line in metrics(tmp_path) if "reward" in line]
+    assert len(drift) == 1
+    assert max(drift) < 1e-5
 
 
 def test_rewards_of_seen_and_unseen_questions_are_told_apart(grpo_here, tmp_path):
     grpo_here("--grpo_holdout", "0.5", "--max_steps", "4")
     lines = metrics(tmp_path)
     for kind in ("seen", "unseen"):
-        assert any(0 <= line.get(f"rewards/correct/{kind}", -1) <= 1 for line in lines)
+        assert any(f"rewards/correct/{kind}" in line for line in lines)
     grpo_here("--grpo_holdout", "0.5", "--holdout_only", "true", "--max_steps", "2", folder=tmp_path / "unseen")
     assert not any("rewards/correct/seen" in line for line in metrics(tmp_path / "unseen"))
 
 
 def test_adapters_end_as_a_whole_model(grpo_here, pretrained, tmp_path):
-    printed = grpo_here("--lora_rank", "2", "--learning_rate", "0.05", "--entropy_coef", "0.1")
-    assert "of them trained" in printed
+    grpo_here("--lora_rank", "2", "--learning_rate", "0.05", "--entropy_coef", "0.1")
     assert (tmp_path / "checkpoint-4" / "adapter_model.safetensors").exists()
     start, end = AutoModelForCausalLM.from_pretrained(pretrained), AutoModelForCausalLM.from_pretrained(tmp_path)
     changed = [name for (name, a), b in zip(start.named_parameters(), end.parameters(), strict=True) if (a != b).any()]
@@ -145,13 +151,10 @@ def test_adapters_end_as_a_whole_model(grpo_here, pretrained, tmp_path):
     assert len(changed) == 14
 
 
-def test_the_baseline_learns_from_the_same_prompts_and_goes_on_after_a_stop(grpo_here, tmp_path):
-    printed = grpo_here("--algorithm", "sft", "--learning_rate", "0.01")
-    assert "Cross entropy over MedQA's letters" in printed
-    assert "Before the first step" not in printed
-    losses = [line["loss"] for line in metrics(tmp_path) if "loss" in line]
-    assert len(losses) == 4
-    assert all(loss > 0 for loss in losses)
+def test_the_baseline_learns_from_the_same_prompts_and_goes_on_after_a_stop(grpo_here, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_grpo, "look_before", None)  # there is nothing to sample
+    grpo_here("--algorithm", "sft", "--learning_rate", "0.01")
+    assert len([line for line in metrics(tmp_path) if "loss" in line]) == 4
     again = tmp_path / "again"
     grpo_here("--algorithm", "sft", "--learning_rate", "0.01", "--max_steps", "2", folder=again)
     grpo_here("--algorithm", "sft", "--learning_rate", "0.01", folder=again)
@@ -169,14 +172,14 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
         "1",
         "--output_dir",
     ]
-    run_two(*options, straight, port=29731, script="train_grpo.py")
+    run_two(*options, straight, script="train_grpo.py")
     lines = [line for line in metrics(straight) if "completions/mean_length" in line]
     assert len(lines) == 2  # rollouts of 2 processes x 4 x 2 completions
     assert lines[-1]["generated_tokens"] == sum(16 * line["completions/mean_length"] for line in lines)
     assert max(line["sampling/log_prob_difference"] for line in lines) < 1e-5
 
     shutil.copytree(straight / "checkpoint-2", resumed / "checkpoint-2")
-    run_two(*options, resumed, port=29732, script="train_grpo.py")
+    run_two(*options, resumed, script="train_grpo.py")
     assert equal(weights_of(straight), weights_of(resumed))
     later = [line for line in metrics(straight) if line["step"] > 2 and "reward" in line]
     for before, after in zip(later, [line for line in metrics(resumed) if "reward" in line], strict=True):
@@ -187,18 +190,18 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--algorithm", "ppo"], "algorithm: expected one of ['grpo', 'sft']"),
-        (["--repetition_penalty", "1.2"], "repetition_penalty: changes the odds between tokens"),
-        (["--use_vllm", "true"], "use_vllm: gives no masks back"),
-        (["--save_steps", "3"], "save_steps: 3 is no multiple of 2 updates a rollout"),
-        (["--algorithm", "sft", "--lora_rank", "4"], "lora_rank: the sft baseline trains all weights"),
-        (["--max_completion_length", "250"], "max_completion_length: leaves 6 tokens of the context"),
-        (["--num_generations", "3"], "num_generations"),
+        (["--algorithm", "ppo"], r"algorithm: .*\['grpo', 'sft'\].*'ppo'"),
+        (["--repetition_penalty", "1.2"], "repetition_penalty: "),
+        (["--use_vllm", "true"], "use_vllm: .*keep_sampling_mask"),
+        (["--save_steps", "3"], r"save_steps: 3 .*\b2\b"),
+        (["--algorithm", "sft", "--lora_rank", "4"], r"lora_rank: .*\bsft\b"),
+        (["--max_completion_length", "250"], r"max_completion_length: .*\b6\b"),
+        (["--num_generations", "3"], r".*\bnum_generations\b.*\b3\b"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(options, message, train_here, grpo_recipe, tmp_path):
     _, line = train_here("--config", grpo_recipe, "--output_dir", tmp_path, *options, script=train_grpo, expect=2)
-    assert message in line.splitlines()[-1]
+    assert re.match(rf"train_grpo\.py: error: {message}", line.splitlines()[-1]), line
     assert not list(tmp_path.iterdir())
 
 

@@ -2,35 +2,18 @@
 
 import gzip
 import json
+import re
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
+from tests.conftest import numbers_in
 from tests.processes import run
 from tests.scripts.conftest import kill_once_written, metrics
-
-
-def same_weights(first, second) -> bool:
-    """Whether two runs ended with the same model, bit for bit."""
-    first, second = (load_file(folder / "model.safetensors") for folder in (first, second))
-    return all(torch.equal(first[name], second[name]) for name in first)
-
-
-def train(recipe, folder, *options, expect=0):
-    return run("train_pretrain.py", "--config", recipe, "--output_dir", folder, *options, expect=expect)
-
-
-def start_from(pretrained, folder, step: int):
-    """A run's folder as it was after a checkpoint."""
-    shutil.copytree(pretrained / f"checkpoint-{step}", folder / f"checkpoint-{step}")
-    lines = [json.dumps(line) + "\n" for line in metrics(pretrained) if line["step"] <= step]
-    (folder / "metrics.jsonl").write_text("".join(lines))
-    return folder
+from tests.scripts.runs import same_weights, start_from, train
 
 
 def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
@@ -40,22 +23,21 @@ def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
     for name, source in sources.items():
         assert abs(tokens[name] - source["weight"] * line["tokens"]) < 64
         assert line[f"passes/{name}"] == 0
-        assert line[f"skipped/{name}"] >= 0
+        assert f"skipped/{name}" in line
 
 
-def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, tmp_path):
+def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, sources, tmp_path):
     output = train(pretrain_recipe, tmp_path, "--max_steps", "1", "--max_seq_length", "8").stdout
-    for name in ("finepdfs", "fineweb_edu", "c4", "usmle"):
+    for name in sources:
         line = next(line for line in output.splitlines() if line.strip().startswith(name))
-        assert "about 0.0 passes over" in line
-    assert "decontaminated" in output
-    assert "of them too short" in output
+        assert re.search(rf"\b0\.0 .*{re.escape(sources[name]['path'])}", line)
 
 
 def test_other_workers_go_on_and_the_run_says_so(pretrained, pretrain_recipe, sources, tmp_path):
     folder = start_from(pretrained, tmp_path, 8)
     output = train(pretrain_recipe, folder, "--dataloader_num_workers", "3").stdout
-    assert "the order of documents changes from here on: 1 rank(s) with 1 data worker(s) each" in output
+    # Ranks and workers before, and now.
+    assert ["1", "1", "1", "3"] in [numbers_in(line) for line in output.splitlines()]
     line = [line for line in metrics(folder) if "loss" in line][-1]
     assert sum(line[f"tokens/{name}"] for name in sources) == line["tokens"] == 12 * 256
 
@@ -69,7 +51,7 @@ def packed(tmp_path_factory, pretrain_recipe):
 
 def test_packed_rows_train_the_same_model(packed, pretrained, pretrain_recipe, tmp_path):
     output = train(pretrain_recipe, tmp_path, "--packed_dir", packed).stdout
-    assert f"48 in {packed}" in output
+    assert re.search(rf"\b48\b.*{packed}", output)
     assert same_weights(pretrained, tmp_path)
 
 
@@ -83,7 +65,7 @@ def test_a_packed_run_goes_on_exactly_with_other_workers(packed, pretrained, pre
 
 def test_a_run_that_needs_more_than_was_packed_is_refused(packed, pretrain_recipe, tmp_path):
     error = train(pretrain_recipe, tmp_path, "--packed_dir", packed, "--max_steps", "13", expect=2).stderr
-    assert "holds 48 rows, the run needs 52" in error
+    assert re.search(r"error: packed_dir: .*\b48\b.*\b52\b", error)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +113,9 @@ def test_a_source_that_goes_bad_stops_the_run_after_a_checkpoint(pretrain_recipe
     options = ["--max_steps", "20", "--save_steps", "100", "--eval_steps", "100"]
     result = train(recipe_file, tmp_path / "run", *options, expect=3)
     (error,) = [line for line in result.stderr.splitlines() if "train_pretrain.py: error: sources.c4: " in line]
-    assert "of a pass's first" in error
+    assert "max_skipped" in error
+    assert f"'{path}'" in error
     assert "Traceback" not in result.stderr
-    assert "c4.jsonl': not JSON: " in error
     (checkpoint,) = (tmp_path / "run").glob("checkpoint-*")
     step = int(checkpoint.name.split("-")[1])
     assert 1 <= step < 20
@@ -149,8 +131,7 @@ def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
     for name, share in (("finepdfs", "45.00%"), ("fineweb_edu", "25.00%"), ("c4", "20.00%"), ("usmle", "10.00%")):
         (line,) = [line for line in output.splitlines() if f"│ {name}" in line]
         assert line.count(share) == 2
-        assert "passes" in line
-        assert f"{name}, beginning of a row:" in output
-    assert "40 held out" in output
+        assert ("40" in numbers_in(line)) == (name != "usmle")  # held out
+        assert re.search(rf"^{name}\b.*:$", output, re.M)  # and a text of it
     assert "tokens/s" in output
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -5,25 +5,18 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 
-import numpy as np
 import psutil
 import pytest
-import torch
-from safetensors.torch import load_file
-from transformers.trainer_pt_utils import safe_globals
 
-from modeling_pure.training.checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders
+from modeling_pure.training.checkpoint import STATE_FILE, checkpoint_fault
 from modeling_pure.training.saving import STAGING
-from tests.processes import ROOT, Program, run
+from tests.processes import ROOT, Program, free_port, run
 from tests.scripts.conftest import metrics
-from tests.scripts.test_pretrain_data import start_from, train
-
-APART = ("tokens_per_second", "hours_left", "mfu", "epoch")  # speeds; epochs, which mean nothing here
+from tests.scripts.runs import assert_same_run, checkpoints, contents, launches, lines_of_training, start_from, train
 
 # Runs a script in this process group and kills the group when a file whose path ends in argv[1] is opened or renamed.
 KILLED_AT = """
@@ -78,70 +71,9 @@ def logged(folder) -> list[int]:
 
 def step_of_stop(error: str) -> int:
     """The step at which a run says that it has saved and stopped."""
-    steps = set(re.findall(r"saved at step ([\d,]+) and stopped; the same command goes on from there", error))
+    steps = set(re.findall(r"train_pretrain\.py: SIG(?:TERM|INT): .*?\bstep ([\d,]+)", error))
     assert len(steps) == 1, error[-3000:]
     return int(steps.pop().replace(",", ""))
-
-
-def checkpoints(folder) -> list[int]:
-    """The steps of a run's checkpoints, all of which have to be whole."""
-    numbered = checkpoint_folders(folder)
-    assert [checkpoint_fault(folder) for _, folder in numbered] == [None] * len(numbered)
-    return [step for step, _ in numbered]
-
-
-def contents(folder) -> dict[str, bytes]:
-    """Every file below a folder."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def same(first, second) -> bool:
-    """Whether two values that torch.save wrote are equal, bit for bit."""
-    if type(first) is not type(second):
-        return False
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, np.ndarray):
-        return np.array_equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
-
-
-def state_of(checkpoint) -> dict:
-    """A checkpoint's trainer_state.json without places and speeds."""
-    state = json.loads((checkpoint / STATE_FILE).read_text())
-    del state["best_model_checkpoint"], state["epoch"]
-    state["log_history"] = untimed(state["log_history"])
-    return state
-
-
-def untimed(lines: list[dict]) -> list[dict]:
-    """Log lines without `APART`."""
-    return [{name: value for name, value in line.items() if name not in APART} for line in lines]
-
-
-def assert_same_run(straight, other, step: int) -> None:
-    """Two runs ended alike: model, optimizer, schedule, random numbers, place in the data, every line of the log."""
-    assert same(load_file(straight / "model.safetensors"), load_file(other / "model.safetensors"))
-    first, second = straight / f"checkpoint-{step}", other / f"checkpoint-{step}"
-    for file in sorted(first.glob("*.pt*")):
-        with safe_globals():
-            states = [torch.load(folder / file.name, weights_only=True) for folder in (first, second)]
-        assert same(*states), f"{file.name} differs"
-    assert {"optimizer.pt", "scheduler.pt", "rng_state.pth"} <= {file.name for file in first.iterdir()}
-    assert state_of(first) == state_of(second)
-    assert lines_of_training(straight) == lines_of_training(other)
-    assert not (other / STAGING).exists()
-
-
-def lines_of_training(folder) -> list[dict]:
-    """The losses of a run's metrics, of every step once; the validation at the end may have been made again."""
-    lines = untimed([line for line in metrics(folder) if "loss" in line or "eval_loss" in line])
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, lines[-1]["step"] + 1))
-    return [line for number, line in enumerate(lines) if line not in lines[:number]]
 
 
 # ---- kill -9 --------------------------------------------------------------------------------------------------------
@@ -168,8 +100,7 @@ def test_a_run_killed_in_the_middle_of_its_saves_loses_nothing_else(pretrained, 
     assert not (tmp_path / "model.safetensors").exists()
     run(*command)
     assert_same_run(pretrained, tmp_path, 12)
-    launches = [json.loads(line) for line in (tmp_path / "launches.jsonl").read_text().splitlines()]
-    assert [launch["from_step"] for launch in launches] == [0, 4, 4, 12]
+    assert [launch["from_step"] for launch in launches(tmp_path)] == [0, 4, 4, 12]
 
 
 # ---- damaged checkpoints --------------------------------------------------------------------------------------------
@@ -190,16 +121,16 @@ def empty_the_state(checkpoint):
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
-        (lose_a_file, "optimizer.pt is missing"),
-        (truncate_a_file, "model.safetensors has 1,000 bytes of"),
-        (empty_the_state, "no whole checkpoint_files.json and trainer_state.json"),
+        (lose_a_file, r"optimizer\.pt"),
+        (truncate_a_file, r"model\.safetensors .*\b1,000\b"),
+        (empty_the_state, r"trainer_state\.json"),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over(pretrained, pretrain_recipe, tmp_path, train_here, damage, why):
     shutil.copytree(pretrained / "checkpoint-4", tmp_path / "checkpoint-4")
     damage(start_from(pretrained, tmp_path, 8) / "checkpoint-8")
     output, _ = train_here("--config", pretrain_recipe, "--output_dir", tmp_path)
-    assert f"passing over {tmp_path / 'checkpoint-8'}: {why}" in output
+    assert re.search(f"{tmp_path / 'checkpoint-8'}: .*{why}", output)
     assert f"from {tmp_path / 'checkpoint-4'}" in output
     assert checkpoints(tmp_path) == [4, 8, 12]
     assert_same_run(pretrained, tmp_path, 12)
@@ -245,10 +176,7 @@ def test_ctrl_c_saves_though_it_has_ended_the_reader_of_the_log(pretrain_recipe,
 
 
 def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step(pretrain_recipe, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path]
     command += [*LONGER, "--gradient_accumulation_steps", "1"]
     process = start(*command, launcher=launcher)
@@ -283,8 +211,7 @@ def test_a_full_disk_stops_the_run_and_spoils_nothing(pretrained, pretrain_recip
         assert code == 3, error[-3000:]
         assert "Traceback" not in error
         (line,) = [line for line in error.splitlines() if "error: " in line]
-        assert line.startswith(f"train_pretrain.py: error: output_dir: cannot write to '{tmp_path}' at step 8: ")
-        assert line.endswith("Make room, and the same command goes on from there")
+        assert re.match(rf"train_pretrain\.py: error: output_dir: .*'{tmp_path}' .*\b8\b.*: ", line)
         assert checkpoints(tmp_path) == [4]
         assert contents(tmp_path / "checkpoint-4") == before
         assert not (tmp_path / STAGING).exists()

@@ -16,8 +16,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.processes import ROOT, run
+from tests.processes import ROOT, free_port, run
 from tests.scripts.conftest import metrics, run_two
+from tests.scripts.runs import launches
 
 SHARDED = "tests/scripts/fsdp_on_cpu.py"
 
@@ -59,24 +60,24 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 
 def test_ddp_is_the_run_of_one_process(options, alone, tmp_path):
-    run_two(*options, "--output_dir", tmp_path, port=29641)
+    run_two(*options, "--output_dir", tmp_path)
     assert_same_run(alone, tmp_path)
 
 
 @pytest.mark.parametrize("setting", [("--optimizer", "muon"), ("--medqa_dev_questions", "4")])
 def test_what_sharded_weights_cannot_do_is_refused(options, tmp_path, setting):
-    said = run_two(*options, *setting, "--output_dir", tmp_path, port=29643, script=SHARDED, machine="fsdp2", expect=1)
+    said = run_two(*options, *setting, "--output_dir", tmp_path, script=SHARDED, machine="fsdp2", expect=1)
     assert f"error: {setting[0][2:]}: " in said
     assert not any(tmp_path.iterdir())
 
 
 def test_fsdp2_is_the_run_of_one_process_and_goes_on(options, alone, tmp_path):
-    assert "sharded (FSDP)" in run_two(*options, "--output_dir", tmp_path, port=29642, script=SHARDED, machine="fsdp2")
+    assert "FSDP" in run_two(*options, "--output_dir", tmp_path, script=SHARDED, machine="fsdp2")
     assert_same_run(alone, tmp_path)
     for left in ("checkpoint-12", "model.safetensors", "trainer_state.json"):
         path = tmp_path / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert "checkpoint-8" in run_two(*options, "--output_dir", tmp_path, port=29642, script=SHARDED, machine="fsdp2")
+    assert "checkpoint-8" in run_two(*options, "--output_dir", tmp_path, script=SHARDED, machine="fsdp2")
     assert_same_run(alone, tmp_path)
 
 
@@ -89,7 +90,15 @@ def test_two_machines_are_the_run_of_one_process(options, alone, tmp_path):
         "--config_file",
         "accelerate_configs/multi_node.yaml",
     ]
-    command += ["--num_machines", "2", "--num_processes", "2", "--main_process_port", "29644", "--machine_rank"]
+    command += [
+        "--num_machines",
+        "2",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        str(free_port()),
+        "--machine_rank",
+    ]
     script = ["train_pretrain.py", *options, "--output_dir", str(tmp_path / "run")]
     with (tmp_path / "log").open("w") as log:
         machines = [
@@ -105,5 +114,5 @@ def test_two_machines_are_the_run_of_one_process(options, alone, tmp_path):
         ends = [machine.wait(300) for machine in machines]
     said = (tmp_path / "log").read_text()
     assert ends == [0, 0], said[-3000:]
-    assert "2 process(es)" in said
+    assert [launch["processes"] for launch in launches(tmp_path / "run")] == [2]
     assert_same_run(alone, tmp_path / "run")

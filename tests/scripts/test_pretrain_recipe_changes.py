@@ -10,13 +10,7 @@ import yaml
 
 from modeling_pure.training.checkpoint import STATE_FILE
 from tests.scripts.conftest import metrics
-from tests.scripts.test_pretrain_data import start_from, train
-from tests.scripts.test_pretrain_faults import (
-    assert_same_run,
-    checkpoints,
-    contents,
-    lines_of_training,
-)
+from tests.scripts.runs import assert_same_run, checkpoints, contents, launches, lines_of_training, start_from, train
 
 SECRET = "hf_this_must_not_be_written_down"
 
@@ -27,12 +21,12 @@ SECRET = "hf_this_must_not_be_written_down"
 @pytest.mark.parametrize(
     ("options", "differences"),
     [
-        (["--seed", "1"], "seed: 1, was 0"),
-        (["--max_seq_length", "32"], "max_seq_length: 32, was 64"),
-        (["--gradient_accumulation_steps", "1"], "rows_per_step: 2, was 4"),
+        (["--seed", "1"], r"seed: 1\b.*\b0\b"),
+        (["--max_seq_length", "32"], r"max_seq_length: 32\b.*\b64\b"),
+        (["--gradient_accumulation_steps", "1"], r"rows_per_step: 2\b.*\b4\b"),
         (
             ["--sources.fineweb_edu.weight", "0.2", "--sources.c4.weight", "0.25"],
-            "sources.fineweb_edu.weight: 0.2, was 0.25; sources.c4.weight: 0.25, was 0.2",
+            r"sources\.fineweb_edu\.weight: 0\.2\b.*\b0\.25\b.*sources\.c4\.weight: 0\.25\b.*\b0\.2\b",
         ),
     ],
     ids=["seed", "row length", "batch", "weights"],
@@ -42,11 +36,8 @@ def test_a_checkpoint_of_another_recipe_is_refused(
 ):
     before = contents(start_from(pretrained, tmp_path, 8))
     _, error = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options, expect=2)
-    checkpoint = tmp_path / "checkpoint-8"
-    assert error.splitlines()[-1] == (
-        f"train_pretrain.py: error: {checkpoint} was written with another recipe: {differences}. "
-        "Put it back, or take another output_dir, or say --allow_recipe_change true"
-    )
+    message = rf"train_pretrain\.py: error: {tmp_path / 'checkpoint-8'} .*{differences}.*--allow_recipe_change true"
+    assert re.match(message, error.splitlines()[-1])
     assert contents(tmp_path) == before
 
 
@@ -71,8 +62,6 @@ def test_another_recipe_can_be_allowed_and_its_data_begin_anew(pretrained, pretr
     options = ["--seed", "1", "--allow_recipe_change", "true"]
     output, _ = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options)
     assert f"from {tmp_path / 'checkpoint-8'}" in output
-    (line,) = [line for line in output.splitlines() if "the data begin anew: " in line]
-    assert "seed" in line
     last = [line for line in lines_of_training(tmp_path) if "loss" in line][-1]
     assert sum(tokens for name, tokens in last.items() if name.startswith("tokens/")) == 4 * 256
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["seed"] == 1
@@ -107,14 +96,17 @@ def test_going_back_sets_aside_what_came_after(pretrained, pretrain_recipe, tmp_
 
 @pytest.mark.parametrize(
     ("option", "line"),
-    [(("--optimizer", "muon"), "optimizer: muon, was adamw"), (("--model_overrides.hidden_size", "64"), "64, was 32")],
+    [
+        (("--optimizer", "muon"), r"\boptimizer: muon\b.*\badamw\b"),
+        (("--model_overrides.hidden_size", "64"), r"hidden_size\b.* 64\b.*\b32\b"),
+    ],
 )
 def test_what_the_tensors_depend_on_cannot_be_allowed(pretrained, pretrain_recipe, tmp_path, train_here, option, line):
     options = [*option, "--allow_recipe_change", "true"]
     start_from(pretrained, tmp_path, 8)
     _, error = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options, expect=2)
-    assert line in error
-    assert error.rstrip().endswith("Put it back, or take another output_dir")
+    assert re.search(line, error.splitlines()[-1])
+    assert "--allow_recipe_change" not in error.splitlines()[-1]
 
 
 def test_defaults_that_are_written_out_are_no_change(pretrained, pretrain_recipe, tmp_path, train_here):
@@ -134,6 +126,11 @@ def blown_up(tmp_path_factory, pretrain_recipe):
     return folder, train(pretrain_recipe, folder, *schedule, "--save_steps", "3", expect=3).stderr
 
 
+def last_bad_step(error: str) -> int:
+    """The last of the five steps that stopped the run, by its error."""
+    return int(re.search(r"max_nonfinite_steps: \D*\b5\b\D*(\d+)", error)[1])
+
+
 def strict_metrics(folder) -> list[dict]:
     """The lines of metrics.jsonl, in which JSON's own values alone are allowed."""
 
@@ -147,15 +144,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(blown_up):
     folder, error = blown_up
     assert "Traceback" not in error
     (line,) = [line for line in error.splitlines() if "error: " in line]
-    assert line.startswith("train_pretrain.py: error: max_nonfinite_steps: loss or gradient was not finite in 5 steps")
+    assert re.match(r"train_pretrain\.py: error: max_nonfinite_steps: .*\b5\b", line)
     assert str(folder / "not-finite-rank-0.jsonl") in line
-    assert line.endswith(f"the last good checkpoint is {folder / 'checkpoint-6'}")
+    assert line.endswith(f" {folder / 'checkpoint-6'}")
     assert checkpoints(folder) == [3, 6, 9]
 
 
 def test_the_rows_of_the_steps_that_were_not_finite_are_written_down(blown_up, corpus, tokenizer):
     folder, error = blown_up
-    last = int(re.search(r"5 steps in a row, the last (\d+)", error)[1])
+    last = last_bad_step(error)
     rows = [json.loads(line) for line in (folder / "not-finite-rank-0.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [step for step in range(last - 4, last + 1) for _ in range(4)]
     assert all(len(row["input_ids"]) == 64 and row["text"] == tokenizer.decode(row["input_ids"]) for row in rows)
@@ -170,7 +167,7 @@ def test_the_rows_of_the_steps_that_were_not_finite_are_written_down(blown_up, c
 
 def test_the_log_of_steps_that_were_not_finite_is_json(blown_up):
     folder, error = blown_up
-    last = int(re.search(r"5 steps in a row, the last (\d+)", error)[1])
+    last = last_bad_step(error)
     skipped = [line for line in strict_metrics(folder) if "skipped_steps" in line]
     assert [(line["step"], line["skipped_steps"], line["grad_norm"]) for line in skipped] == [
         (step, 1, None) for step in range(last - 4, last)
@@ -190,7 +187,7 @@ def resumed(tmp_path_factory, pretrained, pretrain_recipe):
 
 
 def test_every_start_is_noted(resumed, pretrain_recipe):
-    first, second = [json.loads(line) for line in (resumed / "launches.jsonl").read_text().splitlines()]
+    first, second = launches(resumed)
     assert (first["from_step"], second["from_step"]) == (0, 8)
     assert first["time"] < second["time"]
     assert second["command"].startswith(f"train_pretrain.py --config {pretrain_recipe} --output_dir {resumed} ")

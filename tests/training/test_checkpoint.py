@@ -1,6 +1,7 @@
 """A checkpoint that was cut off while it was written is never taken for a whole one."""
 
 import json
+import re
 
 import pytest
 
@@ -35,8 +36,8 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
     assert last_complete_checkpoint(str(tmp_path)) == whole
     said = capsys.readouterr().out.splitlines()
     assert [int(line.split("checkpoint-")[1].split(":")[0]) for line in said] == [1500, 1400, 1300, 1200, 1100]
-    assert said[0].endswith("model.safetensors is missing")
-    assert said[1].endswith("model.safetensors has 5 bytes of 7")
+    assert "model.safetensors" in said[0]
+    assert re.search(r"model\.safetensors .*\b5\b.*\b7\b", said[1])
 
 
 def test_a_fresh_run_has_none(tmp_path):
@@ -46,21 +47,21 @@ def test_a_fresh_run_has_none(tmp_path):
 def test_a_folder_that_is_asked_for_must_be_whole(tmp_path):
     whole = write_checkpoint(tmp_path, 10)
     assert resume_point("elsewhere", str(whole)) == whole
-    with pytest.raises(InputError, match="resume_from_checkpoint: .* is not a complete checkpoint"):
+    with pytest.raises(InputError, match=f"^resume_from_checkpoint: '{tmp_path}' "):
         resume_point("elsewhere", str(tmp_path))
 
 
 def test_callback_attributes_are_read_or_missed_by_name(tmp_path):
     folder = write_checkpoint(tmp_path, 10)
     assert callback_attributes(folder, "Budget") == {"tokens": 10}
-    with pytest.raises(InputError, match="no DataPosition state"):
+    with pytest.raises(InputError, match=rf"^{folder}: .*\bDataPosition\b"):
         callback_attributes(folder, "DataPosition")
 
 
 def test_a_model_folder_needs_a_configuration_and_weights(tmp_path):
-    with pytest.raises(InputError, match="model_name_or_path: .* is not a model folder"):
+    with pytest.raises(InputError, match=rf"^model_name_or_path: '{tmp_path}' .*config\.json"):
         check_model("model_name_or_path", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match=r"has no weights \(\*.safetensors\)"):
+    with pytest.raises(InputError, match=rf"^model_name_or_path: '{tmp_path}' .*\*\.safetensors"):
         check_model("model_name_or_path", str(tmp_path))
     check_model("model_name_or_path", "user/model")

@@ -96,9 +96,8 @@ def test_several_in_a_row_stop_the_run_and_leave_their_rows(make_trainer, loggin
         max_steps=12, max_nonfinite_steps=3, logging_steps=logging_steps, gradient_accumulation_steps=2
     )
     spoil(trainer, {1, 4, 5, 6, 7, 8, 9, 10, 11, 12}, "loss")
-    with pytest.raises(NotFinite, match="in 3 steps in a row, the last 6") as error:
+    with pytest.raises(NotFinite, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b6\b.*\bnone$"):  # no checkpoint
         trainer.train()
-    assert "the last good checkpoint is none" in str(error.value)
     file = Path(trainer.args.output_dir) / "not-finite-rank-0.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["step"] for line in lines] == [4] * 8 + [5] * 8 + [6] * 8
@@ -109,7 +108,7 @@ def test_several_in_a_row_stop_the_run_and_leave_their_rows(make_trainer, loggin
 def test_steps_that_were_good_again_do_not_hide_the_bad_ones(make_trainer):
     trainer = make_trainer(max_steps=8, max_nonfinite_steps=3, logging_steps=8)
     spoil(trainer, {2, 3, 4, 6}, "gradient")
-    with pytest.raises(NotFinite, match="in 3 steps in a row, the last 4;"):
+    with pytest.raises(NotFinite, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b4\b"):
         trainer.train()
     file = Path(trainer.args.output_dir) / "not-finite-rank-0.jsonl"
     assert {json.loads(line)["step"] for line in file.read_text().splitlines()} == {2, 3, 4}
@@ -125,7 +124,7 @@ def test_fewer_in_a_row_do_not(make_trainer):
 def test_a_row_that_spans_two_log_lines_is_one(make_trainer):
     trainer = make_trainer(max_steps=8, max_nonfinite_steps=4, logging_steps=4)
     spoil(trainer, {3, 4, 5, 6}, "gradient")
-    with pytest.raises(NotFinite, match="in 4 steps in a row"):
+    with pytest.raises(NotFinite, match=r"^max_nonfinite_steps: \D*\b4\b\D*\b6\b"):
         trainer.train()
 
 

@@ -87,12 +87,19 @@ def test_lengths_keep_documents_apart_as_a_mask_does(model, packed, plain_kernel
 
 
 def test_no_mask_is_made_where_lengths_are_given(model, packed, plain_kernel, monkeypatch):
-    def no_mask(**kwargs):
-        raise AssertionError("a mask was made")
+    made, make = [], modeling_pure.create_causal_mask
 
-    separate_documents_by_lengths(model)
-    monkeypatch.setattr("modeling_pure.modeling_pure.create_causal_mask", no_mask)
+    def create_causal_mask(**kwargs):
+        made.append(make(**kwargs))
+        return made[-1]
+
+    monkeypatch.setattr(modeling_pure, "create_causal_mask", create_causal_mask)
     model.train()(**packed)
+    assert len(made) == 1
+    separate_documents_by_lengths(model)
+    model(**packed)
+    assert len(made) == 1
+    assert len(plain_kernel) == len(model.model.layers)
 
 
 def test_batches_without_lengths_are_attended_as_before(model, ids, plain_kernel):
@@ -257,7 +264,7 @@ def test_layers_compiled_for_one_kernel_do_not_serve_another(model, ids, graphs,
 @pytest.mark.parametrize("arguments", [PureTrainingArguments, PureGRPOConfig])
 def test_an_unknown_kernel_is_refused(arguments, tmp_path):
     assert arguments(output_dir=str(tmp_path), use_cpu=True).attention_kernel in ATTENTION_KERNELS
-    with pytest.raises(InputError, match="attention_kernel.*flash.*'fast'"):
+    with pytest.raises(InputError, match=r"^attention_kernel: .*'flash'.*'fast'$"):
         arguments(output_dir=str(tmp_path), use_cpu=True, attention_kernel="fast")
 
 

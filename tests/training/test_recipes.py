@@ -1,9 +1,8 @@
 """Every recipe is read, and bad ones are refused by file and key."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,10 +13,13 @@ from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
+from modeling_pure.grpo.report import INERT, describe_refinements
+from modeling_pure.loss_pure import CHUNK_TOKENS
 from modeling_pure.medqa.arguments import SPLITS, EvalArguments
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, equal_passes
-from modeling_pure.training.report import training_memory
+from modeling_pure.training.report import training_bytes
+from tests.processes import run
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +39,7 @@ def parse_grpo(*argv):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/pretrain.yaml")), ids=lambda path: path.parent.name)
 def test_pretraining_recipes_are_read(path):
     _, data, training = parse_pretrain("--config", str(path))
-    assert len(parse_sources(data.sources)) == 4
+    assert parse_sources(data.sources)
     assert training.save_steps % training.eval_steps == 0
     assert training.max_steps > training.warmup_steps
 
@@ -45,14 +47,10 @@ def test_pretraining_recipes_are_read(path):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/grpo.yaml")), ids=lambda path: path.parent.name)
 def test_grpo_recipes_are_read_and_their_refinements_act(path):
     _, training = parse_grpo("--config", str(path))
-    assert training.beta > 0
-    assert training.use_bias_correction_kl
-    assert training.off_policy_mask_threshold
-    assert training.updates_per_rollout == 2
-    assert training.scale_rewards == "none"
-    assert training.loss_type == "grpo"
-    assert training.keep_sampling_mask
-    assert training.sampling_params(()).truncates
+    params, unhindered = training.sampling_params(()), {"prefix_obstacle": None, "rollout_obstacle": None}
+    acts = describe_refinements(SimpleNamespace(args=training, sampling_params=params, fp32_head=True, **unhindered))
+    assert [fact for fact in acts.values() if fact.startswith((INERT, "off"))] == []
+    assert params.truncates
     assert training.save_steps % training.eval_steps == 0
 
 
@@ -64,32 +62,13 @@ def test_evaluation_recipes_are_read_and_measure_what_grpo_wrote(path):
     assert args.split in SPLITS
 
 
-def test_the_a100_recipes_hold_the_numbers_of_the_seed():
-    model, data, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
-    tokens_per_step = training.per_device_train_batch_size * data.max_seq_length
-    assert tokens_per_step == 32_768
-    assert training.gradient_accumulation_steps == 1
-    assert training.max_steps == 61_035 == 2_000_000_000 // tokens_per_step
+def test_the_a100_recipe_reads_two_billion_tokens_in_the_shares_of_the_seed():
+    """Whole steps of 16 rows fill 2 billion tokens, of which 50 million are warm-up."""
+    _, data, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
+    tokens_per_step = training.rows_per_step * data.max_seq_length
+    assert training.max_steps == 2_000_000_000 // tokens_per_step
     assert training.warmup_steps == round(50_000_000 / tokens_per_step)
-    assert (training.learning_rate, training.lr_scheduler_kwargs) == (3e-4, {"min_lr": 3e-5})
-    assert (training.save_steps, training.save_total_limit, training.metric_for_best_model) == (1000, 3, "eval_loss")
-    assert (model.preset, training.lr_scheduler_type) == ("medium-large", "cosine_with_min_lr")
-    assert training.optim.value.startswith("adamw_torch_fused")
-    assert training.report_to == ["tensorboard"]
-    sources = parse_sources(data.sources)
-    assert [float(source.weight) for source in sources] == [0.45, 0.25, 0.2, 0.1]
-    assert [(source.path, source.config) for source in sources] == [
-        ("codelion/finepdfs-1B", None),
-        ("HuggingFaceFW/fineweb-edu", "sample-10BT"),
-        ("allenai/c4", "en"),
-        ("GBaker/MedQA-USMLE-4-options", None),
-    ]
-    grpo_script, grpo = parse_grpo("--config", str(ROOT / "recipes/a100_2day/grpo.yaml"))
-    assert grpo_script.length_penalty_min_tokens == 4
-    assert grpo.reward_weights == [1.0, -0.01]
-    assert (grpo.prompts_per_step, grpo.num_generations) == (8, 16)
-    assert (grpo.max_steps, grpo.max_tokens, grpo.learning_rate) == (4578, 600_000_000, 1e-5)
-    assert grpo.max_completion_length == 256
+    assert [float(source.weight) for source in parse_sources(data.sources)] == [0.45, 0.25, 0.2, 0.1]
 
 
 def test_every_card_takes_the_same_steps():
@@ -120,14 +99,14 @@ def test_what_processes_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(PureTrainingArguments, "world_size", 3)
     monkeypatch.setenv("WORLD_SIZE", "3")
     recipe = ["--config", str(ROOT / "recipes/a100_2day/pretrain.yaml")]
-    with pytest.raises(InputError, match="tokens_per_step: 32,768 tokens are 16 rows of 2,048, which 3 process"):
+    with pytest.raises(InputError, match=r"^tokens_per_step: 32,768 .*\b16 .*\b2,048\b.*\b3\b"):
         parse_pretrain(*recipe)
-    with pytest.raises(InputError, match="tokens_per_step: 32,768 tokens are 16.384 rows of 2,000"):
+    with pytest.raises(InputError, match=r"^tokens_per_step: 32,768 .*\b16\.384 .*\b2,000\b"):
         parse_pretrain(*recipe, "--max_seq_length", "2000")
-    with pytest.raises(InputError, match="prompts_per_step: 8 x 16 completions cannot be shared by 3 process"):
+    with pytest.raises(InputError, match=r"^prompts_per_step: 8 x 16 .*\b3\b"):
         parse_grpo("--config", str(ROOT / "recipes/a100_2day/grpo.yaml"))
     monkeypatch.setattr(PureTrainingArguments, "world_size", 1)
-    with pytest.raises(InputError, match="gradient_accumulation_steps: 3 passes of 16 rows are not the 16 rows"):
+    with pytest.raises(InputError, match=r"^gradient_accumulation_steps: 3 .*\b16\b.*\b16\b"):
         parse_pretrain(*recipe, "--gradient_accumulation_steps", "3")
 
 
@@ -139,15 +118,19 @@ def test_passes_are_equal_and_as_few_as_may_be(rows, at_most):
     assert not any(rows % larger == 0 for larger in range(size + 1, at_most + 1))
 
 
-def test_memory_is_that_of_the_recipes_comments():
-    """And of the design's arithmetic: 34 kB for each token and layer in bf16."""
-    for name, rows, total in (("a100_2day", 16, "about 31"), ("24gb", 8, "about 20")):
+def test_a_pass_fits_the_cards_that_its_recipe_is_for():
+    """By the design's arithmetic: 34 kB for each token and layer in bf16, and a chunk of logits at 12 bytes each."""
+    fixed = 16 * 401_227_776 + 12 * CHUNK_TOKENS * 50_304
+    for name, card in (("a100_2day", 40e9), ("24gb", 24e9)):
         _, data, training = parse_pretrain("--config", str(ROOT / f"recipes/{name}/pretrain.yaml"))
         training.bf16 = True
-        assert training.per_device_train_batch_size == rows
-        assert training_memory(PureConfig(), 401_227_776, training, data.max_seq_length).startswith(total)
-    training.gradient_checkpointing = True
-    assert training_memory(PureConfig(), 401_227_776, training, 2048).startswith("about 10.")
+        tokens = training.per_device_train_batch_size * data.max_seq_length
+        needed = sum(training_bytes(PureConfig(), 401_227_776, training, data.max_seq_length).values())
+        assert needed == pytest.approx(fixed + 20 * 34_000 * tokens, rel=0.01)
+        assert 0.7 * card < needed < 0.9 * card
+    training.gradient_checkpointing = True  # a layer's input of 1,152 in two bytes, and one layer at a time
+    needed = sum(training_bytes(PureConfig(), 401_227_776, training, data.max_seq_length).values())
+    assert needed == pytest.approx(fixed + (20 * 2 * 1_152 + 34_000) * tokens, rel=0.01)
 
 
 def test_the_command_line_has_the_last_word(tmp_path):
@@ -163,40 +146,39 @@ def test_the_command_line_has_the_last_word(tmp_path):
 @pytest.mark.parametrize(
     ("recipe", "argv", "message"),
     [
-        ("learning_rat: 1", [], "r.yaml: unknown key 'learning_rat'; did you mean 'learning_rate'?"),
-        ("- a", [], "r.yaml: expected a mapping"),
-        ("a: [", [], "r.yaml: not YAML"),
-        ("max_steps: many", [], "argument --max_steps: invalid int value: 'many'"),
+        ("learning_rat: 1", [], r"r\.yaml: .*'learning_rat'.*'learning_rate'"),
+        ("- a", [], r"r\.yaml: [^:]*$"),
+        ("a: [", [], r"r\.yaml: .*\bline \d"),
+        ("max_steps: many", [], "--max_steps: .*'many'$"),
         ("sources: [1]", [], "--sources"),
-        ("max_steps: 1", ["--max_step", "2"], "unknown option '--max_step'; did you mean '--max_steps'?"),
-        ("max_steps: 1", ["--max_steps.x", "2"], "--max_steps.x: 'max_steps' holds no mapping"),
-        ("max_steps: 1", ["--config"], "--config: expected a value"),
-        ("save_steps: 7\neval_steps: 5\nload_best_model_at_end: true", [], "requires the saving steps"),
+        ("max_steps: 1", ["--max_step", "2"], "'--max_step'.*'--max_steps'"),
+        ("max_steps: 1", ["--max_steps.x", "2"], r"^--max_steps\.x: .*'max_steps'"),
+        ("max_steps: 1", ["--config"], "^--config: "),
+        (
+            "save_steps: 7\neval_steps: 5\nload_best_model_at_end: true",
+            [],
+            r"--load_best_model_at_end .*\b7\b.*\b5\b",
+        ),
     ],
 )
 def test_bad_recipes_are_refused_in_one_line(tmp_path, recipe, argv, message):
     path = tmp_path / "r.yaml"
     path.write_text(recipe)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=message) as error:
         parse_pretrain("--config", str(path), *argv)
-    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_grpo_refuses_to_save_inside_a_rollout():
-    with pytest.raises(InputError, match="save_steps: 7 is no multiple of 2 updates"):
+    with pytest.raises(InputError, match=r"^save_steps: 7 .*\b2\b"):
         parse_grpo("--save_steps", "7")
-    with pytest.raises(InputError, match="divisible"):
+    with pytest.raises(InputError, match=r"num_generations.*\b7\b"):
         parse_grpo("--num_generations", "7")
 
 
 @pytest.mark.parametrize("script", ["train_pretrain.py", "train_grpo.py", "eval_medqa.py"])
 def test_help_is_a_page_that_explains_each_option(script):
-    page = subprocess.run(
-        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    assert "research" in page.lower()
-    assert len(page.splitlines()) < 130
+    page = run(script, "--help").stdout
     assert "--config FILE" in page
     options = [line for line in page.splitlines() if line.startswith("  --") and not line.startswith("  --config")]
     assert len(options) >= 7

@@ -5,7 +5,8 @@ import torch
 
 from modeling_pure.errors import InputError, RunStopped
 from modeling_pure.training.report import training_flops
-from modeling_pure.training.throughput import PEAK_TFLOPS, Throughput, peak_tflops
+from modeling_pure.training.throughput import Throughput, peak_tflops
+from tests.conftest import numbers_in
 from tests.training.conftest import losses
 
 
@@ -41,9 +42,12 @@ def test_out_of_memory_halves_the_passes_and_not_the_step(make_trainer, capsys, 
     trainer.train()
     said = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
     assert len(said) == 2
-    assert "going on with 2 and" in said[0]
-    assert "going on with 1 and" in said[1]
-    assert f"a step still has {4 * 64 * accumulation:,} tokens" in said[1]
+    # Rows in a pass before and now, tokens in a step.
+    step = str(4 * 64 * accumulation)
+    assert [[each for each in numbers_in(line) if each in ("4", "2", "1", step)] for line in said] == [
+        ["4", "2", step],
+        ["2", "1", step],
+    ]
     assert passes[-4 * accumulation :] == [1] * 4 * accumulation
     # Rows are summed in another order: fp32 rounding, carried through a few steps.
     assert losses(trainer) == pytest.approx(losses(plain), rel=2e-5)
@@ -77,7 +81,7 @@ def test_out_of_memory_in_the_middle_of_a_step_begins_it_again(make_trainer):
 def test_a_row_that_does_not_fit_stops_the_run_with_the_cure(make_trainer):
     trainer = make_trainer()
     limit_rows(trainer, most=0)
-    with pytest.raises(RunStopped, match="one row in a pass; say --gradient_checkpointing true"):
+    with pytest.raises(RunStopped, match="--gradient_checkpointing true"):
         trainer.train()
 
 
@@ -91,18 +95,18 @@ def test_gradient_checkpointing_changes_no_number(make_trainer):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"optimizer": "adam"}, "optimizer: expected one of"),
-        ({"optim": "adafactor"}, "optim: a step that is not finite"),
-        ({"max_nonfinite_steps": 0}, "max_nonfinite_steps: expected at least 1"),
-        ({"auto_find_batch_size": True}, "auto_find_batch_size: not needed"),
-        ({"save_only_model": True}, "save_only_model: such a checkpoint cannot"),
-        ({"average_tokens_across_devices": False}, "average_tokens_across_devices: gradients"),
-        ({"logging_strategy": "no"}, "logging_strategy: steps that are not finite"),
-        ({"save_strategy": "best", "eval_strategy": "steps"}, "save_strategy: best saves too late"),
+        ({"optimizer": "adam"}, "optimizer: .*'adamw'.*'muon'.*'adam'$"),
+        ({"optim": "adafactor"}, "optim: "),
+        ({"max_nonfinite_steps": 0}, "max_nonfinite_steps: .*0$"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size: "),
+        ({"save_only_model": True}, "save_only_model: "),
+        ({"average_tokens_across_devices": False}, "average_tokens_across_devices: "),
+        ({"logging_strategy": "no"}, "logging_strategy: "),
+        ({"save_strategy": "best", "eval_strategy": "steps"}, r"save_strategy: .*\bbest\b"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make_trainer, given, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"^{message}"):
         make_trainer(**given)
 
 
@@ -129,7 +133,6 @@ def test_peaks_are_found_by_the_names_that_cuda_gives():
         "NVIDIA RTX A4000": None,
     }
     assert {name: peak_tflops(name) for name in names} == names
-    assert set(names.values()) - {None} <= set(PEAK_TFLOPS.values())
 
 
 def test_speed_leaves_out_pauses_and_mfu_follows_from_it(monkeypatch):
@@ -150,5 +153,6 @@ def test_no_mfu_where_the_peak_is_not_known(make_trainer):
     trainer = make_trainer()
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
-    assert all(line["tokens_per_second"] > 0 and "mfu" not in line for line in lines)
+    assert len(lines) == 6
+    assert all("tokens_per_second" in line and "mfu" not in line for line in lines)
     assert lines[-1]["hours_left"] == 0

@@ -77,8 +77,17 @@ def test_bytes_of_tokens_add_up_to_the_text(tokenizer_folder):
 
 
 def test_documents_kept_apart_are_measured_apart(make_trainer):
-    apart, together = make_trainer(document_mask=True).evaluate(), make_trainer().evaluate()
-    assert apart["eval_loss"] != together["eval_loss"]
+    trainer, nats = make_trainer(document_mask=True), []
+    found = trainer.evaluate()["eval_loss"]
+    for row in trainer.eval_dataset:
+        ids = torch.from_numpy(row["input_ids"]).long()
+        ends = (ids == trainer.tokenizer.eos_token_id).nonzero()[:, 0]
+        documents = [document for document in torch.tensor_split(ids, ends + 1) if len(document)]
+        with torch.no_grad():
+            logits = torch.cat([trainer.model(document[None]).logits[0] for document in documents])
+        nats.append(torch.nn.functional.cross_entropy(logits[:-1], ids[1:]))
+    assert found == pytest.approx(torch.stack(nats).mean().item(), rel=1e-5)
+    assert abs(found - make_trainer().evaluate()["eval_loss"]) > 1e-3
 
 
 def test_dev_questions_are_answered_at_each_validation(make_trainer, corpus):
@@ -112,17 +121,17 @@ def test_questions_are_scored_in_float32_though_training_is_not(make_trainer, mo
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"path": "nowhere.jsonl", "weight": 0.1}, "validation_sources.wiki: expected a mapping with 'path'"),
-        ({"path": "nowhere.jsonl"}, "validation_sources.wiki: .*nowhere.jsonl"),
-        ({"path": "nowhere.jsonl", "colum": "a"}, "validation_sources.wiki.colum: unknown key"),
-        ("nowhere.jsonl", "validation_sources.wiki: expected a mapping"),
+        ({"path": "nowhere.jsonl", "weight": 0.1}, r"validation_sources\.wiki: .*'weight': 0\.1"),
+        ({"path": "nowhere.jsonl"}, r"validation_sources\.wiki: .*'nowhere\.jsonl'$"),
+        ({"path": "nowhere.jsonl", "colum": "a"}, r"validation_sources\.wiki\.colum: .*'column'"),
+        ("nowhere.jsonl", r"validation_sources\.wiki: .*'path'.*'nowhere\.jsonl'$"),
     ],
 )
 def test_bad_validation_sources_are_refused_by_their_key(make_trainer, entry, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"^{message}"):
         make_trainer(validation_sources={"wiki": entry})
 
 
 def test_a_validation_source_has_a_name_of_its_own(make_trainer, outside):
-    with pytest.raises(InputError, match=r"validation_sources.c4: expected a text source with a name"):
+    with pytest.raises(InputError, match=r"^validation_sources\.c4: "):
         make_trainer(validation_sources={"c4": outside["wiki"]})

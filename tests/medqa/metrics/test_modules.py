@@ -93,7 +93,7 @@ def test_a_seed_decides_the_bootstrap():
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_to_measure_is_an_error(name):
     columns = ["predictions"] if name == "medqa_accuracy" else ["predictions1", "predictions2"]
-    with pytest.raises(ValueError, match="no predictions"):
+    with pytest.raises(ValueError, match=f"^{name}: "):
         load_metric(name).compute(references=[], **{column: [] for column in columns})
 
 
@@ -105,8 +105,8 @@ def test_batches_and_paths_work_as_for_any_module(name, monkeypatch):
     for _ in range(2):
         module.add_batch(references=[0, 1], **{column: [0, 2] for column in columns})
     result = module.compute()
-    assert result.get("accuracy", 0.5) == 0.5
-    assert result.get("difference", 0) == 0
+    found = {"medqa_accuracy": "accuracy", "paired_mcq_comparison": "difference"}[name]
+    assert result[found] == {"accuracy": 0.5, "difference": 0}[found]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -118,7 +118,7 @@ def test_a_module_needs_numpy_alone_and_one_import_a_line(name):
     assert all(isinstance(node, ast.ImportFrom) or len(node.names) == 1 for node in imports)
 
 
-def test_modules_travel_with_the_package(tmp_path):
+def test_modules_travel_with_the_package():
     """What `pip install` copies holds both folders."""
     root = Path(__file__).parents[3]
     find = "import setuptools; print(*setuptools.find_packages(include=['modeling_pure*']))"
