@@ -5,9 +5,10 @@ from itertools import islice
 
 import pytest
 
-from modeling_pure.data.held_out import validation_mixture
+from modeling_pure.data.held_out import split_questions, validation_mixture
+from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError
-from tests.conftest import write_jsonl
+from tests.conftest import question_row, write_jsonl
 from tests.data.conftest import documents_in
 
 
@@ -88,3 +89,14 @@ def test_a_validation_path_inside_the_path_is_refused(make_mixture, tmp_path):
     source = {"path": str(tmp_path), "weight": 1, "validation_path": str(tmp_path / "validation.jsonl")}
     with pytest.raises(InputError, match=r"^sources\.web\.validation_path: '.*validation\.jsonl' "):
         make_mixture({"web": source})
+
+
+def test_no_copy_of_a_dev_question_is_trained_on(corpus, questions, tmp_path):
+    dev = write_jsonl(
+        tmp_path / "dev.jsonl", [question_row(question.reordered((1, 0, 3, 2))) for question in questions[:7]]
+    )
+    given = {"path": str(corpus / "questions.jsonl"), "weight": 1, "format": "medqa", "validation_path": str(dev)}
+    train, held_out = split_questions(*parse_sources({"usmle": given}), 0.0)
+    assert [question.digest for question in held_out] == [question.digest for question in questions[:7]]
+    assert train
+    assert not {question.digest for question in train} & {question.digest for question in held_out}

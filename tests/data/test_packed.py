@@ -116,6 +116,13 @@ def test_readers_of_any_number_share_the_rows_in_their_order(open_packed, make_m
     }
 
 
+def test_progress_counts_the_rows_of_all_ranks(open_packed):
+    """Two ranks have trained on two batches of three rows each."""
+    _, states = batches(open_packed, 2, world_size=2)
+    drawn = open_packed().progress([state for rank in states for state in rank["workers"].values()])
+    assert sum(done["rows"] for done in drawn.values()) == 12
+
+
 def test_a_second_run_takes_up_whole_files_and_writes_the_others_anew(make_mixture, tmp_path):
     write_mixture(tmp_path, make_mixture(), rows=50, rows_per_file=20)
     first = (tmp_path / "rows-00000.arrow").stat().st_mtime_ns
