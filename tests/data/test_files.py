@@ -1,8 +1,11 @@
 """What a source's path stands for, and how its files are cut into pieces."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modeling_pure.data.files import Piece, find_files, split_files
+from modeling_pure.data.readers import read_piece
 from modeling_pure.errors import InputError
 
 
@@ -62,3 +65,12 @@ def test_only_uncompressed_lines_are_cut(folder):
         Piece(files[1]),
         Piece(files[2]),
     ]
+
+
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=30), piece_bytes=st.integers(1, 60))
+def test_every_line_is_in_one_piece_wherever_pieces_end(tmp_path_factory, lengths, piece_bytes):
+    file = tmp_path_factory.mktemp("lines") / "a.jsonl"
+    texts = ["x" * (length + 1) for length in lengths]
+    file.write_text("".join(f'{{"t":"{text}"}}\n' for text in texts))
+    pieces = split_files("key", [str(file)], piece_bytes=piece_bytes)
+    assert [text for piece in pieces for _, text in read_piece("key", piece, "t", 1)] == texts

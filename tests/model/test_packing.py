@@ -6,6 +6,7 @@ from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from modeling_pure.modeling_pure import packed_lengths
 from tests.conftest import needs_compiler
 
 LENGTHS = (9, 15)
@@ -149,3 +150,9 @@ def test_flash_attention_is_told_the_lengths_of_a_packed_batch(model, ids, posit
         torch.testing.assert_close(model(ids, position_ids=positions, **given).logits, packed, rtol=0, atol=0)
     model.config._attn_implementation = "sdpa"
     torch.testing.assert_close(packed, separate_logits(model, ids), rtol=0, atol=2e-5)
+
+
+def test_documents_of_one_token_have_borders_of_their_own():
+    lengths = packed_lengths(torch.tensor([[0, 0, 0, 1, 2, 0], [0, 1, 0, 1, 0, 0]]))
+    assert lengths["cu_seq_lens_q"].tolist() == lengths["cu_seq_lens_k"].tolist() == [0, 1, 2, 5, 6, 8, 10, 11, 12]
+    assert lengths["max_length_q"] == lengths["max_length_k"] == 3

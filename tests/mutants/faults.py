@@ -216,7 +216,7 @@ FAULTS = [
         TRAINING + "saving.py",
         "                flush(staging / name)\n",
         "",
-        "tests/training/test_checkpoint.py tests/training/test_trainer.py",
+        "tests/training/test_saving.py",
     ),
     Fault(
         "a checkpoint is renamed before the list of its files",
@@ -231,7 +231,7 @@ FAULTS = [
                 replace_folder(staging / name, run_folder / name)
                 write_file_list(run_folder / name)
 """,
-        "tests/training/test_checkpoint.py tests/training/test_trainer.py",
+        "tests/training/test_saving.py tests/training/test_checkpoint.py",
     ),
     Fault(
         "a file that was cut off makes no checkpoint damaged",
@@ -245,7 +245,7 @@ FAULTS = [
         TRAINING + "saving.py",
         "if str(folder) != self.state.best_model_checkpoint and folder not in pushed:",
         "if folder not in pushed:",
-        "tests/training/test_checkpoint.py tests/training/test_trainer.py",
+        "tests/training/test_saving.py tests/training/test_checkpoint.py",
     ),
     Fault(
         "validation's loss is a mean over one token a row too many",

@@ -1,8 +1,11 @@
 """One step: memory that runs out, what Trainer waits for, and what a log line says."""
 
+from itertools import islice
+
 import pytest
 import torch
 
+from modeling_pure.data.mixture import collate_rows
 from modeling_pure.errors import InputError, RunStopped
 from modeling_pure.training.report import training_flops
 from modeling_pure.training.throughput import Throughput, peak_tflops
@@ -13,6 +16,15 @@ from tests.training.conftest import losses
 def test_flops_of_the_full_model_are_those_of_the_stated_convention():
     # 6 x 343,277,568 + 12 x 20 x 1,152 x 2,048, worked out by hand
     assert training_flops(401_227_776, 50_304 * 1_152, 20, 1_152, 2_048) == 2_059_665_408 + 566_231_040
+
+
+def test_the_logged_loss_is_the_mean_over_predicted_tokens(make_trainer):
+    trainer = make_trainer(max_steps=1, gradient_accumulation_steps=2)
+    batch = collate_rows(list(islice(trainer.train_dataset, 8)))
+    with torch.no_grad():
+        expected = trainer.model.eval()(batch["input_ids"], labels=batch["labels"]).loss.item()
+    trainer.train()
+    assert losses(trainer) == [pytest.approx(expected, rel=1e-5)]
 
 
 def limit_rows(trainer, most: int, from_step: int = 1) -> list[int]:
