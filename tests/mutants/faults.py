@@ -245,7 +245,7 @@ FAULTS = [
         TRAINING + "saving.py",
         "if str(folder) != self.state.best_model_checkpoint and folder not in pushed:",
         "if folder not in pushed:",
-        "tests/training/test_saving.py tests/training/test_checkpoint.py",
+        "tests/scripts/test_pretrain_faults.py",
     ),
     Fault(
         "validation's loss is a mean over one token a row too many",
@@ -273,7 +273,7 @@ FAULTS = [
         TRAINING + "run_folder.py",
         '("warmup_steps", "weight_decay", "adam_beta1"',
         '("warmup_steps", "adam_beta1"',
-        "tests/scripts/test_pretrain_recipe_changes.py tests/training/test_recipes.py",
+        "tests/training/test_run_folder.py",
     ),
     # ---- GRPO
     Fault(
@@ -414,8 +414,8 @@ FAULTS = [
     Fault(
         "bad input ends with another exit code",
         "modeling_pure/errors.py",
-        "EXIT_CODES = {InputError: 2",
-        "EXIT_CODES = {InputError: 1",
+        "{InputError: 2, RunStopped: 3}",
+        "{InputError: 1, RunStopped: 3}",
         "tests/test_errors.py",
     ),
     Fault(
