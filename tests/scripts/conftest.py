@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 import yaml
+from packaging.version import Version
 
 import train_pretrain
 from modeling_pure.errors import run_script
@@ -27,6 +30,15 @@ SHAPE = {
     "num_key_value_heads": 1,
     "max_position_embeddings": 256,
 }
+
+# Fixed in transformers 5.18: on CPUs Trainer loads the optimizer of several processes to "cpu:0", which torch refuses.
+ranks_resume_on_cpus = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"), reason="transformers 5.17 cannot resume several CPU processes"
+)
+# Seen with torch 2.11 and not with 2.13: after a checkpoint, FSDP2's next forward pass mixes tensors and DTensors.
+fsdp2_goes_on = pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.13"), reason="FSDP2 of torch 2.11 fails in the step after a checkpoint"
+)
 
 
 def kill_once_written(file: Path, *command: str, lines: int = 0) -> None:

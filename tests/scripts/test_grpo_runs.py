@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import train_grpo
 from tests.conftest import numbers_in
-from tests.scripts.conftest import metrics, run_two
+from tests.scripts.conftest import metrics, ranks_resume_on_cpus, run_two
 
 
 @pytest.fixture
@@ -161,6 +161,7 @@ def test_the_baseline_learns_from_the_same_prompts_and_goes_on_after_a_stop(grpo
     assert equal(weights_of(tmp_path), weights_of(again))
 
 
+@ranks_resume_on_cpus
 def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grpo_recipe, tmp_path):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     options = [

@@ -13,7 +13,7 @@ import modeling_pure  # noqa: F401  registers the model type
 from modeling_pure.console import DISCLAIMER
 from tests.conftest import numbers_in
 from tests.processes import ROOT, free_port, run
-from tests.scripts.conftest import metrics
+from tests.scripts.conftest import metrics, ranks_resume_on_cpus
 from tests.scripts.runs import launches, same_weights
 
 
@@ -83,6 +83,7 @@ def test_documents_can_be_kept_apart(pretrain_recipe, pretrained, tmp_path):
     assert apart[0]["loss"] != together[0]["loss"]
 
 
+@ranks_resume_on_cpus
 def test_two_processes_share_the_work_and_one_goes_on(pretrain_recipe, sources, tmp_path):
     # `accelerate launch --cpu --num_processes 2` starts one process without a word; torchrun starts two.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]

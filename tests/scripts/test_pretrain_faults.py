@@ -15,7 +15,7 @@ import pytest
 from modeling_pure.training.checkpoint import STATE_FILE, checkpoint_fault
 from modeling_pure.training.saving import STAGING
 from tests.processes import ROOT, Program, free_port, run
-from tests.scripts.conftest import metrics
+from tests.scripts.conftest import metrics, ranks_resume_on_cpus
 from tests.scripts.runs import assert_same_run, checkpoints, contents, launches, lines_of_training, start_from, train
 
 # Runs a script in this process group and kills the group when a file whose path ends in argv[1] is opened or renamed.
@@ -175,6 +175,7 @@ def test_ctrl_c_saves_though_it_has_ended_the_reader_of_the_log(pretrain_recipe,
     assert checkpoints(tmp_path)[-1] == logged(tmp_path)[-1] < 100
 
 
+@ranks_resume_on_cpus
 def test_a_signal_to_one_of_two_ranks_stops_both_after_the_same_step(pretrain_recipe, tmp_path):
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     command = ["train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path]

@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.processes import ROOT, free_port, run
-from tests.scripts.conftest import metrics, run_two
+from tests.scripts.conftest import fsdp2_goes_on, metrics, run_two
 from tests.scripts.runs import launches
 
 SHARDED = "tests/scripts/fsdp_on_cpu.py"
@@ -71,6 +71,7 @@ def test_what_sharded_weights_cannot_do_is_refused(options, tmp_path, setting):
     assert not any(tmp_path.iterdir())
 
 
+@fsdp2_goes_on
 def test_fsdp2_is_the_run_of_one_process_and_goes_on(options, alone, tmp_path):
     assert "FSDP" in run_two(*options, "--output_dir", tmp_path, script=SHARDED, machine="fsdp2")
     assert_same_run(alone, tmp_path)
