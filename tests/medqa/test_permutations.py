@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import sem
 
 from modeling_pure.medqa.permutations import ORDERS, permutation_metrics, permuted
 
@@ -60,6 +61,7 @@ def test_metrics_are_those_of_a_plain_loop(seed, number):
     right = [[option == answer for option in row] for row, answer in zip(chosen, gold, strict=True)]
     assert averaged.tolist() == means
     assert metrics["mean_accuracy"] == pytest.approx(np.mean(right))
+    assert metrics["standard_error"] == pytest.approx(sem(np.mean(right, axis=1)))
     assert metrics["consistency"] == np.mean([len(set(row)) == 1 for row in chosen])
     assert metrics["all_correct"] == np.mean([all(row) for row in right])
 
