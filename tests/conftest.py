@@ -15,10 +15,12 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -67,6 +69,27 @@ def through_checkpoint(state):
     return json.loads(json.dumps(state, sort_keys=True))
 
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory) -> MadeOnce:
+    """`made_once(name, make)`: a folder that `make` fills for the first worker that asks, and all workers read."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = base / name, base / f"{name}.made"
+        with FileLock(base / f"{name}.lock"):
+            if not made.exists():
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return made_once
+
+
 @pytest.fixture(scope="session")
 def questions() -> list[Question]:
     """120 questions."""
@@ -75,7 +98,7 @@ def questions() -> list[Question]:
 
 
 @pytest.fixture(scope="session")
-def tokenizer_folder(tmp_path_factory, questions) -> Path:
+def tokenizer_folder(made_once, questions) -> Path:
     """A byte-level BPE of 400 tokens, without a pad token, like GPT-2's."""
     texts = [format_prompt(question) + format_answer(question) for question in questions] * 3
     bpe = Tokenizer(models.BPE())
@@ -84,10 +107,8 @@ def tokenizer_folder(tmp_path_factory, questions) -> Path:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
     bpe.train_from_iterator(texts, trainer)
-    folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
-    tokenizer.save_pretrained(folder)
-    return folder
+    return made_once("tokenizer", tokenizer.save_pretrained)
 
 
 @pytest.fixture(scope="session")
@@ -99,15 +120,17 @@ def tokenizer(tokenizer_folder):
 
 
 @pytest.fixture(scope="session")
-def corpus(tmp_path_factory, questions) -> Path:
+def corpus(made_once, questions) -> Path:
     """Three text sources of 300 documents each, and a file of questions."""
-    folder = tmp_path_factory.mktemp("corpus")
-    for number, name in enumerate(("finepdfs", "fineweb_edu", "c4")):
-        rng = random.Random(number)
-        rows = [{"text": f"{name} {i}: " + " ".join(rng.choices(WORDS, k=rng.randint(3, 60)))} for i in range(300)]
-        write_jsonl(folder / f"{name}.jsonl", rows)
-    write_jsonl(folder / "questions.jsonl", [question_row(question) for question in questions])
-    return folder
+
+    def write(folder: Path) -> None:
+        for number, name in enumerate(("finepdfs", "fineweb_edu", "c4")):
+            rng = random.Random(number)
+            rows = [{"text": f"{name} {i}: " + " ".join(rng.choices(WORDS, k=rng.randint(3, 60)))} for i in range(300)]
+            write_jsonl(folder / f"{name}.jsonl", rows)
+        write_jsonl(folder / "questions.jsonl", [question_row(question) for question in questions])
+
+    return made_once("corpus", write)
 
 
 @pytest.fixture(scope="session")

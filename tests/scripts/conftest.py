@@ -64,7 +64,7 @@ def metrics(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="session")
-def pretrain_recipe(tmp_path_factory, tokenizer_folder, sources) -> Path:
+def pretrain_recipe(made_once, tokenizer_folder, sources) -> Path:
     """12 steps of pretraining with a checkpoint every 4."""
     recipe = {
         "preset": "tiny",
@@ -83,17 +83,15 @@ def pretrain_recipe(tmp_path_factory, tokenizer_folder, sources) -> Path:
         "validation_rows": 8,
         "dataloader_num_workers": 1,
     }
-    path = tmp_path_factory.mktemp("recipe") / "pretrain.yaml"
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
-    return path
+    text = yaml.safe_dump(recipe, sort_keys=False)
+    return made_once("recipe", lambda folder: (folder / "pretrain.yaml").write_text(text)) / "pretrain.yaml"
 
 
 @pytest.fixture(scope="session")
-def pretrained(tmp_path_factory, pretrain_recipe) -> Path:
-    """A finished, uninterrupted run of that recipe."""
-    folder = tmp_path_factory.mktemp("runs") / "pretrain"
-    run("train_pretrain.py", "--config", pretrain_recipe, "--output_dir", folder)
-    return folder
+def pretrained(made_once, pretrain_recipe) -> Path:
+    """A finished, uninterrupted run of that recipe, shared by all workers: tests that change it take a copy."""
+    options = ["--config", pretrain_recipe, "--output_dir"]
+    return made_once("pretrained", lambda folder: run("train_pretrain.py", *options, folder))
 
 
 @pytest.fixture(scope="session")
