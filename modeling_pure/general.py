@@ -39,7 +39,7 @@ MODEL_KEYS = ("model_name_or_path", "reference_model_name_or_path")
 COLUMNS = ("score", "standard_error", "chance", "normalised")
 
 
-Scores = dict[str, Any]  # of a task: `n` questions, and `COLUMNS` as shares, null where there is none
+Scores = dict[str, Any]  # of one task: `n` questions, and `COLUMNS` from 0 to 1, null if a task has no such score
 
 
 @dataclass

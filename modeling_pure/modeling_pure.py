@@ -31,8 +31,8 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_pure import PureConfig, copy_hub_files
 from .loss_pure import ChunkedCrossEntropy, PureTokenLoss, chunked_nats, compute_dtype
 
-# From 5.24 on transformers calls `cache`, in arguments and outputs, what was `past_key_values` before; and before, it
-# gave another thing, of continuous batching, to attention functions under that name.
+# transformers 5.24 renamed `past_key_values` to `cache` in arguments and outputs. Earlier versions pass the cache of
+# continuous batching to attention functions as `cache`, so the name is not read there.
 CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 
 
@@ -322,7 +322,7 @@ class PureModel(PurePreTrainedModel):
                 attention_mask=causal_mask,
                 position_ids=position_ids,
                 position_embeddings=position_embeddings,
-                **{CACHE: past_key_values},  # recomputation takes it away by its name
+                **{CACHE: past_key_values},  # recomputation removes it by name
                 **kwargs,
             )
         return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)

@@ -1,8 +1,8 @@
-"""What we take from inside transformers and TRL, by name: run this first on a new release, it needs seconds.
+"""The internals of transformers and TRL that we depend on, by name. Takes seconds; run it first on a new release.
 
-Methods that we override stand here with upstream's own parameters, private ones with those who call them: renamed
-upstream, an override would never be called again, and nothing else might say so. What our classes read from `self` and
-what is imported is found in our sources.
+The methods that we override are listed with their upstream parameters, and upstream must still call the private ones:
+after a rename, an override would silently never run. The attributes that our trainers read and the names that we
+import are collected from our sources.
 """
 
 import ast

@@ -252,11 +252,11 @@ def digest(*facts: object) -> str:
 def collate_rows(rows: list[Row[Any]], document_end: int | None = None) -> dict[str, Any]:
     """Rows as a batch: `input_ids` and `labels` int64 of shape (batch, row_length).
 
-    In training the batch has each row's `source` and the last row's `data_state` too. No attention mask: a row has no
-    padding, and without a mask the causal kernel is used as it is. With a `document_end` token the batch says where
-    documents begin, in both ways that attention kernels want it: `position_ids` that begin anew, and the boundaries of
-    all documents of the flattened batch (`cu_seq_lens_q` and `_k`, int32 of shape (documents + 1,)) with an upper
-    bound of their lengths (`max_length_q` and `_k`).
+    In training, the batch also has each row's `source` and the last row's `data_state`. There is no attention mask: a
+    row has no padding, and without a mask attention can use its causal kernel. With a `document_end` token, the batch
+    marks the documents in both forms that attention kernels accept: `position_ids` that restart at 0 in each document,
+    and the boundaries of all documents in the flattened batch (`cu_seq_lens_q` and `_k`, int32 of shape
+    (documents + 1,)) with an upper bound on their lengths (`max_length_q` and `_k`).
     """
     input_ids = torch.from_numpy(np.stack([row["input_ids"] for row in rows])).long()
     batch: dict[str, Any] = {"input_ids": input_ids, "labels": input_ids}

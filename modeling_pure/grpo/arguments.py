@@ -116,7 +116,7 @@ class PureGRPOConfig(GRPOConfig):
     )
     cast_lm_head_to_fp32: bool = field(default=True, metadata={"help": "logits in fp32: bf16 noise is mostly there"})
     bf16: bool | None = field(  # type: ignore[assignment]  # None, as in TRL: decided in `__post_init__`
-        default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"}
+        default=None, metadata={"help": "use bf16 autocast; default: true if the GPU supports it"}
     )
     attention_kernel: str = field(
         default="flash",

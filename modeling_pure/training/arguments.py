@@ -89,7 +89,7 @@ class PureTrainingArguments(TrainingArguments):
     adam_epsilon: float = field(default=1e-8, metadata={"help": "AdamW's epsilon"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
     bf16: bool | None = field(  # type: ignore[assignment]  # None, as in TRL: decided in `__post_init__`
-        default=None, metadata={"help": "bf16 autocast; by default where there is a GPU for it"}
+        default=None, metadata={"help": "use bf16 autocast; default: true if the GPU supports it"}
     )
     compile_layers: bool | None = field(
         default=None, metadata={"help": "torch.compile each decoder layer; by default on a GPU"}

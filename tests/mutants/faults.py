@@ -155,7 +155,7 @@ FAULTS = [
         "tests/model/test_llama_equality.py",
     ),
     Fault(
-        "positions begin anew after a cache",
+        "positions restart at 0 after a cache",
         "modeling_pure/modeling_pure.py",
         "past_key_values.get_seq_length() if past_key_values is not None else 0",
         "0",
@@ -269,7 +269,7 @@ FAULTS = [
         "tests/training/test_trainer.py tests/training/test_callbacks.py",
     ),
     Fault(
-        "a run goes on with another weight decay",
+        "a run resumes with a different weight decay",
         TRAINING + "run_folder.py",
         '("warmup_steps", "weight_decay", "adam_beta1"',
         '("warmup_steps", "adam_beta1"',

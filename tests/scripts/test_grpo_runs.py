@@ -101,7 +101,7 @@ def test_the_run_looks_before_it_starts_and_not_again(grpo_here, monkeypatch):
     assert ["128", "32"] in [numbers_in(line)[:2] for line in printed.splitlines()]  # completions, prompts
     assert "WARNING: " in printed
     monkeypatch.setattr(train_grpo, "look_before", None)
-    grpo_here()  # goes on to step 4
+    grpo_here()  # continues to step 4
 
 
 def test_looking_before_changes_nothing(grpo_here, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Whether a run may go on from a checkpoint of another recipe."""
+"""Which changes of the recipe a run may resume with."""
 
 import json
 
