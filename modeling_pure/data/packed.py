@@ -163,7 +163,7 @@ class PackedMixture(TrainingRows[PackedState]):
         before = dict.fromkeys(self.names, 0) if file == 0 else file_state(rows_file(self.folder, file - 1))["drawn"]
         counts = np.zeros(len(self.names), dtype=int)
         if rest:
-            column = open_table(rows_file(self.folder, file)).column("source").to_numpy()[:rest]
+            column = self._read_file(file)[1][:rest]
             counts = np.bincount(column, minlength=len(self.names))
         return {name: {"rows": before[name] + int(counts[i])} for i, name in enumerate(self.names)}
 
