@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
@@ -27,8 +27,8 @@ from modeling_pure.grpo.sft import LetterTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
 from modeling_pure.medqa.card import dev_evaluation, public_name
 from modeling_pure.medqa.questions import Question, read_questions
-from modeling_pure.medqa.rewards import LengthPenalty, correct
-from modeling_pure.medqa.scoring import context_length
+from modeling_pure.medqa.rewards import Correct, LengthPenalty
+from modeling_pure.medqa.scoring import context_length, end_tokens
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.model_card import CardEvaluation, write_model_card
 from modeling_pure.recipe import RecipeParser
@@ -121,12 +121,21 @@ def build_trainer(
             script_args.model_name_or_path, dtype="float32", trust_remote_code=training_args.trust_remote_code
         )
         return LetterTrainer(model=model, **shared)
+    ends = end_tokens(generation_config(script_args.model_name_or_path), tokenizer)
     return PureGRPOTrainer(
         model=script_args.model_name_or_path,
-        reward_funcs=[correct, LengthPenalty(script_args.length_penalty_min_tokens, tokenizer.eos_token_id)],
+        reward_funcs=[Correct(tokenizer, ends), LengthPenalty(script_args.length_penalty_min_tokens, tokenizer, ends)],
         peft_config=lora(script_args),
         **shared,
     )
+
+
+def generation_config(name_or_path: str) -> GenerationConfig | None:
+    """The model's own, which may name more tokens that end a completion; None if it has none."""
+    try:
+        return GenerationConfig.from_pretrained(name_or_path)
+    except OSError:
+        return None
 
 
 def lora(script_args: GRPOScriptArguments) -> LoraConfig | None:

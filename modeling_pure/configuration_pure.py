@@ -81,6 +81,7 @@ class PureConfig(PreTrainedConfig):
         head_initializer_range: the same for `lm_head`. At 0.02 the first loss is 11.05, because the logits already
             vary; at 0.001 it is ln(50304) = 10.83.
         rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`; no other type is implemented.
+        answer_formats: formats of MedQA answers that the model was taught (`letter`, `text`, `reasoned`).
         pad_token_id: a token of its own. Were it the end-of-text token, masking padding would mask real ends too.
     """
 
@@ -120,6 +121,7 @@ class PureConfig(PreTrainedConfig):
     bos_token_id: int | None = 50256
     eos_token_id: int | list[int] | None = 50256
     pad_token_id: int | None = 50257
+    answer_formats: list[str] | None = None
     auto_map: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from modeling_pure import PureConfig, PureForCausalLM
-from modeling_pure.medqa.prompt import format_answer, format_prompt
+from modeling_pure.medqa.formats import format_answer, format_prompt
 from modeling_pure.medqa.questions import Question
 
 torch.set_num_threads(1)

@@ -23,7 +23,6 @@ from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.sources import parse_sources
-from modeling_pure.medqa.prompt import parse_answer
 from modeling_pure.recipe import read_recipe
 from tests.conftest import WORDS, write_jsonl
 from tests.examples.conftest import write_answering_model
@@ -151,11 +150,11 @@ def test_the_reward_is_trained_with_and_logged(changed, texts, model_folder, tmp
 def test_the_reward_gives_what_it_says():
     (change,) = [change for change in CHANGES if "--- modeling_pure/medqa/rewards.py" in change]
     added = "\n".join(re.findall(r"^\+(.*)", change.split("--- train_grpo.py")[0], re.M))
-    names = {"parse_answer": parse_answer, "Any": Any}
-    exec(added, names)
-    prompt = "Question: Which?\n\nA. aspirin\nB. heparin\nC. insulin\nD. statin\nAnswer:"
+    names = {"Any": Any}
+    exec(added.replace("from .", "from modeling_pure.medqa."), names)
+    options = ["aspirin", "heparin", "insulin", "statin"]
     cases = {" B. heparin": 1.0, " B. aspirin": 0.0, " B": 0.0, "B. heparin": 0.0, "": 0.0, " B. heparin or": 0.0}
-    assert names["verbatim"](prompts=[prompt] * len(cases), completions=list(cases), answer=[1]) == [*cases.values()]
+    assert names["verbatim"](completions=list(cases), options=[options] * len(cases), answer=[1]) == [*cases.values()]
 
 
 def test_the_evaluation_set_is_asked_as_lm_eval_asks_it(changed, model_folder, tokenizer, questions, tmp_path):

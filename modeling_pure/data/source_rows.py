@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
 
-from ..medqa.prompt import format_answer, format_prompt
+from ..medqa.formats import format_answer, format_prompt
 from ..medqa.questions import Question
 from .files import Piece
 from .readers import Fault, read_piece

@@ -24,7 +24,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..console import DISCLAIMER
-from ..medqa import prompt
+from ..medqa import formats
 from ..medqa.compare import compare_evaluations
 from ..medqa.questions import read_questions
 from ..medqa.results import read_evaluation
@@ -48,7 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m modeling_pure.demo", description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and sampling (default: 0)")
     seed = parser.parse_args().seed
-    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (facts, world, prompt))
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (facts, world, formats))
     digest = run_stage("world", "", sources, build_world)
     for name, command in stages(seed).items():
         recipe = Path(command.split("--config ")[1].split()[0]).read_bytes()
@@ -150,7 +150,7 @@ def sample_answer() -> str:
     model: Any = AutoModelForCausalLM.from_pretrained(RUNS / "grpo")
     tokenizer = AutoTokenizer.from_pretrained(RUNS / "grpo")
     question = read_questions("questions", str(RUNS / "world" / world.EXAM_FILES[2]))[0]
-    inputs = tokenizer(prompt.format_prompt(question), return_tensors="pt")
+    inputs = tokenizer(formats.format_prompt(question), return_tensors="pt")
     with torch.inference_mode():
         output = model.generate(**inputs, max_new_tokens=24, do_sample=False)
     answer = str(tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ..data.tokenizer import PAD_TOKEN
-from ..medqa.prompt import format_answer, format_prompt
+from ..medqa.formats import format_answer, format_prompt
 from ..medqa.questions import LETTERS, Question, question_from_row
 from .facts import DISEASES, Disease
 

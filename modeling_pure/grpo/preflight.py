@@ -11,8 +11,8 @@ from typing import Any, TypedDict
 import torch
 from accelerate.utils import gather_object
 
+from ..medqa.formats import parse_answer
 from ..medqa.metrics.medqa_accuracy.medqa_accuracy import wilson_interval
-from ..medqa.prompt import parse_answer
 from ..medqa.questions import LETTERS
 from .trainer import PureGRPOTrainer
 
@@ -111,7 +111,7 @@ def sample_groups(trainer: PureGRPOTrainer, rows: list[dict[str, Any]], name: tu
     return [
         {
             "group": (*name, i // trainer.args.num_generations),
-            "letter": parse_answer(text),
+            "letter": parse_answer(text, rows[i // trainer.args.num_generations]["options"]).option,
             "answer": rows[i // trainer.args.num_generations]["answer"],
             "length": len(ids),
             "clipped": ids[-1] not in trainer.eos_token_ids,

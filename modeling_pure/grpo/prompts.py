@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..medqa.prompt import format_prompt
+from ..medqa.formats import format_prompt
 from ..medqa.questions import Question
 from ..medqa.splits import split_of
 
@@ -44,7 +44,13 @@ def prompt_dataset(questions: list[Question], num_prompts: int, seed: int, grpo_
         rng = random.Random(f"grpo {seed} {number}")
         for question in rng.sample(questions, len(questions)):
             shuffled = question.shuffled(rng)
-            row = {"prompt": format_prompt(shuffled), "answer": shuffled.answer, "digest": question.digest}
+            row = {
+                "prompt": format_prompt(shuffled),
+                "answer": shuffled.answer,
+                "options": list(shuffled.options),
+                "answer_format": "letter",
+                "digest": question.digest,
+            }
             if grpo_holdout:
                 row["seen"] = split_of(question, grpo_holdout) == "train"
             rows.append(row)

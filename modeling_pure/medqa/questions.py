@@ -1,4 +1,4 @@
-"""A multiple-choice question, and how to read MedQA's from either of the two layouts in which it is published."""
+"""A multiple-choice question, and how to read it from MedQA's two published layouts or from MedMCQA's."""
 
 import hashlib
 import random
@@ -10,7 +10,10 @@ from ..errors import InputError, first_line
 from ..rows import open_rows
 
 LETTERS = "ABCD"
-MEDQA_COLUMNS = "'question', 'options' with A..D and 'answer_idx', or 'sent1', 'ending0'..'3', 'label'"
+MEDQA_COLUMNS = (
+    "'question', 'options' with A..D and 'answer_idx'; or 'sent1', 'ending0'..'3', 'label'; "
+    "or 'question', 'opa'..'opd', 'cop'"
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Question:
 
     MedQA's have four options, and no other is read from a file; the quizzes that the demo writes have two to four.
     `meta_info` is what a data set says of a question beside it: the exam's step, or a subject. `context` is a text
-    that the question is about (PubMedQA's abstract).
+    that the question is about (PubMedQA's abstract), `explanation` says why the answer is right, and `passages` are
+    those of a book that an open-book question comes with.
     """
 
     question: str
@@ -27,6 +31,8 @@ class Question:
     answer: int
     meta_info: str = ""
     context: str = ""
+    explanation: str = ""
+    passages: tuple[str, ...] = ()
 
     @property
     def letter(self) -> str:
@@ -83,16 +89,18 @@ def read_questions(
 
 
 def question_from_row(row: dict[str, Any]) -> Question:
-    """A `Question` from a row of either of MedQA's layouts.
+    """A `Question` from a row of either of MedQA's layouts, or of MedMCQA's.
 
     `GBaker/MedQA-USMLE-4-options` has `question`, `options` A..D, `answer_idx`, and `answer`, which is checked where
     it is there; `GBaker/MedQA-USMLE-4-options-hf`, which lm-evaluation-harness uses, has `sent1`, `ending0..3`,
-    `label`.
+    `label`. Both may have an `explanation`.
 
     Raises:
-        KeyError, TypeError, ValueError: the row is neither, has other than four options, or its answer is none of
-            them.
+        KeyError, TypeError, ValueError: the row is none of these, has other than four options, or its answer is none
+            of them.
     """
+    if "opa" in row:
+        return medmcqa_question(row)
     if "sent1" in row:
         endings = sorted(name for name in row if name.startswith("ending") and row[name] is not None)
         require_four(endings, [f"ending{i}" for i in range(4)])
@@ -104,7 +112,13 @@ def question_from_row(row: dict[str, Any]) -> Question:
         answer = letter_index(row["answer_idx"])
         if row.get("answer") is not None and row["answer"].strip() != options[answer].strip():
             raise ValueError(f"the answer {row['answer']!r} is not option {row['answer_idx']}")
-    return checked_question(text, options, answer, row.get("meta_info"))
+    return checked_question(text, options, answer, row.get("meta_info"), explanation=row.get("explanation"))
+
+
+def medmcqa_question(row: dict[str, Any]) -> Question:
+    """From `question`, `opa`..`opd`, `cop` (0..3; -1 in its test split, which has no answers) and `exp`."""
+    options = [row[f"op{letter}"] for letter in "abcd"]
+    return checked_question(row["question"], options, int(row["cop"]), row.get("subject_name"), "", row.get("exp"))
 
 
 def require_four(found: list[str], expected: list[str]) -> None:
@@ -121,7 +135,12 @@ def letter_index(letter: str | None) -> int:
 
 
 def checked_question(
-    text: str | None, options: list[str], answer: int, meta_info: str | None = None, context: str = ""
+    text: str | None,
+    options: list[str],
+    answer: int,
+    meta_info: str | None = None,
+    context: str = "",
+    explanation: str | None = None,
 ) -> Question:
     """A question whose parts have been looked at; ValueError where one cannot be."""
     if not isinstance(text, str) or not text.strip():
@@ -130,7 +149,9 @@ def checked_question(
         raise ValueError("an option is not text")
     if not 0 <= answer < len(options):
         raise ValueError(f"answer {answer} is not 0..{len(options) - 1}")
-    return Question(text, tuple(options), answer, meta_info or "", context)
+    if not isinstance(explanation, str | None):
+        raise ValueError("the explanation is not text")
+    return Question(text, tuple(options), answer, meta_info or "", context, (explanation or "").strip())
 
 
 def repeated_rows(questions: list[Question]) -> list[tuple[int, int]]:

@@ -1,54 +1,126 @@
 """The GRPO reward `correct * 1.0 - length_penalty * 0.01`, as two TRL reward functions with weights [1.0, -0.01]."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from .prompt import parse_answer
+from transformers import PreTrainedTokenizerBase
+
+from .formats import Answer, from_chat, parse_answer
 
 REWARD_WEIGHTS = [1.0, -0.01]
+Completion = str | list[dict[str, str]]  # text, or the one turn of a conversation, as TRL gives it
 
 
-def correct(
-    completions: list[str],
-    answer: list[int],
-    seen: list[bool] | None = None,
-    log_metric: Callable[[str, float], None] | None = None,
-    **kwargs: Any,
-) -> list[float]:
-    """1.0 where the completion's letter is the right one, else 0.0; what cannot be parsed is wrong.
+class AnswerReward:
+    """What both rewards need: the answers that completions give.
 
-    Logs the share of completions that could be parsed as `medqa/parse_rate` and, where `seen` says which questions
-    pretraining had, the rewards of the two kinds apart.
+    Args:
+        tokenizer: the model's.
+        eos_token_ids: tokens that end a completion; an unfinished answer with reasons is not parsed.
     """
-    parsed = [parse_answer(completion) for completion in completions]
-    if log_metric:
-        log_metric("medqa/parse_rate", sum(letter is not None for letter in parsed) / len(parsed))
-    rewards = [float(letter == right) for letter, right in zip(parsed, answer, strict=True)]
-    if log_metric and seen:
-        for kind, is_seen in (("seen", True), ("unseen", False)):
-            of_kind = [reward for reward, had in zip(rewards, seen, strict=True) if had == is_seen]
-            if of_kind:
-                log_metric(f"rewards/correct/{kind}", sum(of_kind) / len(of_kind))
-    return rewards
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int]) -> None:
+        self.tokenizer, self.eos_token_ids = tokenizer, {*eos_token_ids}
+
+    def answers(
+        self,
+        completions: Sequence[Completion],
+        completion_ids: Sequence[Sequence[int]],
+        options: Sequence[Sequence[str]],
+        answer_format: Sequence[str],
+    ) -> list[Answer]:
+        """The answer of each completion, in the format that its prompt asks for."""
+        return [
+            parse_answer(text_of(completion), choices, name, finished=bool(ids) and ids[-1] in self.eos_token_ids)
+            for completion, ids, choices, name in zip(completions, completion_ids, options, answer_format, strict=True)
+        ]
+
+    def tokens(self, ids: Sequence[int]) -> int:
+        """Tokens of a completion without the end-of-text token."""
+        return sum(token not in self.eos_token_ids for token in ids)
 
 
-class LengthPenalty:
+class Correct(AnswerReward):
+    """1.0 where the completion's answer is the right one, else 0.0; what cannot be parsed is wrong."""
+
+    __name__ = "correct"  # TRL logs a reward function under its name
+
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        completion_ids: Sequence[Sequence[int]],
+        answer: Sequence[int],
+        options: Sequence[Sequence[str]],
+        answer_format: Sequence[str],
+        seen: Sequence[bool] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **kwargs: Any,
+    ) -> list[float]:
+        """The reward of each completion.
+
+        Logs the shares that were parsed and that contradict themselves, and the rewards of different formats and,
+        where `seen` says which questions pretraining had, of both kinds of questions apart.
+        """
+        answers = self.answers(completions, completion_ids, options, answer_format)
+        rewards = [float(found.option == right) for found, right in zip(answers, answer, strict=True)]
+        if log_metric:
+            log_metric("medqa/parse_rate", mean(found.option is not None for found in answers))
+            log_metric("medqa/contradictions", mean(found.contradicts for found in answers))
+            kinds = [(name, answer_format, name) for name in sorted({*answer_format}) if len({*answer_format}) > 1]
+            kinds += [("seen", seen, True), ("unseen", seen, False)] if seen else []
+            for name, column, value in kinds:
+                of_kind = [reward for reward, kind in zip(rewards, column, strict=True) if kind == value]
+                if of_kind:
+                    log_metric(f"rewards/correct/{name}", mean(of_kind))
+        return rewards
+
+
+class LengthPenalty(AnswerReward):
     """`max(0, (min_tokens - n) / min_tokens)` with n = the answer's tokens without the end-of-text token.
 
-    The seed document calls it a length penalty, gives no unit and says that it prevents degenerate *short* answers;
-    the degenerate answer in our format is a bare letter, one token. It lies in [0, 1], so at a weight of -0.01 it
-    never makes a right answer worth less than a wrong one. `min_tokens` 0 turns it off.
+    In the format `reasoned` n counts the reasoning alone. The original specification calls it a length penalty, gives
+    no unit and says that it prevents degenerate *short* answers: a bare letter, or an answer without reasons. It lies
+    in [0, 1], so at a weight of -0.01 it never makes a right answer worth less than a wrong one. `min_tokens` 0 turns
+    it off.
     """
 
-    __name__ = "length_penalty"  # TRL logs a reward function under its name
+    __name__ = "length_penalty"
 
-    def __init__(self, min_tokens: int, eos_token_id: int) -> None:
+    def __init__(self, min_tokens: int, tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int]) -> None:
+        super().__init__(tokenizer, eos_token_ids)
         self.min_tokens = min_tokens
-        self.eos_token_id = eos_token_id
 
-    def __call__(self, completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        completion_ids: Sequence[Sequence[int]],
+        options: Sequence[Sequence[str]],
+        answer_format: Sequence[str],
+        **kwargs: Any,
+    ) -> list[float]:
         """The penalty of each completion, from 0 to 1."""
         if self.min_tokens == 0:
             return [0.0] * len(completion_ids)
-        lengths = [sum(token != self.eos_token_id for token in ids) for ids in completion_ids]
+        answers = self.answers(completions, completion_ids, options, answer_format)
+        lengths = [
+            self.reasoning_tokens(found, ids) if name == "reasoned" else self.tokens(ids)
+            for found, ids, name in zip(answers, completion_ids, answer_format, strict=True)
+        ]
         return [max(0.0, (self.min_tokens - length) / self.min_tokens) for length in lengths]
+
+    def reasoning_tokens(self, answer: Answer, ids: Sequence[int]) -> int:
+        """Tokens of the reasoning: of all of a completion without an answer, else of the text before it."""
+        if answer.option is None:
+            return self.tokens(ids)
+        return len(self.tokenizer(answer.reasoning, add_special_tokens=False).input_ids)
+
+
+def text_of(completion: Completion) -> str:
+    """A completion's text, as it would follow a prompt."""
+    return completion if isinstance(completion, str) else from_chat(completion[0].get("content") or "")
+
+
+def mean(values: Iterable[float]) -> float:
+    """The mean of at least one number."""
+    listed = list(values)
+    return sum(listed) / len(listed)

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
-from .prompt import format_stem, parse_answer
+from .formats import format_stem, parse_answer
 from .questions import Question
-from .rewards import REWARD_WEIGHTS, LengthPenalty, correct
+from .rewards import REWARD_WEIGHTS, Correct, LengthPenalty
 from .scoring import context_length, label_log_likelihoods, logits_at, pad_right, sorted_batches
 from .tasks import Task
 
@@ -157,7 +157,8 @@ def score_generations(asked: Asked, questions: list[Question]) -> Records:
     prompts, cut = asked.encode([asked.task.prompt(question) for question in questions], asked.max_new_tokens)
     batches = sorted_batches(list(map(len, prompts)), 1 if asked.num_samples else asked.batch_size)
     eos = asked.tokenizer.eos_token_id
-    penalty = LengthPenalty(asked.length_penalty_min_tokens, eos)
+    right = Correct(asked.tokenizer, [eos])
+    penalty = LengthPenalty(asked.length_penalty_min_tokens, asked.tokenizer, [eos])
     for batch in batches:
         torch.manual_seed(asked.seed + int(questions[batch[0]].digest[:12], 16))
         try:
@@ -166,11 +167,13 @@ def score_generations(asked: Asked, questions: list[Question]) -> Records:
             raise NotFinite(batch[error.index // max(1, asked.num_samples)]) from error
         for i, completions in zip(batch, of_batch, strict=True):
             texts = asked.tokenizer.batch_decode(completions, skip_special_tokens=True)
-            parts = correct(texts, [questions[i].answer] * len(texts)), penalty(completion_ids=completions)
+            same = {"options": [questions[i].options] * len(texts), "answer_format": ["letter"] * len(texts)}
+            answer = [questions[i].answer] * len(texts)
+            parts = right(texts, completions, answer=answer, **same), penalty(texts, completions, **same)
             yield (
                 i,
                 {
-                    "answers": [parse_answer(text) for text in texts],
+                    "answers": [parse_answer(text, questions[i].options).option for text in texts],
                     "lengths": [sum(token != eos for token in ids) for ids in completions],
                     "rewards": [
                         sum(w * part for w, part in zip(REWARD_WEIGHTS, of_one, strict=True))

@@ -8,10 +8,10 @@ token sees a padded one.
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
-from .prompt import format_prompt
+from .formats import format_prompt
 from .questions import LETTERS, Question
 
 
@@ -94,6 +94,13 @@ def logits_at(model: torch.nn.Module, input_ids: torch.Tensor, positions: torch.
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that a model can read at once; some have no bound but their tokenizer's."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
+
+
+def end_tokens(generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a completion: the tokenizer's, and those of the model (an instruct model also ends turns)."""
+    ends = getattr(generation_config, "eos_token_id", None)
+    ends = [ends] if isinstance(ends, int) else ends or []
+    return sorted({tokenizer.eos_token_id, *ends} - {None})
 
 
 def single_token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

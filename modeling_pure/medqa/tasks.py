@@ -8,8 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .prompt import format_options, format_prompt
-from .questions import LETTERS, MEDQA_COLUMNS, Question, checked_question, question_from_row, read_questions
+from .formats import for_format, format_options, format_passages, medqa_prompt
+from .questions import (
+    LETTERS,
+    MEDQA_COLUMNS,
+    Question,
+    checked_question,
+    medmcqa_question,
+    question_from_row,
+    read_questions,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,7 @@ class Task:
         path, config, split: where it is on the Hub; local files may stand in for them.
         read_row: makes a question of a row.
         columns: what a row needs, for the message where one lacks it.
-        prompt: the text up to and including `Answer:`.
+        prompt: the text up to and including `Answer:`, in which `ask` changes what a format or open books need.
         labels: what may follow it, in the order of a question's options.
     """
 
@@ -45,16 +53,14 @@ class Task:
         """Whether options are named by letters, so that their order can be changed."""
         return self.labels == tuple(LETTERS)
 
+    def ask(self, question: Question, answer_format: str = "letter") -> str:
+        """The prompt in an answer format, with the question's passages before it."""
+        return format_passages(question) + for_format(self.prompt(question), answer_format)
+
     def read(self, key: str, path: str | None, config: str | None = None, split: str | None = None) -> list[Question]:
         """The questions of local files or a Hub data set, by default those of the declaration."""
         path, config = (path, config) if path else (self.path, config or self.config)
         return read_questions(key, path, config, split or self.split, self.read_row, self.columns)
-
-
-def medmcqa_question(row: dict[str, Any]) -> Question:
-    """From `question`, `opa`..`opd`, `cop` (0..3; -1 in its test split, which has no answers)."""
-    options = [row[f"op{letter}"] for letter in "abcd"]
-    return checked_question(row["question"], options, int(row["cop"]), row.get("subject_name"))
 
 
 def medmcqa_prompt(question: Question) -> str:
@@ -107,7 +113,7 @@ MEDQA = Task(
     "test",
     question_from_row,
     MEDQA_COLUMNS,
-    format_prompt,
+    medqa_prompt,
 )
 MEDMCQA = Task(
     "medmcqa",

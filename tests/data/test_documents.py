@@ -8,7 +8,7 @@ from modeling_pure.data.documents import Documents, redistribute_documents
 from modeling_pure.data.files import split_files
 from modeling_pure.data.remote import SourceFailed
 from modeling_pure.data.source_rows import ExamRows, TextRows
-from modeling_pure.medqa.prompt import format_answer, format_prompt
+from modeling_pure.medqa.formats import format_answer, format_prompt
 from modeling_pure.medqa.questions import Question
 from tests.conftest import through_checkpoint, write_jsonl
 from tests.data.conftest import NumberedRows

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling_pure.medqa.prompt import format_prompt
+from modeling_pure.medqa.formats import format_prompt
 from tests.ecosystem.conftest import CONVERT, CONVERT_Q8, needs_runtimes, post, python_block, run
 from tests.processes import free_port
 

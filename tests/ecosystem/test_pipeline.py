@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from modeling_pure.medqa.prompt import format_prompt
+from modeling_pure.medqa.formats import format_prompt
 from tests.ecosystem.conftest import python_block
 
 READER = """

@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from modeling_pure.medqa.prompt import format_prompt, parse_answer
+from modeling_pure.medqa.formats import format_prompt, parse_answer
 from tests.ecosystem.conftest import ROOT, SERVE, command, needs_runtimes, post, python_block
 from tests.processes import free_port
 
@@ -56,8 +56,8 @@ def test_the_documented_request_gets_an_option(address, likeliest_letter, questi
     for question in questions[:5]:
         exec(block, names | {"question": question}, names)
         text = post(f"{address}/v1/completions", names["body"])["choices"][0]["text"]
-        said.add(parse_answer(text))
-        assert parse_answer(text) == likeliest_letter(format_prompt(question))
+        said.add(parse_answer(text, question.options).option)
+        assert parse_answer(text, question.options).option == likeliest_letter(format_prompt(question))
     assert len(said) > 1
 
 

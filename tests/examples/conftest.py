@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_pure import PureConfig, PureForCausalLM
-from modeling_pure.medqa.prompt import format_prompt
+from modeling_pure.medqa.formats import format_prompt
 from modeling_pure.medqa.questions import Question
 from tests.processes import ROOT
 from tests.scripts.conftest import SHAPE, train_here  # noqa: F401  a fixture

@@ -141,7 +141,7 @@ def make_trainer(tmp_path, model_folder, tokenizer, questions):
         more = {"questions": questions[:9]} if issubclass(trainer_class, PureGRPOTrainer) else {}
         return trainer_class(
             model=str(model_folder) if model is None else model,
-            reward_funcs=[spread, LengthPenalty(4, tokenizer.eos_token_id)],
+            reward_funcs=[spread, LengthPenalty(4, tokenizer, [tokenizer.eos_token_id])],
             args=args,
             train_dataset=prompt_dataset(questions, 60, seed=0),
             eval_dataset=prompt_dataset(questions[:9], 9, seed=0),

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from modeling_pure.medqa.prompt import format_prompt, format_stem, parse_answer
+from modeling_pure.medqa.formats import format_prompt, format_stem, parse_answer
 from modeling_pure.medqa.questions import Question
-from modeling_pure.medqa.rewards import LengthPenalty
 from modeling_pure.medqa.scorers import SCORERS, Asked, score_cloze, score_generations, score_letters
 from modeling_pure.medqa.tasks import MEDQA
 
@@ -65,7 +64,7 @@ def test_greedy_completions_are_those_of_a_plain_loop(asked, mixed):
                 written.append(int(asked.model(torch.tensor([ids + written])).logits[0, -1].argmax()))
         text = asked.tokenizer.decode(written, skip_special_tokens=True)
         assert record["completions"] == [text]
-        assert record["answers"] == [parse_answer(text)]
+        assert record["answers"] == [parse_answer(text, question.options).option]
         assert record["lengths"] == [sum(token != eos for token in written)]
 
 
@@ -116,7 +115,7 @@ def test_the_reward_is_grpos(asked, questions):
     eos = asked.tokenizer.eos_token_id
     ids = [*asked.tokenizer(" B").input_ids, eos, eos]
     records = records_of(score_generations, replace(asked, model=Writes(asked.model, ids)), questions)
-    penalty = LengthPenalty(4, eos)(completion_ids=[ids])[0]
+    penalty = max(0.0, (4 - sum(token != eos for token in ids)) / 4)
     for question, record in zip(questions, records, strict=True):
         assert record["answers"] == [1]
         assert record["lengths"] == [1]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_pure.errors import InputError
-from modeling_pure.medqa.prompt import format_prompt
+from modeling_pure.medqa.formats import format_prompt
 from modeling_pure.medqa.questions import Question
 from modeling_pure.medqa.scoring import letter_log_likelihoods, single_token_id, sorted_batches
 

@@ -349,16 +349,16 @@ FAULTS = [
     ),
     Fault(
         "a letter anywhere in a completion is its answer",
-        MEDQA + "prompt.py",
-        "match = ANSWER.match(completion)",
-        "match = ANSWER.search(completion)",
-        "tests/medqa/test_prompt.py modeling_pure/medqa/prompt.py",
+        MEDQA + "formats.py",
+        "match = LETTER_FIRST.match(completion)",
+        "match = LETTER_FIRST.search(completion)",
+        "tests/medqa/test_formats.py modeling_pure/medqa/formats.py",
     ),
     Fault(
         "the length penalty counts the end-of-text token",
         MEDQA + "rewards.py",
-        "lengths = [sum(token != self.eos_token_id for token in ids) for ids in completion_ids]",
-        "lengths = [len(ids) for ids in completion_ids]",
+        "return sum(token not in self.eos_token_ids for token in ids)",
+        "return len(ids)",
         "tests/medqa/test_rewards.py",
     ),
     Fault(

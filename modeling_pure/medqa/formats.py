@@ -1,0 +1,242 @@
+r"""Prompts and answers, byte for byte, in one place: pretraining text, SFT, GRPO and evaluation all use these.
+
+    letter      Answer: C. Nitrofurantoin                              the letter decides
+    text        Answer: Nitrofurantoin (C)                             the text decides
+    reasoned    Reasoning: Pyuria ... .\nAnswer: Nitrofurantoin (C)    the last line `Answer: ...` decides
+
+Everything up to and including the first colon is the prompt, that of lm-evaluation-harness's task `medqa_4options`
+(nothing is stripped); a completion is what follows, with the end-of-text token.
+"""
+
+import random
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..errors import InputError
+from .questions import LETTERS, Question
+
+ANSWER_FORMATS = ("letter", "text", "reasoned")
+LETTER_FIRST = re.compile(r" ([ABCD])(?:\.\s|\.?\Z)")
+LETTER_LAST = re.compile(r"(.*) \([ABCD]\)")
+# "Ans. is 'c'", "option B", "(d)": what an explanation calls an option by, which holds in the file's order only.
+NAMES_A_LETTER = re.compile(r"""\b(ans|answer|option|choice)\b[^.\n]{0,20}\b[a-d]\b|['"(][a-d]['")]""", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer that a completion gives.
+
+    Attributes:
+        option: index of the option; None if the completion cannot be parsed.
+        contradicts: whether letter and text name different options.
+        reasoning: the text before the answer; everything if there is no answer, and empty in formats without reasons.
+    """
+
+    option: int | None
+    contradicts: bool = False
+    reasoning: str = ""
+
+
+def format_prompt(question: Question, answer_format: str = "letter") -> str:
+    """The text up to and including `Answer:` or `Reasoning:`, with the question's passages before it."""
+    return format_passages(question) + for_format(medqa_prompt(question), answer_format)
+
+
+def medqa_prompt(question: Question) -> str:
+    """The prompt of lm-evaluation-harness's `medqa_4options`."""
+    return f"Question: {question.question}\n{format_options(question)}Answer:"
+
+
+def for_format(prompt: str, answer_format: str) -> str:
+    """Any task's prompt, which ends in `Answer:`, in one of the formats."""
+    return prompt.removesuffix("Answer:") + "Reasoning:" if answer_format == "reasoned" else prompt
+
+
+def format_options(question: Question) -> str:
+    """A line `A. Aspirin` for each option."""
+    letters = LETTERS[: len(question.options)]
+    return "".join(f"{letter}. {option}\n" for letter, option in zip(letters, question.options, strict=True))
+
+
+def format_stem(question: Question) -> str:
+    """The prompt without the options, for scoring their texts: what a question is about, and the question."""
+    about = f"Abstract: {question.context}\n" if question.context else ""
+    return f"{format_passages(question)}{about}Question: {question.question}\nAnswer:"
+
+
+def format_passages(question: Question) -> str:
+    """A line `Passage 1: ...` for each passage of an open-book question."""
+    return "".join(f"Passage {number}: {text}\n" for number, text in enumerate(question.passages, 1))
+
+
+def format_answer(question: Question, answer_format: str = "letter") -> str:
+    """The right answer as it follows the prompt, without the end-of-text token.
+
+    Raises:
+        ValueError: `reasoned`, and the question has no explanation.
+    """
+    option = question.options[question.answer]
+    if answer_format == "letter":
+        return f" {question.letter}. {option}"
+    by_text = f" {option_text(option)} ({question.letter})"
+    if answer_format == "text":
+        return by_text
+    if not question.explanation:
+        raise ValueError("the question has no explanation")
+    return f" {question.explanation}\nAnswer:{by_text}"
+
+
+def option_text(option: str) -> str:
+    """An option on one line, as `text` and `reasoned` write it."""
+    return " ".join(option.split())
+
+
+def parse_answer(
+    completion: str, options: Sequence[str], answer_format: str = "letter", finished: bool = True
+) -> Answer:
+    r"""The answer that a completion gives in a format; strict, so that no letter in passing counts as an answer.
+
+    A letter needs its place (` C`, ` C. ...`). An option's text may differ in case, in Unicode composition and in
+    blanks, and may lack its letter; a line that holds more, or the text of two equal options, is no answer.
+
+    Args:
+        finished: whether the completion ended by itself; an unfinished `reasoned` one is not parsed.
+
+    >>> options = ("Aspirin", "Heparin", "Nitrofurantoin", "Warfarin")
+    >>> parse_answer(" C. Nitrofurantoin", options).option
+    2
+    >>> parse_answer(" nitrofurantoin (A)", options, "text")
+    Answer(option=2, contradicts=True, reasoning='')
+    >>> parse_answer(" Not A.\nAnswer: Nitrofurantoin (C)", options, "reasoned")
+    Answer(option=2, contradicts=False, reasoning=' Not A.')
+    """
+    if answer_format == "letter":
+        return by_letter(completion, options)
+    if answer_format == "text":
+        return by_text(completion.split("\n")[0], options)
+    lines = completion.split("\n")
+    last = max((i for i, line in enumerate(lines) if line.startswith("Answer:")), default=None)
+    if last is None or not finished:
+        return Answer(None, reasoning=completion)
+    line, reasoning = lines[last].removeprefix("Answer:"), "\n".join(lines[:last])
+    found = by_text(line, options)
+    found = by_letter(line, options) if found.option is None else found
+    return Answer(found.option, found.contradicts, reasoning)
+
+
+def by_letter(completion: str, options: Sequence[str]) -> Answer:
+    """The letter at the start decides."""
+    match = LETTER_FIRST.match(completion)
+    if not match or (letter := LETTERS.index(match[1])) >= len(options):
+        return Answer(None)
+    text = only_option(completion[match.end() :].split("\n")[0], options)
+    return Answer(letter, contradicts=text not in (None, letter))
+
+
+def by_text(line: str, options: Sequence[str]) -> Answer:
+    """The option whose text the line holds, with or without a letter behind it."""
+    for plain in (option_text, folded):
+        answers = [plain(f"{option} ({letter})") for option, letter in zip(options, LETTERS, strict=False)]
+        if plain(line) in answers:
+            return Answer(answers.index(plain(line)))
+    if (option := only_option(line, options)) is not None:
+        return Answer(option)
+    match = LETTER_LAST.fullmatch(option_text(line))
+    option = only_option(match[1], options) if match else None
+    return Answer(option, contradicts=option is not None)
+
+
+def only_option(text: str, options: Sequence[str]) -> int | None:
+    """The one option with this text: to the letter, or else whatever its case; None if there is none, or several."""
+    for plain in (option_text, folded):
+        found = [i for i, option in enumerate(options) if plain(option) == plain(text)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def folded(text: str) -> str:
+    """A text on one line, without the differences of case and Unicode composition."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", option_text(text)).casefold())
+
+
+def checked_formats(key: str, shares: Any) -> dict[str, float]:
+    """The answer formats of a recipe with their shares; a bare name has all of it.
+
+    Raises:
+        InputError: names `key`; not a mapping of formats to shares that add up to 1.
+    """
+    shares = {shares: 1.0} if isinstance(shares, str) else shares
+    are_numbers = isinstance(shares, dict) and all(
+        isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1 for share in shares.values()
+    )
+    if not are_numbers or not {*shares} <= {*ANSWER_FORMATS} or abs(sum(shares.values()) - 1) > 1e-6:
+        raise InputError(
+            f"{key}: expected shares of {', '.join(ANSWER_FORMATS)} that add up to 1, as {{text: 0.5, letter: 0.5}}; "
+            f"found {shares!r}"
+        )
+    return {name: float(share) for name, share in shares.items()}
+
+
+def draw_format(shares: dict[str, float], question: Question, rng: random.Random) -> str:
+    """One of the formats in their shares; `reasoned` only for a question with an explanation.
+
+    Raises:
+        ValueError: there is only `reasoned`, and the question has no explanation.
+    """
+    usable = {name: share for name, share in shares.items() if name != "reasoned" or question.explanation}
+    if not usable:
+        raise ValueError("the question has no explanation")
+    return rng.choices([*usable], [*usable.values()])[0]
+
+
+def shuffled_for(question: Question, answer_format: str, rng: random.Random) -> Question:
+    """The question with shuffled options, unless the explanation that will be shown calls them by their letters."""
+    keeps_order = answer_format == "reasoned" and NAMES_A_LETTER.search(question.explanation)
+    return question if keeps_order else question.shuffled(rng)
+
+
+def taught_formats(config: PreTrainedConfig) -> list[str]:
+    """The formats that a checkpoint was taught, as its configuration says; none for models of others."""
+    return list(getattr(config, "answer_formats", None) or [])
+
+
+def teach_formats(config: PreTrainedConfig, formats: Iterable[str]) -> None:
+    """Note in a configuration that its model is taught these formats, too."""
+    taught = {*taught_formats(config), *formats}
+    vars(config)["answer_formats"] = [name for name in ANSWER_FORMATS if name in taught]
+
+
+def warn_untaught(config: PreTrainedConfig, answer_format: str) -> str | None:
+    """A warning if the checkpoint says what it was taught, and this format is not among it."""
+    taught = taught_formats(config)
+    if not taught or answer_format in taught:
+        return None
+    return f"WARNING: the model was taught to answer by {', '.join(taught)}; its answers by {answer_format} say little"
+
+
+def chat_message(prompt: str) -> list[dict[str, str]]:
+    """A prompt as the one turn of a conversation."""
+    return [{"role": "user", "content": prompt}]
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """A prompt in the tokenizer's chat template, up to the model's turn; encode it without special tokens.
+
+    Raises:
+        InputError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise InputError("chat: the tokenizer has no chat template; set chat to false")
+    text = tokenizer.apply_chat_template(chat_message(prompt), tokenize=False, add_generation_prompt=True)
+    return str(text)
+
+
+def from_chat(completion: str) -> str:
+    """A chat model's turn as the completion of a prompt, which begins with a blank."""
+    return f" {completion.lstrip()}"
