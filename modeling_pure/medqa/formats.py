@@ -96,6 +96,11 @@ def option_text(option: str) -> str:
     return " ".join(option.split())
 
 
+def text_continuation(option: str) -> str:
+    """An option as the format `text` begins with it, up to where the letter follows: ` Nitrofurantoin (`."""
+    return f" {option_text(option)} ("
+
+
 def parse_answer(
     completion: str, options: Sequence[str], answer_format: str = "letter", finished: bool = True
 ) -> Answer:

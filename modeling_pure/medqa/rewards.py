@@ -66,8 +66,11 @@ class Correct(AnswerReward):
         if log_metric:
             log_metric("medqa/parse_rate", mean(found.option is not None for found in answers))
             log_metric("medqa/contradictions", mean(found.contradicts for found in answers))
-            kinds = [(name, answer_format, name) for name in sorted({*answer_format}) if len({*answer_format}) > 1]
-            kinds += [("seen", seen, True), ("unseen", seen, False)] if seen else []
+            kinds: list[tuple[str, Sequence[Any], Any]] = []
+            if len({*answer_format}) > 1:
+                kinds += [(name, answer_format, name) for name in sorted({*answer_format})]
+            if seen:
+                kinds += [("seen", seen, True), ("unseen", seen, False)]
             for name, column, value in kinds:
                 of_kind = [reward for reward, kind in zip(rewards, column, strict=True) if kind == value]
                 if of_kind:

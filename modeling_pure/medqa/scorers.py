@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, Pre
 from .formats import format_stem, parse_answer
 from .questions import Question
 from .rewards import REWARD_WEIGHTS, Correct, LengthPenalty
-from .scoring import context_length, label_log_likelihoods, logits_at, pad_right, sorted_batches
+from .scoring import context_length, continuation_log_likelihoods, label_log_likelihoods, sorted_batches
 from .tasks import Task
 
 Record = dict[str, Any]  # the result of one question, as plain JSON; each scorer documents its keys
@@ -78,7 +78,9 @@ def score_letters(asked: Asked, questions: list[Question]) -> Records:
             scores = label_log_likelihoods(asked.model, asked.tokenizer, [prompts[i] for i in batch], labels).tolist()
         else:
             contexts = [texts[i] for i in batch for _ in labels]
-            of_label, _ = continuation_log_likelihoods(asked, contexts, list(labels) * len(batch))
+            of_label = continuation_log_likelihoods(
+                asked.model, asked.tokenizer, contexts, [f" {label}" for label in labels] * len(batch)
+            ).sums
             scores = [of_label[start : start + len(labels)] for start in range(0, len(of_label), len(labels))]
         require_finite(batch, scores)
         for i, row in zip(batch, scores, strict=True):
@@ -95,20 +97,21 @@ def score_cloze(asked: Asked, questions: list[Question]) -> Records:
     for batch in sorted_batches(list(map(len, stems)), max(1, asked.batch_size // len(asked.task.labels))):
         options = [option for i in batch for option in questions[i].options]
         stem_of_option = [format_stem(questions[i]) for i in batch for _ in questions[i].options]
-        given, cut = continuation_log_likelihoods(asked, stem_of_option, options)
-        alone, _ = continuation_log_likelihoods(asked, [PREMISE] * len(options), options)
+        texts = [f" {option}" for option in options]
+        given = continuation_log_likelihoods(asked.model, asked.tokenizer, stem_of_option, texts)
+        alone = continuation_log_likelihoods(asked.model, asked.tokenizer, [PREMISE] * len(options), texts)
         owners = [i for i in batch for _ in questions[i].options]
-        require_finite(owners, list(zip(given, alone, strict=True)))
+        require_finite(owners, list(zip(given.sums, alone.sums, strict=True)))
         start = 0
         for i in batch:
             of_question = slice(start, start := start + len(questions[i].options))
             yield (
                 i,
                 {
-                    "log_likelihoods": given[of_question],
-                    "unconditional": alone[of_question],
+                    "log_likelihoods": given.sums[of_question],
+                    "unconditional": alone.sums[of_question],
                     "characters": [len(option) for option in questions[i].options],
-                    "cut": any(cut[of_question]),
+                    "cut": any(given.cut[of_question]),
                 },
             )
 
@@ -118,34 +121,6 @@ def require_finite(owners: list[int], rows: Sequence[Sequence[float]]) -> None:
     for owner, row in zip(owners, rows, strict=True):
         if not all(map(math.isfinite, row)):
             raise NotFinite(owner)
-
-
-@torch.inference_mode()
-def continuation_log_likelihoods(
-    asked: Asked, contexts: list[str], continuations: list[str]
-) -> tuple[list[float], list[bool]]:
-    """Log-likelihoods, in nats, of continuations after a blank, and which contexts had to be cut from the left."""
-    limit = context_length(asked.model.config, asked.tokenizer)
-    texts = [f"{context} {continuation}" for context, continuation in zip(contexts, continuations, strict=True)]
-    whole, of_context = asked.tokenizer(texts).input_ids, asked.tokenizer(contexts).input_ids
-    rows = [ids[-limit - 1 :] for ids in whole]  # the last token is predicted, not read
-    cut = [len(ids) > limit + 1 for ids in whole]
-    lengths = [
-        min(max(1, len(ids) - len(start)), len(row) - 1)
-        for ids, start, row in zip(whole, of_context, rows, strict=True)
-    ]
-    input_ids, sizes = pad_right([row[:-1] for row in rows])
-    first = sizes - torch.tensor(lengths)  # the position before a continuation's first token
-    positions = torch.arange(int(first.min()), int(sizes.max()))
-    logits = logits_at(asked.model, input_ids.to(asked.model.device), positions.to(asked.model.device))
-    log_probs = logits.float().log_softmax(-1)
-    scores = []
-    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        begin = int(first[i] - positions[0])
-        targets = torch.tensor(row[-length:], device=log_probs.device)
-        of_row = log_probs[i, begin : begin + length]
-        scores.append(of_row.gather(1, targets[:, None]).sum().item())
-    return scores, cut
 
 
 @torch.inference_mode()
@@ -167,9 +142,12 @@ def score_generations(asked: Asked, questions: list[Question]) -> Records:
             raise NotFinite(batch[error.index // max(1, asked.num_samples)]) from error
         for i, completions in zip(batch, of_batch, strict=True):
             texts = asked.tokenizer.batch_decode(completions, skip_special_tokens=True)
-            same = {"options": [questions[i].options] * len(texts), "answer_format": ["letter"] * len(texts)}
-            answer = [questions[i].answer] * len(texts)
-            parts = right(texts, completions, answer=answer, **same), penalty(texts, completions, **same)
+            n = len(texts)
+            options, formats = [questions[i].options] * n, ["letter"] * n
+            parts = (
+                right(texts, completions, [questions[i].answer] * n, options, formats),
+                penalty(texts, completions, options, formats),
+            )
             yield (
                 i,
                 {

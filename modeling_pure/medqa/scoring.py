@@ -1,4 +1,4 @@
-"""Log-likelihoods of answer labels as the next token: what lm-evaluation-harness scores, in fp32.
+"""Log-likelihoods of answers in fp32: of labels as the next token, as lm-evaluation-harness scores, and of texts.
 
 A question takes one forward pass, and the head is applied to the last positions of a batch alone. Batches are sorted
 by length, so that these are few, and padded on the right without a mask, which a causal model does not need: no real
@@ -6,12 +6,13 @@ token sees a padded one.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
-from .formats import format_prompt
+from .formats import format_prompt, text_continuation
 from .questions import LETTERS, Question
 
 
@@ -41,6 +42,64 @@ def letter_log_likelihoods(
     for batch in progress(sorted_batches(list(map(len, prompts)), batch_size)):
         scores[batch] = label_log_likelihoods(model, tokenizer, [prompts[i] for i in batch], LETTERS)
     return scores
+
+
+def text_log_likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: list[Question],
+    batch_size: int = 16,
+    progress: Callable[[Iterable[list[int]]], Iterable[list[int]]] = iter,
+) -> torch.Tensor:
+    """Log-probabilities of each option's text, as the format `text` writes it, after each MedQA question's prompt.
+
+    What is scored is ` Nitrofurantoin (`, up to where the letter would follow: an option that begins as another one
+    does is no likelier for being shorter. Arguments and result are those of `letter_log_likelihoods`.
+    """
+    scores = torch.empty(len(questions), len(LETTERS))
+    lengths = [len(ids) for ids in tokenizer([format_prompt(question) for question in questions]).input_ids]
+    for batch in progress(sorted_batches(lengths, max(1, batch_size // len(LETTERS)))):
+        prompts = [format_prompt(questions[i]) for i in batch for _ in LETTERS]
+        texts = [text_continuation(option) for i in batch for option in questions[i].options]
+        sums = continuation_log_likelihoods(model, tokenizer, prompts, texts).sums
+        scores[batch] = torch.tensor(sums).view(len(batch), len(LETTERS))
+    return scores
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """Log-likelihoods of continuations in nats (`sums`), their lengths in tokens, and whose contexts were cut."""
+
+    sums: list[float]
+    lengths: list[int]
+    cut: list[bool]
+
+
+@torch.inference_mode()
+def continuation_log_likelihoods(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, contexts: list[str], continuations: list[str]
+) -> Continuations:
+    """Log-likelihoods of continuations after contexts, which are cut from the left if both are too long together."""
+    limit = context_length(model.config, tokenizer)
+    texts = [context + continuation for context, continuation in zip(contexts, continuations, strict=True)]
+    whole, of_context = tokenizer(texts).input_ids, tokenizer(contexts).input_ids
+    rows = [ids[-limit - 1 :] for ids in whole]  # the last token is predicted, not read
+    lengths = [
+        min(max(1, len(ids) - len(start)), len(row) - 1)
+        for ids, start, row in zip(whole, of_context, rows, strict=True)
+    ]
+    input_ids, sizes = pad_right([row[:-1] for row in rows])
+    first = sizes - torch.tensor(lengths)  # the position before a continuation's first token
+    positions = torch.arange(int(first.min()), int(sizes.max()))
+    logits = logits_at(model, input_ids.to(model.device), positions.to(model.device))
+    log_probs = logits.float().log_softmax(-1)
+    sums = []
+    for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        begin = int(first[i] - positions[0])
+        targets = torch.tensor(row[-length:], device=log_probs.device)
+        of_row = log_probs[i, begin : begin + length]
+        sums.append(of_row.gather(1, targets[:, None]).sum().item())
+    return Continuations(sums, lengths, [len(ids) > limit + 1 for ids in whole])
 
 
 @torch.inference_mode()
