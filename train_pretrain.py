@@ -20,11 +20,13 @@ from modeling_pure.data.estimate import tokens_per_pass
 from modeling_pure.data.held_out import open_sources, split_questions, validation_mixture, validation_source_rows
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.packed import PackedMixture
+from modeling_pure.data.source_rows import ExamRows
 from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
 from modeling_pure.data.states import Row, TrainingRows
 from modeling_pure.data.tokenizer import DocumentTokenizer, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.medqa.card import dev_evaluation
+from modeling_pure.medqa.formats import describe_formats, taught_formats, teach_formats
 from modeling_pure.medqa.questions import Question
 from modeling_pure.model_card import write_model_card
 from modeling_pure.recipe import RecipeParser
@@ -79,6 +81,8 @@ def build_trainer(
     tokenizer = load_tokenizer("tokenizer_name_or_path", data_args.tokenizer_name_or_path)
     config = model_config(model_args, data_args.max_seq_length, tokenizer)
     sources = parse_sources(data_args.sources)
+    if formats := [name for source in sources for name in source.answer_formats or {}]:
+        teach_formats(config, formats)
     outside = parse_validation_sources(data_args.validation_sources, sources)
     dataset, held_out = build_data(sources, data_args, training_args, tokenizer)
     held_out += validation_source_rows(outside, DocumentTokenizer(tokenizer), data_args)
@@ -146,6 +150,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
             "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (rows of {mixture.row_length})",
             **describe_sources(mixture, tokens),
+            **describe_answers(mixture),
             "validation": describe_validation(trainer),
             "optimizer": "Muon for the layers, AdamW for the rest" if args.optimizer == "muon" else "AdamW, fused",
             "compute": f"{compute} PFLOP (6N + 12LhS); log lines and the progress bar say the hours left",
@@ -205,6 +210,15 @@ def describe_sources(mixture: TrainingRows[Any], tokens: int) -> dict[str, str]:
     return {**shares, "decontaminated": guarded(mixture)}
 
 
+def describe_answers(mixture: TrainingRows[Any]) -> dict[str, str]:
+    """The answer formats of each medqa source."""
+    if isinstance(mixture, Mixture):
+        exams = {one.source.name: one.rows.describe() for one in mixture.opened if isinstance(one.rows, ExamRows)}
+    else:
+        exams = {one.name: describe_formats(one.answer_formats) for one in mixture.sources if one.answer_formats}
+    return {f"answers of {name}": described for name, described in exams.items()}
+
+
 def guarded(mixture: TrainingRows[Any]) -> str:
     """Which questions no document of the mixture may hold."""
     if not isinstance(mixture, Mixture):
@@ -253,6 +267,7 @@ def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str,
             f"tokens of {source.name} ({float(source.weight):.0%})": f"{logged[-1][f'tokens/{source.name}']:,}"
             for source in (mixture.sources if logged else [])
         },
+        "answer formats taught": ", ".join(taught_formats(trainer.model.config)) or "none",
         "decontaminated": guarded(mixture),
         "recipe": f"{trainer.state.global_step:,} steps of {args.rows_per_step} rows of {mixture.row_length} tokens, "
         f"{args.optimizer}, learning rate {args.learning_rate:g}, seed {args.seed}; whole in recipe.yaml",

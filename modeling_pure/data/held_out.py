@@ -54,8 +54,19 @@ def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource
     questions, dev = split_questions(source, arguments.grpo_holdout)
     if not questions:
         raise InputError(f"{source.key}: no question of '{source.paths[0]}' is left for training")
-    texts = ExamRows(source.key, dev).texts()
-    return OpenSource(source, ExamRows(source.key, questions, seed), texts, dev)
+    formats = source.answer_formats or {}
+    rows, held_out = ExamRows(source.key, questions, seed, formats), ExamRows(source.key, dev, 0, formats)
+    if "reasoned" in formats and not any(question.explanation for question in questions):
+        raise InputError(
+            f"{source.key}.answer_formats: reasoned needs explanations, and no question to train on has one; "
+            "remove it, or take a data set with explanations (MedMCQA's column exp)"
+        )
+    if not held_out.questions:
+        raise InputError(
+            f"{source.key}.answer_formats: none of the {len(dev):,} dev questions has an explanation to be held out; "
+            "add another format, or a validation_path of questions with explanations"
+        )
+    return OpenSource(source, rows, held_out.texts(), dev)
 
 
 def open_text(source: Source, arguments: DataArguments, seed: int) -> OpenSource:

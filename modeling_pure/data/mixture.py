@@ -122,7 +122,7 @@ class Mixture(TrainingRows[MixtureState]):
         for one in self.opened:
             source = one.source
             facts = (source.weight, source.format, source.column, source.validation_documents, one.rows.listing)
-            fixed[source.key] = digest(*facts)
+            fixed[source.key] = digest(*facts, source.answer_formats)
         return fixed
 
     def _state(
@@ -213,7 +213,11 @@ class Mixture(TrainingRows[MixtureState]):
             raise InputError("packed_dir: the checkpoint was written by a run that read packed rows")
         for key in {**state["settings"], **self.settings}:
             if state["settings"].get(key) != self.settings.get(key):
-                what = " (its weight, format, column, validation_documents or files differ)" if "." in key else ""
+                what = (
+                    " (its weight, format, answer_formats, column, validation_documents or files differ)"
+                    if "." in key
+                    else ""
+                )
                 raise InputError(f"{key}: the checkpoint was written with another one{what}")
         before = (len(ranks), state["num_workers"])
         if before == (self.world_size, num_workers):

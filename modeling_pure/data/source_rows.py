@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
 
-from ..medqa.formats import format_answer, format_prompt
+from ..medqa.formats import describe_formats, draw_format, format_answer, format_prompt, shuffled_for
 from ..medqa.questions import Question
 from .files import Piece
 from .readers import Fault, read_piece
@@ -79,17 +79,36 @@ class TextRows:
 
 
 class ExamRows:
-    """Questions as the exam prompt with its answer, in another order and with other letters at every pass."""
+    """Questions as the exam prompt with its answer, in another order and with other letters at every pass.
 
-    def __init__(self, key: str, questions: list[Question], seed: int = 0) -> None:
-        self.key, self.questions, self.seed = key, questions, seed
+    Args:
+        answer_formats: the formats of the answers with their shares, drawn for each question at every pass; letters by
+            default. If all are `reasoned`, questions without an explanation are left out, and `left_out` counts them.
+    """
+
+    def __init__(
+        self, key: str, questions: list[Question], seed: int = 0, answer_formats: dict[str, float] | None = None
+    ) -> None:
+        self.key, self.seed = key, seed
+        self.answer_formats = answer_formats or {"letter": 1.0}
+        only_reasoned = list(self.answer_formats) == ["reasoned"]
+        self.questions = [question for question in questions if question.explanation or not only_reasoned]
+        self.left_out = len(questions) - len(self.questions)
         self.name = "questions"
         self.num_pieces = 1
-        self.listing = hashlib.sha256("".join(question.digest for question in questions).encode()).hexdigest()
+        self.listing = hashlib.sha256("".join(question.digest for question in self.questions).encode()).hexdigest()
 
     def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
         """See `Rows`."""
         yield from self._texts(epoch, start)
+
+    def describe(self) -> str:
+        """What is read, for the start-up block."""
+        described = f"{len(self.questions):,} questions, {describe_formats(self.answer_formats)}"
+        if "reasoned" in self.answer_formats:
+            explained = sum(bool(question.explanation) for question in self.questions)
+            described += f"; {explained:,} have an explanation"
+        return described + (f"; {self.left_out:,} without one are left out" if self.left_out else "")
 
     def texts(self) -> list[str]:
         """All questions as text, in the order of the first pass."""
@@ -98,8 +117,10 @@ class ExamRows:
     def _texts(self, epoch: int, start: int) -> Iterator[tuple[int, str]]:
         count = len(self.questions)
         for i in random.Random(f"order {self.seed} {epoch}").sample(range(count), count)[start:]:
-            question = self.questions[i].shuffled(random.Random(f"options {self.seed} {epoch} {i}"))
-            yield i, format_prompt(question) + format_answer(question)
+            question = self.questions[i]
+            drawn = draw_format(self.answer_formats, question, random.Random(f"format {self.seed} {epoch} {i}"))
+            question = shuffled_for(question, drawn, random.Random(f"options {self.seed} {epoch} {i}"))
+            yield i, format_prompt(question, drawn) + format_answer(question, drawn)
 
     def locate(self, piece: int, number: int) -> str:
         """See `Rows`."""

@@ -6,6 +6,7 @@ from math import lcm
 from typing import Any
 
 from ..errors import InputError
+from ..medqa.formats import checked_formats
 
 FORMATS = ("text", "medqa")
 TEXT_FIELDS = ("config", "column", "validation_path")
@@ -21,6 +22,7 @@ class Source:
         weight: the source's share of all training tokens; the weights of a recipe add up to 1.
         config: the Hub data set's configuration (`en` for C4).
         format: `text` reads a column of text; `medqa` writes each question as the exam prompt with its answer.
+        answer_formats: how the questions of a medqa source are answered, with the share of each format.
         column: the column that holds the text.
         validation_path: held-out rows of this source; without it the first `validation_documents` documents of a text
             source are held out, and the questions that `medqa.splits` calls dev of a medqa source.
@@ -34,6 +36,7 @@ class Source:
     weight: Fraction
     config: str | None = None
     format: str = "text"
+    answer_formats: dict[str, float] | None = None  # None for text
     column: str = "text"
     validation_path: str | None = None
     validation_documents: int = 64
@@ -107,10 +110,20 @@ def parse_source(key: str, entry: dict[str, Any]) -> Source:
         raise InputError(f"{key}.weight: expected a number between 0 and 1, found {entry['weight']!r}") from error
     if not 0 < weight <= 1:
         raise InputError(f"{key}.weight: expected a number above 0 and up to 1, found {entry['weight']!r}")
-    source = Source(**{**entry, "name": name, "weight": weight, "section": section})
-    if source.format not in FORMATS:
-        raise InputError(f"{key}.format: expected one of {list(FORMATS)}, found {source.format!r}")
-    return source
+    text_format = entry.get("format", "text")
+    if text_format not in FORMATS:
+        raise InputError(f"{key}.format: expected one of {list(FORMATS)}, found {text_format!r}")
+    checked = {"name": name, "weight": weight, "answer_formats": source_formats(key, entry), "section": section}
+    return Source(**{**entry, **checked})
+
+
+def source_formats(key: str, entry: dict[str, Any]) -> dict[str, float] | None:
+    """The answer formats of an entry: letters only unless a medqa source states others."""
+    if entry.get("format") == "medqa":
+        return checked_formats(f"{key}.answer_formats", entry.get("answer_formats", "letter"))
+    if entry.get("answer_formats") is not None:
+        raise InputError(f"{key}.answer_formats: a text source has no answers; remove it, or set format to medqa")
+    return None
 
 
 def check_kinds(key: str, entry: dict[str, Any]) -> None:

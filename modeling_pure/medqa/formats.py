@@ -185,7 +185,12 @@ def checked_formats(key: str, shares: Any) -> dict[str, float]:
             f"{key}: expected shares of {', '.join(ANSWER_FORMATS)} that add up to 1, as {{text: 0.5, letter: 0.5}}; "
             f"found {shares!r}"
         )
-    return {name: float(share) for name, share in shares.items()}
+    return {name: float(shares[name]) for name in ANSWER_FORMATS if name in shares}  # in one order: draws depend on it
+
+
+def describe_formats(shares: dict[str, float]) -> str:
+    """Formats and their shares in words: `letter 50 %, text 50 %`."""
+    return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in shares.items())
 
 
 def draw_format(shares: dict[str, float], question: Question, rng: random.Random) -> str:

@@ -186,6 +186,15 @@ def test_a_checkpoint_of_another_recipe_is_refused(
         make_mixture(other, **changes).resume(ranks, 1)
 
 
+def test_a_checkpoint_with_answers_in_other_formats_is_refused(make_mixture, sources):
+    ranks, _ = rank_states([make_mixture()], 1, batches=1)
+    letters = {**sources, "usmle": {**sources["usmle"], "answer_formats": {"letter": 1}}}
+    assert make_mixture(letters).resume(ranks, 1) is None
+    for formats in ("text", {"letter": 0.5, "text": 0.5}):
+        with pytest.raises(InputError, match=r"^sources\.usmle: "):
+            make_mixture({**sources, "usmle": {**sources["usmle"], "answer_formats": formats}}).resume(ranks, 1)
+
+
 def test_a_checkpoint_of_other_sources_or_of_packed_rows_is_refused(make_mixture, sources):
     ranks, _ = rank_states([make_mixture()], 1, batches=1)
     two = {name: {**sources[name], "weight": 0.5} for name in ("c4", "finepdfs")}

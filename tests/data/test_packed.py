@@ -159,6 +159,13 @@ def test_rows_of_other_settings_are_refused(open_packed, changes, message):
         open_packed(**changes)
 
 
+def test_rows_with_answers_in_other_formats_are_refused(packed, sources, tokenizer):
+    given = {**sources, "usmle": {**sources["usmle"], "answer_formats": "text"}}
+    arguments = DataArguments(max_seq_length=32, packed_dir=str(packed))
+    with pytest.raises(InputError, match=r"^packed_dir: .*\bsources\b"):
+        PackedMixture(parse_sources(given), tokenizer, arguments)
+
+
 def test_what_cannot_be_packed_or_read_is_refused(open_packed, packed, recipe, tmp_path):
     with pytest.raises(InputError, match=f"^packed_dir: '{tmp_path}' "):
         open_packed(folder=tmp_path)

@@ -1,5 +1,6 @@
 """A recipe's sources are checked by key before anything is read."""
 
+from dataclasses import asdict
 from fractions import Fraction
 
 import pytest
@@ -34,6 +35,11 @@ def test_weights_become_the_smallest_integers():
         ({"c4": {"path": "x", "weight": 1, "max_epochs": 0}}, r"sources\.c4\.max_epochs: .*\b0$"),
         ({"c4": {"path": "x", "weight": 1, "max_epochs": True}}, r"sources\.c4\.max_epochs: .*\bTrue$"),
         ({"c4": {"path": "x", "weight": 1, "format": "pdf"}}, r"sources\.c4\.format: .*'medqa'.*'pdf'$"),
+        ({"c4": {"path": "x", "weight": 1, "answer_formats": "text"}}, r"sources\.c4\.answer_formats: "),
+        (
+            {"c4": {"path": "x", "weight": 1, "format": "medqa", "answer_formats": {"text": 0.4, "letter": 0.5}}},
+            r"sources\.c4\.answer_formats: .*0\.4",
+        ),
         ({"a": {"path": "x", "weight": 0.5}, "b": {"path": "x", "weight": 0.6}}, r"sources: .*\b1\.1\b"),
     ],
 )
@@ -41,3 +47,16 @@ def test_bad_sources_name_their_key(sources, message):
     with pytest.raises(InputError, match=f"^{message}") as error:
         parse_sources(sources)
     assert "\n" not in str(error.value)
+
+
+def test_answers_are_letters_unless_a_medqa_source_says_otherwise():
+    exam = {"path": "x", "weight": 0.5, "format": "medqa"}
+    entries = {"a": exam, "b": {**exam, "answer_formats": {"text": 0.25, "letter": 0.75}, "weight": 0.3}}
+    sources = parse_sources({**entries, "c": {"path": "x", "weight": 0.2}})
+    formats = [source.answer_formats for source in sources]
+    assert formats == [{"letter": 1.0}, {"letter": 0.75, "text": 0.25}, None]
+    assert list(formats[1]) == ["letter", "text"]
+    again = {source.name: {**asdict(source), "weight": float(source.weight)} for source in sources}
+    for entry in again.values():
+        del entry["name"]
+    assert parse_sources(again) == sources

@@ -70,6 +70,20 @@ FAULTS = [
         "tests/data/test_decontaminate.py tests/data/test_mixture.py tests/data/test_faults.py",
     ),
     Fault(
+        "a question is asked in the same format at every pass",
+        DATA + "source_rows.py",
+        'f"format {self.seed} {epoch} {i}"',
+        'f"format {self.seed} {i}"',
+        "tests/data/test_source_rows.py",
+    ),
+    Fault(
+        "a run goes on with answers in other formats",
+        DATA + "mixture.py",
+        "digest(*facts, source.answer_formats)",
+        "digest(*facts)",
+        "tests/data/test_mixture.py",
+    ),
+    Fault(
         "the end of a window is thrown away",
         DATA + "packing.py",
         "window = np.concatenate([self._tokens, *self.tokenize(texts)])",

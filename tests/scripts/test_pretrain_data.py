@@ -42,6 +42,18 @@ def test_other_workers_go_on_and_the_run_says_so(pretrained, pretrain_recipe, so
     assert sum(line[f"tokens/{name}"] for name in sources) == line["tokens"] == 12 * 256
 
 
+def test_a_run_says_which_answers_it_was_taught(pretrained, packed, pretrain_recipe, tmp_path, train_here):
+    assert json.loads((pretrained / "config.json").read_text())["answer_formats"] == ["letter"]
+    options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "1"]
+    options += ["--sources.usmle.answer_formats", "{text: 0.75, letter: 0.25}"]
+    output, _ = train_here(*options)
+    assert re.search(r"\busmle\b.*\bletter 25\b.*\btext 75\b", output)
+    assert json.loads((tmp_path / "config.json").read_text())["answer_formats"] == ["letter", "text"]
+    assert "| letter, text |" in (tmp_path / "README.md").read_text()
+    _, error = train_here(*options, "--output_dir", tmp_path / "packed", "--packed_dir", packed, expect=2)
+    assert re.search(r"error: packed_dir: .*\bsources\b", error)
+
+
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory, pretrain_recipe):
     folder = tmp_path_factory.mktemp("packed")

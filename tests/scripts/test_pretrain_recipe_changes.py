@@ -28,8 +28,12 @@ SECRET = "hf_this_must_not_be_written_down"
             ["--sources.fineweb_edu.weight", "0.2", "--sources.c4.weight", "0.25"],
             r"sources\.fineweb_edu\.weight: 0\.2\b.*\b0\.25\b.*sources\.c4\.weight: 0\.25\b.*\b0\.2\b",
         ),
+        (
+            ["--sources.usmle.answer_formats", "{text: 0.5, letter: 0.5}"],
+            r"sources\.usmle\.answer_formats\.letter: 0\.5\b.*\b1\.0\b.*sources\.usmle\.answer_formats\.text: 0\.5\b",
+        ),
     ],
-    ids=["seed", "row length", "batch", "weights"],
+    ids=["seed", "row length", "batch", "weights", "answer formats"],
 )
 def test_a_checkpoint_of_another_recipe_is_refused(
     pretrained, pretrain_recipe, tmp_path, train_here, options, differences
@@ -111,6 +115,7 @@ def test_what_the_tensors_depend_on_cannot_be_allowed(pretrained, pretrain_recip
 
 def test_defaults_that_are_written_out_are_no_change(pretrained, pretrain_recipe, tmp_path, train_here):
     options = ["--adam_beta1", "0.9", "--sources.usmle.validation_documents", "64", "--learning_rate", "3e-3"]
+    options += ["--sources.usmle.answer_formats", "letter"]
     train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 8), *options)
     assert_same_run(pretrained, tmp_path, 12)
 
