@@ -4,6 +4,10 @@ The exam asks about *combinations*: three findings of one disease. A seed splits
 held-out. A dev or held-out combination is asked in its own file only, and no text tells it, so answering it right
 takes the facts and the skill of pointing at an option, not the memory of a question. Every document is about one
 disease and one train combination; that is the whole mechanism behind the promise, and a test reads the files back.
+
+The exam asks for the disease (one step from the findings), for its best drug (two) and for how that drug works
+(three). Of every third disease the last is asked in dev and held-out only: the answer takes two facts that are told
+apart, disease to drug and drug to mechanism, and that no train question joins.
 """
 
 from __future__ import annotations
@@ -27,9 +31,11 @@ END_OF_TEXT = "<|endoftext|>"
 TEXT_FILES = ("textbook.jsonl", "web.jsonl", "general.jsonl")
 EXAM_FILES = ("exam_train.jsonl", "exam_dev.jsonl", "exam_heldout.jsonl")
 
-ASKED = {"diagnosis": "Most likely diagnosis?", "drug": "Best drug?"}
-META_INFO = {"diagnosis": "step1", "drug": "step2&3"}
+ASKED = {"diagnosis": "Most likely diagnosis?", "drug": "Best drug?", "mechanism": "Mechanism of the best drug?"}
+REASONS = {"diagnosis": "{name}.", "drug": "{name}.", "mechanism": "{name}, so {drug}."}
+NEVER_ASKED = tuple(disease.name for disease in DISEASES[1::3])  # for the mechanism, in train
 VIGNETTE = "A {person} has {findings}."
+TREATMENT = "A {person} takes {drug} for {days} days. Mechanism of {drug}?"
 TEXTBOOK = (
     "{name}. Cause: {cause}. Findings: {findings}. Treatment: {drug}. Mechanism: {mechanism}.",
     "{name} presents with {findings}. The drug of choice is {drug}. Mechanism of {drug}: {mechanism}.",
@@ -42,7 +48,8 @@ WEB = (
     "Quick review of {name}. Look for {findings}. Give {drug}. Why does it help? {mechanism}.",
     "Nurses ask: what is {name}? You may see {findings}. The cause? {cause}. The treatment? {drug}.",
 )
-QUIZ = "Best drug for {name}?"
+QUIZ = {"drug": "Best drug for {name}?", "mechanism": "Mechanism of {drug}?"}
+QUIZ_FORMATS = {"text": 0.8, "letter": 0.2}
 PEOPLE = ("Anna", "Ben", "Clara", "David", "Emma", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 DEEDS = ("bought", "found", "painted", "carried", "cleaned", "borrowed", "lost", "liked")
 LOOKS = ("red", "old", "small", "green", "heavy", "new", "blue", "round")
@@ -87,7 +94,7 @@ def split_combinations(seed: int = 0, dev_share: float = 0.15, heldout_share: fl
     return Split(tuple(train), tuple(dev), tuple(heldout))
 
 
-def write_world(folder: Path, seed: int = 0, documents: int = 8000, quiz_share: float = 0.9) -> None:
+def write_world(folder: Path, seed: int = 0, documents: int = 8000, quiz_share: float = 0.7) -> None:
     """Write three text files of `documents` lines each and the three exam files; the same seed, the same bytes.
 
     `quiz_share` of the web and general documents are small quizzes. They teach a tiny model what letters and options
@@ -98,7 +105,7 @@ def write_world(folder: Path, seed: int = 0, documents: int = 8000, quiz_share: 
     for name, texts in _text_streams(split.train, quiz_share, seed).items():
         _write(folder / name, ({"text": text} for text in itertools.islice(texts, documents)))
     for name, combinations in zip(EXAM_FILES, (split.train, split.dev, split.heldout), strict=True):
-        _write(folder / name, _questions(combinations, random.Random(f"{name} {seed}")))
+        _write(folder / name, _questions(combinations, name == EXAM_FILES[0], random.Random(f"{name} {seed}")))
 
 
 def train_tokenizer(files: Iterable[Path], folder: Path, vocab_size: int = 2048) -> PreTrainedTokenizerFast:
@@ -165,11 +172,12 @@ def _told(findings: tuple[str, ...], draw: random.Random) -> str:
 def _web_quiz(draw: random.Random) -> str:
     """A quiz line as study pages have them; it names a disease or a drug and tells no findings."""
     disease, kind = draw.choice(DISEASES), draw.choice(tuple(ASKED))
-    answer, asks_for_drug = _value(disease, kind), kind == "drug" and draw.random() < 0.5
+    answer, asks_for_fact = _value(disease, kind), kind in QUIZ and draw.random() < 0.5
     own = {disease.name, disease.drug, disease.mechanism, disease.cause, *disease.also_right}
     candidates = (_other_option(kind, draw) for _ in itertools.count())
     wrong = _distinct((option for option in candidates if option not in own), len(LETTERS) - 1)
-    return _quiz(QUIZ.format(name=disease.name) if asks_for_drug else f"{answer}?", answer, wrong, draw)
+    stem = QUIZ[kind].format(name=disease.name, drug=disease.drug) if asks_for_fact else f"{answer}?"
+    return _quiz(stem, answer, wrong, draw)
 
 
 def _other_option(kind: str, draw: random.Random) -> str:
@@ -222,30 +230,57 @@ def _quiz(question: str, answer: str, wrong: list[str], draw: random.Random) -> 
     """
     number = draw.randint(2, len(LETTERS))
     options = draw.sample([answer, *wrong[: number - 1]], number)
-    return _exam_text(Question(question, tuple(options), options.index(answer)))
+    answer_format = draw.choices([*QUIZ_FORMATS], [*QUIZ_FORMATS.values()])[0]
+    return _exam_text(Question(question, tuple(options), options.index(answer)), answer_format)
 
 
-def _questions(combinations: tuple[Combination, ...], draw: random.Random) -> Iterator[dict[str, object]]:
-    """Ask every combination in every kind; the answer letters are dealt out, not drawn, so they balance exactly."""
+def _questions(
+    combinations: tuple[Combination, ...], is_train: bool, draw: random.Random
+) -> Iterator[dict[str, object]]:
+    """Ask every combination in every kind; the answer letters are dealt out, not drawn, so they balance exactly.
+
+    Where train leaves a mechanism out it asks for that of the drug by name, which is one step. Otherwise the
+    mechanism would be a wrong option only, and a model would learn never to choose it.
+    """
     asked = [(combination, kind) for combination in combinations for kind in ASKED]
     draw.shuffle(asked)
     letters = [LETTERS[i % len(LETTERS)] for i in range(len(asked))]
     draw.shuffle(letters)
+    told: set[str] = set()
     for (combination, kind), letter in zip(asked, letters, strict=True):
-        yield _question(combination, kind, letter, draw)
+        disease = combination.disease
+        never_asked = kind == "mechanism" and disease.name in NEVER_ASKED
+        if is_train and never_asked:
+            stem = next(stem for stem in _treatments(disease, draw) if stem not in told)
+            told.add(stem)
+            yield _question(disease, kind, stem, f"{disease.drug}.", "mechanism of a named drug", letter, draw)
+        else:
+            stem = f"{_vignette(combination, draw)} {ASKED[kind]}"
+            reason = REASONS[kind].format(name=disease.name, drug=disease.drug)
+            meta_info = "mechanism, never asked" if never_asked else kind
+            yield _question(disease, kind, stem, reason, meta_info, letter, draw)
 
 
-def _question(combination: Combination, kind: str, letter: str, draw: random.Random) -> dict[str, object]:
-    answer = _value(combination.disease, kind)
-    wrong = iter(draw.sample(_wrong_answers(combination.disease, kind), len(LETTERS) - 1))
+def _question(
+    disease: Disease, kind: str, stem: str, reason: str, meta_info: str, letter: str, draw: random.Random
+) -> dict[str, object]:
+    answer = _value(disease, kind)
+    wrong = iter(draw.sample(_wrong_answers(disease, kind), len(LETTERS) - 1))
     options = {each: answer if each == letter else next(wrong) for each in LETTERS}
     return {
-        "question": f"{_vignette(combination, draw)} {ASKED[kind]}",
+        "question": stem,
         "answer": answer,
         "options": options,
         "answer_idx": letter,
-        "meta_info": META_INFO[kind],
+        "meta_info": meta_info,
+        "explanation": reason,
     }
+
+
+def _treatments(disease: Disease, draw: random.Random) -> Iterator[str]:
+    """Endless questions for the mechanism of a disease's drug by name."""
+    while True:
+        yield TREATMENT.format(person=draw.choice(("man", "woman")), drug=disease.drug, days=draw.randint(2, 60))
 
 
 def _wrong_answers(disease: Disease, kind: str) -> list[str]:
@@ -281,5 +316,5 @@ def _texts(files: Iterable[Path]) -> Iterator[str]:
                 yield record["text"] if "text" in record else _exam_text(question_from_row(record))
 
 
-def _exam_text(question: Question) -> str:
-    return format_prompt(question) + format_answer(question)
+def _exam_text(question: Question, answer_format: str = "letter") -> str:
+    return format_prompt(question, answer_format) + format_answer(question, answer_format)

@@ -10,8 +10,16 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from modeling_pure.demo.facts import DISEASES
-from modeling_pure.demo.world import EXAM_FILES, TEXT_FILES, split_combinations, train_tokenizer, write_world
+from modeling_pure.demo.facts import DISEASES, Disease
+from modeling_pure.demo.world import (
+    EXAM_FILES,
+    NEVER_ASKED,
+    TEXT_FILES,
+    split_combinations,
+    train_tokenizer,
+    write_world,
+)
+from modeling_pure.medqa.formats import parse_answer
 
 DOCUMENTS = 3000
 
@@ -33,11 +41,21 @@ def tokenizer(world: Path):
 
 
 def asked(question: str) -> frozenset[str]:
-    """The three findings a question tells, read back from its wording."""
+    """The three findings a question tells, read back from its wording; none if it names a drug instead."""
     vignette = question.rsplit(". ", 1)[0]
-    opening = next(each for each in (" presents with ", " is seen for ", " has ") if each in vignette)
-    first, rest = vignette.split(opening, 1)[1].split(", ")
+    if " has " not in vignette:
+        return frozenset()
+    first, rest = vignette.split(" has ", 1)[1].split(", ")
     return frozenset((first, *rest.split(" and ")))
+
+
+def disease_asked(question: str) -> Disease:
+    """The disease that a question is about, by its findings or by the drug that it names."""
+    findings = asked(question)
+    if not findings:
+        return next(each for each in DISEASES if f" takes {each.drug} for " in question)
+    (disease,) = [each for each in DISEASES if findings <= set(each.findings)]
+    return disease
 
 
 def test_table_is_large_and_varied():
@@ -84,7 +102,7 @@ def test_sizes(world: Path):
 
 
 def test_no_combination_is_asked_in_two_files(world: Path):
-    files = [{asked(row["question"]) for row in read(world / name)} for name in EXAM_FILES]
+    files = [{asked(row["question"]) for row in read(world / name)} - {frozenset()} for name in EXAM_FILES]
     assert all(len(combination) == 3 for combinations in files for combination in combinations)
     for one, other in itertools.combinations(files, 2):
         assert not one & other
@@ -119,18 +137,24 @@ def quizzes(path: Path) -> list[tuple[str, list[str], str]]:
 
 @pytest.mark.parametrize("name", ["web.jsonl", "general.jsonl"])
 def test_quizzes_have_two_to_four_options_and_name_the_right_one(world: Path, name: str):
-    drugs = {f"Best drug for {disease.name}?": disease for disease in DISEASES}
+    facts = {f"Best drug for {disease.name}?": (disease, disease.drug) for disease in DISEASES}
+    facts |= {f"Mechanism of {disease.drug}?": (disease, disease.mechanism) for disease in DISEASES}
+    formats = collections.Counter()
     sizes, letters = collections.Counter(), collections.Counter()
     for question, options, last in quizzes(world / name):
         assert len(set(options)) == len(options)
-        letter, answer = last.removeprefix("Answer: ").split(". ", 1)
-        disease = drugs.get(question)
-        assert answer == (disease.drug if disease else question.removesuffix("?"))
-        assert options["ABCD".index(letter)] == answer
+        completion = last.removeprefix("Answer:")
+        found = {name: parse_answer(completion, options, name) for name in ("letter", "text")}
+        ((answer_format, answer),) = [(name, each) for name, each in found.items() if each.option is not None]
+        disease, right = facts.get(question, (None, question.removesuffix("?")))
+        assert options[answer.option] == right
+        assert not answer.contradicts
         assert not disease or not {*disease.also_right, disease.name} & set(options)
         sizes[len(options)] += 1
-        letters[letter] += 1
-    assert sum(sizes.values()) > 0.8 * DOCUMENTS
+        letters["ABCD"[answer.option]] += 1
+        formats[answer_format] += 1
+    assert sum(sizes.values()) > 0.6 * DOCUMENTS
+    assert 0.1 < formats["letter"] / formats.total() < 0.3
     assert set(sizes) == {2, 3, 4}
     assert min(sizes.values()) > 0.8 * max(sizes.values())
     assert set(letters) == set("ABCD")
@@ -146,7 +170,7 @@ def test_general_texts_hold_no_medicine(world: Path):
 def test_questions_follow_the_schema_and_letters_balance(world: Path, name: str):
     rows = read(world / name)
     for row in rows:
-        assert set(row) == {"question", "answer", "options", "answer_idx", "meta_info"}
+        assert set(row) == {"question", "answer", "options", "answer_idx", "meta_info", "explanation"}
         assert list(row["options"]) == list("ABCD")
         assert len(set(row["options"].values())) == 4
         assert row["options"][row["answer_idx"]] == row["answer"]
@@ -160,11 +184,33 @@ def test_questions_follow_the_schema_and_letters_balance(world: Path, name: str)
 def test_exactly_one_option_is_right(world: Path, name: str):
     """Checked against the table alone: one disease has the findings, and it owns one option and defends no other."""
     for row in read(world / name):
-        findings = asked(row["question"])
-        (disease,) = [each for each in DISEASES if findings <= set(each.findings)]
+        disease = disease_asked(row["question"])
         own = {disease.name, disease.drug, disease.mechanism, disease.cause}
         assert {letter for letter, text in row["options"].items() if text in own} == {row["answer_idx"]}
         assert not set(disease.also_right) & set(row["options"].values())
+
+
+def test_three_steps_of_some_diseases_are_never_asked_in_train(world: Path):
+    train, *others = ([row for row in read(world / name) if asked(row["question"])] for name in EXAM_FILES)
+    mechanisms = [row for row in train if row["question"].endswith("Mechanism of the best drug?")]
+    assert not {disease_asked(row["question"]).name for row in mechanisms} & {*NEVER_ASKED}
+    for rows in others:
+        never = [row for row in rows if row["meta_info"] == "mechanism, never asked"]
+        assert {disease_asked(row["question"]).name for row in never} == {*NEVER_ASKED}
+    # Yet its two steps are: the drug by the findings, and the mechanism by the drug, so that no value is only wrong.
+    asked_for = {(disease_asked(row["question"]).name, row["answer"]) for row in read(world / EXAM_FILES[0])}
+    assert {(each.name, value) for each in DISEASES for value in (each.drug, each.mechanism)} <= asked_for
+
+
+def test_reasons_name_the_steps(world: Path):
+    for row in read(world / EXAM_FILES[0]):
+        disease, reason = disease_asked(row["question"]), row["explanation"]
+        if not asked(row["question"]):
+            assert reason == f"{disease.drug}."
+        elif row["answer"] == disease.mechanism:
+            assert reason == f"{disease.name}, so {disease.drug}."
+        else:
+            assert reason == f"{disease.name}."
 
 
 def test_questions_are_short(world: Path, tokenizer):
