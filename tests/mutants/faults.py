@@ -390,6 +390,27 @@ FAULTS = [
         "tests/medqa/test_permutations.py",
     ),
     Fault(
+        "a question that two passages of a book share is given away",
+        MEDQA + "passages.py",
+        "range(0, len(words), PASSAGE_WORDS // 2)",
+        "range(0, len(words), PASSAGE_WORDS)",
+        "tests/medqa/test_passages.py",
+    ),
+    Fault(
+        "the last of several equal passages is found first",
+        MEDQA + "bm25.py",
+        'np.argsort(-scores[found], kind="stable")',
+        'np.argsort(scores[found], kind="stable")[::-1]',
+        "tests/medqa/test_passages.py",
+    ),
+    Fault(
+        "a prompt with passages is one token too long",
+        MEDQA + "passages.py",
+        '["input_ids"]) <= max_tokens',
+        '["input_ids"]) <= max_tokens + 1',
+        "tests/medqa/test_passages.py",
+    ),
+    Fault(
         "Holm's correction is Bonferroni's",
         MEDQA + "statistics.py",
         "(len(p_values) - rank) * p_values[i]",
