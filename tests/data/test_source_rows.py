@@ -1,6 +1,7 @@
 """Exam text in the answer formats of a recipe: each question draws its own, at every pass."""
 
 import random
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -9,13 +10,14 @@ import pytest
 
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.held_out import open_sources, split_questions
-from modeling_pure.data.source_rows import ExamRows
+from modeling_pure.data.source_rows import ExamRows, exam_text
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.data.tokenizer import DocumentTokenizer
 from modeling_pure.errors import InputError
-from modeling_pure.medqa.formats import parse_answer
+from modeling_pure.medqa.formats import format_prompt, parse_answer
 from modeling_pure.medqa.questions import Question
 from tests.conftest import WORDS, numbers_in, question_row, write_jsonl
+from tests.processes import ROOT
 
 EXAM = {"weight": 1, "format": "medqa"}
 SHARES = {"letter": 0.25, "text": 0.25, "reasoned": 0.5}
@@ -87,6 +89,19 @@ def test_questions_without_reasons_are_left_out_only_if_all_is_reasoned(explaine
     assert len(rows.texts()) == 60
     assert ExamRows("key", explained, 0, SHARES).left_out == 0
     assert "60" in rows.describe()
+
+
+def test_the_documents_show_exam_text_byte_for_byte():
+    options = ("Aspirin", "Heparin", "Nitrofurantoin", "Warfarin")
+    explanation = "It reaches high concentrations in urine."
+    question = Question("Which drug treats cystitis?", options, 2, explanation=explanation)
+    blocks = re.findall(r"```text\n(.*?)\n```", (ROOT / "docs/DATASETS.md").read_text(), re.DOTALL)
+    prompt = format_prompt(question).removesuffix("Answer:")
+    assert blocks[:3] == [
+        exam_text(question, "letter"),
+        exam_text(question, "text").removeprefix(prompt),
+        exam_text(question, "reasoned").removeprefix(prompt),
+    ]
 
 
 def open_exam(path, formats, **fields):
