@@ -69,6 +69,11 @@ def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource
     return OpenSource(source, rows, ExamRows(source.key, dev, 0, formats, open_book).texts(), dev)
 
 
+def describe_exams(opened: list[OpenSource]) -> dict[str, str]:
+    """By name of each medqa source, its answer formats and books, and what was left out."""
+    return {one.source.name: one.rows.describe() for one in opened if isinstance(one.rows, ExamRows)}
+
+
 def check_explanations(key: str, formats: dict[str, float], questions: list[Question], dev: list[Question]) -> None:
     """Raise `InputError` if `reasoned` is asked for, and no question to train on, or to hold out, can be."""
     if "reasoned" not in formats:
