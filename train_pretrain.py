@@ -17,10 +17,15 @@ from modeling_pure import PureForCausalLM
 from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.estimate import tokens_per_pass
-from modeling_pure.data.held_out import open_sources, split_questions, validation_mixture, validation_source_rows
+from modeling_pure.data.held_out import (
+    describe_exams,
+    open_sources,
+    split_questions,
+    validation_mixture,
+    validation_source_rows,
+)
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.packed import PackedMixture
-from modeling_pure.data.source_rows import ExamRows
 from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
 from modeling_pure.data.states import Row, TrainingRows
 from modeling_pure.data.tokenizer import DocumentTokenizer, load_tokenizer
@@ -213,7 +218,7 @@ def describe_sources(mixture: TrainingRows[Any], tokens: int) -> dict[str, str]:
 def describe_answers(mixture: TrainingRows[Any]) -> dict[str, str]:
     """The answer formats of each medqa source."""
     if isinstance(mixture, Mixture):
-        exams = {one.source.name: one.rows.describe() for one in mixture.opened if isinstance(one.rows, ExamRows)}
+        exams = describe_exams(mixture.opened)
     else:
         exams = {one.name: describe_formats(one.answer_formats) for one in mixture.sources if one.answer_formats}
     return {f"answers of {name}": described for name, described in exams.items()}

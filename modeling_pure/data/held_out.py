@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..medqa.passages import Library
 from ..medqa.questions import Question, read_questions
 from ..medqa.splits import select_split
 from .arguments import DataArguments
@@ -18,10 +19,10 @@ from .packing import pack_in_order
 from .readers import Fault
 from .remote import SourceFailed
 from .schedule import Schedule
-from .source_rows import ExamRows, TextRows
+from .source_rows import ExamRows, OpenBook, TextRows
 from .sources import Source, integer_weights
 from .states import Row
-from .tokenizer import DocumentTokenizer
+from .tokenizer import DocumentTokenizer, load_tokenizer
 
 
 @dataclass
@@ -55,18 +56,42 @@ def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource
     if not questions:
         raise InputError(f"{source.key}: no question of '{source.paths[0]}' is left for training")
     formats = source.answer_formats or {}
-    rows, held_out = ExamRows(source.key, questions, seed, formats), ExamRows(source.key, dev, 0, formats)
-    if "reasoned" in formats and not any(question.explanation for question in questions):
-        raise InputError(
-            f"{source.key}.answer_formats: reasoned needs explanations, and no question to train on has one; "
-            "remove it, or take a data set with explanations (MedMCQA's column exp)"
-        )
-    if not held_out.questions:
-        raise InputError(
-            f"{source.key}.answer_formats: none of the {len(dev):,} dev questions has an explanation to be held out; "
-            "add another format, or a validation_path of questions with explanations"
-        )
-    return OpenSource(source, rows, held_out.texts(), dev)
+    check_explanations(source.key, formats, questions, dev)
+    open_book = None
+    if source.passages:
+        library = open_library(source, source.passages, arguments)
+        number, share = source.num_passages or 0, source.passages_share or 0.0
+        questions, dev = library.retrieve(questions, number), library.retrieve(dev, number)
+        tokenizer = load_tokenizer("tokenizer_name_or_path", arguments.tokenizer_name_or_path)
+        room = DocumentTokenizer(tokenizer), arguments.max_seq_length
+        open_book = OpenBook(share, len(library), library.left_out, *room)
+    rows = ExamRows(source.key, questions, seed, formats, open_book)
+    return OpenSource(source, rows, ExamRows(source.key, dev, 0, formats, open_book).texts(), dev)
+
+
+def describe_exams(opened: list[OpenSource]) -> dict[str, str]:
+    """By name of each medqa source, its answer formats and books, and what was left out."""
+    return {one.source.name: one.rows.describe() for one in opened if isinstance(one.rows, ExamRows)}
+
+
+def check_explanations(key: str, formats: dict[str, float], questions: list[Question], dev: list[Question]) -> None:
+    """Raise `InputError` if `reasoned` is asked for, and no question to train on, or to hold out, can be."""
+    if "reasoned" not in formats:
+        return
+    for kind, asked, required in (("train", questions, True), ("dev", dev, len(formats) == 1)):
+        if required and not any(question.explanation for question in asked):
+            raise InputError(
+                f"{key}.answer_formats: reasoned needs explanations, and none of the {len(asked):,} {kind} questions "
+                "has one; take another format, or a data set with explanations (MedMCQA's column exp)"
+            )
+
+
+def open_library(source: Source, folder: str, arguments: DataArguments) -> Library:
+    """The books of a medqa source, without passages that cover one of its questions or one of `decontaminate`."""
+    guarded = read_questions(source.key, source.paths[0], source.config)  # also those that are kept for GRPO
+    if source.validation_path:
+        guarded += read_questions(f"{source.key}.validation_path", source.validation_path)
+    return Library.read(f"{source.key}.passages", folder, guarded + decontaminated(arguments))
 
 
 def open_text(source: Source, arguments: DataArguments, seed: int) -> OpenSource:
@@ -115,10 +140,14 @@ def first_documents(rows: TextRows, count: int) -> list[tuple[int, int, str]]:
 
 def evaluation_guard(opened: list[OpenSource], arguments: DataArguments) -> Guard | None:
     """The guard against documents that hold a question of the evaluation sets; None where there is no question."""
-    questions = [question for source in opened for question in source.dev]
-    for path in arguments.decontaminate or []:
-        questions += read_questions("decontaminate", path, split="test")
+    questions = [question for source in opened for question in source.dev] + decontaminated(arguments)
     return Guard(questions) if questions else None
+
+
+def decontaminated(arguments: DataArguments) -> list[Question]:
+    """The questions of the recipe's `decontaminate`."""
+    paths = arguments.decontaminate or []
+    return [question for path in paths for question in read_questions("decontaminate", path, split="test")]
 
 
 def split_questions(source: Source, grpo_holdout: float) -> tuple[list[Question], list[Question]]:

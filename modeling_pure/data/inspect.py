@@ -23,7 +23,7 @@ from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
 from .estimate import tokens_per_pass
-from .held_out import open_sources
+from .held_out import describe_exams, open_sources
 from .mixture import Mixture
 from .sources import parse_sources
 from .states import MixtureState
@@ -118,6 +118,8 @@ def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: 
     tokens = total * mixture.row_length / sample.seconds
     documents = sum(len(sample.document_lengths(name)) for name in sample.rows) / sample.seconds
     console.print(f"{tokens:,.0f} tokens/s, {documents:,.0f} documents/s with one reader, opening the files included")
+    for name, described in describe_exams(mixture.opened).items():
+        console.print(f"answers of {name}: {described}")
     for name, rows in sample.rows.items():
         text = str(mixture.tokenizer.decode(rows[-1]))[:characters]
         console.print(f"\n[bold]{name}[/bold], beginning of a row:\n{escape(text)}", highlight=False)

@@ -122,7 +122,7 @@ class Mixture(TrainingRows[MixtureState]):
         for one in self.opened:
             source = one.source
             facts = (source.weight, source.format, source.column, source.validation_documents, one.rows.listing)
-            fixed[source.key] = digest(*facts, source.answer_formats)
+            fixed[source.key] = digest(*facts, source.answer_formats, source.passages_share)
         return fixed
 
     def _state(
@@ -214,7 +214,7 @@ class Mixture(TrainingRows[MixtureState]):
         for key in {**state["settings"], **self.settings}:
             if state["settings"].get(key) != self.settings.get(key):
                 what = (
-                    " (its weight, format, answer_formats, column, validation_documents or files differ)"
+                    " (its weight, format, answer_formats, passages, column, validation_documents or files differ)"
                     if "." in key
                     else ""
                 )

@@ -3,13 +3,16 @@
 import hashlib
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
 from ..medqa.formats import describe_formats, draw_format, format_answer, format_prompt, shuffled_for
+from ..medqa.passages import cut_passages, retrieval_metrics
 from ..medqa.questions import Question
 from .files import Piece
 from .readers import Fault, read_piece
+from .tokenizer import DocumentTokenizer
 
 SHUFFLED_ROWS = 512
 HELD_OUT = Fault("held out")
@@ -78,25 +81,73 @@ class TextRows:
         return self.pieces[piece].locate(number)
 
 
+@dataclass(frozen=True)
+class OpenBook:
+    """Passages before a share of the exam texts.
+
+    Attributes:
+        share: of the texts that have passages.
+        kept, left_out: passages of the books, and those that would have given a question away.
+        max_tokens: of a text with its end-of-text token; passages are cut to it.
+    """
+
+    share: float
+    kept: int
+    left_out: int
+    tokenize: DocumentTokenizer
+    max_tokens: int
+
+    def prepare(self, question: Question, answer_format: str, rng: random.Random) -> Question:
+        """The question without its passages, or with as much of them as its text has room for."""
+        if rng.random() >= self.share:
+            return replace(question, passages=())
+        return cut_passages(question, lambda one: self.fits(exam_text(one, answer_format)))
+
+    def fits(self, text: str) -> bool:
+        """Whether a text is short enough."""
+        return len(self.tokenize([text])[0]) <= self.max_tokens
+
+    def describe(self, questions: list[Question]) -> str:
+        """The books, and how often they hold the options of the questions, which come with their passages."""
+        found = retrieval_metrics(questions)
+        return (
+            f"{self.share:.0%} with passages, of {self.kept:,} ({self.left_out:,} that cover a question left out); "
+            f"in those of {found['right_found']:.1%} of the questions is the right option's text, "
+            f"of the wrong ones {found['wrong_found']:.1%}"
+        ).replace("%", " %")
+
+
+def exam_text(question: Question, answer_format: str) -> str:
+    """The prompt with its answer."""
+    return format_prompt(question, answer_format) + format_answer(question, answer_format)
+
+
 class ExamRows:
     """Questions as the exam prompt with its answer, in another order and with other letters at every pass.
 
     Args:
         answer_formats: the formats of the answers with their shares, drawn for each question at every pass; letters by
             default. If all are `reasoned`, questions without an explanation are left out, and `left_out` counts them.
+        open_book: which texts have the questions' passages, drawn for each question at every pass.
     """
 
     def __init__(
-        self, key: str, questions: list[Question], seed: int = 0, answer_formats: dict[str, float] | None = None
+        self,
+        key: str,
+        questions: list[Question],
+        seed: int = 0,
+        answer_formats: dict[str, float] | None = None,
+        open_book: OpenBook | None = None,
     ) -> None:
-        self.key, self.seed = key, seed
+        self.key, self.seed, self.open_book = key, seed, open_book
         self.answer_formats = answer_formats or {"letter": 1.0}
         only_reasoned = list(self.answer_formats) == ["reasoned"]
         self.questions = [question for question in questions if question.explanation or not only_reasoned]
         self.left_out = len(questions) - len(self.questions)
         self.name = "questions"
         self.num_pieces = 1
-        self.listing = hashlib.sha256("".join(question.digest for question in self.questions).encode()).hexdigest()
+        contents = [text for question in self.questions for text in (question.digest, *question.passages)]
+        self.listing = hashlib.sha256("".join(contents).encode()).hexdigest()
 
     def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
         """See `Rows`."""
@@ -108,7 +159,9 @@ class ExamRows:
         if "reasoned" in self.answer_formats:
             explained = sum(bool(question.explanation) for question in self.questions)
             described += f"; {explained:,} have an explanation"
-        return described + (f"; {self.left_out:,} without one are left out" if self.left_out else "")
+        if self.left_out:
+            described += f"; {self.left_out:,} without one are left out"
+        return described + (f"; {self.open_book.describe(self.questions)}" if self.open_book else "")
 
     def texts(self) -> list[str]:
         """All questions as text, in the order of the first pass."""
@@ -117,10 +170,14 @@ class ExamRows:
     def _texts(self, epoch: int, start: int) -> Iterator[tuple[int, str]]:
         count = len(self.questions)
         for i in random.Random(f"order {self.seed} {epoch}").sample(range(count), count)[start:]:
-            question = self.questions[i]
-            drawn = draw_format(self.answer_formats, question, random.Random(f"format {self.seed} {epoch} {i}"))
-            question = shuffled_for(question, drawn, random.Random(f"options {self.seed} {epoch} {i}"))
-            yield i, format_prompt(question, drawn) + format_answer(question, drawn)
+            yield i, self._text(self.questions[i], f"{self.seed} {epoch} {i}")
+
+    def _text(self, question: Question, draw: str) -> str:
+        answer_format = draw_format(self.answer_formats, question, random.Random(f"format {draw}"))
+        question = shuffled_for(question, answer_format, random.Random(f"options {draw}"))
+        if self.open_book:
+            question = self.open_book.prepare(question, answer_format, random.Random(f"passages {draw}"))
+        return exam_text(question, answer_format)
 
     def locate(self, piece: int, number: int) -> str:
         """See `Rows`."""

@@ -9,8 +9,9 @@ from ..errors import InputError
 from ..medqa.formats import checked_formats
 
 FORMATS = ("text", "medqa")
-TEXT_FIELDS = ("config", "column", "validation_path")
-COUNT_FIELDS = ("validation_documents", "max_epochs")
+TEXT_FIELDS = ("config", "column", "validation_path", "passages")
+COUNT_FIELDS = ("validation_documents", "max_epochs", "num_passages")
+NUM_PASSAGES, PASSAGES_SHARE = 3, 0.5
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Source:
         config: the Hub data set's configuration (`en` for C4).
         format: `text` reads a column of text; `medqa` writes each question as the exam prompt with its answer.
         answer_formats: how the questions of a medqa source are answered, with the share of each format.
+        passages: a folder of books, for a medqa source: before a share of its questions (`passages_share`, 0.5) stand
+            the `num_passages` (3) best passages for the question. All three are None without books.
         column: the column that holds the text.
         validation_path: held-out rows of this source; without it the first `validation_documents` documents of a text
             source are held out, and the questions that `medqa.splits` calls dev of a medqa source.
@@ -37,6 +40,9 @@ class Source:
     config: str | None = None
     format: str = "text"
     answer_formats: dict[str, float] | None = None  # None for text
+    passages: str | None = None
+    num_passages: int | None = None
+    passages_share: float | None = None
     column: str = "text"
     validation_path: str | None = None
     validation_documents: int = 64
@@ -113,8 +119,8 @@ def parse_source(key: str, entry: dict[str, Any]) -> Source:
     text_format = entry.get("format", "text")
     if text_format not in FORMATS:
         raise InputError(f"{key}.format: expected one of {list(FORMATS)}, found {text_format!r}")
-    checked = {"name": name, "weight": weight, "answer_formats": source_formats(key, entry), "section": section}
-    return Source(**{**entry, **checked})
+    checked = {"answer_formats": source_formats(key, entry), **source_passages(key, entry)}
+    return Source(**{**entry, **checked, "name": name, "weight": weight, "section": section})
 
 
 def source_formats(key: str, entry: dict[str, Any]) -> dict[str, float] | None:
@@ -124,6 +130,25 @@ def source_formats(key: str, entry: dict[str, Any]) -> dict[str, float] | None:
     if entry.get("answer_formats") is not None:
         raise InputError(f"{key}.answer_formats: a text source has no answers; remove it, or set format to medqa")
     return None
+
+
+def source_passages(key: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """The books of an entry, with the defaults filled in; nothing if it has none."""
+    folder, share = entry.get("passages"), entry.get("passages_share")
+    if folder is None:
+        for field in ("num_passages", "passages_share"):
+            if entry.get(field) is not None:
+                raise InputError(f"{key}.{field}: there are no passages; set {key}.passages to a folder of books")
+        return {}
+    if entry.get("format") != "medqa":
+        raise InputError(f"{key}.passages: a text source has no questions; remove it, or set format to medqa")
+    if share is not None and (not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1):
+        raise InputError(f"{key}.passages_share: expected a number above 0 and up to 1, found {share!r}")
+    number = entry.get("num_passages")
+    return {
+        "num_passages": NUM_PASSAGES if number is None else number,
+        "passages_share": PASSAGES_SHARE if share is None else float(share),
+    }
 
 
 def check_kinds(key: str, entry: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError
 from ..data.documents import Documents
 from ..data.held_out import first_documents, open_sources, text_rows
 from ..data.packed import PackedMixture
+from ..data.source_rows import ExamRows
 from ..data.sources import Source
 from ..data.tokenizer import check_vocabulary
 from ..errors import InputError, RunStopped, first_line
@@ -83,7 +84,8 @@ def check_source(context: Context, source: Source) -> Finding:
     return Finding(
         PASS,
         f"{', '.join(source.paths)}: {len(one.held_out):,} held-out documents and one to train on "
-        f"({len(texts[0]):,} characters) in {time.perf_counter() - began:.1f} s",
+        f"({len(texts[0]):,} characters) in {time.perf_counter() - began:.1f} s"
+        + (f"; {one.rows.describe()}" if isinstance(one.rows, ExamRows) else ""),
     )
 
 

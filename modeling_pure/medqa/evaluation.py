@@ -12,11 +12,12 @@ from ..data.guard import Coverage
 from ..errors import InputError
 from ..rows import LOCAL_BUILDERS, looks_local
 from .arguments import EvalArguments
-from .baselines import bm25_baseline, question_documents, simple_baselines, textbook_passages
+from .baselines import bm25_baseline, question_documents, simple_baselines
 from .compare import compare_predictions
 from .contamination import contamination_metrics, memorisation_metrics, probe_questions, read_coverage
 from .journal import Journal, Progress
 from .measure import measure, slices
+from .passages import textbook_passages
 from .permutations import ORDERS, permuted
 from .questions import Question
 from .results import (

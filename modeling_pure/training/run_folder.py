@@ -26,7 +26,7 @@ FIXED = (
     *("warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 )
 ALWAYS_FIXED = ("preset", "model_overrides", "optimizer")
-MAY_MOVE = ("path", "validation_path")
+MAY_MOVE = ("path", "validation_path", "passages")
 
 # A merged recipe: option names to values. A checkpoint's `recipe.json` also has `rows_per_step`, and every field of
 # each entry of `sources`.

@@ -1,6 +1,7 @@
 """The mixture keeps its proportions, and its position survives workers, prefetching, resuming and other readers."""
 
 import re
+import shutil
 from collections import Counter
 from functools import partial
 from itertools import islice
@@ -193,6 +194,20 @@ def test_a_checkpoint_with_answers_in_other_formats_is_refused(make_mixture, sou
     for formats in ("text", {"letter": 0.5, "text": 0.5}):
         with pytest.raises(InputError, match=r"^sources\.usmle: "):
             make_mixture({**sources, "usmle": {**sources["usmle"], "answer_formats": formats}}).resume(ranks, 1)
+
+
+def test_a_checkpoint_with_other_passages_is_refused(make_mixture, sources, corpus, tmp_path, tokenizer_folder):
+    books = shutil.copytree(corpus, tmp_path / "books", ignore=shutil.ignore_patterns("questions*"))
+
+    def opened(**fields):
+        given = {**sources, "usmle": {**sources["usmle"], **fields}}
+        return make_mixture(given, tokenizer_name_or_path=str(tokenizer_folder))
+
+    ranks, _ = rank_states([opened(passages=str(books))], 1, batches=1)
+    assert opened(passages=str(books), passages_share=0.5, num_passages=3).resume(ranks, 1) is None
+    for fields in ({}, {"passages": str(books), "passages_share": 1}, {"passages": str(books), "num_passages": 1}):
+        with pytest.raises(InputError, match=r"^sources\.usmle: "):
+            opened(**fields).resume(ranks, 1)
 
 
 def test_a_checkpoint_of_other_sources_or_of_packed_rows_is_refused(make_mixture, sources):

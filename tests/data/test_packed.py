@@ -45,6 +45,7 @@ def packed(recipe, tmp_path_factory):
     result = pack(recipe, folder)
     assert result.returncode == 0, result.stderr
     assert {str(ROWS), "32"} <= {*numbers_in(result.stdout)}
+    assert re.search(r"^answers of usmle: .*\bletter 100\b", result.stdout, re.MULTILINE)
     return folder
 
 

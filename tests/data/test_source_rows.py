@@ -1,20 +1,25 @@
 """Exam text in the answer formats of a recipe: each question draws its own, at every pass."""
 
 import random
+import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.held_out import open_sources
-from modeling_pure.data.source_rows import ExamRows
+from modeling_pure.data.held_out import open_sources, split_questions
+from modeling_pure.data.source_rows import ExamRows, exam_text
 from modeling_pure.data.sources import parse_sources
+from modeling_pure.data.tokenizer import DocumentTokenizer
 from modeling_pure.errors import InputError
-from modeling_pure.medqa.formats import parse_answer
+from modeling_pure.medqa.formats import format_prompt, parse_answer
 from modeling_pure.medqa.questions import Question
-from tests.conftest import question_row, write_jsonl
+from tests.conftest import WORDS, numbers_in, question_row, write_jsonl
+from tests.processes import ROOT
 
+EXAM = {"weight": 1, "format": "medqa"}
 SHARES = {"letter": 0.25, "text": 0.25, "reasoned": 0.5}
 
 
@@ -86,8 +91,21 @@ def test_questions_without_reasons_are_left_out_only_if_all_is_reasoned(explaine
     assert "60" in rows.describe()
 
 
+def test_the_documents_show_exam_text_byte_for_byte():
+    options = ("Aspirin", "Heparin", "Nitrofurantoin", "Warfarin")
+    explanation = "It reaches high concentrations in urine."
+    question = Question("Which drug treats cystitis?", options, 2, explanation=explanation)
+    blocks = re.findall(r"```text\n(.*?)\n```", (ROOT / "docs/DATASETS.md").read_text(), re.DOTALL)
+    prompt = format_prompt(question).removesuffix("Answer:")
+    assert blocks[:3] == [
+        exam_text(question, "letter"),
+        exam_text(question, "text").removeprefix(prompt),
+        exam_text(question, "reasoned").removeprefix(prompt),
+    ]
+
+
 def open_exam(path, formats, **fields):
-    source = {"path": str(path), "weight": 1, "format": "medqa", "answer_formats": formats, **fields}
+    source = {"path": str(path), "answer_formats": formats, **EXAM, **fields}
     return open_sources(parse_sources({"usmle": source}), DataArguments(), 0)[0]
 
 
@@ -123,3 +141,108 @@ def test_medmcqa_brings_its_explanations(tmp_path):
     one = open_exam(write_jsonl(tmp_path / "medmcqa.jsonl", rows), "reasoned")
     assert one.rows.left_out > 0
     assert all("\nReasoning: Because of y.\nAnswer: y (" in text for text in one.rows.texts())
+
+
+# ---- with books -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def books(tmp_path):
+    """A folder of 60 short passages."""
+    rng, folder = random.Random(0), tmp_path / "books"
+    folder.mkdir()
+    write_jsonl(folder / "a.jsonl", [{"text": f"book {i}: " + " ".join(rng.choices(WORDS, k=30))} for i in range(60)])
+    return folder
+
+
+@pytest.fixture
+def open_books(books, sources, tokenizer_folder):
+    """Opens the exam with books; fields of the source, and of `DataArguments` by `arguments`."""
+
+    def open_books(arguments=None, **fields):
+        source = {**sources["usmle"], "weight": 1, "passages": str(books), **fields}
+        data = DataArguments(
+            **{"tokenizer_name_or_path": str(tokenizer_folder), "max_seq_length": 2048, **(arguments or {})}
+        )
+        return open_sources(parse_sources({"usmle": source}), data, 0)[0]
+
+    return open_books
+
+
+def closed(text: str) -> str:
+    """A text without its passages."""
+    return text[text.index("Question: ") :]
+
+
+def passages_in(text: str) -> list[str]:
+    return [line.split(": ", 1)[1] for line in text.split("\n") if line.startswith("Passage ")]
+
+
+def test_passages_stand_before_their_share_of_the_questions(open_books):
+    formats = {"letter": 0.5, "text": 0.5}
+    rows = open_books(passages_share=0.25, answer_formats=formats).rows
+    plain = ExamRows("key", [replace(one, passages=()) for one in rows.questions], 0, formats)
+    opened = Counter()
+    for epoch in range(20):
+        texts = texts_of(rows, epoch)
+        assert {i: closed(text) for i, text in texts.items()} == texts_of(plain, epoch)
+        for i, text in texts.items():
+            opened[i] += text.startswith("Passage 1: book ")
+            assert passages_in(text) in ([], list(rows.questions[i].passages))
+    assert sum(opened.values()) / (20 * len(rows.questions)) == pytest.approx(0.25, abs=0.04)
+    assert set(opened.values()) > {3, 4, 5, 6}
+    assert {len(question.passages) for question in rows.questions} == {3}
+
+
+@pytest.mark.parametrize("limit", [90, 105, 120, 127])
+def test_texts_with_passages_fit_a_row(open_books, tokenizer, limit):
+    one = open_books({"max_seq_length": limit}, passages_share=1, num_passages=2)
+    lengths = [len(ids) for ids in DocumentTokenizer(tokenizer)([*one.rows.texts(), *one.held_out])]
+    assert limit - 5 < max(lengths) <= limit
+    for i, text in texts_of(one.rows).items():
+        kept, found = " ".join(passages_in(text)), " ".join(one.rows.questions[i].passages)
+        assert found.startswith(kept)
+        assert kept
+
+
+def test_passages_that_fit_stay_whole(open_books):
+    assert all(len(passages_in(text)) == 3 for text in open_books(passages_share=1).rows.texts())
+
+
+def test_passages_that_cover_any_of_the_questions_are_left_out(open_books, books, corpus, questions, tmp_path):
+    train, dev = split_questions(parse_sources({"usmle": {"path": str(corpus / "questions.jsonl"), **EXAM}})[0], 0.0)
+    other = replace(questions[0], question="One two three four five six seven eight nine ten eleven twelve thirteen?")
+    write_jsonl(books / "b.jsonl", [{"text": f"It says: {one.question} Yes."} for one in (*train, *dev, other)])
+    before = open_books({"grpo_holdout": 0.5})
+    assert (before.rows.open_book.left_out, before.rows.open_book.kept) == (120, 61)
+    path = write_jsonl(tmp_path / "test.jsonl", [question_row(other)])
+    after = open_books({"decontaminate": [str(path)]})
+    assert (after.rows.open_book.left_out, after.rows.open_book.kept) == (121, 60)
+    assert {"50", "60", "121"} <= {*numbers_in(after.rows.describe())}
+
+
+def test_books_may_move_and_not_change(open_books, books, tmp_path):
+    one = open_books()
+    shutil.copytree(books, tmp_path / "moved")
+    assert open_books(passages=str(tmp_path / "moved")).rows.listing == one.rows.listing
+    assert open_books(num_passages=2).rows.listing != one.rows.listing
+    write_jsonl(books / "a.jsonl", [{"text": " ".join(WORDS)}])
+    assert open_books().rows.listing != one.rows.listing
+
+
+def test_books_are_refused_before_anything_is_read(open_books, tmp_path):
+    with pytest.raises(InputError, match=r"^sources\.usmle\.passages: "):
+        open_books(passages=str(tmp_path / "none"))
+    with pytest.raises(InputError, match=r"^sources\.usmle\.passages: "):
+        open_books(format="text")
+    for field, value in (
+        ("passages_share", 0),
+        ("passages_share", 1.5),
+        ("passages_share", True),
+        ("num_passages", 0),
+    ):
+        with pytest.raises(InputError, match=rf"^sources\.usmle\.{field}: "):
+            open_books(**{field: value})
+    for field, value in (("passages_share", 0.5), ("num_passages", 3)):
+        with pytest.raises(InputError, match=rf"^sources\.usmle\.{field}: "):
+            open_books(passages=None, **{field: value})

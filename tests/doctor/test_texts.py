@@ -35,6 +35,16 @@ def test_a_source_is_read_as_training_reads_it(name, held_out, context):
     assert held_out in numbers_in(finding.found.split(": ")[1])
 
 
+def test_exam_text_is_read_in_the_formats_and_with_the_books_of_the_recipe(context, tmp_path):
+    finding = source(context("--sources.usmle.answer_formats", "{text: 0.75, letter: 0.25}"), "usmle")
+    assert finding.status == PASS
+    assert {"75", "25"} <= {*numbers_in(finding.found)}
+    for key, value in (("answer_formats", "reasoned"), ("passages", str(tmp_path))):
+        finding = source(context(f"--sources.usmle.{key}", value), "usmle")
+        assert finding.status == FAIL
+        assert finding.found.startswith(f"sources.usmle.{key}: ")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,23 +1,15 @@
 """Baselines against brute force, and where the right answer is known."""
 
-import math
 import re
 
 import numpy as np
 import pytest
 
 from modeling_pure.errors import InputError
-from modeling_pure.medqa.baselines import (
-    PASSAGE_WORDS,
-    bm25_baseline,
-    question_documents,
-    simple_baselines,
-    split_passages,
-    textbook_passages,
-)
+from modeling_pure.medqa.baselines import bm25_baseline, question_documents, simple_baselines
 from modeling_pure.medqa.questions import Question
 from modeling_pure.medqa.tasks import MEDQA, PUBMEDQA
-from tests.conftest import write_jsonl
+from tests.medqa.conftest import plain_bm25
 
 
 def test_constants_and_the_longest_option(questions):
@@ -33,20 +25,6 @@ def test_constants_and_the_longest_option(questions):
 
 def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
-
-
-def plain_bm25(documents: list[list[str]], query: list[str]) -> list[float]:
-    """Lucene's BM25, word by word, with k1 1.5 and b 0.75."""
-    average = sum(map(len, documents)) / len(documents)
-    scores = []
-    for document in documents:
-        score = 0.0
-        for word in query:
-            count, holding = document.count(word), sum(word in other for other in documents)
-            idf = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
-            score += idf * count / (count + 1.5 * (0.25 + 0.75 * len(document) / average))
-        scores.append(score)
-    return scores
 
 
 def test_bm25_takes_the_option_with_the_best_ten_documents(questions):
@@ -79,27 +57,6 @@ def test_a_question_without_a_known_word_is_answered_with_the_first_option():
     assert bm25_baseline("textbooks", [question], ["fever", "rash"]).tolist() == [0]
 
 
-def test_books_of_all_kinds_are_cut_into_passages(tmp_path):
-    (tmp_path / "one.txt").write_text("word " * (2 * PASSAGE_WORDS + 7))
-    (tmp_path / "two.md").write_text("# Title\n\nshort")
-    write_jsonl(tmp_path / "three.jsonl", [{"text": "a b"}, {"text": "c d"}])
-    (tmp_path / "image.png").write_bytes(b"\x89PNG")
-    passages = textbook_passages("textbooks", str(tmp_path))
-    assert [len(passage.split()) for passage in passages] == [PASSAGE_WORDS, PASSAGE_WORDS, 7, 3, 2, 2]
-    assert list(split_passages(" ")) == []
-
-
-def test_a_folder_without_books_is_refused(tmp_path):
-    with pytest.raises(InputError, match=rf"^textbooks: '{tmp_path}' .*\.jsonl\b"):
-        textbook_passages("textbooks", str(tmp_path))
-    with pytest.raises(InputError, match=f"^textbooks: '{tmp_path / 'none'}' "):
-        textbook_passages("textbooks", str(tmp_path / "none"))
+def test_documents_without_words_are_refused():
     with pytest.raises(InputError, match="^textbooks: [^']*$"):
         bm25_baseline("textbooks", [Question("Q?", ("a", "b", "c", "d"), 0)], ["the of and"])
-    (tmp_path / "broken.jsonl").write_text('{"text": ')
-    with pytest.raises(InputError, match=r"^textbooks: .*broken\.jsonl': "):
-        textbook_passages("textbooks", str(tmp_path))
-    (tmp_path / "broken.jsonl").unlink()
-    write_jsonl(tmp_path / "bad.jsonl", [{"body": "x"}])
-    with pytest.raises(InputError, match=r"^textbooks: '.*bad\.jsonl' .*'text'"):
-        textbook_passages("textbooks", str(tmp_path))

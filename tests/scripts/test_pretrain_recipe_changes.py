@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from modeling_pure.training.checkpoint import STATE_FILE
+from tests.conftest import numbers_in
 from tests.scripts.conftest import metrics
 from tests.scripts.runs import assert_same_run, checkpoints, contents, launches, lines_of_training, start_from, train
 
@@ -43,6 +44,26 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     message = rf"train_pretrain\.py: error: {tmp_path / 'checkpoint-8'} .*{differences}.*--allow_recipe_change true"
     assert re.match(message, error.splitlines()[-1])
     assert contents(tmp_path) == before
+
+
+def test_books_may_move_and_their_share_stays(corpus, pretrain_recipe, tmp_path, train_here):
+    for name in ("books", "moved"):
+        (tmp_path / name).mkdir()
+        shutil.copy(corpus / "c4.jsonl", tmp_path / name)
+    options = ["--config", pretrain_recipe, "--output_dir", tmp_path / "run", "--save_steps", "1"]
+    books = ["--sources.usmle.passages", tmp_path / "books"]
+    output, _ = train_here(*options, "--max_steps", "1", *books)
+    assert {"50", "300", "0"} <= {*numbers_in(re.search(r"answers of usmle (.*)", output)[1])}
+    options += ["--max_steps", "2"]
+    for other in (
+        [],
+        [*books, "--sources.usmle.passages_share", "0.25"],
+        [*books, "--sources.usmle.num_passages", "2"],
+    ):
+        _, error = train_here(*options, *other, expect=2)
+        assert re.search(r"checkpoint-1 .*sources\.usmle\.(passages_share|num_passages): ", error.splitlines()[-1])
+    train_here(*options, "--sources.usmle.passages", tmp_path / "moved")
+    assert checkpoints(tmp_path / "run") == [1, 2]
 
 
 def test_the_rows_of_a_step_may_be_split_in_another_way(pretrained, pretrain_recipe, tmp_path, train_here):
