@@ -36,10 +36,13 @@ def card_evaluation(results: Results) -> CardEvaluation:
     return CardEvaluation(data["title"], public_name(data["path"]), data["split"], scorer, metrics, lines, words)
 
 
-def dev_evaluation(questions: list[Question], paths: list[str], accuracy: float, chosen_by_it: bool) -> CardEvaluation:
-    """What a trainer's card says of the dev questions it answered by letter.
+def dev_evaluation(
+    questions: list[Question], paths: list[str], accuracy: float, chosen_by_it: bool, scorer: str = "letter"
+) -> CardEvaluation:
+    """What a trainer's card says of the dev questions it answered.
 
     Args:
+        scorer: letter, or text.
         paths: files or Hub ids that the questions came from.
         chosen_by_it: whether the weights are those that answered them best in the run.
     """
@@ -60,7 +63,8 @@ def dev_evaluation(questions: list[Question], paths: list[str], accuracy: float,
     if chosen_by_it:
         words.append("The weights are those of the run that answered these questions best, so this is flattering.")
     title, names = data_title(MEDQA, ", ".join(paths)), ", ".join(map(public_name, paths))
-    return CardEvaluation(title, names, "dev", SCORED_BY_LETTER, measured, lines, words)
+    scored_by = SCORED_BY_LETTER.replace("letter", scorer)
+    return CardEvaluation(title, names, "dev", scored_by, measured, lines, words)
 
 
 def public_name(path: str) -> str:
