@@ -1,5 +1,6 @@
 """GRPO's prompts: every epoch asks all questions, in another order, with balanced letters, in formats by share."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,9 @@ def test_formats_have_their_shares_and_change_no_order(with_answers, questions):
     asking = Asking({"letter": 0.5, "text": 0.3, "reasoned": 0.2}, with_answers=with_answers)
     mixed, letters = prompt_dataset(explained, 6000, 0, asking=asking), prompt_dataset(explained, 6000, 0)
     assert all(mixed[name] == letters[name] for name in ("digest", "answer", "options"))
+    rng = random.Random("grpo 0 0")  # nothing but questions and options is drawn from it
+    orders = [question.shuffled(rng).options for question in rng.sample(explained, len(explained))]
+    assert [tuple(options) for options in mixed["options"][:120]] == orders
     for name, share in asking.shares.items():
         assert abs(mixed["answer_format"].count(name) / len(mixed) - share) < 0.03
     other = prompt_dataset(explained, 6000, 1, asking=asking)
