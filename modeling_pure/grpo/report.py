@@ -2,6 +2,7 @@
 
 import math
 
+from ..medqa.card import DEV_METRICS
 from ..training.report import state_memory
 from .arguments import PureGRPOConfig
 from .sft import AnswerTrainer
@@ -26,7 +27,6 @@ ACTED = (
     ("farthest bad sample off policy", "off_policy/farthest", "nats a token"),
     ("tokens kept a position", "sampling/kept_tokens", "tokens"),
 )
-DEV_METRICS = {"letter": "eval_medqa_accuracy", "text": "eval_medqa_text_accuracy"}
 INERT = "WITHOUT EFFECT: "
 
 

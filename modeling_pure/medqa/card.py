@@ -13,6 +13,7 @@ from .statistics import in_words, p_against_chance
 from .tasks import MEDQA
 
 SCORED_BY_LETTER = "letter, fp32, no examples"
+DEV_METRICS = {"letter": "eval_medqa_accuracy", "text": "eval_medqa_text_accuracy"}
 
 
 def card_evaluation(results: Results) -> CardEvaluation:
@@ -34,6 +35,21 @@ def card_evaluation(results: Results) -> CardEvaluation:
         lines.append(("questions not found in the text", cell(results["contamination"]["clean"])))
     scorer = SCORED_BY_LETTER.replace("letter", results["config"]["scorer"])
     return CardEvaluation(data["title"], public_name(data["path"]), data["split"], scorer, metrics, lines, words)
+
+
+def dev_evaluations(
+    questions: list[Question], paths: list[str], metrics: dict[str, float], chosen_by: str | None = None
+) -> list[CardEvaluation]:
+    """`dev_evaluation` by letter and text, as far as `metrics` has them.
+
+    Args:
+        chosen_by: the metric that the best weights were chosen by, if they are the card's.
+    """
+    return [
+        dev_evaluation(questions, paths, metrics[name], name == chosen_by, scorer)
+        for scorer, name in DEV_METRICS.items()
+        if name in metrics
+    ]
 
 
 def dev_evaluation(
