@@ -26,12 +26,12 @@ from modeling_pure.grpo.preflight import preflight
 from modeling_pure.grpo.prompts import (
     Asking,
     default_formats,
+    open_books,
     prompt_dataset,
     questions_that_fit,
     teachable,
 )
 from modeling_pure.grpo.report import (
-    DEV_METRICS,
     PANELS,
     describe_refinements,
     memory,
@@ -40,7 +40,7 @@ from modeling_pure.grpo.report import (
 )
 from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
-from modeling_pure.medqa.card import dev_evaluation, public_name
+from modeling_pure.medqa.card import dev_evaluations, public_name
 from modeling_pure.medqa.formats import teach_formats
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import Correct, LengthPenalty
@@ -162,6 +162,8 @@ def questions_to_ask(
     longest = training_args.max_completion_length
     room = context_length(config, tokenizer) - longest
     splits = read_splits(script_args)
+    if script_args.passages:
+        splits = open_books(script_args.passages, script_args.num_passages, splits, tokenizer, room, asking)
     train, dev = splits
     fitting = questions_that_fit(train, tokenizer, room, asking)
     return teachable(fitting, tokenizer, longest, asking), dev and questions_that_fit(dev, tokenizer, room, asking)
@@ -203,6 +205,11 @@ def describe_run(
             f"{trained:,} of them trained",
             "answers": str(asking),
             **(
+                {"passages": f"up to {script_args.num_passages} of {script_args.passages}"}
+                if script_args.passages
+                else {}
+            ),
+            **(
                 step_arithmetic(args, len({*trainer.train_dataset["digest"]}), script_args.length_penalty_min_tokens)
                 if is_grpo
                 else {}
@@ -239,6 +246,8 @@ def finish(trainer: PureGRPOTrainer | AnswerTrainer, script_args: GRPOScriptArgu
     if not trainer.is_world_process_zero():
         return
     facts = {**result_facts(trainer, script_args.model_name_or_path), "answers": str(asking)}
+    if script_args.passages:
+        facts["passages"] = f"{script_args.num_passages} before each question"
     phase = "GRPO on MedQA" if is_grpo else "Cross entropy on MedQA's answers"
     write_model_card(
         output_dir,
@@ -259,13 +268,10 @@ def card_evaluations(trainer: PureGRPOTrainer | AnswerTrainer, questions: str) -
     """Dev accuracies of the weights that are saved, by letter and text, where they were measured."""
     state, best = trainer.state, trainer.ends_with_best
     step = state.best_global_step if best else state.global_step
-    evaluations = []
-    for scorer, metric in DEV_METRICS.items():
-        accuracies = [line[metric] for line in state.log_history if line["step"] == step and metric in line]
-        if accuracies:
-            by_it = best and trainer.args.metric_for_best_model == metric
-            evaluations.append(dev_evaluation(trainer.questions, [questions], accuracies[-1], by_it, scorer))
-    return evaluations
+    metrics = {name: value for line in state.log_history if line["step"] == step for name, value in line.items()}
+    return dev_evaluations(
+        trainer.questions, [questions], metrics, trainer.args.metric_for_best_model if best else None
+    )
 
 
 if __name__ == "__main__":

@@ -52,6 +52,10 @@ class GRPOScriptArguments:
         },
     )
     chat: bool = field(default=False, metadata={"help": "ask in the tokenizer's chat template, for instruct models"})
+    passages: str | None = field(
+        default=None, metadata={"help": "open book: folder of texts, whose best passages stand before each question"}
+    )
+    num_passages: int = field(default=3, metadata={"help": "passages before each question"})
     algorithm: str = field(
         default="grpo", metadata={"help": "grpo, or sft: cross entropy on the right answers to the same prompts"}
     )
@@ -65,6 +69,8 @@ class GRPOScriptArguments:
             raise InputError("length_penalty_min_tokens, lora_rank: expected 0 or more")
         if self.algorithm == "sft" and self.lora_rank:
             raise InputError("lora_rank: the sft baseline trains all weights")
+        if self.num_passages < 1:
+            raise InputError("num_passages: expected 1 or more; for closed book leave out passages")
         if isinstance(self.answer_formats, str):
             self.answer_formats = parse_value(self.answer_formats)
         if self.answer_formats is not None:

@@ -22,6 +22,7 @@ from ..medqa.formats import (
     taught_formats,
     warn_untaught,
 )
+from ..medqa.passages import Library, fit_passages
 from ..medqa.questions import Question
 from ..medqa.splits import split_of
 
@@ -96,6 +97,36 @@ def default_formats(config: PreTrainedConfig) -> dict[str, float]:
     """The format to ask in that a checkpoint was taught; letters for one that does not say."""
     taught = taught_formats(config) or ["letter"]
     return {next(name for name in HEADLINES if name in taught): 1.0}
+
+
+def open_books(
+    folder: str,
+    number: int,
+    splits: tuple[list[Question], list[Question]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    asking: Asking,
+) -> tuple[list[Question], list[Question]]:
+    """Train and dev questions with their best passages, as many as the prompts have room for.
+
+    A passage that covers one of these questions would give its answer away, and is left out.
+
+    Args:
+        max_tokens: of a prompt.
+
+    Raises:
+        InputError: `folder` holds no passages.
+    """
+    library = Library.read("passages", folder, [*splits[0], *splits[1]])
+    say(f"passages: {len(library):,} of '{folder}'; left out {library.left_out:,} that cover a question")
+
+    def fit(question: Question) -> Question:
+        for text in asking.texts(tokenizer):
+            question = fit_passages(question, tokenizer, max_tokens, text)
+        return question
+
+    train, dev = ([fit(question) for question in library.retrieve(split, number)] for split in splits)
+    return train, dev
 
 
 def questions_that_fit(

@@ -9,6 +9,7 @@ from modeling_pure.errors import InputError
 from modeling_pure.grpo.prompts import (
     Asking,
     default_formats,
+    open_books,
     prompt_dataset,
     questions_that_fit,
     teachable,
@@ -147,3 +148,28 @@ def test_a_checkpoint_is_asked_in_the_format_that_it_was_taught():
     assert len(Asking({"reasoned": 1.0}).warnings(config)) == 1
     assert len(Asking({"letter": 0.5, "text": 0.5}).warnings(config)) == 1  # one prompt, two rewards
     assert Asking({"letter": 0.5, "text": 0.5}, with_answers=True).warnings(config) == []
+
+
+def test_books_are_put_before_questions_and_cut_to_the_context(questions, tokenizer, tmp_path):
+    train, dev = questions[:6], questions[6:9]
+    texts = [
+        "Aspirin is for pain. " * 4,
+        "Insulin lowers the fever. " * 4,
+        f"{train[0].question} Rash.",
+        dev[1].question,
+    ]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number}.txt").write_text(text)
+    asking = Asking({"letter": 0.5, "reasoned": 0.5})
+    room = max(asking.length(question, tokenizer) for question in questions) + 40
+    for asked, split in zip(
+        open_books(str(tmp_path), 2, (train, dev), tokenizer, room, asking), (train, dev), strict=True
+    ):
+        assert [replace(question, passages=()) for question in asked] == split
+        assert all(asking.length(question, tokenizer) <= room for question in asked)
+        shown = [passage for question in asked for passage in question.passages]
+        assert shown
+        assert not any(question.question in passage for question in (*train, *dev) for passage in shown)
+    assert questions_that_fit(asked, tokenizer, room, asking) == asked
+    row = prompt_dataset(asked, 1, 0, asking=asking)[0]
+    assert row["prompt"].startswith("Passage 1: ")

@@ -361,6 +361,13 @@ FAULTS = [
         "tests/grpo/test_prompts.py",
     ),
     Fault(
+        "passages about the questions that are trained on are kept",
+        GRPO + "prompts.py",
+        'Library.read("passages", folder, [*splits[0], *splits[1]])',
+        'Library.read("passages", folder, splits[1])',
+        "tests/grpo/test_prompts.py",
+    ),
+    Fault(
         "the baseline teaches answers without their end",
         GRPO + "sft.py",
         "return [*ids, eos_token_id] if length is None else ids[: length + 1]",

@@ -134,3 +134,17 @@ def test_instruct_models_are_asked_in_their_template(grpo_here, llama, tokenizer
     [line] = [line for line in metrics(tmp_path / "run") if "sampling/log_prob_difference" in line]
     assert line["completions/max_length"] == 256
     assert line["sampling/log_prob_difference"] < 1e-5
+
+
+def test_books_stand_before_the_questions(grpo_here, questions, tmp_path):
+    (tmp_path / "books").mkdir()
+    for number, words in enumerate(
+        ("Aspirin is for pain.", "Heparin is no statin.", f"{questions[0].question} Rash.")
+    ):
+        (tmp_path / "books" / f"{number}.txt").write_text(words)
+    printed = grpo_here(passages=tmp_path / "books", num_passages=1, max_steps=2)
+    assert re.search(r"^passages: 2 .*\b1\b", printed, re.MULTILINE)
+    prompts = sampled(tmp_path / "run").prompt
+    assert prompts.str.startswith("Passage 1: ").any()
+    assert not prompts.str.contains("Passage 2: ", regex=False).any()
+    assert "passages" in card_blocks((tmp_path / "run" / "README.md").read_text(), "training")["GRPO on MedQA"]

@@ -203,6 +203,8 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
         (["--answer_formats.text", "0.5"], r"answer_formats: .*\b0\.5\b"),
         (["--answer_formats", "reasoned", "--algorithm", "sft"], "answer_formats: .*--algorithm grpo"),
         (["--chat", "true"], "chat: "),
+        (["--passages", "no/such/folder"], "passages: .*'no/such/folder'"),
+        (["--passages", ".", "--num_passages", "0"], "num_passages: "),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(options, message, train_here, grpo_recipe, tmp_path):
