@@ -4,16 +4,18 @@ r"""GRPO on MedQA questions with the refinements of DeepSeek-V3.2. Research mode
         train_grpo.py --config recipes/a100_2day/grpo.yaml
 
 The same command again continues from the last complete checkpoint. With `--algorithm sft` the same prompts are taught
-by cross entropy over the four letters: the baseline that GRPO has to be compared with.
+by cross entropy on the right answers: the baseline that GRPO has to be compared with.
 """
 
 import json
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
@@ -21,11 +23,25 @@ from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.grpo.budget import TokenBudget
 from modeling_pure.grpo.preflight import preflight
-from modeling_pure.grpo.prompts import prompt_dataset, questions_that_fit
-from modeling_pure.grpo.report import PANELS, describe_refinements, memory, result_facts, step_arithmetic
-from modeling_pure.grpo.sft import LetterTrainer
+from modeling_pure.grpo.prompts import (
+    Asking,
+    default_formats,
+    open_books,
+    prompt_dataset,
+    questions_that_fit,
+    teachable,
+)
+from modeling_pure.grpo.report import (
+    PANELS,
+    describe_refinements,
+    memory,
+    result_facts,
+    step_arithmetic,
+)
+from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
-from modeling_pure.medqa.card import dev_evaluation, public_name
+from modeling_pure.medqa.card import dev_evaluations, public_name
+from modeling_pure.medqa.formats import teach_formats
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import Correct, LengthPenalty
 from modeling_pure.medqa.scoring import context_length, end_tokens
@@ -57,14 +73,19 @@ def main() -> None:
     if already_finished(training_args.output_dir, training_args.max_steps):
         push_finished(training_args)
         return
-    questions, dev_questions = read_splits(script_args)
-    trainer = build_trainer(script_args, training_args, questions, dev_questions)
+    config = model_config(script_args.model_name_or_path, training_args)
+    asking = Asking(
+        script_args.answer_formats or default_formats(config), script_args.chat, script_args.algorithm == "sft"
+    )
+    trainer = build_trainer(script_args, training_args, config, asking)
     if trainer.is_world_process_zero():
-        describe_run(trainer, script_args, checkpoint)
+        describe_run(trainer, script_args, asking, checkpoint)
+        for warning in asking.warnings(config):
+            print(warning)
     if isinstance(trainer, PureGRPOTrainer) and not checkpoint:
         look_before(trainer)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finish(trainer, script_args)
+    finish(trainer, script_args, asking)
 
 
 def check_algorithm(folder: Path | None, algorithm: str) -> None:
@@ -92,24 +113,21 @@ def read_splits(script_args: GRPOScriptArguments) -> tuple[list[Question], list[
 
 
 def build_trainer(
-    script_args: GRPOScriptArguments,
-    training_args: PureGRPOConfig,
-    questions: list[Question],
-    dev_questions: list[Question],
-) -> PureGRPOTrainer | LetterTrainer:
-    """The trainer with its prompts and, for GRPO, the two reward functions."""
-    config = model_config(script_args.model_name_or_path, training_args)
+    script_args: GRPOScriptArguments, training_args: PureGRPOConfig, config: PreTrainedConfig, asking: Asking
+) -> PureGRPOTrainer | AnswerTrainer:
+    """The trainer with its prompts, whose model says what it is taught."""
     tokenizer = load_tokenizer("model_name_or_path", script_args.model_name_or_path, config.vocab_size)
     check_vocabulary(tokenizer, config.vocab_size)
-    room = context_length(config, tokenizer) - training_args.max_completion_length
-    fitting = questions_that_fit(questions, tokenizer, room)
+    if training_args.metric_is_default:
+        training_args.metric_for_best_model = asking.best_metric
+    questions, dev_questions = questions_to_ask(script_args, training_args, config, tokenizer, asking)
     num_prompts = training_args.max_steps * training_args.prompts
     seed, holdout = training_args.seed, script_args.grpo_holdout
-    dev_questions = questions_that_fit(dev_questions, tokenizer, room) if dev_questions else []
+    dev_prompts = partial(prompt_dataset, dev_questions, len(dev_questions), seed)
     shared = {
         "args": training_args,
-        "train_dataset": prompt_dataset(fitting, num_prompts, seed, holdout),
-        "eval_dataset": prompt_dataset(dev_questions, len(dev_questions), seed) if dev_questions else None,
+        "train_dataset": prompt_dataset(questions, num_prompts, seed, holdout, asking),
+        "eval_dataset": dev_prompts(asking=replace(asking, with_answers=False)) if dev_questions else None,
         "questions": dev_questions,
         "processing_class": tokenizer,
         "callbacks": [MetricsFile(training_args.output_dir)],
@@ -120,14 +138,35 @@ def build_trainer(
         model = AutoModelForCausalLM.from_pretrained(
             script_args.model_name_or_path, dtype="float32", trust_remote_code=training_args.trust_remote_code
         )
-        return LetterTrainer(model=model, **shared)
+        teach_formats(model.config, asking.shares)
+        return AnswerTrainer(model=model, **shared)
     ends = end_tokens(generation_config(script_args.model_name_or_path), tokenizer)
-    return PureGRPOTrainer(
+    trainer = PureGRPOTrainer(
         model=script_args.model_name_or_path,
         reward_funcs=[Correct(tokenizer, ends), LengthPenalty(script_args.length_penalty_min_tokens, tokenizer, ends)],
         peft_config=lora(script_args),
         **shared,
     )
+    teach_formats(trainer.base_causal_lm.config, asking.shares)
+    return trainer
+
+
+def questions_to_ask(
+    script_args: GRPOScriptArguments,
+    training_args: PureGRPOConfig,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    asking: Asking,
+) -> tuple[list[Question], list[Question]]:
+    """The questions of `read_splits` that fit into the context beside a completion, with passages if asked for."""
+    longest = training_args.max_completion_length
+    room = context_length(config, tokenizer) - longest
+    splits = read_splits(script_args)
+    if script_args.passages:
+        splits = open_books(script_args.passages, script_args.num_passages, splits, tokenizer, room, asking)
+    train, dev = splits
+    fitting = questions_that_fit(train, tokenizer, room, asking)
+    return teachable(fitting, tokenizer, longest, asking), dev and questions_that_fit(dev, tokenizer, room, asking)
 
 
 def generation_config(name_or_path: str) -> GenerationConfig | None:
@@ -151,18 +190,25 @@ def lora(script_args: GRPOScriptArguments) -> LoraConfig | None:
 
 
 def describe_run(
-    trainer: PureGRPOTrainer | LetterTrainer,
+    trainer: PureGRPOTrainer | AnswerTrainer,
     script_args: GRPOScriptArguments,
+    asking: Asking,
     checkpoint: Path | None,
 ) -> None:
     """The start-up block: the batch arithmetic, and which refinement acts."""
     args, is_grpo = trainer.args, isinstance(trainer, PureGRPOTrainer)
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     print_block(
-        "GRPO on MedQA" if is_grpo else "Cross entropy over MedQA's letters",
+        "GRPO on MedQA" if is_grpo else "Cross entropy on MedQA's answers",
         {
             "model": f"{script_args.model_name_or_path}, {trainer.model.num_parameters():,} parameters, "
             f"{trained:,} of them trained",
+            "answers": str(asking),
+            **(
+                {"passages": f"up to {script_args.num_passages} of {script_args.passages}"}
+                if script_args.passages
+                else {}
+            ),
             **(
                 step_arithmetic(args, len({*trainer.train_dataset["digest"]}), script_args.length_penalty_min_tokens)
                 if is_grpo
@@ -184,13 +230,13 @@ def describe_run(
 
 def look_before(trainer: PureGRPOTrainer) -> None:
     """Sample before the first step, and say what there is to learn from."""
-    found = preflight(trainer)
-    if trainer.is_world_process_zero():
-        print_block("Before the first step", found.facts())
+    summaries = preflight(trainer)
+    for found in summaries if trainer.is_world_process_zero() else []:
+        print_block(f"Before the first step, {found.answer_format}", found.facts())
         print(*found.warnings(), sep="\n")
 
 
-def finish(trainer: PureGRPOTrainer | LetterTrainer, script_args: GRPOScriptArguments) -> None:
+def finish(trainer: PureGRPOTrainer | AnswerTrainer, script_args: GRPOScriptArguments, asking: Asking) -> None:
     """The model in the run's folder, whole even where adapters were trained, its card and the curves."""
     output_dir, is_grpo = trainer.args.output_dir, script_args.algorithm == "grpo"
     if script_args.lora_rank:
@@ -199,8 +245,10 @@ def finish(trainer: PureGRPOTrainer | LetterTrainer, script_args: GRPOScriptArgu
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return
-    facts = result_facts(trainer, script_args.model_name_or_path)
-    phase = "GRPO on MedQA" if is_grpo else "Cross entropy over MedQA's letters"
+    facts = {**result_facts(trainer, script_args.model_name_or_path), "answers": str(asking)}
+    if script_args.passages:
+        facts["passages"] = f"{script_args.num_passages} before each question"
+    phase = "GRPO on MedQA" if is_grpo else "Cross entropy on MedQA's answers"
     write_model_card(
         output_dir,
         f"Pure, after {phase}",
@@ -216,15 +264,14 @@ def finish(trainer: PureGRPOTrainer | LetterTrainer, script_args: GRPOScriptArgu
         trainer.push_to_hub()
 
 
-def card_evaluations(trainer: PureGRPOTrainer | LetterTrainer, questions: str) -> list[CardEvaluation]:
-    """Dev accuracy of the weights that are saved, where it was measured."""
+def card_evaluations(trainer: PureGRPOTrainer | AnswerTrainer, questions: str) -> list[CardEvaluation]:
+    """Dev accuracies of the weights that are saved, by letter and text, where they were measured."""
     state, best = trainer.state, trainer.ends_with_best
     step = state.best_global_step if best else state.global_step
-    lines = [line for line in state.log_history if line["step"] == step and "eval_medqa_accuracy" in line]
-    if not lines:
-        return []
-    by_it = best and trainer.args.metric_for_best_model == "eval_medqa_accuracy"
-    return [dev_evaluation(trainer.questions, [questions], lines[-1]["eval_medqa_accuracy"], by_it)]
+    metrics = {name: value for line in state.log_history if line["step"] == step for name, value in line.items()}
+    return dev_evaluations(
+        trainer.questions, [questions], metrics, trainer.args.metric_for_best_model if best else None
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from modeling_pure.data.sources import Source, parse_sources, parse_validation_s
 from modeling_pure.data.states import Row, TrainingRows
 from modeling_pure.data.tokenizer import DocumentTokenizer, load_tokenizer
 from modeling_pure.errors import InputError, run_script
-from modeling_pure.medqa.card import dev_evaluation
+from modeling_pure.medqa.card import dev_evaluations
 from modeling_pure.medqa.formats import describe_formats, taught_formats, teach_formats
 from modeling_pure.medqa.questions import Question
 from modeling_pure.model_card import write_model_card
@@ -281,7 +281,7 @@ def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str,
     evaluations = []
     if trainer.questions:
         exams = [path for source in mixture.sources if source.format == "medqa" for path in source.paths]
-        evaluations.append(dev_evaluation(trainer.questions, exams, metrics["eval_medqa_accuracy"], False))
+        evaluations = dev_evaluations(trainer.questions, exams, metrics)
     write_model_card(args.output_dir, "Pure, pretrained", trainer.model.config, {"Pretraining": facts}, evaluations)
 
 
@@ -296,6 +296,8 @@ def validation_facts(metrics: dict[str, float]) -> dict[str, str]:
             facts[f"  {name}"] += f"; outside the mixture, {ratio:.2f} times its perplexity"
     if "eval_medqa_accuracy" in metrics:
         facts["MedQA dev accuracy (chance 25 %)"] = f"{metrics['eval_medqa_accuracy']:.1%}"
+    if "eval_medqa_text_accuracy" in metrics:
+        facts["MedQA dev accuracy by text"] = f"{metrics['eval_medqa_text_accuracy']:.1%}"
     return facts
 
 

@@ -169,10 +169,7 @@ def override(recipe: dict[str, Any], dotted: str, value: str) -> None:
         recipe = recipe.setdefault(parent, {})
         if not isinstance(recipe, dict):
             raise InputError(f"--{dotted}: '{parent}' holds no mapping")
-    try:
-        recipe[last] = yaml.load(value, RecipeLoader)
-    except yaml.YAMLError:
-        recipe[last] = value  # a glob such as *.parquet is no YAML
+    recipe[last] = parse_value(value)
 
 
 def as_arguments(key: str, value: Any) -> list[str]:
@@ -186,12 +183,17 @@ def as_arguments(key: str, value: Any) -> list[str]:
     return [f"--{key}={value}"]
 
 
+def parse_value(text: str) -> Any:
+    """A value written as JSON or YAML; other text as it is, such as the glob *.parquet."""
+    try:
+        return yaml.load(text, RecipeLoader)
+    except yaml.YAMLError:
+        return text
+
+
 def parse_mapping(text: str) -> dict[str, Any]:
     """A mapping written as JSON or YAML."""
-    try:
-        value = yaml.load(text, RecipeLoader)
-    except yaml.YAMLError:
-        value = None
+    value = parse_value(text)
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a mapping, found {text!r}")
     return value

@@ -11,6 +11,7 @@ os.environ.update(
     CUDA_VISIBLE_DEVICES="",
 )
 
+import copy
 import json
 import random
 import re
@@ -57,6 +58,19 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     """Write rows as jsonl and return the path."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+CHAT_TEMPLATE = """{% for message in messages %}<|{{ message.role }}|>
+{{ message.content }}<|endoftext|>
+{% endfor %}{% if add_generation_prompt %}<|assistant|>
+{% endif %}"""
+
+
+def with_chat_template(tokenizer, template: str | None = None):
+    """A copy of a tokenizer, with a chat template whose turns end in the end-of-text token."""
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = template or CHAT_TEMPLATE
+    return chat
 
 
 def numbers_in(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from transformers import LlamaConfig
 
 from modeling_pure import PureConfig
 from modeling_pure.console import DISCLAIMER
-from modeling_pure.medqa.card import dev_evaluation
+from modeling_pure.medqa.card import dev_evaluation, dev_evaluations
 from modeling_pure.model_card import NO_EVALUATION, add_evaluation, card_blocks, write_model_card
 from tests.cards import evaluation
 
@@ -79,6 +79,16 @@ def test_a_foreign_model_keeps_its_licence(tmp_path):
     assert card.data.license is None
     assert card.data.base_model == "owner/llama"
     assert "trust_remote_code" not in card.text
+
+
+def test_dev_accuracies_are_told_by_the_scorers_that_were_asked(questions):
+    metrics = {"eval_medqa_accuracy": 0.25, "eval_medqa_text_accuracy": 0.5}
+    by_letter, by_text = dev_evaluations(questions, ["owner/medqa"], metrics, "eval_medqa_text_accuracy")
+    assert [each.scorer.split(",")[0] for each in (by_letter, by_text)] == ["letter", "text"]
+    assert [each.measured["accuracy"] for each in (by_letter, by_text)] == [0.25, 0.5]
+    assert len(by_text.words) == len(by_letter.words) + 1  # that the figure chose the weights
+    [alone] = dev_evaluations(questions, ["owner/medqa"], {"eval_medqa_accuracy": 0.25})
+    assert alone == by_letter
 
 
 def test_dev_accuracy_stands_beside_what_needs_no_model(questions):

@@ -20,7 +20,7 @@ from transformers.trainer_callback import CallbackHandler
 from trl import GRPOTrainer
 
 from modeling_pure.grpo.arguments import PureGRPOConfig
-from modeling_pure.grpo.sft import LetterTrainer
+from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer
 from modeling_pure.training.arguments import PureTrainingArguments
 from modeling_pure.training.saving import DurableTrainer
@@ -75,7 +75,7 @@ OVERRIDDEN = {  # None: ours takes whatever it is given
         "_prepare_inputs": "generation_batch",
     },
 }
-TRAINERS = {PureTrainer: PureTrainingArguments, LetterTrainer: PureGRPOConfig, PureGRPOTrainer: PureGRPOConfig}
+TRAINERS = {PureTrainer: PureTrainingArguments, AnswerTrainer: PureGRPOConfig, PureGRPOTrainer: PureGRPOConfig}
 OBJECTS = {"state": TrainerState, "accelerator": Accelerator, "callback_handler": CallbackHandler}
 
 

@@ -13,7 +13,9 @@ import torch
 from trl import GRPOConfig
 
 from ..errors import InputError
+from ..medqa.formats import checked_formats
 from ..medqa.rewards import REWARD_WEIGHTS
+from ..recipe import parse_value
 from ..training.arguments import equal_passes
 from ..training.kernels import check_attention_kernel
 from .sampling import MASKING_OPTIONS, SamplingParams
@@ -42,8 +44,20 @@ class GRPOScriptArguments:
     medqa_dev_questions: int = field(
         default=500, metadata={"help": "dev questions to answer at each evaluation, at most"}
     )
+    answer_formats: dict[str, float] | str | None = field(
+        default=None,
+        metadata={
+            "help": "letter, text or reasoned, or their shares, '{text: 0.5, reasoned: 0.5}'; default: text if the "
+            "checkpoint was taught it, else letter"
+        },
+    )
+    chat: bool = field(default=False, metadata={"help": "ask in the tokenizer's chat template, for instruct models"})
+    passages: str | None = field(
+        default=None, metadata={"help": "open book: folder of texts, whose best passages stand before each question"}
+    )
+    num_passages: int = field(default=3, metadata={"help": "passages before each question"})
     algorithm: str = field(
-        default="grpo", metadata={"help": "grpo, or sft: cross entropy over the four letters of the same prompts"}
+        default="grpo", metadata={"help": "grpo, or sft: cross entropy on the right answers to the same prompts"}
     )
     lora_rank: int = field(default=0, metadata={"help": "rank of LoRA adapters to train; 0 = all weights"})
     lora_alpha: int = field(default=32, metadata={"help": "scale of the adapters, over their rank"})
@@ -55,6 +69,12 @@ class GRPOScriptArguments:
             raise InputError("length_penalty_min_tokens, lora_rank: expected 0 or more")
         if self.algorithm == "sft" and self.lora_rank:
             raise InputError("lora_rank: the sft baseline trains all weights")
+        if self.num_passages < 1:
+            raise InputError("num_passages: expected 1 or more; for closed book leave out passages")
+        if isinstance(self.answer_formats, str):
+            self.answer_formats = parse_value(self.answer_formats)
+        if self.answer_formats is not None:
+            self.answer_formats = checked_formats("answer_formats", self.answer_formats)
 
 
 @dataclass
@@ -132,8 +152,11 @@ class PureGRPOConfig(GRPOConfig):
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "dev questions sampled at once, per device"})
     num_generations_eval: int | None = field(default=1, metadata={"help": "completions to each dev question"})
     metric_for_best_model: str | None = field(
-        default="eval_medqa_accuracy",
-        metadata={"help": "what the best checkpoint is: dev accuracy by letter, in which no reward has a say"},
+        default=None,
+        metadata={
+            "help": "what the best checkpoint is chosen by; default: dev accuracy by letter or text, in which no "
+            "reward has a say, and eval_rewards/correct/mean for reasons and chat"
+        },
     )
     load_best_model_at_end: bool = field(default=False, metadata={"help": "end with the best checkpoint's weights"})
     save_steps: float = field(default=200, metadata={"help": "optimizer steps between checkpoints"})
@@ -168,6 +191,9 @@ class PureGRPOConfig(GRPOConfig):
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         # The prompts come in our own order, another one at every pass (grpo.prompts).
         self.shuffle_dataset = False
+        self.metric_is_default = self.metric_for_best_model is None
+        if self.metric_is_default:
+            self.metric_for_best_model = "eval_medqa_accuracy"
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
             self.greater_is_better = not (self.metric_for_best_model or "").endswith("loss")
         self._share_out()

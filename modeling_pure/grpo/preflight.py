@@ -1,4 +1,4 @@
-"""Before the first step: what the model answers now, and whether there is anything to learn from.
+"""Before the first step: what the model answers now in each format, and whether there is anything to learn from.
 
 GRPO learns from differences within a group of samples. A model that is always right, never right or never readable
 gives none, and the loss alone would not tell: it is near 0 in every case.
@@ -10,28 +10,38 @@ from typing import Any, TypedDict
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset
 
-from ..medqa.formats import parse_answer
+from ..medqa.formats import ANSWER_FORMATS
 from ..medqa.metrics.medqa_accuracy.medqa_accuracy import wilson_interval
 from ..medqa.questions import LETTERS
+from ..medqa.rewards import AnswerReward
 from .trainer import PureGRPOTrainer
 
-PROMPTS = 32  # over all processes; with 16 samples each the accuracy is known to about 4 points
+PROMPTS = 32  # over all processes and formats; with 16 samples each an accuracy is known to about 4 points
+READABLE = {
+    "letter": "start with a letter",
+    "text": "are an option's text",
+    "reasoned": "end in an answer",
+}
 
 
 @dataclass
 class Preflight:
-    """What a sample of completions looks like; shares are from 0 to 1.
+    """What a sample of completions in one format looks like; shares are from 0 to 1.
 
     Attributes:
-        letters: how often each letter was answered.
+        letters: how often each option was answered.
+        contradictions: share of completions whose letter and text name different options.
         no_spread: share of groups in which all samples earn the same, from which nothing is learned.
         clipped: share of completions that reached no end of text.
     """
 
+    answer_format: str
     groups: int
     completions: int
     parsed: float
+    contradictions: float
     correct: int
     always_a: float
     letters: dict[str, int]
@@ -42,7 +52,7 @@ class Preflight:
 
     @property
     def accuracy(self) -> float:
-        """Share of completions whose letter is right."""
+        """Share of completions whose answer is right."""
         return self.correct / self.completions
 
     def facts(self) -> dict[str, str]:
@@ -52,7 +62,8 @@ class Preflight:
         return {
             "sampled": f"{self.completions} completions to {self.groups} prompts, {self.mean_length:.1f} tokens each, "
             f"from {self.kept_tokens:.1f} likely tokens a position",
-            "readable": f"{self.parsed:.1%} start with a letter; {answers}",
+            "readable": f"{self.parsed:.1%} {READABLE[self.answer_format]}; {answers}",
+            "contradictions": f"{self.contradictions:.1%} name one option by letter and another by text",
             "right": f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}); always A: {self.always_a:.1%}, chance: 25.0%",
             "groups with no spread": f"{self.no_spread:.1%}: all samples earn the same, nothing is learned from them",
             "clipped": f"{self.clipped:.1%} reach no end of text",
@@ -77,23 +88,26 @@ class Preflight:
 
 
 class Sample(TypedDict):
-    """One completion: its group, its letter and the correct one, and its length in tokens."""
+    """One completion: its group, the option that it names and the right one, and its length in tokens."""
 
+    answer_format: str
     group: tuple[int, int, int]
-    letter: int | None
+    option: int | None
+    contradicts: bool
     answer: int
     length: int
     clipped: bool
     kept: int  # tokens that could have been drawn, summed over positions
 
 
-def preflight(trainer: PureGRPOTrainer) -> Preflight:
-    """Sample the first prompts of the run, shared out to the processes; the run draws what it would have drawn.
+def preflight(trainer: PureGRPOTrainer) -> list[Preflight]:
+    """Sample the run's first prompts in each format, equally many; the run draws what it would have drawn.
 
-    A group earns the same where all its samples are right or all are wrong; the length penalty is left out.
+    The processes share the prompts out. A group earns the same where all its samples are right or all are wrong; the
+    length penalty is left out.
     """
     rank, world = trainer.args.process_index, trainer.args.world_size
-    rows = [trainer.train_dataset[i] for i in range(min(PROMPTS, len(trainer.train_dataset)))][rank::world]
+    rows = first_prompts(trainer.train_dataset)[rank::world]
     devices = [trainer.args.device.index or 0] if trainer.args.device.type == "cuda" else []
     at_once = max(1, trainer.args.generation_batch_size // world // trainer.args.num_generations)  # as in training
     samples: list[Sample] = []
@@ -103,36 +117,69 @@ def preflight(trainer: PureGRPOTrainer) -> Preflight:
     return summarise(gather_object(samples))
 
 
+def first_prompts(prompts: Dataset) -> list[dict[str, Any]]:
+    """`PROMPTS` prompts, as many of each format as of any other."""
+    formats = prompts["answer_format"]
+    share = PROMPTS // len({*formats})
+    first = [[i for i, name in enumerate(formats) if name == one][:share] for one in sorted({*formats})]
+    return [prompts[i] for places in first for i in places]
+
+
 def sample_groups(trainer: PureGRPOTrainer, rows: list[dict[str, Any]], name: tuple[int, int]) -> list[Sample]:
     """What is to be known of each completion to some prompts; `name` tells their groups from all others."""
     prompt_ids, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
     rollout = trainer.sample([ids for ids in prompt_ids for _ in range(trainer.args.num_generations)])
     texts = trainer._tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
+    of_group = [i // trainer.args.num_generations for i in range(len(texts))]
+    asked = [rows[group] for group in of_group]
+    chat = not isinstance(rows[0]["prompt"], str)
+    answers = AnswerReward(trainer._tokenizer, trainer.eos_token_ids).answers(
+        [[{"role": "assistant", "content": text}] if chat else text for text in texts],
+        rollout.completion_ids,
+        [row["options"] for row in asked],
+        [row["answer_format"] for row in asked],
+    )
     return [
         {
-            "group": (*name, i // trainer.args.num_generations),
-            "letter": parse_answer(text, rows[i // trainer.args.num_generations]["options"]).option,
-            "answer": rows[i // trainer.args.num_generations]["answer"],
+            "answer_format": row["answer_format"],
+            "group": (*name, group),
+            "option": found.option,
+            "contradicts": found.contradicts,
+            "answer": row["answer"],
             "length": len(ids),
             "clipped": ids[-1] not in trainer.eos_token_ids,
             "kept": sum(kept),
         }
-        for i, (text, ids, kept) in enumerate(zip(texts, rollout.completion_ids, rollout.kept, strict=True))
+        for found, row, group, ids, kept in zip(
+            answers, asked, of_group, rollout.completion_ids, rollout.kept, strict=True
+        )
     ]
 
 
-def summarise(samples: list[Sample]) -> Preflight:
-    """The summary of all samples."""
+def summarise(samples: list[Sample]) -> list[Preflight]:
+    """A summary of the samples of each format."""
+    formats = {sample["answer_format"] for sample in samples}
+    return [
+        summarise_format(name, [sample for sample in samples if sample["answer_format"] == name])
+        for name in ANSWER_FORMATS
+        if name in formats
+    ]
+
+
+def summarise_format(answer_format: str, samples: list[Sample]) -> Preflight:
+    """The summary of all samples of a format."""
     n = len(samples)
     groups: dict[tuple[int, int, int], list[bool]] = {}
     for sample in samples:
-        groups.setdefault(sample["group"], []).append(sample["letter"] == sample["answer"])
-    answers = [sample["letter"] for sample in samples if sample["letter"] is not None]
+        groups.setdefault(sample["group"], []).append(sample["option"] == sample["answer"])
+    answers = [sample["option"] for sample in samples if sample["option"] is not None]
     counts, tokens = Counter(answers), sum(sample["length"] for sample in samples)
     return Preflight(
+        answer_format=answer_format,
         groups=len(groups),
         completions=n,
         parsed=len(answers) / n,
+        contradictions=sum(sample["contradicts"] for sample in samples) / n,
         correct=sum(sum(right) for right in groups.values()),
         always_a=sum(sample["answer"] == 0 for sample in samples) / n,
         letters={letter: counts[i] for i, letter in enumerate(LETTERS)},

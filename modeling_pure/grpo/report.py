@@ -2,13 +2,20 @@
 
 import math
 
+from ..medqa.card import DEV_METRICS
 from ..training.report import state_memory
 from .arguments import PureGRPOConfig
-from .sft import LetterTrainer
+from .sft import AnswerTrainer
 from .trainer import PureGRPOTrainer
 
 PANELS = {
-    "reward and accuracy": ["reward", "rewards/correct/mean", "eval_rewards/correct/mean", "eval_medqa_accuracy"],
+    "reward and accuracy": [
+        "reward",
+        "rewards/correct/mean",
+        "eval_rewards/correct/mean",
+        "eval_medqa_accuracy",
+        "eval_medqa_text_accuracy",
+    ],
     "completion (tokens)": ["completions/mean_length", "sampling/kept_tokens"],
     "KL to the start, entropy (nats)": ["kl", "entropy"],
     "share": ["medqa/parse_rate", "off_policy/masked_share", "frac_reward_zero_std", "clip_ratio/region_mean"],
@@ -70,7 +77,7 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
     }
 
 
-def memory(trainer: PureGRPOTrainer | LetterTrainer) -> str:
+def memory(trainer: PureGRPOTrainer | AnswerTrainer) -> str:
     """What weights take on each device: those that are trained with gradients and Adam, others, the reference."""
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     frozen = trainer.model.num_parameters() - trained
@@ -79,7 +86,7 @@ def memory(trainer: PureGRPOTrainer | LetterTrainer) -> str:
     return f"{state_memory(trained)}; {4 * frozen / 1e9:.2f} GB for weights that are not trained"
 
 
-def result_facts(trainer: PureGRPOTrainer | LetterTrainer, started_from: str) -> dict[str, str]:
+def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) -> dict[str, str]:
     """What a finished run has to say, for the screen and the card."""
     facts = {"started from": started_from, "steps": f"{trainer.state.global_step:,}"}
     history = trainer.state.log_history
@@ -93,10 +100,11 @@ def result_facts(trainer: PureGRPOTrainer | LetterTrainer, started_from: str) ->
             values = [line[metric] for line in history if line.get(metric) is not None]
             if values:
                 facts[name] = f"{sum(values) / len(values):.4g} {unit}, {max(values):.4g} at most"
-    accuracies = [line["eval_medqa_accuracy"] for line in history if "eval_medqa_accuracy" in line]
-    if accuracies:
-        facts["dev accuracy by letter"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at last"
-        if trainer.ends_with_best:
-            taken = f"step {trainer.state.best_global_step}, dev accuracy {trainer.state.best_metric:.3f}"
-            facts["taken"] = f"{taken}: the best of the run, so flattering"
+    for scorer, metric in DEV_METRICS.items():
+        accuracies = [line[metric] for line in history if metric in line]
+        if accuracies:
+            facts[f"dev accuracy by {scorer}"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at last"
+    if trainer.ends_with_best:
+        chosen = f"{trainer.args.metric_for_best_model} {trainer.state.best_metric:.3f}"
+        facts["taken"] = f"step {trainer.state.best_global_step}, {chosen}: the best of the run, so flattering"
     return facts

@@ -1,31 +1,40 @@
-"""The honest baseline to GRPO: cross entropy over the four letters, on the same prompts in the same order.
+"""The honest baseline to GRPO: cross entropy on the right answers, to the same prompts in the same order.
 
-Where GRPO finds out by sampling which letter is right, this is told. What GRPO gains beyond it is what reinforcement
-brought; what it does not reach is what one pass of plain teaching would have given.
+Where GRPO finds out by sampling which answer is right, this is told. What GRPO gains beyond it is what reinforcement
+brought; what it does not reach is what as many steps of plain teaching would have given.
 """
 
-from functools import partial
-from typing import Any
+from collections.abc import Collection
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..medqa.questions import LETTERS, Question
-from ..medqa.scoring import last_logits, single_token_id
+from ..errors import InputError
+from ..medqa.questions import Question
+from ..medqa.scoring import end_tokens
 from ..training.kernels import choose_attention_kernel
 from ..training.saving import DurableTrainer
 from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
-from .log_probs import head_logits
+from .prompts import Prompt
+from .self_check import scoring_is_right
+from .shared_prefix import add_scoring, refuse_changed_logits
 
 
-class LetterTrainer(DurableTrainer):
-    """A Trainer on rows of `prompt` and `answer`, with GRPO's arguments: as many prompts a step, as many steps.
+class AnswerTrainer(DurableTrainer):
+    """A Trainer on rows of `prompt` and `target`, with GRPO's arguments: as many prompts a step, as many steps.
+
+    The loss is that of the next token, the mean over the answers' tokens with the token that ends them; prompts have
+    none. It is computed by the scorer that GRPO's is computed by.
 
     Args:
         questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
+
+    Raises:
+        InputError: the model's logits are more than its head's, or its chat template cannot begin an answer.
     """
 
     args: PureGRPOConfig
@@ -41,15 +50,16 @@ class LetterTrainer(DurableTrainer):
         questions: list[Question],
         **kwargs: Any,
     ) -> None:
-        # A pass of GRPO holds completions, one of this holds prompts: 128 / 16 = 8 of them fill a step at once.
+        # A micro-batch of GRPO holds completions, one of this holds prompts: 128 / 16 = 8 of them fill a step at once.
         args.per_device_train_batch_size = args.prompts // args.world_size
         args.gradient_accumulation_steps, args.remove_unused_columns = 1, False
         self.tokenizer, self.questions = processing_class, questions
-        head = model.get_output_embeddings()
-        if args.cast_lm_head_to_fp32:  # as GRPO's
-            head.forward = partial(head_logits, head, fp32=True)
+        self.ends = end_tokens(model.generation_config, processing_class)
+        refuse_changed_logits(model)
         choose_attention_kernel(args.attention_kernel)
-        self.letters = torch.tensor([single_token_id(processing_class, f" {letter}") for letter in LETTERS])
+        add_scoring(model, temperature=1.0, fp32_head=args.cast_lm_head_to_fp32, share_prefix=False)
+        if not scoring_is_right(model, temperature=1.0):
+            raise InputError(f"model_name_or_path: the logits of {type(model).__name__} are not those of its head")
         super().__init__(
             model=model,
             args=args,
@@ -58,16 +68,47 @@ class LetterTrainer(DurableTrainer):
             data_collator=self.collate,
             **kwargs,
         )
+        self.collate([train_dataset[0]])  # refuse a chat template that does not do before the first step
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Prompts padded on the right, where their last tokens stand, and the places of the right letters."""
-        prompts = [self.tokenizer(row["prompt"]).input_ids for row in rows]
-        longest = max(map(len, prompts))
+        """Prompts padded on the left, answers on the right, as GRPO's completions are.
+
+        Returns:
+            `input_ids` and `attention_mask` of shape (rows, longest prompt + longest answer), `answer_mask` of shape
+            (rows, longest answer).
+        """
+        pairs = [self.encode(row["prompt"], row["target"]) for row in rows]
+        before, after = (max(len(pair[i]) for pair in pairs) for i in (0, 1))
+        ids = [[0] * (before - len(p)) + p + a + [0] * (after - len(a)) for p, a in pairs]
+        mask = [[0] * (before - len(p)) + [1] * (len(p) + len(a)) + [0] * (after - len(a)) for p, a in pairs]
+        attention_mask = torch.tensor(mask)
         return {
-            "input_ids": torch.tensor([ids + [0] * (longest - len(ids)) for ids in prompts]),
-            "last": torch.tensor([len(ids) - 1 for ids in prompts]),
-            "answer": torch.tensor([row["answer"] for row in rows]),
+            "input_ids": torch.tensor(ids),
+            "attention_mask": attention_mask,
+            "answer_mask": attention_mask[:, before:],
         }
+
+    def encode(self, prompt: Prompt, target: str) -> tuple[list[int], list[int]]:
+        """Tokens of a prompt and of its answer, which ends as a completion does: at most `max_completion_length`."""
+        if isinstance(prompt, str):
+            begin, whole = prompt, prompt + target
+        else:
+            begin = self.apply_template(prompt, add_generation_prompt=True)
+            whole = self.apply_template([*prompt, {"role": "assistant", "content": target.lstrip()}])
+            if not whole.startswith(begin):
+                raise InputError("chat: the tokenizer's chat template does not begin answers as it asks for them")
+        add_special_tokens = isinstance(prompt, str)
+        prompt_ids = self.tokenizer(begin, add_special_tokens=add_special_tokens).input_ids
+        ids = self.tokenizer(whole, add_special_tokens=add_special_tokens).input_ids
+        if ids[: len(prompt_ids)] != prompt_ids:  # a token across the border, which no completion could have
+            ids = prompt_ids + self.tokenizer(whole[len(begin) :], add_special_tokens=False).input_ids
+        answer_ids = up_to_end(ids[len(prompt_ids) :], self.ends, self.tokenizer.eos_token_id)
+        return prompt_ids, answer_ids[: self.args.max_completion_length]
+
+    def apply_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
+        """A conversation as text."""
+        more = cast(dict[str, Any], self.args.chat_template_kwargs or {})  # a string has been parsed
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs, **more))
 
     def compute_loss(
         self,
@@ -76,10 +117,16 @@ class LetterTrainer(DurableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Nats of the right letter among the four, the mean over the batch."""
-        logits = last_logits(model, inputs["input_ids"], inputs["last"])
-        of_letters = logits[:, self.letters.to(logits.device)]
-        return torch.nn.functional.cross_entropy(of_letters.float(), inputs["answer"])
+        """Nats of an answer's token, the mean over the step's batch."""
+        of_answers = inputs["answer_mask"]
+        scored = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            completion_length=of_answers.shape[1],
+        )
+        # DDP takes the mean over processes, whose answers have different lengths.
+        tokens = self.accelerator.reduce(of_answers.sum(), "mean")
+        return -(scored.log_probs * of_answers).sum() / tokens
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if dataset is None else dataset)
@@ -87,7 +134,7 @@ class LetterTrainer(DurableTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Dev accuracy by letter, its standard error, and nll over the letters."""
+        """Dev accuracy by letter or text, its standard error, and nll over the options."""
         self.model.eval()
         ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
         measured = dev_metrics(self.model, self.tokenizer, self.questions, *ranks)
@@ -95,3 +142,9 @@ class LetterTrainer(DurableTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def up_to_end(ids: list[int], ends: Collection[int], eos_token_id: int) -> list[int]:
+    """The tokens of an answer up to the first that ends it; the end-of-text token if none does."""
+    length = next((place for place, token in enumerate(ids) if token in ends), None)
+    return [*ids, eos_token_id] if length is None else ids[: length + 1]

@@ -12,6 +12,7 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from ..errors import InputError
 from ..modeling_pure import CACHE
 from .log_probs import token_log_probs
 
@@ -34,6 +35,14 @@ def shared_prefix_obstacle(model: PreTrainedModel, checkpointing: bool) -> str |
     if not model._supports_attention_backend:
         return f"{type(model).__name__} does not take another attention function"
     return "gradient_checkpointing keeps no keys and values" if checkpointing else None
+
+
+def refuse_changed_logits(model: PreTrainedModel) -> None:
+    """Raise `InputError` if a configuration says that logits are more than the head's product."""
+    config = model.config.get_text_config()
+    changed = [name for name in LOGIT_CHANGES if getattr(config, name, None) not in (None, 1.0)]
+    if changed:
+        raise InputError(f"model_name_or_path: its {changed[0]} changes the logits, which scoring here leaves out")
 
 
 def has_window(config: PreTrainedConfig) -> bool:

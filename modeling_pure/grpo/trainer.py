@@ -27,11 +27,11 @@ from .budget import TokenBudget
 from .generate import generate_completions
 from .rollout import Rollout, evaluating, sample_completions
 from .self_check import rollout_fault, scoring_is_right
-from .shared_prefix import LOGIT_CHANGES, add_scoring, group_rows, shared_prefix_obstacle
+from .shared_prefix import add_scoring, group_rows, refuse_changed_logits, shared_prefix_obstacle
 
 
 class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
-    """GRPO with the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1), in plain text and single turns.
+    """GRPO with the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1), in single turns of text.
 
     Args:
         questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
@@ -97,14 +97,11 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         return {*spare, *padding, *(generation.suppress_tokens or ())}
 
     def _refuse_what_is_not_kept(self) -> None:
-        config = self.base_causal_lm.config.get_text_config()
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("GRPO needs the whole model on every GPU: take accelerate_configs/multi_gpu.yaml (DDP)")
         if self.tools or self.rollout_func or self._is_vlm or self.aux_loss_enabled:
             raise InputError("GRPO here samples text in one turn: no tools, environments, rollout_func, images or MoE")
-        changed = [name for name in LOGIT_CHANGES if getattr(config, name, None) not in (None, 1.0)]
-        if changed:
-            raise InputError(f"model_name_or_path: its {changed[0]} changes the logits, which scoring here leaves out")
+        refuse_changed_logits(self.base_causal_lm)
 
     @property
     def base_causal_lm(self) -> PreTrainedModel:
@@ -256,7 +253,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """TRL's sampled rewards on the dev prompts, and beside them what no reward has a say in: letter accuracy."""
+        """TRL's sampled rewards on the dev prompts, and beside them accuracies in which no reward has a say."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.questions:
             ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)

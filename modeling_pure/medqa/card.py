@@ -13,6 +13,7 @@ from .statistics import in_words, p_against_chance
 from .tasks import MEDQA
 
 SCORED_BY_LETTER = "letter, fp32, no examples"
+DEV_METRICS = {"letter": "eval_medqa_accuracy", "text": "eval_medqa_text_accuracy"}
 
 
 def card_evaluation(results: Results) -> CardEvaluation:
@@ -36,10 +37,28 @@ def card_evaluation(results: Results) -> CardEvaluation:
     return CardEvaluation(data["title"], public_name(data["path"]), data["split"], scorer, metrics, lines, words)
 
 
-def dev_evaluation(questions: list[Question], paths: list[str], accuracy: float, chosen_by_it: bool) -> CardEvaluation:
-    """What a trainer's card says of the dev questions it answered by letter.
+def dev_evaluations(
+    questions: list[Question], paths: list[str], metrics: dict[str, float], chosen_by: str | None = None
+) -> list[CardEvaluation]:
+    """`dev_evaluation` by letter and text, as far as `metrics` has them.
 
     Args:
+        chosen_by: the metric that the best weights were chosen by, if they are the card's.
+    """
+    return [
+        dev_evaluation(questions, paths, metrics[name], name == chosen_by, scorer)
+        for scorer, name in DEV_METRICS.items()
+        if name in metrics
+    ]
+
+
+def dev_evaluation(
+    questions: list[Question], paths: list[str], accuracy: float, chosen_by_it: bool, scorer: str = "letter"
+) -> CardEvaluation:
+    """What a trainer's card says of the dev questions it answered.
+
+    Args:
+        scorer: letter, or text.
         paths: files or Hub ids that the questions came from.
         chosen_by_it: whether the weights are those that answered them best in the run.
     """
@@ -60,7 +79,8 @@ def dev_evaluation(questions: list[Question], paths: list[str], accuracy: float,
     if chosen_by_it:
         words.append("The weights are those of the run that answered these questions best, so this is flattering.")
     title, names = data_title(MEDQA, ", ".join(paths)), ", ".join(map(public_name, paths))
-    return CardEvaluation(title, names, "dev", SCORED_BY_LETTER, measured, lines, words)
+    scored_by = SCORED_BY_LETTER.replace("letter", scorer)
+    return CardEvaluation(title, names, "dev", scored_by, measured, lines, words)
 
 
 def public_name(path: str) -> str:

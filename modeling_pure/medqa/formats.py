@@ -206,9 +206,13 @@ def draw_format(shares: dict[str, float], question: Question, rng: random.Random
 
 
 def shuffled_for(question: Question, answer_format: str, rng: random.Random) -> Question:
-    """The question with shuffled options, unless the explanation that will be shown calls them by their letters."""
+    """The question with shuffled options, unless the explanation that will be shown calls them by their letters.
+
+    Draws from `rng` either way, so that one question's explanation does not change another's order.
+    """
+    shuffled = question.shuffled(rng)
     keeps_order = answer_format == "reasoned" and NAMES_A_LETTER.search(question.explanation)
-    return question if keeps_order else question.shuffled(rng)
+    return question if keeps_order else shuffled
 
 
 def taught_formats(config: PreTrainedConfig) -> list[str]:

@@ -14,9 +14,10 @@ from tqdm import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.states import Row
+from ..medqa.formats import taught_formats
 from ..medqa.metrics import compute_metrics
 from ..medqa.questions import LETTERS, Question
-from ..medqa.scoring import letter_log_likelihoods
+from ..medqa.scoring import letter_log_likelihoods, text_log_likelihoods
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]  # the sum of a tensor over all ranks
 
@@ -107,16 +108,24 @@ def dev_metrics(
 ) -> dict[str, float]:
     """`medqa_accuracy`, `medqa_standard_error` and `medqa_nll` of the letters' log-likelihoods, scored in float32.
 
-    The ranks share the questions out; the nll, over the four letters, moves before the accuracy does.
+    A model that was taught to answer by text, as its configuration says, is also measured by the options' texts:
+    `medqa_text_accuracy` and so on. The ranks share the questions out; the nll, over the four options, moves before
+    the accuracy does.
     """
+    scorers = {"": letter_log_likelihoods}
+    if {"text", "reasoned"} & {*taught_formats(model.config)}:  # reasons end in a text, too
+        scorers["text_"] = text_log_likelihoods
     mine = range(rank, len(questions), world_size)
-    scores = torch.zeros(len(questions), len(LETTERS), device=model.device)
-    if mine:
-        with exactly(model):
-            scores[list(mine)] = letter_log_likelihoods(model, tokenizer, [questions[i] for i in mine]).to(scores)
-    gold = [question.answer for question in questions]
-    measured = compute_metrics(EvalPrediction(reduce(scores).cpu().numpy(), np.array(gold)))
-    return {f"medqa_{name}": value for name, value in measured.items()}
+    gold = np.array([question.answer for question in questions])
+    metrics: dict[str, float] = {}
+    for kind, log_likelihoods in scorers.items():
+        scores = torch.zeros(len(questions), len(LETTERS), device=model.device)
+        if mine:
+            with exactly(model):
+                scores[list(mine)] = log_likelihoods(model, tokenizer, [questions[i] for i in mine]).to(scores)
+        measured = compute_metrics(EvalPrediction(reduce(scores).cpu().numpy(), gold))
+        metrics |= {f"medqa_{kind}{name}": value for name, value in measured.items()}
+    return metrics
 
 
 @contextmanager

@@ -119,7 +119,9 @@ def model_folder(tmp_path_factory, tokenizer):
 def make_trainer(tmp_path, model_folder, tokenizer, questions):
     """A trainer of 2 prompts x 4 completions a step and two updates a rollout; keywords change its arguments."""
 
-    def make_trainer(model=None, peft_config=None, trainer_class=PureGRPOTrainer, callbacks=None, **changes):
+    def make_trainer(
+        model=None, peft_config=None, trainer_class=PureGRPOTrainer, callbacks=None, chat_tokenizer=None, **changes
+    ):
         settings = {
             "output_dir": str(tmp_path / "run"),
             "per_device_train_batch_size": 4,
@@ -145,7 +147,7 @@ def make_trainer(tmp_path, model_folder, tokenizer, questions):
             args=args,
             train_dataset=prompt_dataset(questions, 60, seed=0),
             eval_dataset=prompt_dataset(questions[:9], 9, seed=0),
-            processing_class=tokenizer,
+            processing_class=chat_tokenizer or tokenizer,
             peft_config=peft_config,
             callbacks=callbacks,
             **more,

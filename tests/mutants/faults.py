@@ -290,6 +290,13 @@ FAULTS = [
         "tests/training/test_validation.py",
     ),
     Fault(
+        "dev questions are scored by letter, and called text",
+        TRAINING + "validation.py",
+        'scorers["text_"] = text_log_likelihoods',
+        'scorers["text_"] = letter_log_likelihoods',
+        "tests/training/test_validation.py tests/grpo/test_sft.py",
+    ),
+    Fault(
         "the time of validation counts as training",
         TRAINING + "throughput.py",
         "time.perf_counter() - self.began - self.paused_for",
@@ -366,6 +373,48 @@ FAULTS = [
         'random.Random(f"grpo {seed} {number}")',
         'random.Random(f"grpo {seed}")',
         "tests/grpo/test_prompts.py",
+    ),
+    Fault(
+        "formats are drawn from the stream that orders the questions",
+        GRPO + "prompts.py",
+        'formats = random.Random(f"grpo formats {seed} {number}")',
+        "formats = rng",
+        "tests/grpo/test_prompts.py",
+    ),
+    Fault(
+        "questions are taken to fit without the chat template",
+        GRPO + "prompts.py",
+        "return chat_prompt(tokenizer, prompt) if self.chat else prompt",
+        "return prompt",
+        "tests/grpo/test_prompts.py",
+    ),
+    Fault(
+        "passages about the questions that are trained on are kept",
+        GRPO + "prompts.py",
+        'Library.read("passages", folder, [*splits[0], *splits[1]])',
+        'Library.read("passages", folder, splits[1])',
+        "tests/grpo/test_prompts.py",
+    ),
+    Fault(
+        "the baseline teaches answers without their end",
+        GRPO + "sft.py",
+        "return [*ids, eos_token_id] if length is None else ids[: length + 1]",
+        "return ids",
+        "tests/grpo/test_sft.py",
+    ),
+    Fault(
+        "the baseline's loss is a sum over answers",
+        GRPO + "sft.py",
+        ".sum() / tokens",
+        ".sum()",
+        "tests/grpo/test_sft.py",
+    ),
+    Fault(
+        "preflight reads every completion as a letter",
+        GRPO + "preflight.py",
+        '[row["answer_format"] for row in asked],',
+        '["letter" for row in asked],',
+        "tests/grpo/test_preflight.py",
     ),
     # ---- evaluation
     Fault(

@@ -198,6 +198,13 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
         (["--algorithm", "sft", "--lora_rank", "4"], r"lora_rank: .*\bsft\b"),
         (["--max_completion_length", "250"], r"max_completion_length: .*\b6\b"),
         (["--num_generations", "3"], r".*\bnum_generations\b.*\b3\b"),
+        (["--answer_formats", "words"], "answer_formats: .*'words'"),
+        (["--answer_formats", "{text: 0.5, letter: 0.4}"], r"answer_formats: .*\b0\.4\b"),
+        (["--answer_formats.text", "0.5"], r"answer_formats: .*\b0\.5\b"),
+        (["--answer_formats", "reasoned", "--algorithm", "sft"], "answer_formats: .*--algorithm grpo"),
+        (["--chat", "true"], "chat: "),
+        (["--passages", "no/such/folder"], "passages: .*'no/such/folder'"),
+        (["--passages", ".", "--num_passages", "0"], "num_passages: "),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(options, message, train_here, grpo_recipe, tmp_path):

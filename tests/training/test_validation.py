@@ -9,8 +9,9 @@ import torch
 
 from modeling_pure.data.tokenizer import load_tokenizer
 from modeling_pure.errors import InputError
+from modeling_pure.medqa.formats import teach_formats
 from modeling_pure.medqa.questions import read_questions
-from modeling_pure.medqa.scoring import letter_log_likelihoods
+from modeling_pure.medqa.scoring import letter_log_likelihoods, text_log_likelihoods
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.training.validation import loss_metrics, token_bytes
 
@@ -98,6 +99,24 @@ def test_dev_questions_are_answered_at_each_validation(make_trainer, corpus):
     scores = letter_log_likelihoods(trainer.model, trainer.tokenizer, questions)
     right = sum(int(row.argmax()) == question.answer for row, question in zip(scores, questions, strict=True))
     assert trainer.evaluate()["eval_medqa_accuracy"] == right / len(questions)
+
+
+@pytest.mark.parametrize("taught", [["letter"], ["text"], ["letter", "reasoned"]])
+def test_dev_questions_are_answered_by_text_if_that_is_taught(taught, make_trainer, corpus):
+    trainer = make_trainer(medqa_dev_questions=20)
+    teach_formats(trainer.model.config, taught)
+    metrics = trainer.evaluate()
+    if taught == ["letter"]:
+        assert not any("medqa_text" in name for name in metrics)
+        return
+    scores = text_log_likelihoods(trainer.model, trainer.tokenizer, trainer.questions).double()
+    gold = torch.tensor([question.answer for question in trainer.questions])
+    assert metrics["eval_medqa_text_accuracy"] == (scores.argmax(1) == gold).double().mean().item()
+    nll = torch.nn.functional.cross_entropy(scores, gold).item()
+    assert metrics["eval_medqa_text_nll"] == pytest.approx(nll, rel=1e-5)
+    assert metrics["eval_medqa_text_standard_error"] > 0
+    by_letter = make_trainer(medqa_dev_questions=20).evaluate()
+    assert metrics["eval_medqa_nll"] == by_letter["eval_medqa_nll"]
 
 
 def test_questions_are_scored_in_float32_though_training_is_not(make_trainer, monkeypatch):
