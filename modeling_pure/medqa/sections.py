@@ -197,7 +197,12 @@ def retrieval(results: Results) -> Section | None:
         f"Passages of {found['path']}: {found['passages']:,}, without {found['left_out']:,} that cover a question. "
         "Measured on what of them fits before the question."
     )
-    rows = [[name.replace("_", " "), f"{value:.4g}"] for name, value in found["metrics"].items()]
+    measured = found["metrics"]
+    rows = [
+        ["right option's text in the passages", percent(measured["right_found"])],
+        ["texts of wrong options in them", percent(measured["wrong_found"])],
+        ["passages before a question, on average", f"{measured['passages']:.2f}"],
+    ]
     return Section("Retrieval", [words], ["measure", "value"], rows)
 
 

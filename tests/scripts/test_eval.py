@@ -18,24 +18,7 @@ from modeling_pure.medqa import compare, scorers
 from modeling_pure.medqa.card import SCORED_BY_LETTER
 from tests.conftest import question_row, write_jsonl
 from tests.processes import run
-from tests.scripts.conftest import kill_once_written
-
-
-@pytest.fixture
-def evaluate(train_here, pretrained, corpus):
-    """Evaluate the pretrained model on all questions, in this process; returns what was printed and the results."""
-
-    def evaluate(folder, *options, expect: int = 0, model=pretrained, split: str = "all"):
-        settings = ["--questions", corpus / "questions.jsonl", "--split", split, "--output_dir", folder]
-        settings += ["--update_card", str(model != pretrained)]  # other tests share that one
-        printed = train_here("--model_name_or_path", model, *settings, *options, script=eval_medqa, expect=expect)
-        return printed, json.loads((folder / "eval.json").read_text()) if expect == 0 else printed.err
-
-    return evaluate
-
-
-def predictions_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+from tests.scripts.conftest import kill_once_written, predictions_of
 
 
 def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
