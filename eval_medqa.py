@@ -114,7 +114,7 @@ def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked, plan: Plan) 
             "model": f"{args.model_name_or_path}, {parameters:,} parameters",
             "questions": f"{len(inputs.questions):,} ({args.split} of {inputs.data['path']})",
             "headline": f"{plan.headline.name}: {plan.reason}",
-            "formulations": ", ".join(each.name for each in plan.formulations),
+            "formulations": "; ".join(each.name for each in plan.formulations),
             "orders": f"{args.permutations} of the options, for letter and text",
             **({"passages": f"{book.passages:,} of {book.path}, {book.left_out:,} left out"} if book else {}),
             "tokens": f"{tokens:,} of prompts, about {2 * parameters * tokens / 1e15:.3g} PFLOP to read them once",

@@ -194,7 +194,7 @@ def retrieval(results: Results) -> Section | None:
     if not found:
         return None
     words = (
-        f"Passages of {found['path']}: {found['passages']:,}, without {found['left_out']:,} that cover a question. "
+        f"{found['passages']:,} passages of {found['path']}; {found['left_out']:,} others cover a question and are left out. "
         "Measured on what of them fits before the question."
     )
     measured = found["metrics"]
