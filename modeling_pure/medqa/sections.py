@@ -194,8 +194,8 @@ def retrieval(results: Results) -> Section | None:
     if not found:
         return None
     words = (
-        f"{found['passages']:,} passages of {found['path']}; {found['left_out']:,} others cover a question and are left "
-        "out. Measured on what of them fits before the question."
+        f"{found['passages']:,} passages of {found['path']}; {found['left_out']:,} others cover a question and are "
+        "left out. Measured on what of them fits before the question."
     )
     measured = found["metrics"]
     rows = [

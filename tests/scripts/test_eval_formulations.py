@@ -104,6 +104,20 @@ def test_other_evaluations_are_compared_in_the_same_formulation(evaluate, tmp_pa
     assert rows["generate"]["name"] == f"{tmp_path / 'before'} (cloze)"
 
 
+def test_evaluations_of_the_schema_before_are_still_read(evaluate, train_here, tmp_path):
+    _, results = evaluate(tmp_path / "now", "--scorer", "cloze", split="dev")
+    shutil.copytree(tmp_path / "now", tmp_path / "before")
+    lines = predictions_of(tmp_path / "before")
+    for part in (results, *lines):
+        for key in ("headline", "formulations", "retrieval", "beside"):
+            part.pop(key, None)
+    write_jsonl(tmp_path / "before" / "predictions.jsonl", lines)
+    (tmp_path / "before" / "eval.json").write_text(json.dumps(results))
+    paths = [tmp_path / "now", tmp_path / "before"]
+    assert re.search(r"\b0 / 0\b", train_here(*paths, "--formulation", "cloze", script=compare).out)
+    assert "'letter'" in train_here(*paths, "--formulation", "letter", script=compare, expect=2).err
+
+
 def test_a_stop_within_any_formulation_loses_no_record(evaluate, tmp_path, monkeypatch):
     options = ["--scorer", "text", "--batch_size", "4", "--permutations", "4", "--include_text", "true"]
     evaluate(tmp_path / "straight", *options, split="dev")
