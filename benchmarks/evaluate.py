@@ -29,9 +29,10 @@ from transformers import AutoTokenizer
 
 from benchmarks.measure import DEVICE, median_ratio, print_line
 from modeling_pure import PRESETS, PureConfig, PureForCausalLM
+from modeling_pure.medqa.asked import Asked
 from modeling_pure.medqa.measure import measure
 from modeling_pure.medqa.permutations import ORDERS
-from modeling_pure.medqa.scorers import Asked, score_letters
+from modeling_pure.medqa.scorers import score_letters
 from modeling_pure.medqa.tasks import MEDQA
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
 

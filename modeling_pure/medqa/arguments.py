@@ -1,8 +1,9 @@
-"""What an evaluation is told."""
+"""Evaluation arguments."""
 
 from dataclasses import dataclass, field
 
 from ..errors import InputError
+from .formats import ANSWER_FORMATS
 from .permutations import ORDERS
 from .scorers import SCORERS
 from .tasks import TASKS, Task
@@ -30,18 +31,38 @@ class EvalArguments:
         },
     )
     scorer: str = field(
-        default="letter",
+        default="auto",
         metadata={
-            "help": "letter: as lm-evaluation-harness; cloze: the options' texts; generate: what the model writes"
+            "help": "headline. letter: as lm-evaluation-harness; text: the options' texts, with options shown; cloze: "
+            "without; generate: what the model writes; auto: as the model was taught, or letter"
         },
     )
+    beside: list[str] = field(
+        default_factory=lambda: ["letter"],
+        metadata={"help": "scorers that stand beside the headline; letter always does"},
+    )
+    answer_format: str | None = field(
+        default=None, metadata={"help": "for generate: letter, text or reasoned; by default as the model was taught"}
+    )
+    chat: bool = field(
+        default=False, metadata={"help": "for generate: put the prompt into the tokenizer's chat template"}
+    )
+    passages: str | None = field(
+        default=None, metadata={"help": "open book: folder of .txt, .md, .jsonl or .parquet to take passages from"}
+    )
+    num_passages: int = field(default=3, metadata={"help": "for passages: how many stand before a question"})
     permutations: int = field(
-        default=1, metadata={"help": "orders of the options, for letter: 1, 4 (rotations) or 24 (all)"}
+        default=1, metadata={"help": "orders of the options, for letter and text: 1, 4 (rotations) or 24 (all)"}
     )
     num_samples: int = field(default=0, metadata={"help": "for generate: completions a question; 0 = greedy, one"})
     temperature: float = field(default=1.0, metadata={"help": "of sampled completions"})
     top_p: float = field(default=1.0, metadata={"help": "of sampled completions"})
-    max_new_tokens: int = field(default=32, metadata={"help": "for generate: longest completion"})
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "for generate: longest completion; by default 32, with reasons 1024, at most half of the context"
+        },
+    )
     length_penalty_min_tokens: int = field(default=4, metadata={"help": "for generate: of the GRPO reward"})
     train_questions: str | None = field(
         default=None,
@@ -69,18 +90,29 @@ class EvalArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
     def __post_init__(self) -> None:
-        for name, known in (("task", TASKS), ("split", SPLITS), ("scorer", SCORERS), ("permutations", ORDERS)):
+        for name, known in (
+            *(("task", TASKS), ("split", SPLITS), ("scorer", ("auto", *SCORERS)), ("permutations", ORDERS)),
+            ("answer_format", (None, *ANSWER_FORMATS)),
+        ):
             if getattr(self, name) not in known:
                 raise InputError(f"{name}: expected one of {list(known)}, found {getattr(self, name)!r}")
-        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("num_samples", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: expected {least} or more, found {getattr(self, name)}")
-        if self.permutations > 1 and self.scorer != "letter":
-            raise InputError(f"permutations: only the letter scorer sees an order; with {self.scorer} leave it at 1")
-        if not TASKS[self.task].has_letters and (self.permutations > 1 or self.scorer != "letter"):
-            raise InputError(f"scorer: {self.task} has no lettered options; only letter with permutations 1 fits it")
+        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("num_samples", 0), ("num_passages", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise InputError(f"{name}: expected {least} or more, found {value}")
+        if unknown := {*self.beside} - {*SCORERS}:
+            raise InputError(f"beside: expected scorers among {list(SCORERS)}, found {sorted(unknown)}")
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
             raise InputError("temperature: expected above 0, and top_p above 0 and at most 1")
+        self.refuse_what_does_not_fit()
+
+    def refuse_what_does_not_fit(self) -> None:
+        """Raise `InputError` for options that do not go with the task or the scorers."""
+        scorers = {self.scorer, *self.beside}
+        if not self.data_set.has_letters and (scorers - {"auto", "letter"} or self.permutations > 1):
+            raise InputError(f"scorer: {self.task} has no lettered options; only letter with permutations 1 fits it")
+        for name in ("answer_format", "chat"):
+            if getattr(self, name) and "generate" not in scorers:
+                raise InputError(f"{name}: only for what the model writes; set scorer to generate")
 
     @property
     def data_set(self) -> Task:

@@ -33,7 +33,7 @@ def card_evaluation(results: Results) -> CardEvaluation:
         words.append("Contamination was not looked for.")
     elif results["contamination"]["clean"]:
         lines.append(("questions not found in the text", cell(results["contamination"]["clean"])))
-    scorer = SCORED_BY_LETTER.replace("letter", results["config"]["scorer"])
+    scorer = SCORED_BY_LETTER.replace("letter", results["headline"]["name"])
     return CardEvaluation(data["title"], public_name(data["path"]), data["split"], scorer, metrics, lines, words)
 
 

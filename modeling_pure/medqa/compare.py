@@ -3,10 +3,12 @@
     python -m modeling_pure.medqa.compare runs/sft/eval.json runs/grpo/eval.json [MORE ...]
 
 Each of the others is compared with the first: difference of the accuracies with a paired bootstrap interval, exact
-McNemar test, and, where there are several, Holm's adjusted p-values.
+McNemar test, and, where there are several, Holm's adjusted p-values. What is compared are the headlines, or with
+`--formulation letter` the answers by letter of each, and so on.
 """
 
 import argparse
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,16 +32,41 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("results", nargs="+", metavar="EVAL.json", help="eval.json of an evaluation, or its folder")
-    paths = parser.parse_args().results
-    if len(paths) < 2:
+    parser.add_argument("--formulation", metavar="NAME", help="compare these answers instead of the headlines")
+    options = parser.parse_args()
+    if len(options.results) < 2:
         raise InputError("expected at least two evaluations to compare")
-    first, *others = read_evaluations("EVAL.json", paths)
+    first, *others = named_apart(in_formulation(read_evaluations("EVAL.json", options.results), options.formulation))
     rows = compare_evaluations(first, others)
     print_table(
         f"{first.task}, {len(first.ids):,} questions: compared with {first.name}", HEAD, table_rows(first, rows)
     )
     for row in rows:
         print(f"{row['name']} is {in_words(row['difference'], row['p_holm'], first.name)}")
+
+
+def in_formulation(evaluations: list[Evaluation], formulation: str | None) -> list[Evaluation]:
+    """The evaluations in one of their formulations, or as they are.
+
+    Raises:
+        InputError: one of them did not ask in it.
+    """
+    if formulation is None:
+        return evaluations
+    found = []
+    for evaluation in evaluations:
+        if (asked := evaluation.by(formulation)) is None:
+            known = [evaluation.formulation, *evaluation.beside]
+            raise InputError(f"--formulation: '{evaluation.name}' has {known}, found {formulation!r}")
+        found.append(asked)
+    return found
+
+
+def named_apart(evaluations: list[Evaluation]) -> list[Evaluation]:
+    """With their formulations behind their names, if these differ."""
+    if len({evaluation.formulation for evaluation in evaluations}) == 1:
+        return evaluations
+    return [replace(each, name=f"{each.name} ({each.formulation})") for each in evaluations]
 
 
 def compare_evaluations(first: Evaluation, others: list[Evaluation]) -> list[Comparison]:

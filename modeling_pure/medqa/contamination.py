@@ -73,7 +73,7 @@ def memorisation_metrics(
     """Whether train questions are answered better than those that are evaluated.
 
     Args:
-        train_scores, scores: (n, options), log-likelihoods of the letters.
+        train_scores, scores: (n, options), log-likelihoods of the options.
 
     Returns:
         accuracy on the train questions as of a slice, and their `nll` over the options; `accuracy_gap` (train less the

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..atomic import write_atomically
 from ..errors import InputError
+from .asked import Asked, NotFinite, Record, Records
 from .questions import Question
-from .scorers import Asked, NotFinite, Record, Records
 
 Item = tuple[int, Record]
 Progress = Callable[[Iterable[Item], int], Iterable[Item]]  # wraps an iterable of known length

@@ -27,7 +27,7 @@ def permutation_metrics(
     """What several orders say together.
 
     Args:
-        log_likelihoods: (n, orders, 4), of the letter in each place.
+        log_likelihoods: (n, orders, 4), of the option in each place, or of its letter.
         gold: (n,), index of the right option in the file's own order.
 
     Returns:

@@ -12,27 +12,41 @@ import torch
 
 from ..atomic import write_atomically
 from ..errors import InputError
-from .measure import Answers
+from .measure import Scored
 from .questions import Question, repeated_rows
 from .schema import DataFacts, ModelFacts, Results
-from .scorers import Record
 from .tasks import Task
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RESULTS_FILE, PREDICTIONS_FILE = "eval.json", "predictions.jsonl"
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "evaluate", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a folder with results says: who answered which questions how."""
+    """What a folder with results says: who answered which questions how.
+
+    Args:
+        formulation: name of the one that `predictions` (n,) are of; -1 stands for none.
+        beside: predictions of the other formulations, by name.
+    """
 
     name: str
     task: str
     ids: list[str]
     gold: list[int]
-    predictions: list[int]  # -1 where there is none
+    formulation: str
+    predictions: list[int]
+    beside: dict[str, list[int]]
     results: Results
+
+    def by(self, formulation: str) -> "Evaluation | None":
+        """What the same run answered in another formulation, if it asked in that."""
+        if formulation == self.formulation:
+            return self
+        if formulation not in self.beside:
+            return None
+        return replace(self, formulation=formulation, predictions=self.beside[formulation])
 
 
 def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> DataFacts:
@@ -56,8 +70,9 @@ def data_title(task: Task, path: str) -> str:
 
 
 def questions_digest(questions: list[Question]) -> str:
-    """SHA-256 of questions with their options, in order, and answers."""
-    content = json.dumps([[q.question, q.options, q.answer, q.context] for q in questions], ensure_ascii=False)
+    """SHA-256 of questions with their options, in order, answers, and passages."""
+    parts = [[q.question, q.options, q.answer, q.context, *q.passages] for q in questions]
+    content = json.dumps(parts, ensure_ascii=False)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -93,30 +108,43 @@ def count_test_runs(key: str, folder: Path) -> int:
 
 
 def prediction_lines(
-    task: Task, questions: list[Question], answers: Answers, records: list[Record], num_orders: int, include_text: bool
+    task: Task,
+    questions: list[Question],
+    headline: Scored,
+    others: list[Scored],
+    include_text: bool,
 ) -> list[dict[str, Any]]:
     """A line for each question: its digest, never its text unless `include_text`.
 
-    `log_likelihoods` are in the file's own order of the options; with several orders, `orders` holds those of each,
-    and `averaged_prediction` what the probabilities averaged over them say.
+    What the headline's scorer gives (`log_likelihoods`, `answers`) is in the file's own order of the options; with
+    several orders, `orders` holds the log-likelihoods of each, and `averaged_prediction` is that of the probabilities
+    averaged over them. `beside` has the predictions of the other formulations.
     """
-    lines = []
-    for number, (question, prediction) in enumerate(zip(questions, answers.predictions, strict=True)):
-        own, *others = records[number * num_orders : (number + 1) * num_orders]
+    lines, num_orders = [], len(headline.orders)
+    for number, question in enumerate(questions):
+        own, *reordered = headline.records[number * num_orders : (number + 1) * num_orders]
         line: dict[str, Any] = {
             "id": question.digest,
             "gold": task.labels[question.answer],
-            "prediction": task.labels[prediction] if prediction >= 0 else None,
+            "prediction": label_of(task, headline.answers.predictions[number]),
             **{name: value for name, value in own.items() if name != "completions"},
         }
-        if others and answers.averaged is not None:
-            line["averaged_prediction"] = task.labels[answers.averaged[number]]
-            line["orders"] = [record["log_likelihoods"] for record in (own, *others)]
+        if reordered and headline.answers.averaged is not None:
+            line["averaged_prediction"] = task.labels[headline.answers.averaged[number]]
+            line["orders"] = [record["log_likelihoods"] for record in (own, *reordered)]
+        line["beside"] = {
+            other.formulation.name: label_of(task, other.answers.predictions[number]) for other in others
+        }
         if include_text:
             line |= {"question": question.question, "options": list(question.options)}
             line |= {"completions": own["completions"]} if "completions" in own else {}
         lines.append(line)
     return lines
+
+
+def label_of(task: Task, prediction: int) -> str | None:
+    """The label of a prediction; None for -1."""
+    return task.labels[prediction] if prediction >= 0 else None
 
 
 def write_evaluation(folder: Path, results: Results, lines: list[dict[str, Any]]) -> None:
@@ -135,13 +163,20 @@ def read_evaluation(key: str, path: str) -> Evaluation:
     try:
         results: Results = json.loads(file.read_text())
         lines = [json.loads(line) for line in file.with_name(PREDICTIONS_FILE).read_text().splitlines()]
-        labels = list(results["data"]["labels"])
+        labels, beside = [*results["data"]["labels"]], lines[0].get("beside", {}) if lines else {}
+        headline = results["headline"]["name"] if "headline" in results else results["config"]["scorer"]
+
+        def indices(names: list[str | None]) -> list[int]:
+            return [labels.index(name) if name else -1 for name in names]
+
         evaluation = Evaluation(
             results["model"]["name"],
             results["data"]["task"],
             [line["id"] for line in lines],
-            [labels.index(line["gold"]) for line in lines],
-            [labels.index(line["prediction"]) if line["prediction"] else -1 for line in lines],
+            indices([line["gold"] for line in lines]),
+            headline,
+            indices([line["prediction"] for line in lines]),
+            {name: indices([line["beside"][name] for line in lines]) for name in beside},
             results,
         )
         correct = sum(map(int.__eq__, evaluation.gold, evaluation.predictions))

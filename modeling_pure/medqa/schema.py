@@ -96,15 +96,43 @@ class Memorisation(Slice):
     nll_p: float
 
 
+class Headline(TypedDict):
+    """The formulation that `metrics` are of: its name, why it is the headline, and what the model was taught."""
+
+    name: str
+    reason: str
+    taught: list[str]
+    warning: str | None
+
+
+class Retrieval(TypedDict):
+    """The passages of an open-book evaluation: `passages` kept and `left_out` by decontamination.
+
+    `metrics` are those of `passages.retrieval_metrics`, on what of them fits before the question.
+    """
+
+    path: str
+    passages: int
+    left_out: int
+    metrics: dict[str, Any]
+
+
 class Results(TypedDict):
-    """One evaluation. The keys of `metrics` depend on the scorer (`measure.measure`); `seconds` is wall time."""
+    """One evaluation; `seconds` is wall time.
+
+    `metrics` are those of the headline, and `formulations` has the metrics of every formulation by name, with
+    `cut_prompts`. Their keys depend on the scorer (`measure.measure`).
+    """
 
     schema_version: int
     note: str
     model: ModelFacts
     config: dict[str, Any]
     data: AskedDataFacts
+    headline: Headline
     metrics: dict[str, Any]
+    formulations: dict[str, dict[str, Any]]
+    retrieval: Retrieval | None
     slices: dict[str, Slice]
     comparisons: list[Comparison]
     contamination: Contamination | None

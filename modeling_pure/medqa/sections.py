@@ -1,6 +1,6 @@
 """What a report says of an evaluation, section by section, made of `eval.json` alone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import log
 from typing import Any
@@ -32,7 +32,10 @@ class Section:
 
 def build(results: Results) -> list[Section]:
     """The sections that these results have something for."""
-    makers = (accuracy, permutations, other_scores, calibration, labels, slices, contamination, provenance)
+    makers = (
+        *(accuracy, formulations, permutations, texts, written, retrieval),
+        *(calibration, labels, slices, contamination, provenance),
+    )
     return [section for maker in makers if (section := maker(results))]
 
 
@@ -44,6 +47,8 @@ def verdict(results: Results) -> list[str]:
     best = max(constant, key=lambda row: row["accuracy"])
     against = [rows["chance"], constant[0], *([best] if best is not constant[0] else [])]
     sentences = [
+        f"Headline: {results['headline']['name']} ({results['headline']['reason']}).",
+        *([results["headline"]["warning"]] if results["headline"]["warning"] else []),
         f"{metrics['accuracy']:.2%} of {data['n']:,} questions ({data['split']} split) right, "
         f"standard error {metrics['standard_error']:.2%}, 95 % interval {interval(metrics['wilson_interval'])}.",
         "The accuracy is "
@@ -90,42 +95,115 @@ def accuracy(results: Results) -> Section:
     return Section("Accuracy", words, ACCURACY_HEAD, [own, *rows])
 
 
+def formulations(results: Results) -> Section:
+    """The ways in which the questions were asked, side by side."""
+    headline, compared = results["headline"], {row["name"]: row for row in results["comparisons"]}
+    rows = []
+    for name, metrics in results["formulations"].items():
+        row = compared.get(by(name))
+        orders = metrics.get("permutations")
+        rows.append(
+            [
+                name if row else f"**{name}**",
+                cell(metrics),
+                lead(row) if row else "",
+                f"{row['p_value']:.2g}" if row else "",
+                f"{row['p_holm']:.2g}" if row else "",
+                percent(orders["mean_accuracy"]) if orders else "",
+                str(metrics["cut_prompts"]),
+            ]
+        )
+    words = [
+        f"The headline is {headline['name']}: {headline['reason']}.",
+        *([headline["warning"]] if headline["warning"] else []),
+        "letter: options shown, lm-evaluation-harness's letters scored. text: options shown, their texts scored. "
+        "cloze: options not shown. generate: what the model writes.",
+    ]
+    head = ["", "accuracy (95 % Wilson)", "headline's lead, points (95 % bootstrap)", "McNemar p", "Holm p"]
+    return Section("Formulations", words, [*head, "mean over orders", "prompts cut"], rows)
+
+
+def by(formulation: str) -> str:
+    """What a formulation is called among the comparisons of the headline."""
+    return f"by {formulation}"
+
+
 def permutations(results: Results) -> Section | None:
-    """What other orders of the options leave of it."""
-    found = results["metrics"].get("permutations")
+    """What other orders of the options leave of it, in each formulation that shows them."""
+    found = {name: each["permutations"] for name, each in results["formulations"].items() if "permutations" in each}
     if not found:
         return None
-    low, high = min(found["accuracies"]), max(found["accuracies"])
+    measures: dict[str, Callable[[Any], str]] = {
+        "mean accuracy over orders": lambda of: f"{percent(of['mean_accuracy'])} +- {percent(of['standard_error'])}",
+        "lowest and highest of an order": lambda of: ", ".join(
+            map(percent, (min(of["accuracies"]), max(of["accuracies"])))
+        ),
+        "probabilities averaged over orders": lambda of: percent(of["averaged_accuracy"]),
+        "same option in all orders": lambda of: percent(of["consistency"]),
+        "right in all orders": lambda of: percent(of["all_correct"]),
+    }
     return Section(
-        f"{found['orders']} orders of the options",
+        f"{next(iter(found.values()))['orders']} orders of the options",
         ["A constant letter scores exactly chance on average, and is consistent on no question."],
-        ["measure", "value"],
-        [
-            ["mean accuracy over orders", f"{percent(found['mean_accuracy'])} +- {percent(found['standard_error'])}"],
-            ["lowest and highest of an order", f"{percent(low)}, {percent(high)}"],
-            ["probabilities averaged over orders", percent(found["averaged_accuracy"])],
-            ["same option in all orders", percent(found["consistency"])],
-            ["right in all orders", percent(found["all_correct"])],
-        ],
+        ["measure", *found],
+        [[name, *map(measure, found.values())] for name, measure in measures.items()],
     )
 
 
-def other_scores(results: Results) -> Section | None:
-    """What the cloze and generate scorers have to say beside their accuracy."""
-    if cloze := results["metrics"].get("cloze"):
-        names = {"sum": "log-likelihood", "per_character": "log-likelihood by characters (counts)", "pmi": "PMI"}
-        rows = [[names[name], percent(value)] for name, value in cloze.items()]
-        return Section("Options scored by their text", [], ["by", "accuracy"], rows)
-    if written := results["metrics"].get("generation"):
-        rows = [
-            ["completions of each question", str(written["samples"])],
-            ["right completions", percent(written["sample_accuracy"])],
-            ["completions that name a letter", percent(written["parse_rate"])],
-            ["mean length", f"{written['mean_length']:.1f} tokens"],
-            ["mean GRPO reward", f"{written['reward']:.4f}"],
-        ]
-        return Section("What was written", ["The majority of a question's completions counts."], ["", ""], rows)
-    return None
+def texts(results: Results) -> Section | None:
+    """Other ways to choose among options that are scored by their text."""
+    names = {"sum": "log-likelihood", "per_token": "by tokens", "per_character": "by characters", "pmi": "PMI"}
+    counts = {"text": "sum", "cloze": "per_character"}
+    rows = []
+    for name, metrics in results["formulations"].items():
+        for scorer in counts.keys() & metrics.keys():
+            for way, value in metrics[scorer].items():
+                rows.append([name, names[way] + " (counts)" * (way == counts[scorer]), percent(value)])
+    return Section("Options scored by their text", [], ["", "by", "accuracy"], rows) if rows else None
+
+
+def written(results: Results) -> Section | None:
+    """What the model wrote, in each formulation in which it did."""
+    found = {name: each["generation"] for name, each in results["formulations"].items() if "generation" in each}
+    if not found:
+        return None
+    first = next(iter(found.values()))
+    measures: dict[str, Callable[[Any], str]] = {
+        "completions of each question": lambda of: str(of["samples"]),
+        "right completions": lambda of: percent(of["sample_accuracy"]),
+        "unparsed completions": lambda of: percent(1 - of["parse_rate"]),
+        "completions cut off": lambda of: percent(of["unfinished"]),
+        "letter contradicts text": lambda of: percent(of["contradictions"]),
+        "mean length": lambda of: f"{of['mean_length']:.1f} tokens",
+        "mean GRPO reward": lambda of: f"{of['reward']:.4f}",
+    }
+    if first["mean_reasoning_length"] is not None:
+        measures["mean length of the reasoning"] = lambda of: f"{of['mean_reasoning_length']:.1f} tokens"
+    rows = [[name, *map(measure, found.values())] for name, measure in measures.items()]
+    rows += [
+        [f"right in one of {k} (pass@{k})", *(percent(each["pass_at_k"][k]) for each in found.values())]
+        for k in first["pass_at_k"]
+    ]
+    words = f"The majority of a question's completions counts. At most {results['config']['max_new_tokens']} tokens."
+    return Section("What was written", [words], ["", *found], rows)
+
+
+def retrieval(results: Results) -> Section | None:
+    """What the passages of an open-book evaluation hold."""
+    found = results["retrieval"]
+    if not found:
+        return None
+    words = (
+        f"{found['passages']:,} passages of {found['path']}; {found['left_out']:,} others cover a question and are "
+        "left out. Measured on what of them fits before the question."
+    )
+    measured = found["metrics"]
+    rows = [
+        ["right option's text in the passages", percent(measured["right_found"])],
+        ["texts of wrong options in them", percent(measured["wrong_found"])],
+        ["passages before a question, on average", f"{measured['passages']:.2f}"],
+    ]
+    return Section("Retrieval", [words], ["measure", "value"], rows)
 
 
 def calibration(results: Results) -> Section | None:
@@ -225,7 +303,7 @@ def provenance(results: Results) -> Section:
     rows = [
         ["questions", f"{data['path']}, sha256 {data['sha256']}"],
         ["model", f"{model['name']}, {model['parameters']:,} parameters, sha256 {model['sha256']}"],
-        ["scorer", f"{results['config']['scorer']}, fp32, prompt of lm-evaluation-harness's {data['task']}"],
+        ["headline", f"{results['headline']['name']}, fp32, prompt of lm-evaluation-harness's {data['task']}"],
         ["test split evaluated into this folder", f"{results['test_runs']} time(s)"],
         ["time", f"{results['seconds']:.1f} s"],
         *([name, str(value)] for name, value in results["environment"].items()),

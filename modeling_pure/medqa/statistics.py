@@ -1,6 +1,7 @@
 """Tests on accuracies, many at once, and what they say in words. Intervals and paired tests are in `metrics/`."""
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 from scipy.stats import binomtest
@@ -30,6 +31,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
         so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[i]))
         adjusted[i] = so_far
     return adjusted
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Probability that at least one of `k` of a question's samples is right (Chen et al. 2021): unbiased.
+
+    >>> pass_at_k(samples=4, right=1, k=2)
+    0.5
+    """
+    return 1 - comb(samples - right, k) / comb(samples, k)
 
 
 def in_words(difference: float, p_value: float, other: str) -> str:

@@ -70,7 +70,8 @@ def write_evaluation(folder, right, questions=100):
     folder.mkdir(parents=True)
     metrics = {"n": questions, "correct": right, "accuracy": right / questions, "wilson_interval": [0.0, 1.0]}
     data = {"task": "medqa_4options", "labels": dict.fromkeys("ABCD", 0)}
-    (folder / "eval.json").write_text(json.dumps({"metrics": metrics, "data": data, "model": {"name": folder.name}}))
+    results = {"metrics": metrics, "data": data, "model": {"name": folder.name}, "headline": {"name": "letter"}}
+    (folder / "eval.json").write_text(json.dumps(results))
     lines = [{"id": str(i), "gold": "A", "prediction": "A" if i < right else "B"} for i in range(questions)]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modeling_pure.medqa.asked import Asked
+from modeling_pure.medqa.formulations import CLOZE
 from modeling_pure.medqa.measure import measure
 from modeling_pure.medqa.permutations import ORDERS
-from modeling_pure.medqa.scorers import Asked, score_cloze, score_letters
+from modeling_pure.medqa.scorers import score_letters, score_texts
 from modeling_pure.medqa.tasks import MEDQA, MMLU_MEDICAL, TASKS
 from tests.conftest import question_row, write_jsonl
 
@@ -139,7 +141,7 @@ def test_cloze_scores_are_lm_evals(model, tokenizer, questions, tmp_path):
     }
     theirs, samples = run_lm_eval(model, tokenizer, tmp_path, task)
     read = MEDQA.read("questions", str(data))
-    records = [record for _, record in sorted(score_cloze(Asked(model, tokenizer, MEDQA, 3), read))]
+    records = [record for _, record in sorted(score_texts(Asked(model, tokenizer, MEDQA, 3, CLOZE), read))]
     their_scores = [[float(answer[0][0]) for answer in sample["resps"]] for sample in samples]
     np.testing.assert_allclose([r["log_likelihoods"] for r in records], their_scores, atol=1e-4, rtol=0)
     metrics, _ = measure(MEDQA, read, "cloze", records, ORDERS[1])

@@ -1,19 +1,35 @@
-"""The three scorers against plain ways of computing the same."""
+"""The scorers against plain ways of computing the same."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import GenerationConfig
 
-from modeling_pure.medqa.formats import format_prompt, format_stem, parse_answer
+from modeling_pure.medqa.asked import Asked, Sampling
+from modeling_pure.medqa.formats import chat_prompt, format_prompt, format_stem, parse_answer
+from modeling_pure.medqa.formulations import BY_LETTER, BY_TEXT, CLOZE, Formulation
 from modeling_pure.medqa.questions import Question
-from modeling_pure.medqa.scorers import SCORERS, Asked, score_cloze, score_generations, score_letters
-from modeling_pure.medqa.tasks import MEDQA
+from modeling_pure.medqa.scorers import SCORERS
+from modeling_pure.medqa.tasks import MEDMCQA, MEDQA
+
+WRITTEN = {name: Formulation("generate", name) for name in ("letter", "text", "reasoned")}
+TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}[{{ message.role }}] {{ message.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
 
 
 @pytest.fixture(scope="module")
 def asked(model, tokenizer) -> Asked:
-    return Asked(model, tokenizer, MEDQA, batch_size=8, max_new_tokens=6)
+    return Asked(model, tokenizer, MEDQA, batch_size=8, sampling=Sampling(max_new_tokens=6))
+
+
+@pytest.fixture(scope="module")
+def writing(asked) -> Asked:
+    return replace(asked, formulation=WRITTEN["letter"])
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +41,8 @@ def mixed(questions) -> list[Question]:
     ]
 
 
-def records_of(scorer, asked, questions) -> list[dict]:
-    found = dict(scorer(asked, questions))
+def records_of(asked, questions) -> list[dict]:
+    found = dict(SCORERS[asked.formulation.scorer](asked, questions))
     assert sorted(found) == list(range(len(questions)))
     return [found[i] for i in range(len(questions))]
 
@@ -40,49 +56,63 @@ def log_likelihood(asked, context: str, continuation: str) -> float:
     return sum(log_probs[place - 1, ids[place]].item() for place in range(start, len(ids)))
 
 
-def test_cloze_scores_are_those_of_single_texts(asked, mixed):
-    for question, record in zip(mixed, records_of(score_cloze, asked, mixed), strict=True):
-        stem = format_stem(question)
-        assert "A. " not in stem
-        assert question.question in stem
-        for option, given, alone, characters in zip(
-            question.options, record["log_likelihoods"], record["unconditional"], record["characters"], strict=True
-        ):
-            assert given == pytest.approx(log_likelihood(asked, stem, f" {option}"), abs=1e-4)
-            assert alone == pytest.approx(log_likelihood(asked, "Answer:", f" {option}"), abs=1e-4)
-            assert characters == len(option)
+@pytest.mark.parametrize("formulation", [CLOZE, BY_TEXT], ids=["cloze", "text"])
+def test_scores_of_texts_are_those_of_single_texts(asked, mixed, formulation):
+    shown = formulation == BY_TEXT
+    for question, record in zip(mixed, records_of(replace(asked, formulation=formulation), mixed), strict=True):
+        prompt = format_prompt(question) if shown else format_stem(question)
+        assert ("A. " in prompt) == shown
+        for i, option in enumerate(question.options):
+            text = f" {option} (" if shown else f" {option}"
+            assert record["log_likelihoods"][i] == pytest.approx(log_likelihood(asked, prompt, text), abs=1e-4)
+            assert record["unconditional"][i] == pytest.approx(log_likelihood(asked, "Answer:", text), abs=1e-4)
+            assert record["tokens"][i] == len(asked.tokenizer(text).input_ids)
+            assert record["characters"][i] == len(option)
         assert not record["cut"]
 
 
-def test_greedy_completions_are_those_of_a_plain_loop(asked, mixed):
+def test_texts_are_asked_with_the_prompt_of_the_task(asked, mixed):
+    other = replace(asked, task=MEDMCQA, formulation=BY_TEXT)
+    (record,) = records_of(other, mixed[1:2])
+    expected = [log_likelihood(asked, MEDMCQA.prompt(mixed[1]), f" {option} (") for option in mixed[1].options]
+    assert record["log_likelihoods"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("answer_format", WRITTEN)
+def test_greedy_completions_are_those_of_a_plain_loop(asked, mixed, answer_format):
     eos = asked.tokenizer.eos_token_id
-    for question, record in zip(mixed[:6], records_of(score_generations, asked, mixed[:6]), strict=True):
-        ids = asked.tokenizer(format_prompt(question)).input_ids
+    writing = replace(asked, formulation=WRITTEN[answer_format])
+    for question, record in zip(mixed[:6], records_of(writing, mixed[:6]), strict=True):
+        ids = asked.tokenizer(format_prompt(question, answer_format)).input_ids
         written = []
         with torch.no_grad():
             while len(written) < 6 and eos not in written:
                 written.append(int(asked.model(torch.tensor([ids + written])).logits[0, -1].argmax()))
         text = asked.tokenizer.decode(written, skip_special_tokens=True)
         assert record["completions"] == [text]
-        assert record["answers"] == [parse_answer(text, question.options).option]
+        assert record["answers"] == [parse_answer(text, question.options, answer_format, eos in written).option]
+        assert record["finished"] == [eos in written]
         assert record["lengths"] == [sum(token != eos for token in written)]
 
 
-def test_a_question_of_three_words_cannot_fill_the_room_of_an_answer(asked, questions):
+def test_a_question_of_three_words_cannot_fill_the_room_of_an_answer(writing, questions):
     long = replace(questions[0], question="fever " * 600)
-    (record,) = records_of(score_generations, asked, [long])
+    (record,) = records_of(writing, [long])
     assert record["cut"]
     assert len(record["completions"]) == 1
-    assert records_of(score_letters, asked, [long, questions[1]])[0]["cut"]
+    assert records_of(replace(writing, formulation=BY_LETTER), [long, questions[1]])[0]["cut"]
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_records_do_not_depend_on_the_batch(asked, mixed, scorer):
     """Log-likelihoods to 1e-5 in fp32 (sums of a few tokens: 1e-4), completions exactly, sampled or not."""
+    formulation = {"letter": BY_LETTER, "text": BY_TEXT, "cloze": CLOZE, "generate": WRITTEN["text"]}[scorer]
+    asked = replace(asked, formulation=formulation)
     settings = [asked, replace(asked, batch_size=1), replace(asked, batch_size=64)]
     if scorer == "generate":
-        settings += [replace(one, num_samples=3, temperature=0.7) for one in settings]
-    found = [records_of(SCORERS[scorer], one, mixed) for one in settings]
+        sampling = Sampling(num_samples=3, temperature=0.7, max_new_tokens=6)
+        settings += [replace(one, sampling=sampling) for one in settings]
+    found = [records_of(one, mixed) for one in settings]
     for group in (found[:3], found[3:]):
         for other in group[1:]:
             for first, second in zip(group[0], other, strict=True):
@@ -92,32 +122,80 @@ def test_records_do_not_depend_on_the_batch(asked, mixed, scorer):
                     assert second["log_likelihoods"] == pytest.approx(first["log_likelihoods"], abs=1e-4)
 
 
-def test_samples_are_drawn_question_by_question(asked, mixed):
+def test_samples_are_drawn_question_by_question(writing, mixed):
     """What is left to do after a stop is drawn as it would have been; another seed draws otherwise."""
-    sampling = replace(asked, num_samples=4, temperature=1.5)
-    whole = records_of(score_generations, sampling, mixed[:5])
-    assert records_of(score_generations, sampling, mixed[3:5]) == whole[3:]
-    assert records_of(score_generations, replace(sampling, seed=1), mixed[:5]) != whole
+    sampling = Sampling(num_samples=4, temperature=1.5, max_new_tokens=6)
+    drawing, other = replace(writing, sampling=sampling), replace(writing, sampling=replace(sampling, seed=1))
+    whole = records_of(drawing, mixed[:5])
+    assert records_of(drawing, mixed[3:5]) == whole[3:]
+    assert records_of(other, mixed[:5]) != whole
     assert all(len(record["completions"]) == 4 for record in whole)
 
 
 class Writes:
-    """A model that writes the same tokens after every prompt."""
+    """A model that writes the same tokens after every prompt; keeps what it was given."""
 
-    def __init__(self, model, ids):
+    def __init__(self, model, ids, ends=None):
         self.config, self.device, self.ids = model.config, model.device, ids
+        self.generation_config = GenerationConfig(eos_token_id=ends)
 
     def generate(self, input_ids, **kwargs):
+        self.prompts, self.settings = input_ids, kwargs["generation_config"]
         return torch.cat([input_ids, torch.tensor([self.ids] * len(input_ids))], 1)
 
 
-def test_the_reward_is_grpos(asked, questions):
-    eos = asked.tokenizer.eos_token_id
-    ids = [*asked.tokenizer(" B").input_ids, eos, eos]
-    records = records_of(score_generations, replace(asked, model=Writes(asked.model, ids)), questions)
+def test_the_reward_is_grpos(writing, questions):
+    eos = writing.tokenizer.eos_token_id
+    ids = [*writing.tokenizer(" B").input_ids, eos, eos]
+    records = records_of(replace(writing, model=Writes(writing.model, ids)), questions)
     penalty = max(0.0, (4 - sum(token != eos for token in ids)) / 4)
     for question, record in zip(questions, records, strict=True):
         assert record["answers"] == [1]
         assert record["lengths"] == [1]
         assert record["rewards"] == [float(question.answer == 1) - 0.01 * penalty]
     assert penalty == 0.75
+
+
+def test_reasons_are_counted_apart_from_the_answer(asked, questions):
+    question, tokenizer = questions[0], asked.tokenizer
+    right = question.options[question.answer]
+    wrong = "ABCD"[(question.answer + 1) % 4]
+    ids = tokenizer(f" fever or cough.\nAnswer: {right} ({wrong})").input_ids
+    reasoned = replace(asked, formulation=WRITTEN["reasoned"])
+    finished, cut_off = (
+        records_of(replace(reasoned, model=Writes(asked.model, ids + end)), [question])[0]
+        for end in ([tokenizer.eos_token_id], [])
+    )
+    reasons = len(tokenizer(" fever or cough.").input_ids)
+    assert (finished["answers"], finished["contradicts"]) == ([question.answer], [True])
+    assert (finished["reasoning_lengths"], finished["lengths"]) == ([reasons], [len(ids)])
+    assert (cut_off["answers"], cut_off["finished"]) == ([None], [False])
+    assert cut_off["reasoning_lengths"] == [len(ids)]
+
+
+def test_every_token_that_ends_a_turn_ends_a_completion(writing, questions):
+    eos, (turn,) = writing.tokenizer.eos_token_id, writing.tokenizer("?").input_ids
+    ids = [*writing.tokenizer(" B").input_ids, turn, *writing.tokenizer(" A").input_ids, eos]
+    model = Writes(writing.model, ids, ends=[turn])
+    (record,) = records_of(replace(writing, model=model), questions[:1])
+    assert {*model.settings.eos_token_id} == {eos, turn}
+    assert (record["finished"], record["lengths"]) == ([True], [1])
+
+
+@pytest.mark.parametrize("answer_format", WRITTEN)
+def test_a_chat_is_one_turn_in_the_tokenizers_template(asked, questions, answer_format):
+    """The template writes the special tokens; what a turn says is parsed as if it followed the prompt."""
+    tokenizer = copy.deepcopy(asked.tokenizer)
+    tokenizer.chat_template = TEMPLATE
+    question, eos = questions[0], tokenizer.eos_token
+    begins = TemplateProcessing(single=f"{eos} $A", special_tokens=[(eos, tokenizer.eos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = begins
+    written = {"letter": "B. x", "text": question.options[1], "reasoned": f"Why?\nAnswer: {question.options[1]} (B)"}
+    ids = [*tokenizer(written[answer_format], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+    model = Writes(asked.model, ids)
+    chat = replace(asked, model=model, tokenizer=tokenizer, formulation=replace(WRITTEN[answer_format], chat=True))
+    (record,) = records_of(chat, [question])
+    prompt = format_prompt(question, answer_format)
+    assert chat.prompt(question) == f"{eos}[user] {prompt}{eos}[assistant]" == chat_prompt(tokenizer, prompt)
+    assert tokenizer.decode(model.prompts[0]) == chat.prompt(question)
+    assert record["answers"] == [1]

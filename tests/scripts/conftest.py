@@ -15,6 +15,7 @@ import transformers
 import yaml
 from packaging.version import Version
 
+import eval_medqa
 import train_pretrain
 from modeling_pure.errors import run_script
 from tests.processes import ROOT, Program, free_port, run
@@ -148,3 +149,21 @@ def run_two(*options: str, script: str = "train_pretrain.py", machine: str = "mu
     assert (result.returncode == 0) == (expect == 0), result.stdout[-2000:] + result.stderr[-4000:]
     assert expect or re.search(r"\b2 process", result.stdout)
     return result.stdout + result.stderr
+
+
+@pytest.fixture
+def evaluate(train_here, pretrained, corpus):
+    """Evaluate the pretrained model on all questions, in this process; returns what was printed and the results."""
+
+    def evaluate(folder, *options, expect: int = 0, model=pretrained, split: str = "all"):
+        settings = ["--questions", corpus / "questions.jsonl", "--split", split, "--output_dir", folder]
+        settings += ["--update_card", str(model != pretrained)]  # other tests share that one
+        printed = train_here("--model_name_or_path", model, *settings, *options, script=eval_medqa, expect=expect)
+        return printed, json.loads((folder / "eval.json").read_text()) if expect == 0 else printed.err
+
+    return evaluate
+
+
+def predictions_of(folder: Path) -> list[dict]:
+    """The lines of an evaluation's predictions.jsonl."""
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]

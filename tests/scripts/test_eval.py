@@ -18,24 +18,7 @@ from modeling_pure.medqa import compare, scorers
 from modeling_pure.medqa.card import SCORED_BY_LETTER
 from tests.conftest import question_row, write_jsonl
 from tests.processes import run
-from tests.scripts.conftest import kill_once_written
-
-
-@pytest.fixture
-def evaluate(train_here, pretrained, corpus):
-    """Evaluate the pretrained model on all questions, in this process; returns what was printed and the results."""
-
-    def evaluate(folder, *options, expect: int = 0, model=pretrained, split: str = "all"):
-        settings = ["--questions", corpus / "questions.jsonl", "--split", split, "--output_dir", folder]
-        settings += ["--update_card", str(model != pretrained)]  # other tests share that one
-        printed = train_here("--model_name_or_path", model, *settings, *options, script=eval_medqa, expect=expect)
-        return printed, json.loads((folder / "eval.json").read_text()) if expect == 0 else printed.err
-
-    return evaluate
-
-
-def predictions_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+from tests.scripts.conftest import kill_once_written, predictions_of
 
 
 def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
@@ -53,7 +36,7 @@ def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
     assert metrics["always"]["A"] == data["labels"]["A"] / 120
     assert metrics["bias"]["confusion"][0][0] == sum(line["gold"] == line["prediction"] == "A" for line in lines)
     assert results["test_runs"] == 0
-    assert results["schema_version"] == 2
+    assert results["schema_version"] == 3
     assert sum(part["n"] for name, part in results["slices"].items() if name.startswith("stem")) == 120
     names = [row["name"] for row in results["comparisons"]]
     assert names == ["chance", *(f"always {letter}" for letter in "ABCD"), "longest option"]
@@ -320,7 +303,14 @@ def test_odd_characters_survive(evaluate, questions, tmp_path):
         (["--task", "medqa"], "task: .*'medqa_4options'.*'medqa'$"),
         (["--scorer", "letters"], "scorer: .*'letter'.*'letters'$"),
         (["--permutations", "3"], r"permutations: .*\[1, 4, 24\].*\b3$"),
-        (["--permutations", "4", "--scorer", "cloze"], r"permutations: .*\bcloze\b"),
+        (["--beside", "letters"], r"beside: .*'letter'.*'letters'\]$"),
+        (["--answer_format", "texts", "--scorer", "generate"], r"answer_format: .*'text'.*'texts'$"),
+        (["--answer_format", "text"], "answer_format: .*generate$"),
+        (["--chat", "true", "--scorer", "text"], "chat: .*generate$"),
+        (["--chat", "true", "--scorer", "generate"], "chat: "),
+        (["--num_samples", "-1"], "num_samples: .*-1$"),
+        (["--passages", ".", "--num_passages", "0"], "num_passages: .*0$"),
+        (["--task", "pubmedqa", "--beside", "cloze"], r"scorer: pubmedqa\b"),
         (["--task", "pubmedqa", "--scorer", "generate"], r"scorer: pubmedqa\b"),
         (["--batch_size", "0"], "batch_size: .*0$"),
         (["--temperature", "0"], "temperature: "),

@@ -1,0 +1,92 @@
+"""A model with the settings that scorers need, and the records that they give."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .formats import chat_prompt, format_stem, text_continuation
+from .formulations import BY_LETTER, Formulation
+from .questions import Question
+from .scoring import context_length
+from .tasks import Task
+
+Record = dict[str, Any]  # the result of one question, as plain JSON; each scorer documents its keys
+Records = Iterator[tuple[int, Record]]  # with the question's index
+
+
+class NotFinite(Exception):
+    """Logits or log-likelihoods of question `index` are not finite: an argmax over them would be an answer."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"question {index}")
+        self.index = index
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How `generate` writes and rewards completions.
+
+    Args:
+        num_samples: completions of each prompt; 0 takes the likeliest token at each step.
+        temperature, top_p: of sampled completions.
+        max_new_tokens: of a completion.
+        length_penalty_min_tokens: of the reward, as GRPO has it.
+    """
+
+    num_samples: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 32
+    length_penalty_min_tokens: int = 4
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model, and how it is asked.
+
+    Args:
+        batch_size: rows in a forward pass; of sampled completions always those of one question.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    batch_size: int = 16
+    formulation: Formulation = BY_LETTER
+    sampling: Sampling = GREEDY
+
+    def prompt(self, question: Question) -> str:
+        """What the model reads before it answers."""
+        if self.formulation.answer_format is None:
+            return format_stem(question)
+        text = self.task.ask(question, self.formulation.answer_format)
+        return chat_prompt(self.tokenizer, text) if self.formulation.chat else text
+
+    def encode(self, texts: list[str], room: int = 0) -> tuple[list[list[int]], list[bool]]:
+        """Token ids, cut from the left to the model's context less `room`, and which were cut."""
+        limit = context_length(self.model.config, self.tokenizer) - room
+        # A chat template writes its special tokens itself.
+        ids = self.tokenizer(texts, add_special_tokens=not self.formulation.chat).input_ids if texts else []
+        return [row[-limit:] for row in ids], [len(row) > limit for row in ids]
+
+    def longest_prompt(self, question: Question) -> int:
+        """Tokens that a question's prompt may have, so that nothing of it is cut."""
+        context = context_length(self.model.config, self.tokenizer)
+        if self.formulation.scorer == "generate":
+            return context - self.sampling.max_new_tokens
+        ids = self.tokenizer(self.continuations(question), add_special_tokens=False).input_ids
+        return context + 1 - max(map(len, ids))  # the last token is predicted, not read
+
+    def continuations(self, question: Question) -> list[str]:
+        """What is scored after the prompt: a text for each option."""
+        if self.formulation.scorer == "letter":
+            return [f" {label}" for label in self.task.labels]
+        if self.formulation.scorer == "text":
+            return [text_continuation(option) for option in question.options]
+        return [f" {option}" for option in question.options]

@@ -1,0 +1,70 @@
+"""Which formulations a run asks, and which one is its headline."""
+
+import pytest
+
+from modeling_pure import PureConfig
+from modeling_pure.medqa.arguments import EvalArguments
+from modeling_pure.medqa.formats import teach_formats
+from modeling_pure.medqa.formulations import Plan, make_plan
+
+
+def plan(taught: list[str], **options) -> Plan:
+    config = PureConfig()
+    teach_formats(config, taught)
+    return make_plan(EvalArguments(**options), config)
+
+
+def names(found: Plan) -> list[str]:
+    return [formulation.name for formulation in found.formulations]
+
+
+@pytest.mark.parametrize(
+    ("taught", "expected"),
+    [
+        ([], ["letter"]),
+        (["letter"], ["letter"]),
+        (["text"], ["text", "letter"]),
+        (["letter", "text", "reasoned"], ["text", "letter"]),
+        (["letter", "reasoned"], ["letter"]),
+        (["reasoned"], ["generate reasoned", "letter"]),
+    ],
+)
+def test_the_headline_is_what_was_taught_and_letters_stand_beside_it(taught, expected):
+    found = plan(taught)
+    assert names(found) == expected
+    assert found.warning is None
+    assert all(name in found.reason for name in taught)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"scorer": "cloze"}, ["cloze", "letter"]),
+        ({"scorer": "letter", "beside": ["cloze", "text", "letter", "text"]}, ["letter", "cloze", "text"]),
+        ({"scorer": "generate"}, ["generate text", "letter"]),
+        ({"scorer": "generate", "answer_format": "reasoned", "chat": True}, ["generate reasoned, chat", "letter"]),
+        ({"beside": ["generate"], "chat": True}, ["text", "generate text, chat", "letter"]),
+        ({"passages": "books"}, ["text, open book", "text", "letter"]),
+        ({"scorer": "letter", "passages": "books"}, ["letter, open book", "letter"]),
+        ({"task": "pubmedqa"}, ["letter"]),
+        ({"task": "pubmedqa", "passages": "books"}, ["letter, open book", "letter"]),
+    ],
+)
+def test_what_stands_beside_is_asked_once_and_without_books(options, expected):
+    assert names(plan(["text"], **options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({}, False),
+        ({"scorer": "letter"}, True),
+        ({"scorer": "generate", "answer_format": "reasoned"}, True),
+        ({"scorer": "generate", "answer_format": "text"}, False),
+        ({"scorer": "cloze"}, False),  # no model is taught that
+        ({"task": "pubmedqa"}, False),
+    ],
+)
+def test_a_headline_in_an_untaught_format_is_warned_of(options, warned):
+    assert bool(plan(["text"], **options).warning) == warned
+    assert plan([], **options).warning is None
