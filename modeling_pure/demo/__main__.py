@@ -1,9 +1,11 @@
 """The main job in minutes, offline: pretrain a tiny model, measure it, GRPO, measure it again.
 
-    python -m modeling_pure.demo [--seed N]
+    python -m modeling_pure.demo [--seed N] [--twins]
 
-Runs the three scripts with recipes/demo/*.yaml, each as a command you could type. A stage that is done is not run
-again, one that was interrupted goes on, and one whose recipe or seed has changed starts anew with all that follow it.
+Runs the three scripts with recipes/demo/*.yaml, each as a command you could type. Stages that are done are skipped,
+interrupted ones continue, and a stage whose recipe or seed has changed restarts with all that follow it. `--twins`
+also trains the same model on the same prompts in three other ways: cross entropy on answers with reasons and on
+answers alone, and GRPO on answers alone.
 """
 
 import argparse
@@ -20,22 +22,26 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..console import DISCLAIMER
+from ..console import DISCLAIMER, print_block, print_table
 from ..medqa import formats
-from ..medqa.compare import compare_evaluations
-from ..medqa.questions import read_questions
+from ..medqa.compare import paired
+from ..medqa.questions import Question, read_questions
 from ..medqa.results import read_evaluation
 from ..training.callbacks import METRICS_FILE, read_metrics
-from . import facts, world
+from . import facts, table, world
 
 RUNS = Path("runs/demo")
 EVALUATE = (
     "eval_medqa.py --config recipes/demo/eval.yaml --model_name_or_path {model} --output_dir {output} "
     f"--contamination {RUNS / 'coverage' / 'coverage.json'}"
 )
+TWINS = {  # by what they add to the GRPO command
+    "sft_reasons": "--algorithm sft",
+    "sft_answers": "--algorithm sft --answer_formats text",
+    "grpo_answers": "--answer_formats text",
+}
 COVERAGE = (
     "-m modeling_pure.data.decontaminate --config recipes/demo/pretrain.yaml --documents 0 "
     "--decontaminate {questions} --coverage {output}/coverage.json"
@@ -47,25 +53,31 @@ def main() -> int:
     """Run every stage that is not done, then show what came out; 1 where GRPO did not raise the accuracy."""
     parser = argparse.ArgumentParser(prog="python -m modeling_pure.demo", description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and sampling (default: 0)")
-    seed = parser.parse_args().seed
+    parser.add_argument("--twins", action="store_true", help="also train in three other ways on the same prompts")
+    options = parser.parse_args()
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (facts, world, formats))
     digest = run_stage("world", "", sources, build_world)
-    for name, command in stages(seed).items():
+    for name, command in stages(options.seed, options.twins).items():
         recipe = Path(command.split("--config ")[1].split()[0]).read_bytes()
         digest = run_stage(name, digest, command.encode() + recipe, running(command))
-    return show_results(seed)
+    return show_results(options.seed, options.twins)
 
 
-def stages(seed: int) -> dict[str, str]:
+def stages(seed: int, twins: bool) -> dict[str, str]:
     """The commands, in order, by the folders they fill. The world and its questions are the same for every seed."""
-    return {
+    grpo = f"train_grpo.py --config recipes/demo/grpo.yaml --seed {seed}"
+    commands = {
         "coverage": COVERAGE.format(questions=RUNS / "world" / world.EXAM_FILES[2], output=RUNS / "coverage"),
         "pretrain": f"train_pretrain.py --config recipes/demo/pretrain.yaml --seed {seed}",
         "eval_before": EVALUATE.format(model=RUNS / "pretrain", output=RUNS / "eval_before"),
-        "grpo": f"train_grpo.py --config recipes/demo/grpo.yaml --seed {seed}",
+        "grpo": grpo,
         "eval_after": EVALUATE.format(model=RUNS / "grpo", output=RUNS / "eval_after")
         + f" --compare_with {RUNS / 'eval_before'}",
     }
+    for name, more in TWINS.items() if twins else ():
+        commands[name] = f"{grpo} {more} --output_dir {RUNS / name}"
+        commands[f"eval_{name}"] = EVALUATE.format(model=RUNS / name, output=RUNS / f"eval_{name}")
+    return commands
 
 
 def run_stage(name: str, previous: str, inputs: bytes, work: Callable[[Path], None]) -> str:
@@ -110,51 +122,61 @@ def run_command(command: str) -> None:
         sys.exit(code)
 
 
-def show_results(seed: int) -> int:
-    """The table at the end; exit code 1 unless the held-out accuracy rose (exact McNemar, p < 0.01)."""
-    evaluations = [read_evaluation("demo", str(RUNS / f"eval_{when}")) for when in ("before", "after")]
-    (mcnemar,) = compare_evaluations(evaluations[0], evaluations[1:])
-    before, after = (evaluation.results for evaluation in evaluations)
+def show_results(seed: int, twins: bool) -> int:
+    """The tables at the end; exit code 1 unless GRPO raised the held-out accuracy (exact McNemar, p < 0.01)."""
+    names = {"before GRPO": "eval_before", "after GRPO": "eval_after"}
+    names |= {name.replace("_", " on "): f"eval_{name}" for name in (TWINS if twins else ())}
+    evaluations = {name: read_evaluation("demo", str(RUNS / folder)) for name, folder in names.items()}
+    questions = heldout_questions()
+    never, headline = table.never_asked(questions), table.HEADLINE
+    before, after = (table.right(evaluations[name], headline) for name in ("before GRPO", "after GRPO"))
+    print_table("Held-out accuracy (95 % Wilson)", table.HEAD, table.accuracies(evaluations, questions))
+    lines = {
+        "held-out questions": f"{len(questions)} (chance 25.0 %), {never.sum()} of them of a kind that is never asked",
+        "GRPO, with reasons": table.in_words(before, after),
+    }
+    if twins:
+        answers = table.right(evaluations["sft on answers"], "text")
+        lines["cross entropy on answers to GRPO"] = table.in_words(answers, after)
+        lines["the same, never asked"] = table.in_words(answers[never], after[never])
+    lines |= {
+        **pretraining_facts(),
+        "a greedy answer": sample_answer(questions[0]),
+        "models": f"{RUNS}/pretrain, {RUNS}/grpo (AutoModelForCausalLM loads them)",
+        "report": f"{RUNS}/eval_after/report.html",
+        "curves": f"{RUNS}/pretrain/curves.png, {RUNS}/grpo/curves.png",
+    }
+    print_block(f"What the demo did (seed {seed})", lines)
+    CONSOLE.print(DISCLAIMER)
+    change = paired(before, after)
+    return 0 if change["p_value"] < 0.01 and change["difference"] > 0 else 1
+
+
+def heldout_questions() -> list[Question]:
+    """The questions that were evaluated."""
+    return read_questions("questions", str(RUNS / "world" / world.EXAM_FILES[2]))
+
+
+def pretraining_facts() -> dict[str, str]:
+    """Loss and speed of pretraining."""
     lines = read_metrics(RUNS / "pretrain" / METRICS_FILE)
     losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
     speeds = sorted(line["tokens_per_second"] for line in lines if "tokens_per_second" in line)
-    table = Table(title=f"What the demo did (seed {seed})", title_justify="left", show_header=False)
-    table.add_row("held-out loss, first to last", f"{losses[0]:.3f} to {losses[-1]:.3f} nats per token")
-    table.add_row(
-        "pretraining speed, median", f"{speeds[len(speeds) // 2]:,.0f} tokens/s" if speeds else "not measured"
-    )
-    table.add_row("held-out questions", f"{before['metrics']['n']} (chance 25.0 %)")
-    table.add_row("accuracy before GRPO", describe_accuracy(before["metrics"]))
-    table.add_row("accuracy after GRPO", describe_accuracy(after["metrics"]))
-    table.add_row(
-        "exact McNemar",
-        f"{mcnemar['only_second']} became right, {mcnemar['only_first']} became wrong, p = {mcnemar['p_value']:.2g}",
-    )
-    table.add_row("a sampled answer", sample_answer())
-    table.add_row("models", f"{RUNS}/pretrain, {RUNS}/grpo (AutoModelForCausalLM loads them)")
-    table.add_row("report", f"{RUNS}/eval_after/report.html")
-    table.add_row("curves", f"{RUNS}/pretrain/curves.png, {RUNS}/grpo/curves.png")
-    CONSOLE.print(table)
-    CONSOLE.print(DISCLAIMER)
-    return 0 if mcnemar["p_value"] < 0.01 and mcnemar["only_second"] > mcnemar["only_first"] else 1
+    return {
+        "held-out loss, first to last": f"{losses[0]:.3f} to {losses[-1]:.3f} nats per token",
+        "pretraining speed, median": f"{speeds[len(speeds) // 2]:,.0f} tokens/s" if speeds else "not measured",
+    }
 
 
-def describe_accuracy(metrics: dict[str, Any]) -> str:
-    """Accuracy with its Wilson interval."""
-    low, high = metrics["wilson_interval"]
-    return f"{metrics['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})"
-
-
-def sample_answer() -> str:
-    """The trained model's greedy answer to the first held-out question, through the Auto classes."""
+def sample_answer(question: Question) -> str:
+    """The trained model's greedy answer with reasons, through the Auto classes."""
     model: Any = AutoModelForCausalLM.from_pretrained(RUNS / "grpo")
     tokenizer = AutoTokenizer.from_pretrained(RUNS / "grpo")
-    question = read_questions("questions", str(RUNS / "world" / world.EXAM_FILES[2]))[0]
-    inputs = tokenizer(formats.format_prompt(question), return_tensors="pt")
+    inputs = tokenizer(formats.format_prompt(question, "reasoned"), return_tensors="pt")
     with torch.inference_mode():
-        output = model.generate(**inputs, max_new_tokens=24, do_sample=False)
+        output = model.generate(**inputs, max_new_tokens=32, do_sample=False)
     answer = str(tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))
-    return f"{question.question}\n{answer.strip()} (right: {question.letter})"
+    return f"{question.question} Reasoning: {answer.strip()} (right: {question.options[question.answer]})"
 
 
 if __name__ == "__main__":

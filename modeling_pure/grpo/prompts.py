@@ -15,9 +15,11 @@ from ..errors import InputError
 from ..medqa.formats import (
     chat_message,
     chat_prompt,
+    describe_formats,
     draw_format,
     format_answer,
     format_prompt,
+    headline_format,
     shuffled_for,
     taught_formats,
     warn_untaught,
@@ -26,7 +28,6 @@ from ..medqa.passages import Library, fit_passages
 from ..medqa.questions import Question
 from ..medqa.splits import split_of
 
-HEADLINES = ("text", "letter", "reasoned")  # a format before others that it is asked beside
 Prompt = str | list[dict[str, str]]  # text, or the one turn of a conversation
 
 
@@ -47,7 +48,7 @@ class Asking:
     @property
     def headline(self) -> str:
         """The format that a run is judged by."""
-        return next(name for name in HEADLINES if name in self.shares)
+        return headline_format(self.shares)
 
     @property
     def best_metric(self) -> str:
@@ -57,8 +58,7 @@ class Asking:
         return "eval_medqa_accuracy" if self.headline == "letter" else "eval_medqa_text_accuracy"
 
     def __str__(self) -> str:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
-        return shares + (" in the chat template" if self.chat else "")
+        return describe_formats(self.shares) + (" in the chat template" if self.chat else "")
 
     def warnings(self, config: PreTrainedConfig) -> list[str]:
         """Formats that a checkpoint was not taught, or that stand in each other's way."""
@@ -95,8 +95,7 @@ BY_LETTER = Asking({"letter": 1.0})
 
 def default_formats(config: PreTrainedConfig) -> dict[str, float]:
     """The format to ask in that a checkpoint was taught; letters for one that does not say."""
-    taught = taught_formats(config) or ["letter"]
-    return {next(name for name in HEADLINES if name in taught): 1.0}
+    return {headline_format(taught_formats(config)): 1.0}
 
 
 def open_books(

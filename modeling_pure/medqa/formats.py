@@ -11,7 +11,7 @@ Everything up to and including the first colon is the prompt, that of lm-evaluat
 import random
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,6 +218,11 @@ def shuffled_for(question: Question, answer_format: str, rng: random.Random) -> 
 def taught_formats(config: PreTrainedConfig) -> list[str]:
     """The formats that a checkpoint was taught, as its configuration says; none for models of others."""
     return list(getattr(config, "answer_formats", None) or [])
+
+
+def headline_format(formats: Collection[str]) -> str:
+    """Which of several formats a model is judged by; letters if there is none."""
+    return next((name for name in ("text", "letter", "reasoned") if name in formats), "letter")
 
 
 def teach_formats(config: PreTrainedConfig, formats: Iterable[str]) -> None:

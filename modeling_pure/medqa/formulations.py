@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedConfig
 
-from .formats import taught_formats, warn_untaught
+from .formats import headline_format, taught_formats, warn_untaught
 
 if TYPE_CHECKING:
     from .arguments import EvalArguments
-
-TAUGHT_FIRST = ("text", "letter", "reasoned")  # which of several taught formats makes the headline
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Plan:
 def make_plan(args: "EvalArguments", config: PreTrainedConfig) -> Plan:
     """The formulations of a run: the headline, its closed-book twin, what `beside` names, and always the letters."""
     taught = taught_formats(config)
-    first = next((name for name in TAUGHT_FIRST if name in taught), "letter")
+    first = headline_format(taught)
     by_scorer = {formulation.scorer: formulation for formulation in (BY_LETTER, BY_TEXT, CLOZE)}
     by_scorer["generate"] = Formulation("generate", args.answer_format or first, args.chat)
     scorer = args.scorer

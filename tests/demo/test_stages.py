@@ -7,6 +7,10 @@ import pytest
 
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.demo import __main__ as demo
+from modeling_pure.demo import table
+from modeling_pure.demo.table import HEADLINE, NEVER_ASKED
+from modeling_pure.demo.world import EXAM_FILES
+from modeling_pure.medqa.results import read_evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -60,31 +64,73 @@ def test_a_failing_command_ends_the_demo_with_its_code(monkeypatch):
     assert stop.value.code == 1
 
 
-def test_a_seed_reaches_both_trainings():
-    seeded = {name for name, command in demo.stages(7).items() if command.endswith(" --seed 7")}
-    assert seeded == {"pretrain", "grpo"}
+def test_a_seed_reaches_every_training():
+    seeded = {name for name, command in demo.stages(7, twins=True).items() if " --seed 7" in command}
+    assert seeded == {"pretrain", "grpo", *demo.TWINS}
+    assert not {*demo.TWINS} & {*demo.stages(7, twins=False)}
 
 
-def write_evaluation(folder, right, questions=100):
-    """An evaluation in which the first `right` questions were answered rightly."""
+def write_questions(folder, count=100):
+    """Questions about one disease, whose right letter is A; the last tenth are of the kind that is never asked."""
+    folder.mkdir()
+    options = {"A": "right", "B": "wrong", "C": "other", "D": "last"}
+    rows = [
+        {
+            "question": f"Question {i}?",
+            "options": options,
+            "answer_idx": "A",
+            "meta_info": NEVER_ASKED if i >= count * 0.9 else "drug",
+        }
+        for i in range(count)
+    ]
+    (folder / EXAM_FILES[2]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_evaluation(folder, right, texts_right=50, questions=100):
+    """An evaluation in which the first `right` questions were answered rightly with reasons."""
     folder.mkdir(parents=True)
-    metrics = {"n": questions, "correct": right, "accuracy": right / questions, "wilson_interval": [0.0, 1.0]}
+    metrics = {"n": questions, "correct": right}
     data = {"task": "medqa_4options", "labels": dict.fromkeys("ABCD", 0)}
-    results = {"metrics": metrics, "data": data, "model": {"name": folder.name}, "headline": {"name": "letter"}}
+    results = {"metrics": metrics, "data": data, "model": {"name": folder.name}, "headline": {"name": HEADLINE}}
     (folder / "eval.json").write_text(json.dumps(results))
-    lines = [{"id": str(i), "gold": "A", "prediction": "A" if i < right else "B"} for i in range(questions)]
+    lines = [
+        {
+            "id": str(i),
+            "gold": "A",
+            "prediction": "A" if i < right else None,
+            "beside": {"letter": "B" if i % 4 else "A", "text": "A" if i < texts_right else "C"},
+        }
+        for i in range(questions)
+    ]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 @pytest.mark.parametrize(("before", "after", "code"), [(50, 60, 0), (50, 55, 1), (60, 50, 1), (50, 50, 1)])
-def test_the_demo_fails_unless_grpo_raised_the_accuracy(runs, monkeypatch, capsys, before, after, code):
+@pytest.mark.parametrize("twins", [False, True])
+def test_the_demo_fails_unless_grpo_raised_the_accuracy(runs, monkeypatch, capsys, before, after, code, twins):
+    write_questions(runs / "world")
     write_evaluation(runs / "eval_before", before)
-    write_evaluation(runs / "eval_after", after)
+    write_evaluation(runs / "eval_after", after, texts_right=77)
+    for name in demo.TWINS if twins else ():
+        write_evaluation(runs / f"eval_{name}", 95, texts_right=33)
     (runs / "pretrain").mkdir()
     (runs / "pretrain" / "metrics.jsonl").write_text('{"eval_loss": 2.0}\n{"eval_loss": 1.5}\n')
-    monkeypatch.setattr(demo, "sample_answer", lambda: "C. Nitrofurantoin")
-    assert demo.show_results(seed=3) == code
+    monkeypatch.setattr(demo, "sample_answer", lambda question: "Nitrofurantoin (C)")
+    assert demo.show_results(3, twins) == code
     printed = capsys.readouterr().out
     assert re.search(r"\bseed 3\b", printed)
     assert re.search(r"\b2\.000\b.*\b1\.500\b", printed)
     assert DISCLAIMER in " ".join(printed.split())
+    (row,) = [line for line in printed.splitlines() if "after GRPO" in line]
+    assert re.findall(r"(\d+\.\d) %", row) == ["25.0", "77.0", f"{after}.0", "0.0", "0.0"]
+    assert printed.count("33.0 %") == (3 if twins else 0)
+
+
+def test_texts_and_reasons_of_what_is_never_asked_stand_apart(runs):
+    write_questions(runs / "world")
+    write_evaluation(runs / "eval", 95, texts_right=100)
+    evaluation, questions = read_evaluation("demo", str(runs / "eval")), demo.heldout_questions()
+    never = table.never_asked(questions)
+    assert never.sum() == 10
+    assert table.right(evaluation, "text")[never].all()
+    assert table.right(evaluation, HEADLINE)[never].sum() == 5

@@ -99,25 +99,24 @@ def test_text_and_letter_are_asked_in_their_shares_and_reported_side_by_side(grp
     by_letter, by_text = card_blocks(card, "evaluation")
     assert ", letter, " in by_letter
     assert ", text, " in by_text
-    assert re.search(r"\btext 50%, letter 50%", card_blocks(card, "training")["GRPO on MedQA"])
+    assert re.search(r"\bletter 50 ?%, text 50 ?%", card_blocks(card, "training")["GRPO on MedQA"])
 
 
 def test_the_twin_says_what_it_taught_and_the_next_run_asks_so(grpo_here, tmp_path):
     grpo_here(answer_formats="text", algorithm="sft", max_steps=2)
     for folder in ("run", "run/checkpoint-2"):
-        assert AutoConfig.from_pretrained(tmp_path / folder).answer_formats == ["text"]
+        assert "text" in AutoConfig.from_pretrained(tmp_path / folder).answer_formats
     assert any("eval_medqa_text_accuracy" in line for line in metrics(tmp_path / "run"))
     again = {"model_name_or_path": tmp_path / "run", "max_steps": 2, "algorithm": "sft", "eval_strategy": "no"}
     assert "WARNING: the model was taught" not in grpo_here(folder=tmp_path / "again", **again)
-    assert AutoConfig.from_pretrained(tmp_path / "again").answer_formats == ["text"]
-    printed = grpo_here(folder=tmp_path / "letters", answer_formats="letter", **again)
+    printed = grpo_here(folder=tmp_path / "reasons", answer_formats="reasoned", **again | {"algorithm": "grpo"})
     assert "WARNING: the model was taught" in printed
-    assert AutoConfig.from_pretrained(tmp_path / "letters").answer_formats == ["letter", "text"]
+    assert "reasoned" in AutoConfig.from_pretrained(tmp_path / "reasons").answer_formats
 
 
 def test_merged_adapters_say_what_they_taught(grpo_here, tmp_path):
     grpo_here(answer_formats="text", lora_rank=2, max_steps=2)
-    assert AutoConfig.from_pretrained(tmp_path / "run").answer_formats == ["text"]
+    assert "text" in AutoConfig.from_pretrained(tmp_path / "run").answer_formats
     assert any("eval_medqa_text_accuracy" in line for line in metrics(tmp_path / "run"))
 
 
