@@ -3,7 +3,7 @@
     python -m benchmarks.formats --questions data/medqa/train.jsonl --dev data/medqa/dev.jsonl --text data/pretrain
 
 Pretrains a model of 5.5M parameters from scratch for each format and seed, on half exam text and half documents (every
-`*.train.parquet` in the folder `--text`, in equal shares), with a vocabulary of 8,192 trained on both. Only the answer
+`*.train.*` in the folder `--text`, in equal shares), with a vocabulary of 8,192 trained on both. Only the answer
 format of the exam text differs. Repeat the command to continue: `--work` keeps finished runs. Prints a table, then a
 line of JSON.
 """
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", required=True, help="train questions, in MedQA's format")
     parser.add_argument("--dev", required=True, help="questions to ask")
-    parser.add_argument("--text", required=True, help="folder with *.train.parquet")
+    parser.add_argument("--text", required=True, help="folder with *.train.parquet or *.train.jsonl")
     parser.add_argument("--work", default="runs/formats", help="folder for the runs")
     parser.add_argument("--steps", type=int, default=400, help="of 2,048 tokens")
     parser.add_argument("--seeds", type=int, default=3)
@@ -69,8 +69,8 @@ def main() -> None:
     for seed, taught in itertools.product(range(args.seeds), TAUGHT):
         recipe = write_recipe(work, taught, seed, args)
         run("train_pretrain.py", "--config", str(recipe))
-        for asked in ASKED:
-            accuracies.setdefault((taught, asked), []).append(evaluate(work / f"{taught}-{seed}", asked, args.dev))
+        for asked, accuracy in evaluate(work / f"{taught}-{seed}", args.dev).items():
+            accuracies.setdefault((taught, asked), []).append(accuracy)
     show(accuracies, args)
 
 
@@ -89,7 +89,7 @@ def write_tokenizer(folder: Path, args: argparse.Namespace) -> None:
 
 def text_files(args: argparse.Namespace) -> list[Path]:
     """The files of text to train on."""
-    return sorted(Path(args.text).glob("*.train.parquet"))
+    return sorted(Path(args.text).glob("*.train.*"))
 
 
 def write_recipe(work: Path, taught: str, seed: int, args: argparse.Namespace) -> Path:
@@ -113,13 +113,15 @@ def write_recipe(work: Path, taught: str, seed: int, args: argparse.Namespace) -
     return file
 
 
-def evaluate(model: Path, asked: str, questions: str) -> float:
-    """The accuracy of a model, asked in one way."""
-    folder = model / f"eval_{asked}"
+def evaluate(model: Path, questions: str) -> dict[str, float]:
+    """The accuracy of a model, asked in each way."""
+    folder = model / "eval"
     if not (folder / "eval.json").is_file():
-        options = ["--questions", questions, "--split", "all", "--scorer", asked, "--output_dir", str(folder)]
+        ways = ["--scorer", ASKED[0], "--beside", *ASKED[1:]]
+        options = ["--questions", questions, "--split", "all", *ways, "--output_dir", str(folder)]
         run("eval_medqa.py", "--model_name_or_path", str(model), *options)
-    return float(json.loads((folder / "eval.json").read_text())["metrics"]["accuracy"])
+    formulations = json.loads((folder / "eval.json").read_text())["formulations"]
+    return {asked: float(formulations[asked]["accuracy"]) for asked in ASKED}
 
 
 def run(*command: str) -> None:

@@ -1,6 +1,7 @@
 """Benchmarks run at their smallest size and print what they promise; how fast anything is, no test says."""
 
 import json
+import random
 import subprocess
 import sys
 from functools import partial
@@ -9,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig
 
 from benchmarks import grpo
 from benchmarks.loss import gradients, ours, peak_bytes, plain, relative_error, trl_head
 from benchmarks.measure import DEVICE
 from benchmarks.memory import saved_bytes
 from modeling_pure.loss_pure import PureTokenLoss
+from tests.conftest import WORDS, question_row, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 SMALLEST = {
@@ -38,7 +41,25 @@ def run(name: str, options: str) -> dict:
 
 
 def test_every_benchmark_is_started_by_a_test():
-    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NO_BENCHMARKS == set(SMALLEST)
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NO_BENCHMARKS == {*SMALLEST, "formats"}
+
+
+@pytest.mark.slow
+def test_models_are_taught_and_asked_in_every_format(tmp_path, questions):
+    rng = random.Random(0)
+    for name in ("one", "two"):
+        texts = [" ".join(rng.choices(WORDS, k=200)) for _ in range(200)]
+        write_jsonl(tmp_path / f"{name}.train.jsonl", [{"text": text} for text in texts])
+    for name, part in (("train", questions[:80]), ("dev", questions[80:])):
+        write_jsonl(tmp_path / f"{name}.jsonl", [question_row(question) for question in part])
+    options = f"--questions {tmp_path}/train.jsonl --dev {tmp_path}/dev.jsonl --text {tmp_path} --steps 2 --seeds 1"
+    line = run("formats", f"{options} --work {tmp_path}/runs")
+    assert line["versions"]["torch"] == torch.__version__
+    assert {"taught text, asked text", "taught letter, asked cloze"} <= {*line["accuracies"]}
+    assert len(line["accuracies"]) == 9
+    assert all(0 <= accuracy <= 1 for values in line["accuracies"].values() for accuracy in values)
+    taught = [AutoConfig.from_pretrained(tmp_path / f"runs/{name}-0").answer_formats for name in ("text", "both")]
+    assert taught == [["text"], ["letter", "text"]]
 
 
 @pytest.mark.slow
