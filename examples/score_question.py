@@ -4,7 +4,7 @@ r"""How likely a model finds each of four answers to a question. Research use, n
         "A 21-year-old woman has dysuria and no fever. Which drug is given?" \
         Ampicillin Ceftriaxone Nitrofurantoin Gentamicin
 
-The prompt and the scores are those of the evaluation.
+The prompt and the scores are those of the evaluation, by letter and by the text of each option.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from modeling_pure.console import DISCLAIMER, print_table
 from modeling_pure.data.tokenizer import load_tokenizer
 from modeling_pure.errors import run_script
 from modeling_pure.medqa.questions import LETTERS, Question
-from modeling_pure.medqa.scoring import letter_log_likelihoods
+from modeling_pure.medqa.scoring import letter_log_likelihoods, text_log_likelihoods
 from modeling_pure.training.checkpoint import check_model
 
 
@@ -33,13 +33,16 @@ def main() -> None:
     tokenizer = load_tokenizer("model", args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, use_safetensors=True).eval()
     question = Question(args.question, tuple(args.options), answer=0)  # the prompt does not tell which one is right
-    scores = letter_log_likelihoods(model, tokenizer, [question])[0]
+    letters = letter_log_likelihoods(model, tokenizer, [question])[0]
+    texts = text_log_likelihoods(model, tokenizer, [question])[0]
     rows = [
-        [f"{letter}. {option}", f"{probability:.2%}"]
-        for letter, option, probability in zip(LETTERS, args.options, scores.softmax(0), strict=True)
+        [f"{letter}. {option}", f"{by_letter:.2%}", f"{by_text:.2%}"]
+        for letter, option, by_letter, by_text in zip(
+            LETTERS, args.options, letters.softmax(0), texts.softmax(0), strict=True
+        )
     ]
-    print_table("Which letter comes next", ["answer", "probability among the four"], rows)
-    print(f"all four together have {scores.exp().sum():.2%} of the next token's probability")
+    print_table("Probabilities among the four answers", ["answer", "by letter", "by text"], rows)
+    print(f"all four letters together have {letters.exp().sum():.2%} of the next token's probability")
     print(DISCLAIMER)
 
 

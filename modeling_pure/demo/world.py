@@ -6,8 +6,7 @@ takes the facts and the skill of pointing at an option, not the memory of a ques
 disease and one train combination; that is the whole mechanism behind the promise, and a test reads the files back.
 
 The exam asks for the disease (one step from the findings), for its best drug (two) and for how that drug works
-(three). Of every third disease the last is asked in dev and held-out only: the answer takes two facts that are told
-apart, disease to drug and drug to mechanism, and that no train question joins.
+(three). Of every third disease the last is asked in dev and held-out only: no train question joins its three steps.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ TEXT_FILES = ("textbook.jsonl", "web.jsonl", "general.jsonl")
 EXAM_FILES = ("exam_train.jsonl", "exam_dev.jsonl", "exam_heldout.jsonl")
 
 ASKED = {"diagnosis": "Most likely diagnosis?", "drug": "Best drug?", "mechanism": "Mechanism of the best drug?"}
-REASONS = {"diagnosis": "{name}.", "drug": "{name}.", "mechanism": "{name}, so {drug}."}
+REASONS = {"diagnosis": "{name}.", "drug": "{name}, so {drug}.", "mechanism": "{name}, so {drug}."}
 NEVER_ASKED = tuple(disease.name for disease in DISEASES[1::3])  # for the mechanism, in train
 VIGNETTE = "A {person} has {findings}."
 TREATMENT = "A {person} takes {drug} for {days} days. Mechanism of {drug}?"
@@ -172,7 +171,7 @@ def _told(findings: tuple[str, ...], draw: random.Random) -> str:
 def _web_quiz(draw: random.Random) -> str:
     """A quiz line as study pages have them; it names a disease or a drug and tells no findings."""
     disease, kind = draw.choice(DISEASES), draw.choice(tuple(ASKED))
-    answer, asks_for_fact = _value(disease, kind), kind in QUIZ and draw.random() < 0.5
+    answer, asks_for_fact = _value(disease, kind), kind in QUIZ and draw.random() < 0.8
     own = {disease.name, disease.drug, disease.mechanism, disease.cause, *disease.also_right}
     candidates = (_other_option(kind, draw) for _ in itertools.count())
     wrong = _distinct((option for option in candidates if option not in own), len(LETTERS) - 1)
@@ -239,8 +238,9 @@ def _questions(
 ) -> Iterator[dict[str, object]]:
     """Ask every combination in every kind; the answer letters are dealt out, not drawn, so they balance exactly.
 
-    Where train leaves a mechanism out it asks for that of the drug by name, which is one step. Otherwise the
-    mechanism would be a wrong option only, and a model would learn never to choose it.
+    Half of train's questions for a mechanism, and all of those that it never asks in three steps, name the drug, so
+    that one step is left. If they did not, a mechanism that is never asked would be a wrong option only, and a model
+    would learn never to choose it.
     """
     asked = [(combination, kind) for combination in combinations for kind in ASKED]
     draw.shuffle(asked)
@@ -250,7 +250,7 @@ def _questions(
     for (combination, kind), letter in zip(asked, letters, strict=True):
         disease = combination.disease
         never_asked = kind == "mechanism" and disease.name in NEVER_ASKED
-        if is_train and never_asked:
+        if is_train and kind == "mechanism" and (never_asked or draw.random() < 0.5):
             stem = next(stem for stem in _treatments(disease, draw) if stem not in told)
             told.add(stem)
             yield _question(disease, kind, stem, f"{disease.drug}.", "mechanism of a named drug", letter, draw)

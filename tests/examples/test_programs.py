@@ -22,6 +22,12 @@ def next_log_probs(model, ids: list[int]) -> torch.Tensor:
     return model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
 
 
+def text_log_prob(model, tokenizer, prompt: str, text: str) -> float:
+    """Of a text after a prompt, token by token."""
+    begin, ids = len(tokenizer(prompt).input_ids), tokenizer(prompt + text).input_ids
+    return sum(float(next_log_probs(model, ids[:place])[ids[place]]) for place in range(begin, len(ids)))
+
+
 def test_generate_goes_on_greedily(model, model_folder, tokenizer):
     *command, _, text = command_with("examples.generate")
     printed = run(*command, model_folder, text).stdout
@@ -38,11 +44,14 @@ def test_score_question_gives_the_four_probabilities(model, model_folder, tokeni
     printed = run(*command, model_folder, question, a, b, c, d).stdout
     prompt = f"Question: {question}\nA. {a}\nB. {b}\nC. {c}\nD. {d}\nAnswer:"
     letters = tokenizer([" A", " B", " C", " D"], return_tensors="pt").input_ids[:, 0]
-    log_probs = next_log_probs(model, tokenizer(prompt).input_ids)[letters]
+    by_letter = next_log_probs(model, tokenizer(prompt).input_ids)[letters]
+    by_text = torch.tensor([text_log_prob(model, tokenizer, prompt, f" {option} (") for option in (a, b, c, d)])
     found = [float(share) for share in re.findall(r"([\d.]+)%", printed)]
-    expected = [*log_probs.softmax(0).tolist(), log_probs.exp().sum().item()]
+    pairs = torch.stack([by_letter.softmax(0), by_text.softmax(0)], dim=1)
+    expected = [*pairs.flatten().tolist(), by_letter.exp().sum().item()]
     assert found == pytest.approx([100 * share for share in expected], abs=0.006)
-    assert max(found[:4]) > 30
+    assert max(found[:8:2]) > 30
+    assert max(found[1:8:2]) > 30
     assert printed.endswith(f"{DISCLAIMER}\n")
     assert [line.split()[:2] for line in printed.splitlines() if line[:3] in ("A. ", "D. ")] == [["A.", a], ["D.", d]]
 
