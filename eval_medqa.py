@@ -116,7 +116,7 @@ def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked, plan: Plan) 
             "headline": f"{plan.headline.name}: {plan.reason}",
             "formulations": "; ".join(each.name for each in plan.formulations),
             "orders": f"{args.permutations} of the options, for letter and text",
-            **({"passages": f"{book.passages:,} of {book.path}, {book.left_out:,} left out"} if book else {}),
+            **({"passages": f"of {book.path}: {book.description}"} if book else {}),
             "tokens": f"{tokens:,} of prompts, about {2 * parameters * tokens / 1e15:.3g} PFLOP to read them once",
             "memory": f"{4 * parameters / 1e9:.2f} GB of weights (fp32); a forward pass has {args.batch_size} prompts",
             "device": str(asked.model.device),

@@ -29,6 +29,7 @@ from modeling_pure.grpo.prompts import (
     open_books,
     prompt_dataset,
     questions_that_fit,
+    say,
     teachable,
 )
 from modeling_pure.grpo.report import (
@@ -42,6 +43,7 @@ from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
 from modeling_pure.medqa.card import dev_evaluations, public_name
 from modeling_pure.medqa.formats import teach_formats
+from modeling_pure.medqa.passages import Library
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import Correct, LengthPenalty
 from modeling_pure.medqa.scoring import context_length, end_tokens
@@ -102,10 +104,9 @@ def check_algorithm(folder: Path | None, algorithm: str) -> None:
         raise InputError(f"output_dir: '{folder}' was written by --algorithm grpo; give the baseline its own folder")
 
 
-def read_splits(script_args: GRPOScriptArguments) -> tuple[list[Question], list[Question]]:
+def read_splits(script_args: GRPOScriptArguments, questions: list[Question]) -> tuple[list[Question], list[Question]]:
     """The questions that may be trained on, and those of the dev split that the best checkpoint is chosen by."""
     splits = ["holdout"] if script_args.holdout_only else ["train", "holdout"]
-    questions = read_questions("questions", script_args.questions, script_args.questions_config)
     selected = select_split(questions, *splits, grpo_holdout=script_args.grpo_holdout)
     if not selected:
         raise InputError(f"grpo_holdout: {script_args.grpo_holdout} leaves no questions to train on")
@@ -140,7 +141,7 @@ def build_trainer(
         )
         teach_formats(model.config, asking.shares)
         return AnswerTrainer(model=model, **shared)
-    ends = end_tokens(generation_config(script_args.model_name_or_path), tokenizer)
+    ends = end_tokens(generation_config(script_args.model_name_or_path, config), tokenizer)
     trainer = PureGRPOTrainer(
         model=script_args.model_name_or_path,
         reward_funcs=[Correct(tokenizer, ends), LengthPenalty(script_args.length_penalty_min_tokens, tokenizer, ends)],
@@ -161,20 +162,23 @@ def questions_to_ask(
     """The questions of `read_splits` that fit into the context beside a completion, with passages if asked for."""
     longest = training_args.max_completion_length
     room = context_length(config, tokenizer) - longest
-    splits = read_splits(script_args)
+    questions = read_questions("questions", script_args.questions, script_args.questions_config)
+    splits = read_splits(script_args, questions)
     if script_args.passages:
-        splits = open_books(script_args.passages, script_args.num_passages, splits, tokenizer, room, asking)
+        library = Library.read("passages", script_args.passages, questions)
+        say(f"passages: {library.describe()}")
+        splits = open_books(library, script_args.num_passages, splits, tokenizer, room, asking)
     train, dev = splits
     fitting = questions_that_fit(train, tokenizer, room, asking)
     return teachable(fitting, tokenizer, longest, asking), dev and questions_that_fit(dev, tokenizer, room, asking)
 
 
-def generation_config(name_or_path: str) -> GenerationConfig | None:
-    """The model's own, which may name more tokens that end a completion; None if it has none."""
+def generation_config(name_or_path: str, config: PreTrainedConfig) -> GenerationConfig:
+    """The model's own, or that of its configuration: either may name more tokens that end a completion."""
     try:
         return GenerationConfig.from_pretrained(name_or_path)
     except OSError:
-        return None
+        return GenerationConfig.from_model_config(config)
 
 
 def lora(script_args: GRPOScriptArguments) -> LoraConfig | None:

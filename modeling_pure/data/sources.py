@@ -135,6 +135,8 @@ def source_formats(key: str, entry: dict[str, Any]) -> dict[str, float] | None:
 def source_passages(key: str, entry: dict[str, Any]) -> dict[str, Any]:
     """The books of an entry, with the defaults filled in; nothing if it has none."""
     folder, share = entry.get("passages"), entry.get("passages_share")
+    if folder == "":
+        raise InputError(f"{key}.passages: empty; set it to a folder of books, or remove it")
     if folder is None:
         for field in ("num_passages", "passages_share"):
             if entry.get(field) is not None:

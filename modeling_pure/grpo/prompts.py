@@ -99,25 +99,14 @@ def default_formats(config: PreTrainedConfig) -> dict[str, float]:
 
 
 def open_books(
-    folder: str,
+    library: Library,
     number: int,
     splits: tuple[list[Question], list[Question]],
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
     asking: Asking,
 ) -> tuple[list[Question], list[Question]]:
-    """Train and dev questions with their best passages, as many as the prompts have room for.
-
-    A passage that covers one of these questions would give its answer away, and is left out.
-
-    Args:
-        max_tokens: of a prompt.
-
-    Raises:
-        InputError: `folder` holds no passages.
-    """
-    library = Library.read("passages", folder, [*splits[0], *splits[1]])
-    say(f"passages: {len(library):,} of '{folder}'; left out {library.left_out:,} that cover a question")
+    """Train and dev questions with their best passages, as many as fit into prompts of `max_tokens` tokens."""
 
     def fit(question: Question) -> Question:
         for text in asking.texts(tokenizer):

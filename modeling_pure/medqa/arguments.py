@@ -1,6 +1,7 @@
 """Evaluation arguments."""
 
 from dataclasses import dataclass, field
+from math import inf
 
 from ..errors import InputError
 from .formats import ANSWER_FORMATS
@@ -96,12 +97,15 @@ class EvalArguments:
         ):
             if getattr(self, name) not in known:
                 raise InputError(f"{name}: expected one of {list(known)}, found {getattr(self, name)!r}")
-        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("num_samples", 0), ("num_passages", 1)):
+        for name, least in (
+            *(("batch_size", 1), ("max_new_tokens", 1), ("num_samples", 0), ("num_passages", 1)),
+            ("length_penalty_min_tokens", 0),
+        ):
             if (value := getattr(self, name)) is not None and value < least:
                 raise InputError(f"{name}: expected {least} or more, found {value}")
         if unknown := {*self.beside} - {*SCORERS}:
             raise InputError(f"beside: expected scorers among {list(SCORERS)}, found {sorted(unknown)}")
-        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+        if not 0 < self.temperature < inf or not 0 < self.top_p <= 1:
             raise InputError("temperature: expected above 0, and top_p above 0 and at most 1")
         self.refuse_what_does_not_fit()
 

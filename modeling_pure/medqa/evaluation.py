@@ -48,6 +48,7 @@ class OpenBook:
     path: str
     passages: int
     left_out: int
+    description: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read_inputs(args: EvalArguments, headline: str) -> Inputs:
 def retrieve(folder: str, number: int, questions: list[Question]) -> OpenBook:
     """The passages of a folder that fit the questions best, without those that cover one of them."""
     library = Library.read("passages", folder, guarded=questions)
-    return OpenBook(library.retrieve(questions, number), folder, len(library), library.left_out)
+    return OpenBook(library.retrieve(questions, number), folder, len(library), library.left_out, library.describe())
 
 
 def read_split(args: EvalArguments) -> list[Question]:

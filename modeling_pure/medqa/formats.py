@@ -11,7 +11,7 @@ Everything up to and including the first colon is the prompt, that of lm-evaluat
 import random
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,20 @@ from .questions import LETTERS, Question
 
 ANSWER_FORMATS = ("letter", "text", "reasoned")
 LETTER_FIRST = re.compile(r" ([ABCD])(?:\.\s|\.?\Z)")
-LETTER_LAST = re.compile(r"(.*) \([ABCD]\)")
-# "Ans. is 'c'", "option B", "(d)": what an explanation calls an option by, which holds in the file's order only.
-NAMES_A_LETTER = re.compile(r"""\b(ans|answer|option|choice)\b[^.\n]{0,20}\b[a-d]\b|['"(][a-d]['")]""", re.IGNORECASE)
+LETTER_LAST = re.compile(r"(.*) \([ABCD]\)", re.IGNORECASE)
+# "Ans. is 'c'", "options B and C", "(d)", "C. Something", "the second choice": what an explanation calls an option by,
+# which holds in the file's order only. Broad on purpose: to be wrong costs a question its shuffle and nothing else.
+NAMES_A_LETTER = re.compile(
+    r"""
+    \b(ans|answer|option|choice)s?\b [^\n]{0,20}? \b[a-d]\b
+    | ['"\u2018\u201c(\[] [a-d] ['"\u2019\u201d)\]]
+    | (^|\s) [a-d] [).:] (\s|$)
+    | (?-i:\b[A-D]) (\s*,|\s+(and|or|&)) \s+ (?-i:[A-D]\b)
+    | (?-i:\b[A-D]) \s+ (is|are|was|were) \b
+    | \b(first|second|third|fourth|last|former|latter) \s+ (answer|option|choice)
+    """,
+    re.IGNORECASE | re.VERBOSE | re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -124,11 +135,12 @@ def parse_answer(
         return by_letter(completion, options)
     if answer_format == "text":
         return by_text(completion.split("\n")[0], options)
-    lines = completion.split("\n")
+    first, *others = completion.split("\n")
+    lines = [first.lstrip(), *others]  # a chat model's turn, too, may begin with its answer
     last = max((i for i, line in enumerate(lines) if line.startswith("Answer:")), default=None)
     if last is None or not finished:
         return Answer(None, reasoning=completion)
-    line, reasoning = lines[last].removeprefix("Answer:"), "\n".join(lines[:last])
+    line, reasoning = lines[last].removeprefix("Answer:"), "\n".join([first, *others][:last])
     found = by_text(line, options)
     found = by_letter(line, options) if found.option is None else found
     return Answer(found.option, found.contradicts, reasoning)
@@ -139,30 +151,30 @@ def by_letter(completion: str, options: Sequence[str]) -> Answer:
     match = LETTER_FIRST.match(completion)
     if not match or (letter := LETTERS.index(match[1])) >= len(options):
         return Answer(None)
-    text = only_option(completion[match.end() :].split("\n")[0], options)
+    line = completion[match.end() :].split("\n")[0]
+    exact = only_option(line, options, option_text)
+    text = only_option(line, options, folded) if exact is None else exact
     return Answer(letter, contradicts=text not in (None, letter))
 
 
 def by_text(line: str, options: Sequence[str]) -> Answer:
-    """The option whose text the line holds, with or without a letter behind it."""
+    """The option whose text the line holds, with or without a letter behind it; to the letter, or else in any case."""
     for plain in (option_text, folded):
         answers = [plain(f"{option} ({letter})") for option, letter in zip(options, LETTERS, strict=False)]
         if plain(line) in answers:
             return Answer(answers.index(plain(line)))
-    if (option := only_option(line, options)) is not None:
-        return Answer(option)
-    match = LETTER_LAST.fullmatch(option_text(line))
-    option = only_option(match[1], options) if match else None
-    return Answer(option, contradicts=option is not None)
+        if (option := only_option(line, options, plain)) is not None:
+            return Answer(option)
+        match = LETTER_LAST.fullmatch(option_text(line))
+        if match and (option := only_option(match[1], options, plain)) is not None:
+            return Answer(option, contradicts=True)
+    return Answer(None)
 
 
-def only_option(text: str, options: Sequence[str]) -> int | None:
-    """The one option with this text: to the letter, or else whatever its case; None if there is none, or several."""
-    for plain in (option_text, folded):
-        found = [i for i, option in enumerate(options) if plain(option) == plain(text)]
-        if found:
-            return found[0] if len(found) == 1 else None
-    return None
+def only_option(text: str, options: Sequence[str], plain: Callable[[str], str]) -> int | None:
+    """The one option that is this text, both made `plain`; None if there is none, or several, or no text."""
+    found = [i for i, option in enumerate(options) if plain(text) and plain(option) == plain(text)]
+    return found[0] if len(found) == 1 else None
 
 
 def folded(text: str) -> str:

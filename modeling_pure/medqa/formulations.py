@@ -61,7 +61,7 @@ class Plan:
         headline: the formulation that the report's accuracy is of; `others` stand beside it.
         taught: formats that the model's configuration names.
         reason: why the headline is this one.
-        warning: set if the headline's format was not taught.
+        warning: set if a format was not taught, other than the letters that stand beside anything.
     """
 
     headline: Formulation
@@ -81,23 +81,21 @@ def make_plan(args: "EvalArguments", config: PreTrainedConfig) -> Plan:
     taught = taught_formats(config)
     first = headline_format(taught)
     by_scorer = {formulation.scorer: formulation for formulation in (BY_LETTER, BY_TEXT, CLOZE)}
-    by_scorer["generate"] = Formulation("generate", args.answer_format or first, args.chat)
+    written = "reasoned" if "reasoned" in taught else first
+    by_scorer["generate"] = Formulation("generate", args.answer_format or written, args.chat)
     scorer = args.scorer
     if scorer == "auto":
         scorer = "generate" if first == "reasoned" else first
     scorer = scorer if args.data_set.has_letters else "letter"
     headline = replace(by_scorer[scorer], open_book=args.passages is not None)
     others = dict.fromkeys([headline.closed, *(by_scorer[name] for name in args.beside), BY_LETTER])
-    warning = None
-    if headline.answer_format and args.data_set.has_letters:
-        warning = warn_untaught(config, headline.answer_format)
-    return Plan(
-        headline,
-        tuple(other for other in others if other != headline),
-        tuple(taught),
-        headline_reason(args, taught),
-        warning,
-    )
+    beside = tuple(other for other in others if other != headline)
+    formats = dict.fromkeys(one.answer_format for one in (headline, *beside) if one.answer_format)
+    # lm-evaluation-harness's letters stand beside anything, whatever was taught.
+    asked = [name for name in formats if name == headline.answer_format or name != "letter"]
+    warnings = [warn_untaught(config, name) for name in asked if args.data_set.has_letters]
+    warning = "\n".join(text for text in warnings if text) or None
+    return Plan(headline, beside, tuple(taught), headline_reason(args, taught), warning)
 
 
 def headline_reason(args: "EvalArguments", taught: list[str]) -> str:

@@ -41,10 +41,11 @@ class Library:
 
     Attributes:
         left_out: passages that were left out, because they cover a guarded question or stand next to such a one.
+        unguarded: questions that are too short to be looked for in the passages.
     """
 
-    def __init__(self, key: str, passages: list[str], left_out: int = 0) -> None:
-        self.passages, self.left_out = passages, left_out
+    def __init__(self, key: str, passages: list[str], left_out: int = 0, unguarded: int = 0) -> None:
+        self.passages, self.left_out, self.unguarded = passages, left_out, unguarded
         self.index = Bm25(key, passages)
 
     @classmethod
@@ -70,7 +71,14 @@ class Library:
         if not kept:
             every = f"all {left_out:,} passages of '{folder}' cover questions; take other books"
             raise InputError(f"{key}: {every}" if left_out else nothing_to_read(key, folder))
-        return cls(key, kept, left_out)
+        return cls(key, kept, left_out, guard.unchecked if guard else 0)
+
+    def describe(self) -> str:
+        """How many passages there are, for the start-up block."""
+        return (
+            f"{len(self):,}; {self.left_out:,} that cover a question left out"
+            + f", {self.unguarded:,} questions too short to look for" * bool(self.unguarded)
+        )
 
     def __len__(self) -> int:
         return len(self.passages)
@@ -117,14 +125,15 @@ def texts_of(key: str, folder: str) -> Iterator[str]:
     """The texts in a folder's files; `InputError` for one that cannot be read."""
     if not Path(folder).is_dir():
         raise InputError(f"{key}: '{folder}' is no folder")
-    for file in local_files(folder, BOOK_SUFFIXES):
-        yield Path(file).read_text(encoding="utf-8", errors="replace")
-    for file in local_files(folder, LOCAL_BUILDERS):
+    for file in (*local_files(folder, BOOK_SUFFIXES), *local_files(folder, LOCAL_BUILDERS)):
         try:
+            if file.endswith(BOOK_SUFFIXES):
+                yield Path(file).read_text(encoding="utf-8", errors="replace")
+                continue
             for row in open_rows(key, file):
-                if not isinstance(row.get("text"), str):
+                if "text" not in row or not isinstance(row["text"], str | None):
                     raise InputError(f"{key}: '{file}' has no column 'text'")
-                yield row["text"]
+                yield row["text"] or ""
         except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors
             raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
 

@@ -31,9 +31,16 @@ class AnswerReward:
     ) -> list[Answer]:
         """The answer of each completion, in the format that its prompt asks for."""
         return [
-            parse_answer(text_of(completion), choices, name, finished=bool(ids) and ids[-1] in self.eos_token_ids)
+            parse_answer(self.text(completion, ids), choices, name, bool(ids) and ids[-1] in self.eos_token_ids)
             for completion, ids, choices, name in zip(completions, completion_ids, options, answer_format, strict=True)
         ]
+
+    def text(self, completion: Completion, ids: Sequence[int]) -> str:
+        """A completion's text as it would follow a prompt: with the first blank that SentencePiece's decoder drops."""
+        if not isinstance(completion, str):
+            return from_chat(completion[0].get("content") or "")
+        first = str([*self.tokenizer.convert_ids_to_tokens(list(ids[:1])), ""][0])
+        return f" {completion}" if first.startswith("▁") and not completion.startswith(" ") else completion
 
     def tokens(self, ids: Sequence[int]) -> int:
         """Tokens of a completion without the end-of-text token."""
@@ -116,11 +123,6 @@ class LengthPenalty(AnswerReward):
         if answer.option is None:
             return self.tokens(ids)
         return len(self.tokenizer(answer.reasoning, add_special_tokens=False).input_ids)
-
-
-def text_of(completion: Completion) -> str:
-    """A completion's text, as it would follow a prompt."""
-    return completion if isinstance(completion, str) else from_chat(completion[0].get("content") or "")
 
 
 def mean(values: Iterable[float]) -> float:

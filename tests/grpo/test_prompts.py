@@ -15,6 +15,7 @@ from modeling_pure.grpo.prompts import (
     teachable,
 )
 from modeling_pure.medqa.formats import chat_prompt, format_prompt, teach_formats
+from modeling_pure.medqa.passages import Library
 from tests.conftest import with_chat_template
 from tests.grpo.conftest import FAMILIES
 
@@ -162,9 +163,8 @@ def test_books_are_put_before_questions_and_cut_to_the_context(questions, tokeni
         (tmp_path / f"{number}.txt").write_text(text)
     asking = Asking({"letter": 0.5, "reasoned": 0.5})
     room = max(asking.length(question, tokenizer) for question in questions) + 40
-    for asked, split in zip(
-        open_books(str(tmp_path), 2, (train, dev), tokenizer, room, asking), (train, dev), strict=True
-    ):
+    library = Library.read("passages", str(tmp_path), [*train, *dev])
+    for asked, split in zip(open_books(library, 2, (train, dev), tokenizer, room, asking), (train, dev), strict=True):
         assert [replace(question, passages=()) for question in asked] == split
         assert all(asking.length(question, tokenizer) <= room for question in asked)
         shown = [passage for question in asked for passage in question.passages]

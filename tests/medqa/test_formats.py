@@ -104,6 +104,7 @@ def test_of_letters_anything_else_is_unparsed(completion, answer):
         (" Nitrofurantoin (C)", 2, False),
         (" Nitrofurantoin", 2, False),  # its letter cut off
         (" Nitrofurantoin (A)", 2, True),
+        (" nitrofurantoin (a)", 2, True),
         (" nitrofurantoin (C)", 2, False),
         (" NITROFURANTOIN (A)", 2, True),
         ("  Nitrofurantoin   (C)  ", 2, False),
@@ -139,6 +140,9 @@ def test_of_texts_the_text_decides(completion, answer, contradicts):
         (("same", "same", "other", "x"), " same (B)", 1),  # its own letter tells these apart
         (("same", "same", "other", "x"), " same (C)", None),
         (("same", "same", "other", "x"), " same", None),
+        (("mg", "MG", "g", "kg"), " MG (A)", 1),  # the text to the letter, not the letter
+        (("", "b", "c", "d"), "", None),
+        (("", "b", "c", "d"), " (A)", 0),
         (("x", "x (A)", "y", "z"), " x (A)", 0),
         (("x", "x (A)", "y", "z"), " x (A) (B)", 1),
         (("A", "B", "AB", "O"), " AB (C)", 2),  # blood groups
@@ -171,6 +175,8 @@ def test_options_that_look_alike_are_told_apart_or_not_taken(options, completion
         (" Pyuria.\n\nAnswer: nitrofurantoin (C)", 2),
         (" Nitrofurantoin (C)", None),
         (" C. Nitrofurantoin", None),
+        ("Answer: Nitrofurantoin (C)", 2),  # without any reason
+        (" Answer: Nitrofurantoin (C)", 2),  # as a chat model's turn becomes
         ("\nAnswer:", None),
         ("", None),
     ],
@@ -230,7 +236,18 @@ def test_a_question_without_explanation_is_not_asked_for_reasons():
         ("Ans. is 'c' i.e., Nitrofurantoin", False),
         ("Answer: (b)", False),
         ("Option D is wrong.", False),
-        ("Vitamin A is fat soluble.", True),
+        ("Ans. A", False),
+        ("Ans.C. Nitrofurantoin", False),
+        ("Ans. is b: it reaches urine", False),
+        ("\u2018c\u2019 is the drug of choice", False),
+        ("a) is wrong", False),
+        ("[D]", False),
+        ("Options A and B raise it.", False),
+        ("A and B are wrong.", False),
+        ("C. Nitrofurantoin reaches urine.", False),
+        ("The first option is wrong.", False),
+        ("B is a decoy.", False),
+        ("A woman needs vitamin A, which is fat soluble.", True),
         ("Hepatitis B, a DNA virus", True),
     ],
 )

@@ -54,6 +54,10 @@ def test_what_stands_beside_is_asked_once_and_without_books(options, expected):
     assert names(plan(["text"], **options)) == expected
 
 
+def test_reasons_that_were_taught_are_what_is_written():
+    assert names(plan(["letter", "text", "reasoned"], beside=["generate"])) == ["text", "generate reasoned", "letter"]
+
+
 @pytest.mark.parametrize(
     ("options", "warned"),
     [
@@ -61,10 +65,12 @@ def test_what_stands_beside_is_asked_once_and_without_books(options, expected):
         ({"scorer": "letter"}, True),
         ({"scorer": "generate", "answer_format": "reasoned"}, True),
         ({"scorer": "generate", "answer_format": "text"}, False),
+        ({"beside": ["generate"], "answer_format": "reasoned"}, True),
+        ({"beside": ["letter"]}, False),  # letters stand beside anything
         ({"scorer": "cloze"}, False),  # no model is taught that
         ({"task": "pubmedqa"}, False),
     ],
 )
-def test_a_headline_in_an_untaught_format_is_warned_of(options, warned):
+def test_an_untaught_format_is_warned_of(options, warned):
     assert bool(plan(["text"], **options).warning) == warned
     assert plan([], **options).warning is None

@@ -62,6 +62,22 @@ def test_a_folder_without_books_is_refused(tmp_path, read):
     (tmp_path / "bad.jsonl").write_text('{"text": "of the and"}\n')
     with pytest.raises(InputError, match="^textbooks: "):
         Library.read("textbooks", str(tmp_path), [])
+    (tmp_path / "folder.txt").mkdir()
+    with pytest.raises(InputError, match=r"^textbooks: .*folder\.txt'"):
+        read("textbooks", str(tmp_path))
+
+
+def test_an_empty_text_is_no_passage_and_no_error(tmp_path):
+    write_jsonl(tmp_path / "books.jsonl", [{"text": None}, {"text": ""}, {"text": "cystitis"}])
+    assert textbook_passages("textbooks", str(tmp_path)) == ["cystitis"]
+
+
+def test_questions_too_short_to_guard_are_counted(tmp_path, questions):
+    (tmp_path / "book.txt").write_text("cystitis " * 20)
+    short = Question("Drug of choice?", ("a", "b", "c", "d"), 0)
+    library = Library.read("passages", str(tmp_path), [short, *questions[:3]])
+    assert (library.unguarded, library.left_out) == (1, 0)
+    assert Library.read("passages", str(tmp_path), []).unguarded == 0
 
 
 @pytest.mark.parametrize(

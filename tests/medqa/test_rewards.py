@@ -3,6 +3,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from modeling_pure.medqa.rewards import REWARD_WEIGHTS, Correct, LengthPenalty
 
@@ -57,6 +59,17 @@ def test_a_turn_of_a_conversation_is_read_as_text(correct):
     assert correct(turns, [2] * 4) == [1.0, 1.0, 0.0, 0.0]
     turns = [[{"role": "assistant", "content": "insulin (C)"}], [{"role": "assistant"}]]
     assert correct(turns, [2] * 2, "text") == [1.0, 0.0]
+
+
+def test_a_blank_that_a_decoder_drops_is_put_back():
+    bpe = Tokenizer(models.BPE({"▁A": 0, ".": 1, "B": 2, "</s>": 3}, []))
+    bpe.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
+    assert tokenizer.decode([0, 1]) == "A."
+    reward = Correct(tokenizer, [3])
+    ids = [[0, 1, 3], [2, 3]]
+    texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    assert reward(texts, ids, [0, 1], [OPTIONS] * 2, ["letter"] * 2) == [1.0, 0.0]
 
 
 def test_a_bare_letter_is_penalised_and_a_full_answer_is_not(tokenizer):

@@ -390,10 +390,10 @@ FAULTS = [
     ),
     Fault(
         "passages about the questions that are trained on are kept",
-        GRPO + "prompts.py",
-        'Library.read("passages", folder, [*splits[0], *splits[1]])',
-        'Library.read("passages", folder, splits[1])',
-        "tests/grpo/test_prompts.py",
+        "train_grpo.py",
+        'Library.read("passages", script_args.passages, questions)',
+        'Library.read("passages", script_args.passages, [])',
+        "tests/scripts/test_grpo_formats.py",
     ),
     Fault(
         "the baseline teaches answers without their end",
@@ -531,9 +531,9 @@ FAULTS = [
     ),
     Fault(
         "letters make the headline of a model that was taught texts",
-        MEDQA + "formulations.py",
-        'TAUGHT_FIRST = ("text", "letter", "reasoned")',
-        'TAUGHT_FIRST = ("letter", "text", "reasoned")',
+        MEDQA + "formats.py",
+        'for name in ("text", "letter", "reasoned") if name in formats',
+        'for name in ("letter", "text", "reasoned") if name in formats',
         "tests/medqa/test_formulations.py",
     ),
     Fault(

@@ -314,6 +314,8 @@ def test_odd_characters_survive(evaluate, questions, tmp_path):
         (["--task", "pubmedqa", "--scorer", "generate"], r"scorer: pubmedqa\b"),
         (["--batch_size", "0"], "batch_size: .*0$"),
         (["--temperature", "0"], "temperature: "),
+        (["--temperature", "nan"], "temperature: "),
+        (["--length_penalty_min_tokens", "-4"], "length_penalty_min_tokens: .*-4$"),
         (["--textbooks", "/nowhere"], "textbooks: '/nowhere' "),
         (["--compare_with", "/nowhere"], "compare_with: '/nowhere' "),
         (["--contamination", "/nowhere"], "contamination: .*'/nowhere'"),

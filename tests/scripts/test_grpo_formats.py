@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 import train_grpo
 from modeling_pure.model_card import card_blocks
@@ -142,8 +142,15 @@ def test_books_stand_before_the_questions(grpo_here, questions, tmp_path):
     ):
         (tmp_path / "books" / f"{number}.txt").write_text(words)
     printed = grpo_here(passages=tmp_path / "books", num_passages=1, max_steps=2)
-    assert re.search(r"^passages: 2 .*\b1\b", printed, re.MULTILINE)
+    assert re.search(r"^passages: 2; 1\b", printed, re.MULTILINE)
     prompts = sampled(tmp_path / "run").prompt
     assert prompts.str.startswith("Passage 1: ").any()
     assert not prompts.str.contains("Passage 2: ", regex=False).any()
     assert "passages" in card_blocks((tmp_path / "run" / "README.md").read_text(), "training")["GRPO on MedQA"]
+
+
+def test_a_model_without_a_generation_config_ends_where_its_configuration_says(tmp_path):
+    config = LlamaConfig(eos_token_id=[2, 7])
+    assert train_grpo.generation_config(str(tmp_path), config).eos_token_id == [2, 7]
+    GenerationConfig(eos_token_id=[2, 9]).save_pretrained(tmp_path)
+    assert train_grpo.generation_config(str(tmp_path), config).eos_token_id == [2, 9]
