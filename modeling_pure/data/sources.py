@@ -126,7 +126,8 @@ def parse_source(key: str, entry: dict[str, Any]) -> Source:
 def source_formats(key: str, entry: dict[str, Any]) -> dict[str, float] | None:
     """The answer formats of an entry: letters only unless a medqa source states others."""
     if entry.get("format") == "medqa":
-        return checked_formats(f"{key}.answer_formats", entry.get("answer_formats", "letter"))
+        formats = entry.get("answer_formats")
+        return checked_formats(f"{key}.answer_formats", "letter" if formats is None else formats)
     if entry.get("answer_formats") is not None:
         raise InputError(f"{key}.answer_formats: a text source has no answers; remove it, or set format to medqa")
     return None
