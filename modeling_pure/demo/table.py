@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from ..medqa.compare import paired
-from ..medqa.metrics.medqa_accuracy.medqa_accuracy import wilson_interval
+from ..medqa.compare import in_formulation, paired
 from ..medqa.questions import Question
 from ..medqa.results import Evaluation
+from ..medqa.sections import cell
+from ..medqa.statistics import share_right
 
 HEADLINE = "generate reasoned"
 COLUMNS = {"letter": "letters", "text": "texts", HEADLINE: "reasons"}
@@ -19,8 +20,8 @@ def accuracies(evaluations: dict[str, Evaluation], questions: list[Question]) ->
     return [
         [
             model,
-            *(cell(right(evaluation, name)) for name in COLUMNS),
-            *(cell(right(evaluation, name)[never]) for name in ("text", HEADLINE)),
+            *(cell(share_right(right(evaluation, name))) for name in COLUMNS),
+            *(cell(share_right(right(evaluation, name)[never])) for name in ("text", HEADLINE)),
         ]
         for model, evaluation in evaluations.items()
     ]
@@ -33,16 +34,8 @@ def never_asked(questions: list[Question]) -> np.ndarray:
 
 def right(evaluation: Evaluation, formulation: str) -> np.ndarray:
     """Which questions are right in a formulation: bool (n,)."""
-    asked = evaluation.by(formulation)
-    if asked is None:
-        raise KeyError(formulation)
+    (asked,) = in_formulation([evaluation], formulation)
     return np.equal(asked.predictions, asked.gold)
-
-
-def cell(correct: np.ndarray) -> str:
-    """An accuracy with its Wilson interval."""
-    low, high = wilson_interval(int(correct.sum()), len(correct))
-    return f"{100 * correct.mean():.1f} % ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def in_words(first: np.ndarray, second: np.ndarray) -> str:

@@ -5,7 +5,7 @@ by length, so that these are few, and padded on the right without a mask, which 
 token sees a padded one.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +17,7 @@ from .questions import LETTERS, Question
 
 
 def letter_log_likelihoods(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: list[Question],
-    batch_size: int = 16,
-    progress: Callable[[Iterable[list[int]]], Iterable[list[int]]] = iter,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question], batch_size: int = 16
 ) -> torch.Tensor:
     """Log-probabilities of " A".." D" as the next token after each MedQA question's prompt.
 
@@ -29,41 +25,42 @@ def letter_log_likelihoods(
 
     Args:
         model: any causal language model; scores are exact in fp32 (in bf16 about 3 % of MedQA's questions tie).
-        progress: wraps the loop over batches, e.g. `rich.progress.track`.
 
     Returns:
         float32 tensor of shape (len(questions), 4) on the CPU, in the order of `questions`.
     """
-    if any(len(question.options) != len(LETTERS) for question in questions):
-        raise ValueError(f"every question needs {len(LETTERS)} options")
     context = context_length(model.config, tokenizer)
-    prompts = [tokenizer(format_prompt(question)).input_ids[-context:] for question in questions]
+    prompts = [tokenizer(prompt).input_ids[-context:] for prompt in four_option_prompts(questions)]
     scores = torch.empty(len(prompts), len(LETTERS))
-    for batch in progress(sorted_batches(list(map(len, prompts)), batch_size)):
+    for batch in sorted_batches(list(map(len, prompts)), batch_size):
         scores[batch] = label_log_likelihoods(model, tokenizer, [prompts[i] for i in batch], LETTERS)
     return scores
 
 
 def text_log_likelihoods(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    questions: list[Question],
-    batch_size: int = 16,
-    progress: Callable[[Iterable[list[int]]], Iterable[list[int]]] = iter,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question], batch_size: int = 16
 ) -> torch.Tensor:
     """Log-probabilities of each option's text, as the format `text` writes it, after each MedQA question's prompt.
 
     What is scored is ` Nitrofurantoin (`, up to where the letter would follow: an option that begins as another one
     does is no likelier for being shorter. Arguments and result are those of `letter_log_likelihoods`.
     """
-    scores = torch.empty(len(questions), len(LETTERS))
-    lengths = [len(ids) for ids in tokenizer([format_prompt(question) for question in questions]).input_ids]
-    for batch in progress(sorted_batches(lengths, max(1, batch_size // len(LETTERS)))):
-        prompts = [format_prompt(questions[i]) for i in batch for _ in LETTERS]
+    prompts = four_option_prompts(questions)
+    scores = torch.empty(len(prompts), len(LETTERS))
+    lengths = [len(ids) for ids in tokenizer(prompts).input_ids]
+    for batch in sorted_batches(lengths, max(1, batch_size // len(LETTERS))):
+        contexts = [prompts[i] for i in batch for _ in LETTERS]
         texts = [text_continuation(option) for i in batch for option in questions[i].options]
-        sums = continuation_log_likelihoods(model, tokenizer, prompts, texts).sums
+        sums = continuation_log_likelihoods(model, tokenizer, contexts, texts).sums
         scores[batch] = torch.tensor(sums).view(len(batch), len(LETTERS))
     return scores
+
+
+def four_option_prompts(questions: list[Question]) -> list[str]:
+    """The prompts of MedQA questions; ValueError if one has another number of options than four."""
+    if any(len(question.options) != len(LETTERS) for question in questions):
+        raise ValueError(f"every question needs {len(LETTERS)} options")
+    return [format_prompt(question) for question in questions]
 
 
 @dataclass(frozen=True)
