@@ -27,7 +27,7 @@ from modeling_pure.rows import open_rows
 TAUGHT = {"letter": {"letter": 1.0}, "text": {"text": 1.0}, "both": {"text": 0.5, "letter": 0.5}}
 ASKED = ("letter", "text", "cloze")
 VOCABULARY = 8192
-DOCUMENTS = 2000  # of each file, for the vocabulary
+DOCUMENTS = 2000  # documents of each file that the vocabulary is trained on
 RECIPE: dict[str, Any] = {
     "preset": "tiny",
     "model_overrides": {

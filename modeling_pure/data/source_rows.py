@@ -154,7 +154,7 @@ class ExamRows:
         yield from self._texts(epoch, start)
 
     def describe(self) -> str:
-        """What is read, for the start-up block."""
+        """Describe the questions for the start-up block: number, formats, explanations, passages."""
         described = f"{len(self.questions):,} questions, {describe_formats(self.answer_formats)}"
         if "reasoned" in self.answer_formats:
             explained = sum(bool(question.explanation) for question in self.questions)

@@ -24,8 +24,8 @@ class Source:
         config: the Hub data set's configuration (`en` for C4).
         format: `text` reads a column of text; `medqa` writes each question as the exam prompt with its answer.
         answer_formats: how the questions of a medqa source are answered, with the share of each format.
-        passages: a folder of books, for a medqa source: before a share of its questions (`passages_share`, 0.5) stand
-            the `num_passages` (3) best passages for the question. All three are None without books.
+        passages: a folder of books, for a medqa source. The `num_passages` (3) best passages for a question precede a
+            share of the questions (`passages_share`, 0.5). All three are None without books.
         column: the column that holds the text.
         validation_path: held-out rows of this source; without it the first `validation_documents` documents of a text
             source are held out, and the questions that `medqa.splits` calls dev of a medqa source.

@@ -74,7 +74,7 @@ class Library:
         return cls(key, kept, left_out, guard.unchecked if guard else 0)
 
     def describe(self) -> str:
-        """How many passages there are, for the start-up block."""
+        """Describe the library for the start-up block: passages kept and left out, questions too short to check."""
         return (
             f"{len(self):,}; {self.left_out:,} that cover a question left out"
             + f", {self.unguarded:,} questions too short to look for" * bool(self.unguarded)

@@ -77,7 +77,7 @@ FAULTS = [
         "tests/data/test_source_rows.py",
     ),
     Fault(
-        "a run goes on with answers in other formats",
+        "a run resumes with other answer formats",
         DATA + "mixture.py",
         "digest(*facts, source.answer_formats, ",
         "digest(*facts, ",
