@@ -1,6 +1,7 @@
 """The GRPO reward `correct * 1.0 - length_penalty * 0.01`, as two TRL reward functions with weights [1.0, -0.01]."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from statistics import fmean
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -71,8 +72,8 @@ class Correct(AnswerReward):
         answers = self.answers(completions, completion_ids, options, answer_format)
         rewards = [float(found.option == right) for found, right in zip(answers, answer, strict=True)]
         if log_metric:
-            log_metric("medqa/parse_rate", mean(found.option is not None for found in answers))
-            log_metric("medqa/contradictions", mean(found.contradicts for found in answers))
+            log_metric("medqa/parse_rate", fmean(found.option is not None for found in answers))
+            log_metric("medqa/contradictions", fmean(found.contradicts for found in answers))
             kinds: list[tuple[str, Sequence[Any], Any]] = []
             if len({*answer_format}) > 1:
                 kinds += [(name, answer_format, name) for name in sorted({*answer_format})]
@@ -81,7 +82,7 @@ class Correct(AnswerReward):
             for name, column, value in kinds:
                 of_kind = [reward for reward, kind in zip(rewards, column, strict=True) if kind == value]
                 if of_kind:
-                    log_metric(f"rewards/correct/{name}", mean(of_kind))
+                    log_metric(f"rewards/correct/{name}", fmean(of_kind))
         return rewards
 
 
@@ -123,9 +124,3 @@ class LengthPenalty(AnswerReward):
         if answer.option is None:
             return self.tokens(ids)
         return len(self.tokenizer(answer.reasoning, add_special_tokens=False).input_ids)
-
-
-def mean(values: Iterable[float]) -> float:
-    """The mean of at least one number."""
-    listed = list(values)
-    return sum(listed) / len(listed)
