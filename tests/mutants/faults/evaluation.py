@@ -1,0 +1,148 @@
+"""Faults in `medqa/`."""
+
+from tests.mutants.faults.fault import Fault
+
+MEDQA = "modeling_pure/medqa/"
+
+FAULTS = [
+    Fault(
+        "reordered options keep the wrong answer",
+        MEDQA + "questions.py",
+        "answer=order.index(self.answer)",
+        "answer=order[self.answer]",
+        "tests/medqa/test_questions.py tests/medqa/test_permutations.py",
+    ),
+    Fault(
+        "a letter anywhere in a completion is its answer",
+        MEDQA + "formats.py",
+        "match = LETTER_FIRST.match(completion)",
+        "match = LETTER_FIRST.search(completion)",
+        "tests/medqa/test_formats.py modeling_pure/medqa/formats.py",
+    ),
+    Fault(
+        "the length penalty counts the end-of-text token",
+        MEDQA + "rewards.py",
+        "return sum(token not in self.eos_token_ids for token in ids)",
+        "return len(ids)",
+        "tests/medqa/test_rewards.py",
+    ),
+    Fault(
+        "letters are scored one position too early",
+        MEDQA + "scoring.py",
+        "(lengths - 1).to(model.device)",
+        "(lengths - 2).to(model.device)",
+        "tests/medqa/test_scoring.py",
+    ),
+    Fault(
+        "averaged probabilities belong to other options",
+        MEDQA + "permutations.py",
+        "np.broadcast_to(order.argsort(-1), in_place.shape)",
+        "np.broadcast_to(order, in_place.shape)",
+        "tests/medqa/test_permutations.py",
+    ),
+    Fault(
+        "a question that two passages of a book share is given away",
+        MEDQA + "passages.py",
+        "range(0, len(words), PASSAGE_WORDS // 2)",
+        "range(0, len(words), PASSAGE_WORDS)",
+        "tests/medqa/test_passages.py",
+    ),
+    Fault(
+        "the last of several equal passages is found first",
+        MEDQA + "bm25.py",
+        'np.argsort(-scores[found], kind="stable")',
+        'np.argsort(scores[found], kind="stable")[::-1]',
+        "tests/medqa/test_passages.py",
+    ),
+    Fault(
+        "a prompt with passages is one token too long",
+        MEDQA + "passages.py",
+        '["input_ids"]) <= max_tokens',
+        '["input_ids"]) <= max_tokens + 1',
+        "tests/medqa/test_passages.py",
+    ),
+    Fault(
+        "Holm's correction is Bonferroni's",
+        MEDQA + "statistics.py",
+        "(len(p_values) - rank) * p_values[i]",
+        "len(p_values) * p_values[i]",
+        "tests/medqa/test_statistics.py",
+    ),
+    Fault(
+        "McNemar's tail ends one too early",
+        MEDQA + "metrics/paired_mcq_comparison/paired_mcq_comparison.py",
+        "range(min(only_first, only_second) + 1)",
+        "range(min(only_first, only_second))",
+        "tests/medqa/metrics",
+    ),
+    Fault(
+        "the standard error divides by n",
+        MEDQA + "metrics/medqa_accuracy/medqa_accuracy.py",
+        "sqrt(p * (1 - p) / (n - 1))",
+        "sqrt(p * (1 - p) / n)",
+        "tests/medqa/metrics",
+    ),
+    Fault(
+        "the accuracy on clean questions is that on all",
+        MEDQA + "contamination.py",
+        "slice_metrics(right[~covered]) if (~covered).any()",
+        "slice_metrics(right) if (~covered).any()",
+        "tests/scripts/test_eval.py",
+    ),
+    Fault(
+        "questions that have a record are asked again",
+        MEDQA + "journal.py",
+        "if first + i not in self.records]",
+        "if first + i not in {}]",
+        "tests/scripts/test_eval.py",
+    ),
+    Fault(
+        "records of one formulation are taken for another",
+        MEDQA + "evaluation.py",
+        '"formulation": asdict(asked.formulation),',
+        '"formulation": None,',
+        "tests/scripts/test_eval_formulations.py",
+    ),
+    Fault(
+        "records asked with other passages are taken over",
+        MEDQA + "results.py",
+        "[q.question, q.options, q.answer, q.context, *q.passages]",
+        "[q.question, q.options, q.answer, q.context]",
+        "tests/scripts/test_eval_formulations.py",
+    ),
+    Fault(
+        "passages fill the room of the answer",
+        MEDQA + "asked.py",
+        "return context - self.sampling.max_new_tokens",
+        "return context",
+        "tests/scripts/test_eval_formulations.py",
+    ),
+    Fault(
+        "letters make the headline of a model that was taught texts",
+        MEDQA + "formats.py",
+        'for name in ("text", "letter", "reasoned") if name in formats',
+        'for name in ("letter", "text", "reasoned") if name in formats',
+        "tests/medqa/test_formulations.py",
+    ),
+    Fault(
+        "pass@k draws with replacement",
+        MEDQA + "statistics.py",
+        "1 - comb(samples - right, k) / comb(samples, k)",
+        "1 - (1 - right / samples) ** k",
+        "tests/medqa/test_measure.py",
+    ),
+    Fault(
+        "a chat's prompt gets special tokens twice",
+        MEDQA + "asked.py",
+        "add_special_tokens=not self.formulation.chat",
+        "add_special_tokens=True",
+        "tests/medqa/test_scorers.py",
+    ),
+    Fault(
+        "completions run on after the end of a turn",
+        MEDQA + "generation.py",
+        'end_tokens(getattr(asked.model, "generation_config", None), asked.tokenizer)',
+        "end_tokens(None, asked.tokenizer)",
+        "tests/medqa/test_scorers.py",
+    ),
+]

@@ -1,0 +1,107 @@
+"""Faults in `training/`."""
+
+from tests.mutants.faults.fault import Fault
+
+TRAINING = "modeling_pure/training/"
+
+FAULTS = [
+    Fault(
+        "the mean of the loss counts each row's first token",
+        TRAINING + "trainer.py",
+        'batch["labels"].numel() - len(batch["labels"])',
+        'batch["labels"].numel()',
+        "tests/training/test_trainer.py",
+    ),
+    Fault(
+        "a step that is not finite is taken",
+        TRAINING + "health.py",
+        "optimizer.found_inf = bad.float()",
+        "optimizer.found_inf = torch.zeros_like(bad.float())",
+        "tests/training/test_health.py",
+    ),
+    Fault(
+        "bad steps in a row are never forgotten",
+        TRAINING + "health.py",
+        "torch.where(bad, self.in_a_row + 1, 0)",
+        "self.in_a_row + bad",
+        "tests/training/test_health.py",
+    ),
+    Fault(
+        "Muon's weights change in a skipped step",
+        TRAINING + "optimizer.py",
+        "weight.copy_(torch.where(skip, old, weight))",
+        "weight.copy_(weight)",
+        "tests/training/test_optimizer.py tests/training/test_health.py",
+    ),
+    Fault(
+        "a checkpoint is renamed before its files are on the disk",
+        TRAINING + "saving.py",
+        "                flush(staging / name)\n",
+        "",
+        "tests/training/test_saving.py",
+    ),
+    Fault(
+        "a checkpoint is renamed before the list of its files",
+        TRAINING + "saving.py",
+        """                write_file_list(staging / name)
+                self._write_card(staging / name)  # not in the list: evaluations write into it later
+                flush(staging / name)
+                replace_folder(staging / name, run_folder / name)
+""",
+        """                self._write_card(staging / name)
+                flush(staging / name)
+                replace_folder(staging / name, run_folder / name)
+                write_file_list(run_folder / name)
+""",
+        "tests/training/test_saving.py tests/training/test_checkpoint.py",
+    ),
+    Fault(
+        "a file that was cut off makes no checkpoint damaged",
+        TRAINING + "checkpoint.py",
+        "if file.stat().st_size != size:",
+        "if file.stat().st_size > size:",
+        "tests/training/test_checkpoint.py",
+    ),
+    Fault(
+        "the best checkpoint is deleted as an old one",
+        TRAINING + "saving.py",
+        "if str(folder) != self.state.best_model_checkpoint and folder not in pushed:",
+        "if folder not in pushed:",
+        "tests/scripts/test_pretrain_faults.py",
+    ),
+    Fault(
+        "validation's loss is a mean over one token a row too many",
+        TRAINING + "validation.py",
+        'sum(len(rows[i]["input_ids"]) - 1 for i in which)',
+        'sum(len(rows[i]["input_ids"]) for i in which)',
+        "tests/training/test_validation.py",
+    ),
+    Fault(
+        "validation's loss is that of its first source",
+        TRAINING + "validation.py",
+        "inside = [i for name in names if name in mixture for i in of_source[name]]",
+        "inside = of_source[names[0]]",
+        "tests/training/test_validation.py",
+    ),
+    Fault(
+        "dev questions are scored by letter, and called text",
+        TRAINING + "validation.py",
+        'scorers["text_"] = text_log_likelihoods',
+        'scorers["text_"] = letter_log_likelihoods',
+        "tests/training/test_validation.py tests/grpo/test_sft.py",
+    ),
+    Fault(
+        "the time of validation counts as training",
+        TRAINING + "throughput.py",
+        "time.perf_counter() - self.began - self.paused_for",
+        "time.perf_counter() - self.began",
+        "tests/training/test_trainer.py tests/training/test_callbacks.py",
+    ),
+    Fault(
+        "a run resumes with a different weight decay",
+        TRAINING + "run_folder.py",
+        '("warmup_steps", "weight_decay", "adam_beta1"',
+        '("warmup_steps", "adam_beta1"',
+        "tests/training/test_run_folder.py",
+    ),
+]
