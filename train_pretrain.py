@@ -19,6 +19,7 @@ from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.estimate import tokens_per_pass
 from modeling_pure.data.held_out import (
     describe_exams,
+    describe_files,
     open_sources,
     split_questions,
     validation_mixture,
@@ -155,6 +156,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
             "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (rows of {mixture.row_length})",
             **describe_sources(mixture, tokens),
+            **describe_text_files(mixture),
             **describe_answers(mixture),
             "validation": describe_validation(trainer),
             "optimizer": "Muon for the layers, AdamW for the rest" if args.optimizer == "muon" else "AdamW, fused",
@@ -213,6 +215,12 @@ def describe_sources(mixture: TrainingRows[Any], tokens: int) -> dict[str, str]:
             f", capped at {one.source.max_epochs}: the others get the rest" if capped else ""
         )
     return {**shares, "decontaminated": guarded(mixture)}
+
+
+def describe_text_files(mixture: TrainingRows[Any]) -> dict[str, str]:
+    """The files of each text source, and what was left out."""
+    files = describe_files(mixture.opened) if isinstance(mixture, Mixture) else {}
+    return {f"files of {name}": described for name, described in files.items()}
 
 
 def describe_answers(mixture: TrainingRows[Any]) -> dict[str, str]:

@@ -1,27 +1,97 @@
 """Rows of a Hub data set, or of local parquet and jsonl files, named in one and the same field."""
 
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from glob import glob
-from pathlib import Path
-from typing import Any
+from glob import escape, glob
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 from .errors import InputError
 
+T = TypeVar("T")
 LOCAL_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+# What lies in a data set's folder beside the data.
+METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+NOT_WORDS = ("of", "json", "jsonl", "ndjson", "parquet", "txt", "gz", "bz", "xz", "zst")  # train-0-of-9.json.gz
 
 
 def local_files(path: str, suffixes: Iterable[str]) -> list[str]:
-    """The files that a local `path` (a file, a glob or a folder) stands for; of a folder, those with a suffix."""
-    if Path(path).is_dir():
-        return sorted(str(file) for file in Path(path).iterdir() if file.name.endswith(tuple(suffixes)))
-    return sorted(glob(path, recursive=True))
+    """The files that a local `path` stands for, sorted.
+
+    A path that exists is a file or a folder, whatever characters it has, and so is the part of a glob that exists. A
+    folder stands for the files in it with one of the `suffixes`; if it has none, for those in the folders below it.
+    """
+    if os.path.isdir(path):
+        found = [str(file) for file in files_below(path) if has_suffix(file, suffixes)]
+        return [file for file in found if Path(file).parent == Path(path)] or found
+    existing = existing_part(path)
+    return sorted(glob(str(Path(escape(str(existing))) / Path(path).relative_to(existing)), recursive=True))
+
+
+def files_below(folder: str) -> list[Path]:
+    """All files in a folder and below it that are not hidden, sorted."""
+    return sorted(
+        file
+        for file in Path(folder).rglob("*")
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts) and not file.is_dir()
+    )
+
+
+def has_suffix(file: Path, suffixes: Iterable[str]) -> bool:
+    """Whether a file in a folder is data of one of these kinds."""
+    return file.name.lower().endswith(tuple(suffixes)) and file.name not in METADATA_FILES
+
+
+def existing_part(path: str) -> Path:
+    """The longest beginning of a path that exists."""
+    return next(part for part in (Path(path), *Path(path).parents) if os.path.exists(part))
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's path within its folder names: `train`, `validation` or `test`; None if it names none.
+
+    It is the first or last word of a folder or of the file: `c4-train.00000-of-00512.json.gz`, `test/a.jsonl`.
+    """
+    for part in PurePath(name).parts:
+        words = [word for word in re.findall("[a-z]+", part.lower()) if word not in NOT_WORDS]
+        for word in words[:1] + words[-1:]:
+            if word in SPLIT_WORDS:
+                return SPLIT_WORDS[word]
+    return None
+
+
+def files_of_split(names: dict[str, str], split: str = "train") -> tuple[list[str], list[str]]:
+    """The files of a split, and the others.
+
+    Files that name no split are the train split's. If no file is of the split, names do not tell: all are taken.
+
+    Args:
+        names: the files of one path, each with its path in the folder that they have in common.
+    """
+    of_split = {file for file, name in names.items() if (split_of(name) or "train") == split} or set(names)
+    return [file for file in names if file in of_split], [file for file in names if file not in of_split]
+
+
+def names_in(path: str, files: list[str]) -> dict[str, str]:
+    """The files of a local path, each with its path in the folder."""
+    folder = existing_part(path)
+    return {file: os.path.relpath(file, folder) for file in files}
 
 
 def looks_local(path: str, suffixes: Iterable[str]) -> bool:
     """Whether `path` can only be meant as local: it exists, has a data file's suffix, or starts like a path."""
     return bool(
-        Path(path).exists() or glob(path) or path.endswith(tuple(suffixes)) or path.startswith((".", "/", "~"))
+        os.path.exists(path)
+        or local_files(path, suffixes)
+        or path.lower().endswith(tuple(suffixes))
+        or path.startswith((".", "/", "~"))
     )
 
 
@@ -41,8 +111,9 @@ def open_rows(key: str, path: str, config: str | None = None, split: str = "trai
     Args:
         key: the recipe key that `path` came from; error messages name it.
         path: a Hub id such as `allenai/c4`, or a local file, glob or folder of `.parquet`, `.jsonl`, `.json`.
+            If names of the files tell splits apart, those of `split` are read.
         config: the Hub data set's configuration name (`en` for C4); unused for local files.
-        split: the Hub data set's split; local files are one split.
+        split: the split; local files that name no split are train.
 
     Returns:
         `datasets.IterableDataset`
@@ -54,14 +125,23 @@ def open_rows(key: str, path: str, config: str | None = None, split: str = "trai
 
     path = str(Path(path).expanduser()) if path.startswith("~") else path
     if looks_local(path, LOCAL_BUILDERS):
-        files = require_files(key, path, local_files(path, LOCAL_BUILDERS))
+        files, _ = files_of_split(names_in(path, local_files(path, LOCAL_BUILDERS)), split)
+        require_files(key, path, files)
         suffixes = {Path(file).suffix for file in files}
         builders = {LOCAL_BUILDERS.get(suffix) for suffix in suffixes}
         if len(builders) != 1 or None in builders:
             raise InputError(f"{key}: '{path}' holds {sorted(suffixes)}; expected one of {sorted(LOCAL_BUILDERS)}")
         return load_dataset(builders.pop(), data_files=files, split="train", streaming=True)
+    return ask_hub(key, path, lambda: load_dataset(path, config, split=split, streaming=True))
+
+
+def ask_hub(key: str, path: str, call: Callable[[], T]) -> T:
+    """What a call about a Hub data set returns; a Hub that does not find it, as a busy one may say, is asked twice."""
     with hub_errors(key, path):
-        return load_dataset(path, config, split=split, streaming=True)
+        try:
+            return call()
+        except FileNotFoundError:
+            return call()
 
 
 @contextmanager

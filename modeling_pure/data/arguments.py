@@ -44,7 +44,14 @@ class DataArguments:
         },
     )
     max_skipped: float = field(
-        default=0.05, metadata={"help": "share of a source's rows that may be unusable, beyond the first 100"}
+        default=0.05,
+        metadata={
+            "help": "share of a source's documents that may be unusable, beyond the first 100, and of its files "
+            "that may break off"
+        },
+    )
+    skip_broken_files: bool = field(
+        default=False, metadata={"help": "leave out files that cannot be opened at all, rather than stop"}
     )
     on_source_failure: str = field(
         default="stop",

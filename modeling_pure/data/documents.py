@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .guard import Guard
+from .losses import add_row, no_losses, too_many_lost
 from .readers import LOST, Fault
 from .remote import SourceFailed
 from .source_rows import HELD_OUT, Rows
 from .states import Counts, DocumentsState, PassStart
 
 EVALUATION = Fault("evaluation question")
-NOT_COUNTED = (HELD_OUT.reason, EVALUATION.reason, LOST.reason)  # towards the limit
-FREE_FAULTS = 100
+NO_LOSS = (HELD_OUT.reason, LOST.reason)  # a reason of its own, or counted when its file has been read
 MANY_PIECES = 8  # for each reader: shares then differ by their pieces' sizes alone
 EMPTY_PASSES = 20
 
@@ -63,8 +63,9 @@ class Documents:
     Args:
         reader, num_readers: which of all readers of the source this is.
         max_epochs: after so many passes the source is exhausted; None for no end.
-        max_skipped: share of a pass's rows that may be unusable before the source counts as failed; 100 are free.
+        max_skipped: share of a pass's documents that may be lost before the source counts as failed; 100 are free.
         guard: leaves out documents that hold an evaluation question.
+        held_out: texts that no source may give.
     """
 
     def __init__(
@@ -76,8 +77,9 @@ class Documents:
         max_epochs: int | None = None,
         max_skipped: float = 0.05,
         guard: Guard | None = None,
+        held_out: frozenset[str] = frozenset(),
     ) -> None:
-        self.rows, self.seed = rows, seed
+        self.rows, self.seed, self.held_out = rows, seed, held_out
         self.reader, self.num_readers = reader, num_readers
         self.max_epochs, self.max_skipped, self.guard = max_epochs, max_skipped, guard
         self.readers = Readers(rows.num_pieces, num_readers)
@@ -85,8 +87,10 @@ class Documents:
         self.position = Position()
         self.rows_read = 0
         self.given = 0  # documents
-        self.before_pass: PassStart = {"rows_read": 0, "given": 0, "faults": 0}
+        self.before_pass: PassStart = {"given": 0}
         self.skipped: Counter[str] = Counter()
+        self.seen, self.own = no_losses(), no_losses()  # of this pass: among all rows passed, and among those it owns
+        self._last_fault = ""
         self._stream: Iterator[str] | None = None
         self._failure: SourceFailed | None = None
 
@@ -119,18 +123,20 @@ class Documents:
             return None
 
     def _texts(self) -> Iterator[str]:
-        for piece, number, value in self._own_rows():
+        for value in self._own_rows():
             self.rows_read += 1
-            if isinstance(value, str) and self.guard is not None and self.guard.covers(value):
+            add_row(self.own, value)
+            if value in self.held_out:
+                value = HELD_OUT
+            elif isinstance(value, str) and self.guard is not None and self.guard.covers(value):
                 value = EVALUATION
             if isinstance(value, Fault):
                 self.skipped[value.reason] += 1
-                self._check_limit(piece, number, value)
             else:
                 self.given += 1
                 yield value
 
-    def _own_rows(self) -> Iterator[tuple[int, int, str | Fault]]:
+    def _own_rows(self) -> Iterator[str | Fault]:
         """This reader's rows from its position on, which moves past each."""
         empty_passes = 0
         while self.max_epochs is None or self.position.epoch < self.max_epochs:
@@ -144,15 +150,14 @@ class Documents:
             if empty_passes == EMPTY_PASSES:  # few documents may by chance all be another reader's
                 raise SourceFailed(
                     f"{self.rows.key}: {self.rows.name}: no text for each of its {self.num_readers} readers"
-                    f"{self._skipped_note()}"
+                    f"{self._skipped_note() or ', for it has no rows'}"
                 )
             self.position = Position(epoch + 1)
-            self.before_pass = {"rows_read": self.rows_read, "given": self.given, "faults": count_faults(self.skipped)}
+            self.before_pass = {"given": self.given}
+            self.seen, self.own = no_losses(), no_losses()
             self.earlier = [readers for readers in self.earlier if max(readers.positions).epoch > epoch]
 
-    def _own_rows_of_piece(
-        self, epoch: int, place: int, piece: int, start: int
-    ) -> Iterator[tuple[int, int, str | Fault]]:
+    def _own_rows_of_piece(self, epoch: int, place: int, piece: int, start: int) -> Iterator[str | Fault]:
         shared = place >= self.readers.whole
         if not shared and self.readers.owner(place, 0) != self.reader:
             return
@@ -163,18 +168,20 @@ class Documents:
             start = max(start, unread)
         for row, (number, value) in enumerate(self.rows.read(piece, epoch, start), start):
             self.position = Position(epoch, place, row + 1)
+            add_row(self.seen, value)
             mine = not shared or self.readers.owner(place, row) == self.reader
             if mine and not any(readers.has_read(epoch, place, row) for readers in self.earlier):
-                yield piece, number, value
+                yield value
+            if isinstance(value, Fault) and value.reason not in NO_LOSS:
+                self._last_fault = f"; the last is {self.rows.locate(piece, number)}: {value}"
+                self._check_losses()
+        self._check_losses(behind=True)
 
-    def _check_limit(self, piece: int, number: int, fault: Fault) -> None:
-        faults = count_faults(self.skipped) - self.before_pass["faults"]
-        rows = self.rows_read - self.before_pass["rows_read"]
-        if fault.reason not in NOT_COUNTED and faults > FREE_FAULTS + self.max_skipped * rows:
+    def _check_losses(self, behind: bool = False) -> None:
+        if too_many := too_many_lost(self.seen, self.max_skipped, behind):
             raise SourceFailed(
-                f"{self.rows.key}: {faults:,} of a pass's first {rows:,} rows cannot be used, more than max_skipped "
-                f"{self.max_skipped:g} allows{self._skipped_note()}; the last is {self.rows.locate(piece, number)}: "
-                f"{fault}"
+                f"{self.rows.key}: {too_many}, more than max_skipped {self.max_skipped:g} allows"
+                f"{self._skipped_note()}{self._last_fault}"
             )
 
     def _skipped_note(self) -> str:
@@ -187,12 +194,18 @@ class Documents:
             "position": list(self.position),
             "earlier": [[readers.num_readers, [list(at) for at in readers.positions]] for readers in self.earlier],
             "before_pass": self.before_pass,
+            "seen": self.seen.copy(),
             **self.counts(),
         }
 
     def counts(self) -> Counts:
-        """Rows read, documents given, and rows skipped by reason; the latter two add up to the first."""
-        return {"rows_read": self.rows_read, "given": self.given, "skipped": dict(self.skipped)}
+        """Rows read, documents given, rows skipped by reason (the latter two add up to the first), and losses."""
+        return {
+            "rows_read": self.rows_read,
+            "given": self.given,
+            "skipped": dict(self.skipped),
+            "losses": self.own.copy(),
+        }
 
     def load_state_dict(self, state: DocumentsState) -> None:
         """Continue where `state` was taken."""
@@ -204,12 +217,8 @@ class Documents:
         self.rows_read, self.given = state["rows_read"], state["given"]
         self.before_pass = state["before_pass"]
         self.skipped = Counter(state["skipped"])
+        self.seen, self.own = (state.get("seen") or no_losses()).copy(), (state.get("losses") or no_losses()).copy()
         self._stream = None
-
-
-def count_faults(skipped: Counter[str]) -> int:
-    """How many of the skipped rows count towards the limit: not those that were left out on purpose."""
-    return sum(count for reason, count in skipped.items() if reason not in NOT_COUNTED)
 
 
 def redistribute_documents(states: list[DocumentsState], first: bool) -> DocumentsState:
@@ -228,6 +237,6 @@ def redistribute_documents(states: list[DocumentsState], first: bool) -> Documen
         "earlier": [*slowest["earlier"], [len(states), positions]],
         "rows_read": rows_read,
         "given": given,
-        "before_pass": {"rows_read": rows_read, "given": given, "faults": count_faults(skipped)},
+        "before_pass": {"given": given},
         "skipped": dict(skipped),
     }

@@ -3,19 +3,18 @@
 import io
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import DOCUMENTS, Piece
+from .files import DOCUMENTS, Piece, lower_name, piece_size
 from .held_out import OpenSource
-from .readers import Fault, lines_of
+from .readers import Fault, texts_of
 from .remote import open_file
 from .source_rows import ExamRows, TextRows
 from .tokenizer import DocumentTokenizer
 
-SAMPLE_BYTES = 1 << 20
+SAMPLE_BYTES, SAMPLE_PIECES = 1 << 20, 16
 
 
 def tokens_per_pass(one: OpenSource, tokenize: DocumentTokenizer) -> float:
@@ -27,34 +26,44 @@ def tokens_per_pass(one: OpenSource, tokenize: DocumentTokenizer) -> float:
 
 
 def number_of_rows(rows: TextRows) -> float:
-    """Rows of a text source, from its first piece that has any and the size of the others."""
-    counts = ((piece, rows_of_piece(rows, piece)) for piece in rows.pieces)
-    first, count = next((found for found in counts if found[1]), (rows.pieces[0], 1))
-    known = [size for piece in rows.pieces if (size := piece_size(piece)) is not None]
-    size = piece_size(first)
-    return count * (len(rows.pieces) if size is None or len(known) < len(rows.pieces) else sum(known) / size)
+    """Rows with text of a text source, from a few of its pieces and the size of all.
 
-
-def piece_size(piece: Piece) -> int | None:
-    """Bytes of a piece; None where only a server knows."""
-    if piece.end is not None:
-        return piece.end - piece.begin
-    return None if "://" in piece.path else Path(piece.path).stat().st_size
+    Servers are asked for one piece that has any: the sizes of their files are not known before.
+    """
+    sizes = [piece_size(piece) for piece in rows.pieces]
+    known = [size for size in sizes if size is not None]
+    if len(known) == len(sizes):
+        sample = range(0, len(sizes), -(-len(sizes) // SAMPLE_PIECES))
+        return sum(rows_of_piece(rows, rows.pieces[i]) for i in sample) / sum(known[i] for i in sample) * sum(known)
+    counts = (rows_of_piece(rows, piece) for piece in rows.pieces)
+    return next((count for count in counts if count), 1.0) * len(sizes)
 
 
 def rows_of_piece(rows: TextRows, piece: Piece) -> float:
-    """Rows of a piece: as its footer says, or as many as its size holds of its first lines."""
-    name = piece.path.split("?")[0]
+    """Rows with text of a piece: as its footer says, or as many as its size holds of its first ones."""
+    name = lower_name(piece.path)
     if name.endswith(DOCUMENTS):
         return 1
     with open_file(rows.key, piece.path, rows.timeout) as file:
         if name.endswith(".parquet"):
             try:
-                return float(pq.ParquetFile(file).metadata.num_rows)
+                return float(filled_rows(pq.ParquetFile(file).metadata, rows.column))
             except (pa.ArrowException, OSError):  # reading it will count it as broken
                 return 0
         size = file.seek(0, os.SEEK_END) if piece.end is None else piece.end - piece.begin
         file.seek(piece.begin)
-        sample = file.read(min(SAMPLE_BYTES, size))  # a compressed one breaks off, which ends it with a fault
-        found = lines_of(io.BytesIO(sample), replace(piece, begin=0, end=None))
-        return sum(not isinstance(line, Fault) for line in found) * size / max(1, len(sample))
+        sample = file.read(min(SAMPLE_BYTES, size))  # the last row breaks off, which makes it a fault
+        cut = replace(piece, begin=0, end=None)
+        found = texts_of(io.BufferedReader(io.BytesIO(sample)), cut, rows.column)
+        return sum(not isinstance(text, Fault) for text in found) * size / max(1, len(sample))
+
+
+def filled_rows(metadata: pq.FileMetaData, column: str) -> int:
+    """Rows of a parquet file that are not null in a column, as far as its footer knows."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    nulls = 0
+    for group in groups:
+        columns = [group.column(i) for i in range(group.num_columns)]
+        counts = [one.statistics.null_count for one in columns if one.path_in_schema == column and one.statistics]
+        nulls += sum(count or 0 for count in counts)
+    return int(metadata.num_rows) - nulls

@@ -1,20 +1,77 @@
 """The files of a source, and the pieces in which they are read."""
 
 import io
-from dataclasses import dataclass
-from pathlib import Path
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
 
 import fsspec
 
 from ..errors import InputError, first_line
-from ..rows import hub_errors, local_files, looks_local, require_files
+from ..rows import ask_hub, files_below, files_of_split, has_suffix, local_files, looks_local, names_in, require_files
 from .remote import open_file
 
-LINES = (".jsonl", ".json")
+LINES = (".jsonl", ".json", ".ndjson")
 DOCUMENTS = (".txt",)  # a file is one document
-COMPRESSIONS = (".gz", ".bz2", ".xz")
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 SUFFIXES = (".parquet", *DOCUMENTS, *LINES, *(line + compression for line in LINES for compression in COMPRESSIONS))
 PIECE_BYTES = 16 << 20
+# How a file begins that is one array of objects, or one object over many lines.
+ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:\{|\]\s*$)")
+ONE_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*\n\s*"')
+
+
+@dataclass
+class SourceFiles:
+    """The files of a source, and what its paths hold beside them.
+
+    Args:
+        taken: sorted within each path: local paths, or URLs that fsspec opens.
+        left_out: the names of other files, by the reason why they are not taken.
+    """
+
+    taken: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, reason: str, files: list[str]) -> None:
+        """Note files that are not taken, for a reason."""
+        if files:
+            self.left_out.setdefault(reason, []).extend(files)
+
+    def describe(self) -> str:
+        """Describe the files for the start-up block: how many, their size, and what was left out and why."""
+        size = sum(os.path.getsize(file) for file in self.taken if "://" not in file)
+        local = all("://" not in file for file in self.taken)
+        described = f"{len(self.taken):,} file{'s' * (len(self.taken) != 1)}" + f", {in_bytes(size)}" * local
+        if self.taken and all(lower_name(file).endswith(DOCUMENTS) for file in self.taken):
+            described += ", each one document"
+        left_out = (f"; left out: {described_names(names)} ({why})" for why, names in self.left_out.items())
+        return described + "".join(left_out)
+
+
+def described_names(files: list[str]) -> str:
+    """A few names, or the number of many files with what they are called."""
+    if len(files) <= 3:
+        return ", ".join(PurePath(file).name for file in files)
+    counts = Counter("".join(PurePath(file).suffixes[-2:]) or PurePath(file).name for file in files)
+    return ", ".join(f"{count:,} {name}" for name, count in counts.most_common(3)) + ", ..." * (len(counts) > 3)
+
+
+def in_bytes(size: float) -> str:
+    """A size with its unit."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, "TB"
+    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+
+
+def lower_name(path: str) -> str:
+    """A path or URL in lower case, without the URL's query: what its suffix is looked for in."""
+    return (path.split("?")[0] if "://" in path else path).lower()
 
 
 @dataclass(frozen=True)
@@ -33,8 +90,8 @@ class Piece:
         return f"row {row} of '{self.path}'" + (f" counted from byte {self.begin}" if self.begin else "")
 
 
-def find_files(key: str, paths: list[str], config: str | None = None) -> list[str]:
-    """The files of a source, sorted within each path: local paths, or URLs that fsspec opens.
+def find_files(key: str, paths: list[str], config: str | None = None) -> SourceFiles:
+    """The files of a source, each once.
 
     Args:
         key: the recipe key that error messages name.
@@ -44,42 +101,82 @@ def find_files(key: str, paths: list[str], config: str | None = None) -> list[st
     Raises:
         InputError: no such file or data set, or none of a kind that can be streamed.
     """
-    files = [file for path in paths for file in files_of_path(key, path, config)]
-    for file in files:
-        if not file.split("?")[0].endswith(SUFFIXES):
-            raise InputError(f"{key}: cannot stream '{file}'; expected one of {', '.join(SUFFIXES)}")
-    return files
+    found = SourceFiles()
+    known: set[object] = set()
+    for path in paths:
+        for file in files_of_path(key, path, config, found):
+            if not lower_name(file).endswith(SUFFIXES):
+                raise InputError(f"{key}: cannot stream '{file}'; expected one of {', '.join(SUFFIXES)}")
+            if identity(file) in known:
+                found.leave_out("taken already, by another path", [file])
+            else:
+                found.taken.append(file)
+                known.add(identity(file))
+    return found
 
 
-def files_of_path(key: str, path: str, config: str | None) -> list[str]:
-    """The files that one path of a source stands for."""
+def identity(file: str) -> object:
+    """What is the same for all paths and links to one file."""
+    local = file.removeprefix("file://")
+    if "://" in local:
+        return local
+    try:
+        facts = os.stat(local)
+    except OSError:
+        return os.path.realpath(local)
+    return facts.st_dev, facts.st_ino
+
+
+def files_of_path(key: str, path: str, config: str | None, found: SourceFiles) -> list[str]:
+    """The files that one path of a source stands for; what it holds beside them is noted in `found`."""
     if "://" in path:
         try:
             filesystem, inner = fsspec.core.url_to_fs(path)
-            if "*" not in path:
+            if "*" not in path or (path.startswith("file://") and os.path.exists(inner)):
                 return [path]
             files = [filesystem.unstrip_protocol(file) for file in sorted(filesystem.glob(inner))]
         except Exception as error:  # of any file system's library
             raise InputError(f"{key}: cannot list '{path}': {first_line(error)}") from error
         if not files:
             raise InputError(f"{key}: no file matches '{path}'")
-        return files
+        folder = inner.split("*")[0].rpartition("/")[0]
+        return train_files({file: file.rpartition(folder + "/")[2] for file in files}, found)
     if looks_local(path, SUFFIXES):
         path = str(Path(path).expanduser())
-        return require_files(key, path, local_files(path, SUFFIXES))
+        return files_of_local_path(key, path, found)
     return hub_files(key, path, config)
+
+
+def files_of_local_path(key: str, path: str, found: SourceFiles) -> list[str]:
+    """The files of a local path."""
+    files = local_files(path, SUFFIXES)
+    if os.path.isdir(path):
+        others = [file for file in files_below(path) if str(file) not in set(files)]
+        readable = [str(file) for file in others if has_suffix(file, SUFFIXES)]
+        unread = [str(file) for file in others if str(file) not in set(readable)]
+        if not files:
+            there = f"it holds {described_names(unread)}" if unread else "it is empty"
+            raise InputError(f"{key}: no file in '{path}' can be read: {there}; expected one of {', '.join(SUFFIXES)}")
+        found.leave_out("not of a kind that is read", unread)
+        found.leave_out("in folders below; name them in path to take them", readable)
+    return require_files(key, path, train_files(names_in(path, files), found))
+
+
+def train_files(names: dict[str, str], found: SourceFiles) -> list[str]:
+    """Of a path's files those of the train split, if names tell splits apart."""
+    taken, others = files_of_split(names)
+    found.leave_out("not of the train split, by their names", others)
+    return taken
 
 
 def hub_files(key: str, path: str, config: str | None) -> list[str]:
     """The files of a Hub data set's train split, as `datasets` finds them, pinned to the newest commit."""
     from datasets import load_dataset_builder
 
-    with hub_errors(key, path):
-        builder = load_dataset_builder(path, config)
-        splits = builder.config.data_files
-        if "train" not in splits:
-            raise ValueError(f"it has no train split, only {sorted(splits)}")
-        return [str(file) for file in splits["train"]]
+    splits = ask_hub(key, path, lambda: load_dataset_builder(path, config)).config.data_files
+    if "train" not in splits:
+        raise InputError(f"{key}: cannot open Hub data set '{path}': it has no train split, only {sorted(splits)}")
+    return [str(file) for file in splits["train"]]
 
 
 def split_files(key: str, files: list[str], timeout: float = 300.0, piece_bytes: int = PIECE_BYTES) -> list[Piece]:
@@ -89,14 +186,36 @@ def split_files(key: str, files: list[str], timeout: float = 300.0, piece_bytes:
     beginning by a run that goes on in its middle; parquet can do both within the file.
 
     Raises:
+        InputError: a file is one JSON object over many lines.
         SourceFailed: the size of a file cannot be found out.
     """
-    pieces = []
+    pieces: list[Piece] = []
     for file in files:
-        if file.endswith(LINES):
-            with open_file(key, file, timeout) as opened:
-                size = opened.seek(0, io.SEEK_END)
-            pieces += [Piece(file, begin, min(begin + piece_bytes, size)) for begin in range(0, size, piece_bytes)]
-        else:
+        if not lower_name(file).endswith(LINES):
             pieces.append(Piece(file))
+            continue
+        with open_file(key, file, timeout) as opened:
+            size, head = opened.seek(0, io.SEEK_END), first_bytes(opened)
+        if ONE_OBJECT.match(head):
+            raise InputError(
+                f"{key}: '{file}' is one JSON object over many lines, not one object a line; "
+                f"jq -c . writes it on one line, and jq -c '.NAME[]' a list in it as lines"
+            )
+        if ARRAY.match(head):
+            pieces.append(Piece(file))
+        else:
+            pieces += [Piece(file, begin, min(begin + piece_bytes, size)) for begin in range(0, size, piece_bytes)]
     return pieces
+
+
+def first_bytes(opened: Any) -> bytes:
+    """The beginning of an open file."""
+    opened.seek(0)
+    return bytes(opened.read(4096))
+
+
+def piece_size(piece: Piece) -> int | None:
+    """Bytes of a piece; None where only a server knows."""
+    if piece.end is not None:
+        return piece.end - piece.begin
+    return None if "://" in piece.path else os.path.getsize(piece.path)

@@ -12,15 +12,15 @@ from ..medqa.passages import Library
 from ..medqa.questions import Question, read_questions
 from ..medqa.splits import select_split
 from .arguments import DataArguments
-from .documents import FREE_FAULTS
-from .files import find_files, split_files
+from .files import DOCUMENTS, SourceFiles, find_files, identity, lower_name, split_files
 from .guard import Guard
+from .losses import FREE_FAULTS
 from .packing import pack_in_order
-from .readers import Fault
+from .readers import ONE_DOCUMENT, Fault, cannot_open, why_not_opened
 from .remote import SourceFailed
 from .schedule import Schedule
 from .source_rows import ExamRows, OpenBook, TextRows
-from .sources import Source, integer_weights
+from .sources import Source, integer_weights, parse_validation_sources
 from .states import Row
 from .tokenizer import DocumentTokenizer, load_tokenizer
 
@@ -33,21 +33,107 @@ class OpenSource:
     rows: TextRows | ExamRows
     held_out: list[str]
     dev: list[Question] = field(default_factory=list)
+    files: SourceFiles = field(default_factory=SourceFiles)  # of a text source
 
 
 def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> list[OpenSource]:
     """Find the files of every source and read its held-out documents: nothing goes wrong later that can go wrong here.
 
+    What is held out is decided over the files of all sources together: each is read once, for one source.
+
     Raises:
-        InputError: a source cannot be found or read, or nothing of it is left for training.
+        InputError: a source cannot be found or read, nothing of it is left for training, or a file is both to be
+            trained on and held out.
     """
     try:
-        return [
-            open_exam(source, arguments, seed) if source.format == "medqa" else open_text(source, arguments, seed)
+        files = training_files(sources, arguments)
+        check_held_out_files(sources, arguments, files)
+        opened = [
+            open_exam(source, arguments, seed)
+            if source.format == "medqa"
+            else open_text(source, files[source.name], arguments, seed)
             for source in sources
         ]
     except SourceFailed as error:
         raise InputError(str(error)) from error
+    hold_out_in_all_sources(opened)
+    return opened
+
+
+def training_files(sources: list[Source], arguments: DataArguments) -> dict[str, SourceFiles]:
+    """The files of each text source. One that two sources read from the same column is the first one's."""
+    files: dict[str, SourceFiles] = {}
+    known: dict[object, str] = {}
+    for source in sources:
+        if source.format == "medqa":
+            continue
+        found = find_files(source.key, source.paths, source.config)
+        again = {file: name for file in found.taken if (name := known.get((identity(file), source.column)))}
+        found.taken = [file for file in found.taken if file not in again]
+        for name in dict.fromkeys(again.values()):
+            found.leave_out(f"in sources.{name} already", [file for file in again if again[file] == name])
+        if not found.taken:
+            raise InputError(f"{source.key}.path: all its files are in {known_sources(again)} already")
+        leave_out_broken(source, found, arguments)
+        known |= {(identity(file), source.column): source.name for file in found.taken}
+        files[source.name] = found
+    return files
+
+
+def known_sources(again: dict[str, str]) -> str:
+    """The sources that have some files, by their keys."""
+    return ", ".join(f"sources.{name}" for name in dict.fromkeys(again.values()))
+
+
+def leave_out_broken(source: Source, found: SourceFiles, arguments: DataArguments) -> None:
+    """Take local files that cannot be opened out of `found`, if the recipe allows it; servers are not asked yet.
+
+    Raises:
+        InputError: it does not, or no file is left.
+    """
+    broken: dict[str, str] = {}
+    for file in found.taken:
+        if "://" not in file and (why := why_not_opened(source.key, file, source.column)):
+            broken[file] = why
+    if not broken:
+        return
+    file, why = next(iter(broken.items()))
+    if not arguments.skip_broken_files or len(broken) == len(found.taken):
+        many = f" ({len(broken):,} of {len(found.taken):,} files)" if len(found.taken) > 1 else ""
+        raise InputError(cannot_open(source.key, file, why + many))
+    found.taken = [file for file in found.taken if file not in broken]
+    found.leave_out("cannot be opened", list(broken))
+
+
+def check_held_out_files(sources: list[Source], arguments: DataArguments, files: dict[str, SourceFiles]) -> None:
+    """Raise `InputError` if a file to hold out, of any source or outside the mixture, is one to train on."""
+    trained = {identity(file): (name, file) for name, found in files.items() for file in found.taken}
+    held_out = [(f"{one.key}.validation_path", one.validation_path, one) for one in sources if one.validation_path]
+    outside = parse_validation_sources(arguments.validation_sources, sources)
+    paths = [(key, [path], None) for key, path, one in held_out if one.format == "text"]
+    for key, of_key, config in [*paths, *((one.key, one.paths, one.config) for one in outside)]:
+        for file in find_files(key, of_key, config).taken:
+            if identity(file) in trained:
+                name, path = trained[identity(file)]
+                raise InputError(f"{key}: '{file}' is among the files to train on: '{path}' of sources.{name}")
+
+
+def hold_out_in_all_sources(opened: list[OpenSource]) -> None:
+    """Hold out rows of a file in every source that reads it, perhaps from another column."""
+    texts = [one.rows for one in opened if isinstance(one.rows, TextRows)]
+    rows: dict[tuple[object, int], int] = {}
+    for one in texts:
+        for piece, count in one.held_out.items():
+            place = (identity(one.pieces[piece].path), one.pieces[piece].begin)
+            rows[place] = max(count, rows.get(place, 0))
+    for one in texts:
+        places = ((identity(piece.path), piece.begin) for piece in one.pieces)
+        one.held_out = {piece: rows[place] for piece, place in enumerate(places) if place in rows}
+
+
+def held_out_texts(opened: list[OpenSource]) -> frozenset[str]:
+    """The held-out documents of all text sources: no copy of one is trained on, whatever file it lies in."""
+    return frozenset(text for one in opened if isinstance(one.rows, TextRows) for text in one.held_out)
 
 
 def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource:
@@ -74,6 +160,11 @@ def describe_exams(opened: list[OpenSource]) -> dict[str, str]:
     return {one.source.name: one.rows.describe() for one in opened if isinstance(one.rows, ExamRows)}
 
 
+def describe_files(opened: list[OpenSource]) -> dict[str, str]:
+    """By name of each text source, its files and what its paths hold beside them."""
+    return {one.source.name: one.files.describe() for one in opened if one.files.taken}
+
+
 def check_explanations(key: str, formats: dict[str, float], questions: list[Question], dev: list[Question]) -> None:
     """Raise `InputError` if `reasoned` is asked for, and no question to train on, or to hold out, can be."""
     if "reasoned" not in formats:
@@ -94,30 +185,32 @@ def open_library(source: Source, folder: str, arguments: DataArguments) -> Libra
     return Library.read(f"{source.key}.passages", folder, guarded + decontaminated(arguments))
 
 
-def open_text(source: Source, arguments: DataArguments, seed: int) -> OpenSource:
+def open_text(source: Source, files: SourceFiles, arguments: DataArguments, seed: int) -> OpenSource:
     """A text source: documents of its `validation_path`, or else its own first ones, are held out."""
-    rows = text_rows(source.key, source, source.paths, arguments, seed)
+    rows = text_rows(source.key, source, files, arguments, seed)
     if source.validation_path:
         first_documents(rows, 1)  # the source itself can be read too
-        held_out = text_rows(f"{source.key}.validation_path", source, [source.validation_path], arguments, seed)
-        if shared := {piece.path for piece in rows.pieces} & {piece.path for piece in held_out.pieces}:
-            raise InputError(f"{source.key}.validation_path: '{min(shared)}' is among the files to train on")
-        return OpenSource(source, rows, [text for *_, text in first_documents(held_out, source.validation_documents)])
+        key = f"{source.key}.validation_path"
+        held_out = text_rows(key, source, find_files(key, [source.validation_path]), arguments, seed)
+        texts = [text for *_, text in first_documents(held_out, source.validation_documents)]
+        return OpenSource(source, rows, texts, files=files)
     documents = first_documents(rows, source.validation_documents)
     if len(documents) < source.validation_documents:
+        one_each = f" ({ONE_DOCUMENT})" if all(lower_name(file).endswith(DOCUMENTS) for file in files.taken) else ""
         raise InputError(
-            f"{source.key}: '{source.paths[0]}' has no more than {len(documents)} documents, and validation_documents "
-            f"holds out {source.validation_documents}; hold out fewer, or give it a validation_path"
+            f"{source.key}: '{source.paths[0]}' has no more than {len(documents)} documents{one_each}, and "
+            f"validation_documents holds out {source.validation_documents}; hold out fewer, or give it a "
+            "validation_path"
         )
     rows.held_out = {piece: number + 1 for piece, number, _ in documents}  # of each piece the last one counts
-    return OpenSource(source, rows, [text for *_, text in documents])
+    return OpenSource(source, rows, [text for *_, text in documents], files=files)
 
 
-def text_rows(key: str, source: Source, paths: list[str], arguments: DataArguments, seed: int) -> TextRows:
-    """The rows of some paths of a text source."""
-    files = find_files(key, paths, None if paths != source.paths else source.config)
-    pieces = split_files(key, files, arguments.streaming_timeout)
-    return TextRows(key, pieces, source.column, arguments.streaming_timeout, seed)
+def text_rows(key: str, source: Source, files: SourceFiles, arguments: DataArguments, seed: int) -> TextRows:
+    """The rows of some files of a text source."""
+    pieces = split_files(key, files.taken, arguments.streaming_timeout)
+    timeout, skip_broken = arguments.streaming_timeout, arguments.skip_broken_files
+    return TextRows(key, pieces, source.column, timeout, seed, skip_broken=skip_broken)
 
 
 def first_documents(rows: TextRows, count: int) -> list[tuple[int, int, str]]:
@@ -134,7 +227,7 @@ def first_documents(rows: TextRows, count: int) -> list[tuple[int, int, str]]:
         if faults > FREE_FAULTS + len(documents):
             raise InputError(f"{rows.key}: most of its first rows cannot be used; {last}")
     if not documents:
-        raise InputError(f"{rows.key}: no text in {rows.name}" + (f"; {last}" if faults else ""))
+        raise InputError(f"{rows.key}: no text in {rows.name}; {last or 'it has no rows'}")
     return documents
 
 
@@ -189,9 +282,7 @@ def validation_source_rows(
     rows: list[Row[Any]] = []
     for source in sources:
         try:
-            documents = first_documents(
-                text_rows(source.key, source, source.paths, arguments, 0), source.validation_documents
-            )
+            documents = first_documents(outside_rows(source, arguments), source.validation_documents)
         except SourceFailed as error:
             raise InputError(str(error)) from error
         packed = pack_in_order(iter(text for *_, text in documents), tokenize, arguments.max_seq_length)
@@ -202,6 +293,11 @@ def validation_source_rows(
             raise InputError(f"{source.key}: {len(documents)} documents do not fill a row")
         rows += of_source
     return rows
+
+
+def outside_rows(source: Source, arguments: DataArguments) -> TextRows:
+    """The rows of a text outside the mixture."""
+    return text_rows(source.key, source, find_files(source.key, source.paths, source.config), arguments, 0)
 
 
 def mixed_rows(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[Row[Any]]:

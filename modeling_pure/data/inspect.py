@@ -23,7 +23,7 @@ from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
 from .estimate import tokens_per_pass
-from .held_out import describe_exams, open_sources
+from .held_out import describe_exams, describe_files, open_sources
 from .mixture import Mixture
 from .sources import parse_sources
 from .states import MixtureState
@@ -120,6 +120,8 @@ def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: 
     console.print(f"{tokens:,.0f} tokens/s, {documents:,.0f} documents/s with one reader, opening the files included")
     for name, described in describe_exams(mixture.opened).items():
         console.print(f"answers of {name}: {described}")
+    for name, described in describe_files(mixture.opened).items():
+        console.print(f"files of {name}: {escape(described)}")
     for name, rows in sample.rows.items():
         text = str(mixture.tokenizer.decode(rows[-1]))[:characters]
         console.print(f"\n[bold]{name}[/bold], beginning of a row:\n{escape(text)}", highlight=False)

@@ -12,6 +12,7 @@ the last batch it trained on, whatever data-loader workers have read ahead.
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,12 +24,13 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError, RunStopped
 from .arguments import DataArguments
 from .documents import Documents
-from .held_out import OpenSource, evaluation_guard
+from .held_out import OpenSource, evaluation_guard, held_out_texts
+from .losses import add_losses, too_many_lost
 from .packing import WINDOW_CHARACTERS, PackedRows, redistribute_rows
 from .remote import SourceFailed
 from .schedule import Schedule
 from .sources import integer_weights
-from .states import MixtureState, PackedRowsState, Progress, RankState, Row, TrainingRows
+from .states import Counts, MixtureState, PackedRowsState, Progress, RankState, Row, TrainingRows
 from .tokenizer import DocumentTokenizer
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Mixture(TrainingRows[MixtureState]):
         self.rank, self.world_size = rank, world_size
         self.window_characters = WINDOW_CHARACTERS
         self.guard = evaluation_guard(opened, arguments)
+        self.held_out = held_out_texts(opened)
         self.names = [source.name for source in self.sources]
         self.settings = self._settings()
         self.position, self.first_worker = {}, 0
@@ -164,12 +167,25 @@ class Mixture(TrainingRows[MixtureState]):
         """The rows of one source for one of all readers."""
         one = next(one for one in self.opened if one.source.name == name)
         documents = Documents(
-            one.rows, self.seed, reader, num_readers, one.source.max_epochs, self.arguments.max_skipped, self.guard
+            one.rows,
+            self.seed,
+            reader,
+            num_readers,
+            one.source.max_epochs,
+            self.arguments.max_skipped,
+            self.guard,
+            self.held_out,
         )
         return PackedRows(documents, self.tokenize, self.row_length, self.window_characters)
 
     def progress(self, states: list[MixtureState]) -> dict[str, Progress]:
-        """By source, the rows drawn, passes completed and rows skipped in all, from the states of all readers."""
+        """By source, the rows drawn, passes completed and rows skipped in all, from the states of all readers.
+
+        Raises:
+            SourceFailed: all readers together have lost too much of a source, and `on_source_failure` is `stop`.
+        """
+        for name in self.names:
+            self._check_losses(name, [state["sources"][name]["read"] for state in states])
         return {
             name: {
                 "rows": sum(state["drawn"][name] for state in states),
@@ -178,6 +194,17 @@ class Mixture(TrainingRows[MixtureState]):
             }
             for name in self.names
         }
+
+    def _check_losses(self, name: str, counts: list[Counts]) -> None:
+        losses = add_losses([read["losses"] for read in counts if "losses" in read])
+        too_many = too_many_lost(losses, self.arguments.max_skipped)
+        if too_many and self.arguments.on_source_failure == "stop":
+            skipped: Counter[str] = sum((Counter(read["skipped"]) for read in counts), Counter())
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+            raise SourceFailed(
+                f"sources.{name}: {too_many}, more than max_skipped {self.arguments.max_skipped:g} allows (skipped by "
+                f"all readers: {reasons})"
+            )
 
     def check_readers(self, num_workers: int) -> None:
         """Raise `InputError` where a source has no document for the last reader: better now than in a worker later."""

@@ -23,7 +23,7 @@ from ..errors import InputError, run_script
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
-from .held_out import describe_exams, open_sources, validation_mixture
+from .held_out import describe_exams, describe_files, open_sources, validation_mixture
 from .mixture import Mixture
 from .packed import (
     FACTS_FILE,
@@ -75,6 +75,8 @@ def main() -> None:
     validation = validation_mixture(mixture.opened, mixture.tokenize, mixture.row_length, arguments.validation_rows)
     for name, described in describe_exams(mixture.opened).items():
         print(f"answers of {name}: {described}")
+    for name, described in describe_files(mixture.opened).items():
+        print(f"files of {name}: {described}")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2))
     write_batch(folder / VALIDATION_FILE, validation, mixture.names)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import aiohttp
 import fsspec
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, stop_after_delay, wait_exponential
 
 from ..errors import RunStopped, first_line
 
@@ -57,7 +57,7 @@ class RetryingFile(io.RawIOBase):
         self._retrying = Retrying(
             stop=stop_after_delay(timeout),
             wait=wait_exponential(multiplier=0.5, max=30),
-            retry=retry_if_exception(is_transient),
+            retry=is_worth_another,
             before_sleep=self._report,
             reraise=True,
         )
@@ -95,9 +95,13 @@ class RetryingFile(io.RawIOBase):
             self._file.close()
         super().close()
 
-    def _open(self) -> tuple[BinaryIO, int]:
+    def _filesystem(self) -> tuple[Any, str]:
         options: dict[str, Any] = HTTP_OPTIONS if self.path.startswith("http") else {}
         filesystem, path = fsspec.core.url_to_fs(self.path, **options)
+        return filesystem, path
+
+    def _open(self) -> tuple[BinaryIO, int]:
+        filesystem, path = self._filesystem()
         try:
             size: int | None = filesystem.size(path)
             file: BinaryIO = filesystem.open(path, "rb")
@@ -136,6 +140,8 @@ class RetryingFile(io.RawIOBase):
     def _report(self, state: RetryCallState) -> None:
         error = last_error(state)
         self._file = None  # a connection that failed once is not trusted again
+        if isinstance(error, FileNotFoundError):
+            self._filesystem()[0].invalidate_cache()
         logger.warning(
             f"{self.key}: '{self.path}' at byte {self.position:,}: {type(error).__name__}: {first_line(error)}; "
             f"trying again in {state.upcoming_sleep:.1f} s"
@@ -148,6 +154,17 @@ def last_error(state: RetryCallState) -> BaseException:
     if error is None:
         raise ValueError("the last attempt has not failed")
     return error
+
+
+def is_worth_another(state: RetryCallState) -> bool:
+    """Whether a failed call is made again: after a transient error, and once where a file is said to be missing.
+
+    A busy Hub says so too, and fsspec remembers it.
+    """
+    if state.outcome is None or not state.outcome.failed:
+        return False
+    error = last_error(state)
+    return is_transient(error) or (isinstance(error, FileNotFoundError) and state.attempt_number == 1)
 
 
 def is_transient(error: BaseException) -> bool:

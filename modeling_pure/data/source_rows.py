@@ -10,8 +10,8 @@ from typing import Protocol
 from ..medqa.formats import describe_formats, draw_format, format_answer, format_prompt, shuffled_for
 from ..medqa.passages import cut_passages, retrieval_metrics
 from ..medqa.questions import Question
-from .files import Piece
-from .readers import Fault, read_piece
+from .files import Piece, piece_size
+from .readers import BROKEN, Fault, read_piece
 from .tokenizer import DocumentTokenizer
 
 SHUFFLED_ROWS = 512
@@ -38,6 +38,7 @@ class TextRows:
 
     Args:
         held_out: by piece, how many of its first rows are kept for validation.
+        skip_broken: a file that cannot be opened at all is one unusable row; otherwise it fails the source.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class TextRows:
         timeout: float = 300.0,
         seed: int = 0,
         held_out: dict[int, int] | None = None,
+        skip_broken: bool = False,
     ) -> None:
         self.key, self.pieces, self.column, self.timeout, self.seed = key, pieces, column, timeout, seed
         names = list(dict.fromkeys(piece.path.rsplit("/", 1)[-1] for piece in pieces))
         self.name = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
-        self.held_out = held_out or {}
+        self.held_out, self.skip_broken = held_out or {}, skip_broken
         self.num_pieces = len(pieces)
         # Without folders, and so without the Hub's commit: a moved copy is the same source.
         self.listing = " ".join(f"{piece.path.rsplit('/', 1)[-1]}:{piece.begin}-{piece.end}" for piece in pieces)
@@ -62,7 +64,7 @@ class TextRows:
         held_out = self.held_out.get(piece, 0)
         groups = random.Random(f"groups {self.seed} {epoch} {piece}")
         skip = start % SHUFFLED_ROWS
-        rows = read_piece(self.key, self.pieces[piece], self.column, self.timeout, groups, start - skip)
+        rows = self._read_piece(piece, groups, start - skip)
         block_number = start // SHUFFLED_ROWS
         while block := list(islice(rows, SHUFFLED_ROWS)):
             random.Random(f"rows {self.seed} {epoch} {piece} {block_number}").shuffle(block)
@@ -72,9 +74,26 @@ class TextRows:
 
     def read_in_order(self) -> Iterator[tuple[int, int, str | Fault]]:
         """(piece, row, value) as they lie in the files."""
-        for piece, unit in enumerate(self.pieces):
-            for number, value in read_piece(self.key, unit, self.column, self.timeout):
+        for piece in range(self.num_pieces):
+            for number, value in self._read_piece(piece):
                 yield piece, number, value
+
+    def _read_piece(
+        self, piece: int, groups: random.Random | None = None, start: int = 0
+    ) -> Iterator[tuple[int, str | Fault]]:
+        unit = self.pieces[piece]
+        for number, value in read_piece(
+            self.key, unit, self.column, self.timeout, groups, start, skip_broken=self.skip_broken
+        ):
+            if isinstance(value, Fault) and value.reason == BROKEN and number > 0:
+                value = replace(value, share=self.share(piece))
+            yield number, value
+
+    def share(self, piece: int) -> float:
+        """The share of the source that a piece is: by bytes if all files are local, or else one of many."""
+        sizes = [piece_size(one) for one in self.pieces]
+        known = [size for size in sizes if size is not None]
+        return known[piece] / sum(known) if len(known) == len(sizes) else 1 / self.num_pieces
 
     def locate(self, piece: int, number: int) -> str:
         """See `Rows`."""

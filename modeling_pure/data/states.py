@@ -19,32 +19,49 @@ from transformers import PreTrainedTokenizerBase
 from .sources import Source
 
 
+class Losses(TypedDict):
+    """What is lost of a pass so far, in documents, each 4 KB of a longer one counted as one.
+
+    `documents` counts all that were read, `unusable` those among them that are bad by themselves, `behind` those that
+    are lost since they follow a damaged page. `broken` is the share of the source in files that break off.
+    """
+
+    documents: int
+    unusable: int
+    behind: int
+    broken: float
+
+
 class Counts(TypedDict):
-    """Rows that one reader has read of a source, documents it has returned, and rows skipped, by reason."""
+    """Rows that one reader has read of a source, documents it has returned, and rows skipped, by reason.
+
+    `losses` are those among its own rows of the current pass.
+    """
 
     rows_read: int
     given: int
     skipped: dict[str, int]
+    losses: NotRequired[Losses]  # which older checkpoints do not have
 
 
 class PassStart(TypedDict):
-    """The counts at the start of a reader's current pass; `faults` counts unusable rows."""
+    """The documents that a reader had returned when its current pass began."""
 
-    rows_read: int
     given: int
-    faults: int
 
 
 class DocumentsState(Counts):
     """The position of one reader in the documents of a source.
 
     `position` is (pass, piece, row). `earlier` lists the readers of this pass before their number changed, each entry
-    as [number of readers, [their positions]].
+    as [number of readers, [their positions]]. `seen` are the losses among all rows of this pass that the reader has
+    passed, its own and those of the readers it shares pieces with.
     """
 
     position: list[int]
     earlier: list[list[Any]]
     before_pass: PassStart
+    seen: NotRequired[Losses]
 
 
 class WindowState(TypedDict):

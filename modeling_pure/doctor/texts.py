@@ -1,13 +1,14 @@
 """Checks of what a run reads: the Hub and its token, the tokenizer, every source."""
 
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..data.documents import Documents
-from ..data.held_out import first_documents, open_sources, text_rows
+from ..data.held_out import first_documents, open_sources, outside_rows
 from ..data.packed import PackedMixture
 from ..data.source_rows import ExamRows
 from ..data.sources import Source
@@ -75,7 +76,7 @@ def check_source(context: Context, source: Source) -> Finding:
         return skipped
     seed, readers, began = context.training.seed, max(1, context.training.dataloader_num_workers), time.perf_counter()
     try:
-        (one,) = open_sources([source], context.data, seed)
+        (one,) = open_sources([source], replace(context.data, validation_sources=None), seed)
         documents = Documents(one.rows, seed, readers - 1, readers, source.max_epochs, context.data.max_skipped)
         if not (texts := documents.read(1)):
             raise InputError(f"{source.key}: max_epochs leaves no text for each of {readers} readers")
@@ -94,8 +95,7 @@ def check_outside(context: Context, source: Source) -> Finding:
     if skipped := out_of_reach(context, source.paths):
         return skipped
     try:
-        rows = text_rows(source.key, source, source.paths, context.data, context.training.seed)
-        count = len(first_documents(rows, source.validation_documents))
+        count = len(first_documents(outside_rows(source, context.data), source.validation_documents))
     except (InputError, RunStopped) as error:
         return Finding(FAIL, str(error), another_path(source))
     return Finding(PASS, f"{', '.join(source.paths)}: {count:,} documents")

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from modeling_pure.data import readers
-from modeling_pure.data.documents import FREE_FAULTS, Documents
+from modeling_pure.data.documents import Documents
 from modeling_pure.data.files import find_files, split_files
+from modeling_pure.data.losses import FREE_FAULTS
 from modeling_pure.data.readers import Fault
 from modeling_pure.data.remote import SourceFailed
 from modeling_pure.data.source_rows import TextRows

@@ -1,0 +1,137 @@
+"""The records of a file of lines or of one JSON array, whole or a range of bytes, plain or compressed."""
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import zstandard
+
+from ..errors import first_line
+from .files import ARRAY, Piece, lower_name
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any book
+MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # of a line or a .txt file: no more is read of one before it is given up
+BETWEEN_OBJECTS = re.compile(r"[\s,\[\]]*")
+CHUNK = 1 << 16
+
+
+class ZstdFile(io.RawIOBase):
+    """A zstd file as bytes, frame after frame; EOFError if it breaks off, which zstandard's own reader hides."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._bytes = file, b""
+        self._frame: Any = None
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Fill `buffer` as far as the next bytes go; 0 at the end."""
+        while not self._bytes:
+            data = self._frame.unused_data if self._frame and self._frame.eof else b""
+            if not data and not (data := self._file.read(CHUNK)):
+                if self._frame and not self._frame.eof:
+                    raise EOFError("Compressed file ended before the end of its last frame")
+                return 0
+            if self._frame is None or self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+            self._bytes = self._frame.decompress(data)
+        view = memoryview(buffer)
+        count = min(len(view), len(self._bytes))
+        view[:count], self._bytes = self._bytes[:count], self._bytes[count:]
+        return count
+
+
+DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda file: io.BufferedReader(ZstdFile(file), 1 << 20),
+}
+DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+
+
+def decompressed(file: BinaryIO, path: str) -> Any:
+    """The bytes of a file, decompressed if its suffix says so."""
+    decompress = DECOMPRESSORS.get(PurePath(lower_name(path)).suffix)
+    return decompress(file) if decompress else file
+
+
+def records_of(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes | dict[str, Any], int]]:
+    """The records of a piece with their sizes in bytes: lines that are not blank, or the objects of an array.
+
+    Raises:
+        DECOMPRESSION_ERRORS: a compressed file breaks off or is damaged.
+        ValueError: an array does.
+    """
+    stream = decompressed(file, piece.path)
+    if piece.end is None and piece.begin == 0 and ARRAY.match(stream.peek(4096)[:4096]):
+        yield from array_objects(stream)
+    elif stream is file:
+        yield from lines_of_range(stream, piece)
+    else:
+        yield from ((line, length) for line, length in bounded_lines(stream) if line.strip())
+
+
+def array_objects(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
+    """The objects of a JSON array, one after another: neither the file nor the array is held in memory.
+
+    Raises:
+        ValueError: the array breaks off or is damaged, or holds an object of more than `MAX_BYTES`.
+    """
+    decoder = json.JSONDecoder()
+    # A byte that is no UTF-8 then costs the one text that it is in.
+    reader = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape")
+    text, place = "", 0
+    try:
+        while True:
+            place = BETWEEN_OBJECTS.match(text, place).end()  # type: ignore[union-attr]  # it matches anywhere
+            try:
+                value, end = decoder.raw_decode(text, place)
+            except (ValueError, RecursionError) as error:
+                rest = text[place:]
+                if len(rest) > MAX_BYTES or not (more := reader.read(max(1 << 20, len(rest)))):
+                    if rest:
+                        raise ValueError(f"in an array: {first_line(error)}") from error
+                    return
+                text, place = rest + more, 0
+                continue
+            yield value, end - place
+            place = end
+    finally:
+        reader.detach()  # which would close the file
+
+
+def lines_of_range(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes, int]]:
+    """The lines whose first byte lies in the piece, with their lengths."""
+    position = piece.begin
+    if position:  # the line that the byte before the piece belongs to is the other piece's
+        file.seek(position - 1)
+        position += len(file.readline()) - 1
+    for line, length in bounded_lines(file):
+        if piece.end is not None and position >= piece.end:
+            return
+        position += length
+        if line.strip():
+            yield line, length
+
+
+def bounded_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The lines of a file, each cut at `MAX_BYTES`, with their whole length."""
+    while line := file.readline(MAX_BYTES):
+        length, end = len(line), line
+        while len(end) == MAX_BYTES and not end.endswith(b"\n"):
+            end = file.readline(MAX_BYTES)
+            length += len(end)
+        yield line, length
