@@ -4,7 +4,9 @@ Vignettes share stock phrases, so that a bare n-gram hit says little: of the 1,2
 share 13 words in a row with another one. What counts is how much of one question a document covers.
 """
 
+import html
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
@@ -13,18 +15,31 @@ import numpy as np
 
 from ..medqa.questions import Question
 
-WORD = re.compile(rb"[a-z0-9]+")
+WORD = re.compile(rb"[a-z0-9\x80-\xff]+")
 GRAM = 13
 COVERAGE = 0.5
 END_WORDS = 30
 TABLE_BITS = 24
 TABLE_SHIFT = np.uint64(64 - TABLE_BITS)
 
-# For the hash of words: 1 to 36 for a letter or digit whatever its case, 0 for any other byte.
-CODES = 37
-CODE_OF_BYTE = np.zeros(256, dtype=np.int16)
+# Characters that nobody sees (soft hyphens, zero-width spaces, marks of direction) and accents.
+UNSEEN = re.compile("[\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]+")
+HYPHEN = re.compile("[-\u00ad\u2010\u2011]\\s*")  # where a line may end, or have ended, within a word
+LIGATURE_GAP = re.compile("(?<=[\ufb00-\ufb06])\\s+")  # which some programs write behind one
+FIRST_WORD, LAST_NO_WORD = re.compile(r"\w+"), re.compile(r".*\W")
+NO_WORD = re.compile(r"[^\w\x00-\x7f]+")
+# Scripts without spaces between words: Thai to Burmese, Khmer, kana, Chinese.
+UNSPACED = re.compile(
+    "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])"
+)
+
+# For the hash of words: a number for each letter or digit whatever its case and each byte of a letter beyond ASCII, 0
+# for any other byte.
+CODES = 37 + 128
+CODE_OF_BYTE = np.zeros(256, dtype=np.int32)
 for _code, _letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789", 1):
     CODE_OF_BYTE[[ord(_letter), ord(_letter.upper())]] = _code
+CODE_OF_BYTE[128:] = np.arange(37, CODES)
 HASH_OF_PAIR = np.random.default_rng(0).integers(1 << 64, size=CODES * CODES, dtype=np.uint64)
 HASH_OF_PAIR[:CODES] = 0  # pairs that begin outside a word
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -68,7 +83,7 @@ class Guard:
     """Tells which documents cover a question.
 
     A document covers a question when it holds at least half of the 13-grams of the question's text (without the
-    options; words are runs of ASCII letters and digits, in lower case), or its last 30 words in a row.
+    options), or its last 30 words in a row. Both are compared as `normalised` says.
 
     Questions of less than 13 words cannot be checked; `unchecked` counts them.
     """
@@ -76,19 +91,22 @@ class Guard:
     def __init__(self, questions: list[Question]) -> None:
         unique = {question.digest: question for question in questions}
         self.questions = list(unique.values())
+        # Words beyond ASCII cost time in every document, and are only looked for where a question has some.
+        self.other_scripts = any(in_other_script(question.question) for question in self.questions)
+        texts = [normalised(question.question, None, self.other_scripts) for question in self.questions]
+        self.vocabulary = {word.decode() for text in texts for word in words_of(text)}
         self.grams: dict[bytes, list[tuple[int, int]]] = defaultdict(list)  # gram -> (question, place in it)
-        self.gram_counts = []
-        for index, question in enumerate(self.questions):
-            words = words_of(question.question)
+        self.gram_counts, self.ends = [], []
+        for index, text in enumerate(texts):
+            words = words_of(text)
             places = range(len(words) - GRAM + 1)
             self.gram_counts.append(len({gram_at(words, place) for place in places}))
+            self.ends.append(len(words) - GRAM)
             for place in places:
                 self.grams[gram_at(words, place)].append((index, place))
-        hashes = [gram_hashes(question.question) for question in self.questions]
-        self._hashes = np.unique(np.concatenate(hashes))
+        self._hashes = np.unique(np.concatenate([gram_hashes(text) for text in texts]))
         self._table = np.zeros(1 << TABLE_BITS, dtype=bool)
         self._table[self._hashes >> TABLE_SHIFT] = True
-        self.ends = [len(words_of(question.question)) - GRAM for question in self.questions]
         self.unchecked = self.gram_counts.count(0)
 
     def covers(self, text: str) -> bool:
@@ -101,13 +119,14 @@ class Guard:
 
     def matches(self, text: str) -> list[Match]:
         """Every question that shares 13 words in a row with the document."""
-        hashes = gram_hashes(text)
+        normal = normalised(text, self.vocabulary, self.other_scripts)
+        hashes = gram_hashes(normal)
         candidates = np.flatnonzero(self._table[hashes >> TABLE_SHIFT])  # a look-up each, and few are left
         places = np.searchsorted(self._hashes[:-1], hashes[candidates])
         candidates = candidates[self._hashes[places] == hashes[candidates]]
         if not len(candidates):
             return []
-        words = words_of(text)
+        words = words_of(normal)
         found: dict[int, dict[bytes, list[int]]] = defaultdict(dict)
         for gram in {gram_at(words, place) for place in candidates.tolist()}:
             for index, place in self.grams.get(gram, ()):
@@ -129,9 +148,72 @@ def most_covering(matches: list[Match]) -> Match | None:
     return max(covering, key=lambda match: (match.coverage, match.end_words), default=None)
 
 
-def words_of(text: str) -> list[bytes]:
-    """The words of a text, in lower case."""
-    return WORD.findall(text.encode("utf-8", "ignore").lower())
+def normalised(text: str, vocabulary: set[str] | None = None, other_scripts: bool = False) -> bytes:
+    """A text as its words are compared: as UTF-8, without what PDFs and web pages put into it.
+
+    HTML entities, ligatures, full-width letters, accents and characters that nobody sees become plain letters or go.
+    Letters beyond ASCII become `?`, which is between words, or with `other_scripts` stay, those of scripts without
+    spaces as a word each.
+
+    Args:
+        vocabulary: words that may have been broken at the end of a line; the halves of others stay two words.
+    """
+    if "&" in text:
+        text = html.unescape(html.unescape(text))  # some pages are escaped twice
+    if vocabulary is not None:
+        text = joined_words(text, vocabulary)
+    if text.isascii():
+        return text.encode()
+    text = UNSEEN.sub("", unicodedata.normalize("NFKD", text))
+    if other_scripts:
+        text = UNSPACED.sub(r" \1 ", NO_WORD.sub(" ", unicodedata.normalize("NFC", text).casefold()))
+        return text.encode("utf-8", "replace")
+    return text.encode("ascii", "replace")
+
+
+def joined_words(text: str, vocabulary: set[str]) -> str:
+    """A text with the words joined that a line's end, or the gap behind a ligature, has broken."""
+    gaps = list(HYPHEN.finditer(text))
+    if not text.isascii():
+        gaps = sorted((*gaps, *LIGATURE_GAP.finditer(text)), key=lambda gap: gap.start())
+    parts, done = [], 0
+    for gap in gaps:
+        start, end = gap.span()
+        before, after = text[max(done, start - 40) : start].rsplit(None, 1), text[end : end + 40].split(None, 1)
+        if (
+            before
+            and after
+            and is_broken(LAST_NO_WORD.sub("", before[-1]), FIRST_WORD.match(after[0]), gap[0], vocabulary)
+        ):
+            parts.append(text[done:start])
+            done = end
+    return "".join(parts) + text[done:] if parts else text
+
+
+def is_broken(before: str, after: re.Match[str] | None, gap: str, vocabulary: set[str]) -> bool:
+    """Whether two halves are a word of the vocabulary. A hyphen within a line may be there on purpose."""
+    if after is None:
+        return False
+    halves = [half.lower() if half.isascii() else plain_word(half) for half in (before, after[0])]
+    if "".join(halves) not in vocabulary:
+        return False
+    return gap[-1:].isspace() or not set(halves) <= vocabulary
+
+
+def plain_word(word: str) -> str:
+    """A word as it stands in a vocabulary."""
+    return normalised(word, None, True).decode().lower()
+
+
+def in_other_script(text: str) -> bool:
+    """Whether most letters of a text are none of ASCII's, even without accents."""
+    letters = [letter for letter in unicodedata.normalize("NFKD", text) if letter.isalpha()]
+    return sum(letter.isascii() for letter in letters) < len(letters) / 2
+
+
+def words_of(text: bytes) -> list[bytes]:
+    """The words of a normalised text, in lower case."""
+    return WORD.findall(text.lower())
 
 
 def gram_at(words: list[bytes], place: int) -> bytes:
@@ -139,13 +221,13 @@ def gram_at(words: list[bytes], place: int) -> bytes:
     return b" ".join(words[place : place + GRAM])
 
 
-def gram_hashes(text: str) -> np.ndarray:
-    """A hash of each 13-gram of a text: uint64 of shape (grams,).
+def gram_hashes(text: bytes) -> np.ndarray:
+    """A hash of each 13-gram of a normalised text: uint64 of shape (grams,).
 
     Array operations over bytes alone, for every document passes through here. A word's hash is the sum of a random
     number for each pair of neighbouring bytes; that of words in a row is a polynomial in those of the words.
     """
-    codes = CODE_OF_BYTE[np.frombuffer(text.encode("utf-8", "ignore"), dtype=np.uint8)]
+    codes = CODE_OF_BYTE[np.frombuffer(text, dtype=np.uint8)]
     following = np.append(codes[1:], 0)
     starts = np.flatnonzero((codes > 0) & (np.append(0, codes[:-1]) == 0))
     if len(starts) < GRAM:

@@ -1,6 +1,7 @@
 """The records of a file of lines or of one JSON array, whole or a range of bytes, plain or compressed."""
 
 import bz2
+import codecs
 import gzip
 import io
 import json
@@ -92,25 +93,23 @@ def array_objects(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
     """
     decoder = json.JSONDecoder()
     # A byte that is no UTF-8 then costs the one text that it is in.
-    reader = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape")
+    characters = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
     text, place = "", 0
-    try:
-        while True:
-            place = BETWEEN_OBJECTS.match(text, place).end()  # type: ignore[union-attr]  # it matches anywhere
-            try:
-                value, end = decoder.raw_decode(text, place)
-            except (ValueError, RecursionError) as error:
-                rest = text[place:]
-                if len(rest) > MAX_BYTES or not (more := reader.read(max(1 << 20, len(rest)))):
-                    if rest:
-                        raise ValueError(f"in an array: {first_line(error)}") from error
-                    return
-                text, place = rest + more, 0
-                continue
-            yield value, end - place
-            place = end
-    finally:
-        reader.detach()  # which would close the file
+    while True:
+        place = BETWEEN_OBJECTS.match(text, place).end()  # type: ignore[union-attr]  # it matches anywhere
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            text, place = text[place:], 0
+            more = stream.read(max(1 << 20, len(text))) if len(text) <= MAX_BYTES else b""
+            if not more and text:
+                raise ValueError(f"in an array: {first_line(error)}") from error
+            if not more:
+                return
+            text += characters.decode(more)
+            continue
+        yield value, end - place
+        place = end
 
 
 def lines_of_range(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes, int]]:
