@@ -131,7 +131,7 @@ def open_rows(key: str, path: str, config: str | None = None, split: str = "trai
         builders = {LOCAL_BUILDERS.get(suffix) for suffix in suffixes}
         if len(builders) != 1 or None in builders:
             raise InputError(f"{key}: '{path}' holds {sorted(suffixes)}; expected one of {sorted(LOCAL_BUILDERS)}")
-        return load_dataset(builders.pop(), data_files=files, split="train", streaming=True)
+        return load_dataset(builders.pop(), data_files=[escape(file) for file in files], split="train", streaming=True)
     return ask_hub(key, path, lambda: load_dataset(path, config, split=split, streaming=True))
 
 

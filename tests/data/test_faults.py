@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from modeling_pure.data import readers
 from modeling_pure.data.documents import Documents
@@ -32,8 +33,12 @@ BAD_ROWS = (0, 511, 512, 700, 1199)  # at both ends of the file and of a block t
 TEXTS = [f"document {i} " + f"{i * 7919 % 10007:05d} " * 20 for i in range(ROWS)]
 LINES = [json.dumps({"text": text}).encode() for text in TEXTS]
 GROUP_ROWS = 3000
-COMPRESS = {".jsonl": bytes, ".jsonl.gz": gzip.compress, ".jsonl.bz2": lambda data: bz2.compress(data, 1)}
-COMPRESS[".jsonl.xz"] = lzma.compress
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    ".jsonl": bytes,
+    ".jsonl.gz": gzip.compress,
+    ".jsonl.bz2": lambda data: bz2.compress(data, 1),
+}
+COMPRESS |= {".jsonl.xz": lzma.compress, ".jsonl.zst": zstandard.ZstdCompressor().compress}
 DECOMPRESSORS = {
     ".jsonl.gz": lambda: zlib.decompressobj(wbits=31),
     ".jsonl.bz2": bz2.BZ2Decompressor,
@@ -83,9 +88,19 @@ def write_parquet(file: Path, texts: list[str | bytes | None], group_rows: int =
     return file
 
 
-def documents_of(files: Path | list[Path], max_epochs: int | None = 1, **kwargs) -> Documents:
+def documents_of(
+    files: Path | list[Path], max_epochs: int | None = 1, skip_broken: bool = False, **kwargs
+) -> Documents:
     paths = [str(file) for file in (files if isinstance(files, list) else [files])]
-    return Documents(TextRows(KEY, split_files(KEY, paths)), max_epochs=max_epochs, **kwargs)
+    rows = TextRows(KEY, split_files(KEY, paths), skip_broken=skip_broken)
+    return Documents(rows, max_epochs=max_epochs, **kwargs)
+
+
+def read_all(documents: Documents) -> list[str]:
+    texts = []
+    while more := read(documents, 500):
+        texts += more
+    return texts
 
 
 def read(documents: Documents, count: int) -> list[str]:
@@ -139,17 +154,22 @@ def test_a_compressed_file_that_breaks_off_gives_the_lines_before(tmp_path, suff
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * share)])
     whole_lines = DECOMPRESSORS[suffix]().decompress(file.read_bytes()).count(b"\n")
-    documents = documents_of(file)
+    documents = documents_of(file, max_skipped=1.0)
     assert Counter(read(documents, 10 * ROWS)) == Counter((TEXTS * 3)[:whole_lines])
     assert_counts(documents, whole_lines + 1, {"broken file": 1})
+    with pytest.raises(SourceFailed, match=r"^sources\.web: "):  # unless so much may be lost
+        read_all(documents_of(file))
 
 
-@pytest.mark.parametrize("suffix", DECOMPRESSORS)
-def test_a_compressed_file_that_is_none_is_one_bad_row(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [*DECOMPRESSORS, ".jsonl.zst"])
+def test_a_compressed_file_that_is_none_stops_the_source_or_is_one_bad_row(tmp_path, suffix):
     (tmp_path / f"a{suffix}").write_bytes(b"<html>not found</html>")
-    documents = documents_of([tmp_path / f"a{suffix}", write_lines(tmp_path / f"b{suffix}", LINES)])
+    files = [tmp_path / f"a{suffix}", write_lines(tmp_path / f"b{suffix}", LINES)]
+    documents = documents_of(files, skip_broken=True)
     assert sorted(read(documents, 2 * ROWS)) == sorted(TEXTS)
     assert_counts(documents, ROWS + 1, {"broken file": 1})
+    with pytest.raises(SourceFailed, match=rf"^sources\.web: .*a{suffix}'.*skip_broken_files"):
+        read_all(documents_of(files))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.xz"])
@@ -227,8 +247,11 @@ def test_a_page_that_is_damaged_costs_the_rest_of_its_row_group(tmp_path, group,
     assert bad == list(range(bad[0], last))
     assert first <= bad[0] <= first + GROUP_ROWS * share
     assert share < 0.9 or bad[0] > first  # the group is not given up as a whole
-    documents = documents_of(file, max_skipped=0.0)  # one damage is one fault, however many rows are behind it
+    documents = documents_of(file, max_skipped=0.0)
     assert Counter(read(documents, 10**6)) == Counter(texts[: bad[0]] + texts[last:])
+    if len(bad) > FREE_FAULTS:  # all of what is behind the damage is lost, which is known when the file has been read
+        with pytest.raises(SourceFailed, match=rf"^sources\.web: {len(bad):,} "):
+            read(documents, 1)
     assert_counts(documents, len(texts), {"unreadable": 1, "after an unreadable one": len(bad) - 1})
 
 
@@ -248,12 +271,16 @@ def with_damaged_footer(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "spoil", [cut_short, without_footer, with_damaged_footer, lambda data: b"PAR1", lambda _: b""]
 )
-def test_a_parquet_file_without_its_footer_is_one_bad_row(tmp_path, spoil: Callable[[bytes], bytes]):
+def test_a_parquet_file_without_its_footer_stops_the_source_or_is_one_bad_row(
+    tmp_path, spoil: Callable[[bytes], bytes]
+):
     file, sound = write_parquet(tmp_path / "a.parquet", TEXTS), write_parquet(tmp_path / "b.parquet", TEXTS)
     file.write_bytes(spoil(file.read_bytes()))
-    documents = documents_of([file, sound])
+    documents = documents_of([file, sound], skip_broken=True)
     assert sorted(read(documents, 2 * ROWS)) == sorted(TEXTS)
     assert_counts(documents, ROWS + 1, {"broken file": 1})
+    with pytest.raises(SourceFailed, match=r"^sources\.web: .*a\.parquet'.*skip_broken_files"):
+        read_all(documents_of([file, sound]))
 
 
 def test_a_parquet_file_that_lacks_the_column_is_named(tmp_path):

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from modeling_pure.data.files import Piece, find_files, split_files
 from modeling_pure.data.readers import read_piece
 from modeling_pure.errors import InputError
+from modeling_pure.rows import ask_hub, open_rows, split_of
+from tests.conftest import write_jsonl
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def names(files: list[str]) -> list[str]:
 )
 def test_files_of_a_path(folder, paths, expected):
     paths = [path.format(folder=folder) if "://" in path else str(folder / path) for path in paths]
-    assert names(find_files("sources.x", paths)) == expected
+    assert names(find_files("sources.x", paths).taken) == expected
 
 
 @pytest.mark.parametrize(
@@ -74,3 +76,121 @@ def test_every_line_is_in_one_piece_wherever_pieces_end(tmp_path_factory, length
     file.write_text("".join(f'{{"t":"{text}"}}\n' for text in texts))
     pieces = split_files("key", [str(file)], piece_bytes=piece_bytes)
     assert [text for piece in pieces for _, text in read_piece("key", piece, "t", 1)] == texts
+
+
+@pytest.mark.parametrize("name", ["wiki[2024].jsonl", "what?.jsonl", "a b#c%20.jsonl", "*.jsonl", "[en]/part.jsonl"])
+def test_a_path_that_exists_is_not_a_glob(tmp_path, name):
+    file, decoy = tmp_path / name, tmp_path / "wiki2.jsonl"
+    for one in (file, decoy):
+        one.parent.mkdir(exist_ok=True)
+        one.write_text('{"text": "x"}\n')
+    for path in (file, f"file://{file}" if name != "what?.jsonl" else file):
+        assert find_files("sources.x", [str(path)]).taken == [str(path)]
+    assert [row["text"] for row in open_rows("questions", str(file))] == ["x"]
+    if file.parent != tmp_path:
+        for path in (file.parent, file.parent / "*.jsonl"):
+            assert find_files("sources.x", [str(path)]).taken == [str(file)]
+
+
+def test_endings_in_upper_case_and_ndjson_are_read(tmp_path):
+    for name in ("a.JSONL", "b.Parquet", "c.ndjson", "d.json.GZ", "e.TXT"):
+        (tmp_path / name).write_text("{}\n")
+    assert len(find_files("sources.x", [str(tmp_path)]).taken) == 5
+    pieces = split_files("key", [str(tmp_path / "a.JSONL")], piece_bytes=2)
+    assert [piece.end for piece in pieces] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train-00000-of-00002.parquet", "train"),
+        ("c4-train.00000-of-00512.json.gz", "train"),
+        ("data/test-00000-of-00001.parquet", "test"),
+        ("dev.jsonl", "validation"),
+        ("wiki_val.jsonl.zst", "validation"),
+        ("Test/part 1.txt", "test"),
+        ("validation/train.jsonl", "validation"),
+        ("lab-test-results.jsonl", None),
+        ("latest.jsonl", None),
+        ("trained/devices.jsonl", None),
+    ],
+)
+def test_the_split_that_a_name_tells(name, split):
+    assert split_of(name) == split
+
+
+SPLITS = ["train-0.jsonl", "train-1.jsonl", "test-0.jsonl", "validation-0.jsonl"]
+
+
+@pytest.mark.parametrize("place", ["", "data/"])
+@pytest.mark.parametrize("pattern", ["", "**/*.jsonl"])
+def test_of_splits_side_by_side_train_is_taken(tmp_path, place, pattern):
+    (tmp_path / "data").mkdir()
+    for name in [*SPLITS, "more.jsonl"]:
+        (tmp_path / place / name).write_text("{}\n")
+    found = find_files("sources.x", [str(tmp_path / pattern)])
+    assert names(found.taken) == ["more.jsonl", "train-0.jsonl", "train-1.jsonl"]
+    (left_out,) = found.left_out.values()
+    assert names(left_out) == ["test-0.jsonl", "validation-0.jsonl"]
+    asked_for = str(tmp_path / place / "test-*.jsonl")
+    assert names(find_files("sources.x", [asked_for]).taken) == ["test-0.jsonl"]
+    url = find_files("sources.x", [f"file://{tmp_path / place}/*.jsonl"])
+    assert names(url.taken) == names(found.taken)
+
+
+def test_questions_are_read_of_the_split_that_is_asked_for(tmp_path):
+    for name in ("train", "dev", "test"):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"name": name}])
+    for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
+        assert [row["name"] for row in open_rows("questions", str(tmp_path), split=split)] == [name]
+    assert [row["name"] for row in open_rows("questions", str(tmp_path / "dev.jsonl"))] == ["dev"]
+
+
+def test_what_a_folder_holds_beside_its_text_is_said(tmp_path):
+    for name in ("a.jsonl", "b.csv", "c.arrow", "dataset_infos.json", "README.md", ".hidden", "deep/d.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}\n")
+    found = find_files("sources.x", [str(tmp_path)])
+    assert names(found.taken) == ["a.jsonl"]
+    left_out = sorted(name for files in found.left_out.values() for name in names(files))
+    assert left_out == ["README.md", "b.csv", "c.arrow", "d.jsonl", "dataset_infos.json"]
+    described = found.describe()
+    assert "1 file, 3 bytes" in described
+    assert all(part in described for part in ("d.jsonl", ".csv", ".arrow"))
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "deep/d.jsonl").unlink()
+    with pytest.raises(InputError, match=r"^sources\.x: .*\.csv.*\.arrow"):
+        find_files("sources.x", [str(tmp_path)])
+
+
+def test_a_file_is_taken_once_by_whatever_path(folder):
+    (folder / "link.jsonl").symlink_to(folder / "a.jsonl")
+    (folder / "hard.jsonl").hardlink_to(folder / "a.jsonl")
+    paths = [f"{folder}/a.jsonl", f"{folder}/deep/../a.jsonl", f"file://{folder}/a.jsonl", f"{folder}/*.jsonl"]
+    found = find_files("sources.x", paths)
+    assert names(found.taken) == ["a.jsonl", "b.jsonl"]
+    assert sum(map(len, found.left_out.values())) == 5
+
+
+def test_one_object_over_many_lines_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{\n  "data": [\n    {"text": "x"}\n  ]\n}\n')
+    with pytest.raises(InputError, match=r"^sources\.x: '.*a\.json' .*jq -c"):
+        split_files("sources.x", [str(tmp_path / "a.json")])
+
+
+@pytest.mark.parametrize(("failures", "calls"), [(0, 1), (1, 2), (2, 2)])
+def test_a_hub_that_does_not_find_a_data_set_is_asked_twice(failures, calls):
+    made = []
+
+    def call() -> str:
+        made.append(1)
+        if len(made) <= failures:
+            raise FileNotFoundError("busy")
+        return "found"
+
+    if failures < 2:
+        assert ask_hub("sources.x", "owner/name", call) == "found"
+    else:
+        with pytest.raises(InputError, match=r"^sources\.x: .*'owner/name': busy"):
+            ask_hub("sources.x", "owner/name", call)
+    assert len(made) == calls

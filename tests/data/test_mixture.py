@@ -256,7 +256,7 @@ def test_a_capped_source_hands_its_share_to_the_others(make_mixture, sources):
 
 
 def test_what_was_read_is_what_was_given_and_skipped(make_mixture, sources, tmp_path):
-    rows = [{"text": text} for text in ["fever and cough", None, "", "rash"] * 30]
+    rows = [{"text": text} for i in range(30) for text in (f"fever and cough {i}", None, "", f"rash {i}")]
     path = write_jsonl(tmp_path / "holes.jsonl", rows)
     given = {"holes": {"path": str(path), "weight": 1, "validation_documents": 4}}
     mixture = make_mixture(given)

@@ -181,11 +181,18 @@ def test_a_server_that_is_never_there_is_named(server, clock):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_missing_file_fails_at_once(server, clock, suffix):
+def test_a_missing_file_is_asked_for_twice(server, clock, suffix):
     with pytest.raises(SourceFailed) as error:
         read(f"{server.url}/missing{suffix}")
     assert_message(error, rf"sources\.web: .*'{server.url}/missing{suffix}' .*\b0: [^()]+")
-    assert clock.now == 0
+    assert clock.now == 0.5  # asked once more
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_is_missing_for_a_moment_is_asked_for_again(server, clock, folder, suffix):
+    server.failures = lambda method, path: Failure(404) if clock.now == 0 else None
+    assert read(f"{server.url}/web{suffix}") == read(folder / f"web{suffix}")
+    assert clock.now == 0.5
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -307,7 +314,7 @@ def test_a_missing_file_is_an_input_error_when_a_run_starts(server, clock, suffi
     with pytest.raises(InputError) as error:
         open_sources(parse_sources(sources), DataArguments(), seed=0)
     assert_message(error, rf"sources\.web: .*missing{suffix}.*")
-    assert clock.now == 0
+    assert clock.now == 0.5  # asked once more
 
 
 @pytest.mark.parametrize("path", ["gone/*.jsonl", "*.jsonl"])
