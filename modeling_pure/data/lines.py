@@ -10,57 +10,32 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-import zstandard
+import pyarrow as pa
 
 from ..errors import first_line
 from .files import ARRAY, Piece, lower_name
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-
 MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any book
 MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # of a line or a .txt file: no more is read of one before it is given up
 BETWEEN_OBJECTS = re.compile(r"[\s,\[\]]*")
-CHUNK = 1 << 16
+CHUNK = 1 << 20
+ZSTD_BYTES = 1 << 16  # so much of a file that breaks off is lost with its end
 
 
-class ZstdFile(io.RawIOBase):
-    """A zstd file as bytes, frame after frame; EOFError if it breaks off, which zstandard's own reader hides."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._bytes = file, b""
-        self._frame: Any = None
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill `buffer` as far as the next bytes go; 0 at the end."""
-        while not self._bytes:
-            data = self._frame.unused_data if self._frame and self._frame.eof else b""
-            if not data and not (data := self._file.read(CHUNK)):
-                if self._frame and not self._frame.eof:
-                    raise EOFError("Compressed file ended before the end of its last frame")
-                return 0
-            if self._frame is None or self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-            self._bytes = self._frame.decompress(data)
-        view = memoryview(buffer)
-        count = min(len(view), len(self._bytes))
-        view[:count], self._bytes = self._bytes[:count], self._bytes[count:]
-        return count
+def open_zstd(file: BinaryIO) -> io.BufferedReader:
+    """A zstd file as bytes, frame after frame; OSError if it breaks off or is damaged."""
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"), ZSTD_BYTES)
 
 
 DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
-    ".zst": lambda file: io.BufferedReader(ZstdFile(file), 1 << 20),
+    ".zst": open_zstd,
 }
-DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 def decompressed(file: BinaryIO, path: str) -> Any:
@@ -101,7 +76,7 @@ def array_objects(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
             value, end = decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
             text, place = text[place:], 0
-            more = stream.read(max(1 << 20, len(text))) if len(text) <= MAX_BYTES else b""
+            more = stream.read(max(CHUNK, len(text))) if len(text) <= MAX_BYTES else b""
             if not more and text:
                 raise ValueError(f"in an array: {first_line(error)}") from error
             if not more:

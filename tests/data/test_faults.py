@@ -16,7 +16,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from modeling_pure.data import readers
 from modeling_pure.data.documents import Documents
@@ -38,7 +37,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".jsonl.gz": gzip.compress,
     ".jsonl.bz2": lambda data: bz2.compress(data, 1),
 }
-COMPRESS |= {".jsonl.xz": lzma.compress, ".jsonl.zst": zstandard.ZstdCompressor().compress}
+COMPRESS |= {".jsonl.xz": lzma.compress, ".jsonl.zst": lambda data: pa.compress(data, "zstd", asbytes=True)}
 DECOMPRESSORS = {
     ".jsonl.gz": lambda: zlib.decompressobj(wbits=31),
     ".jsonl.bz2": bz2.BZ2Decompressor,
