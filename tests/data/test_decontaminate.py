@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -40,6 +41,89 @@ def test_a_planted_question_is_found(number):
 def test_another_layout_does_not_hide_a_question():
     text = QUESTIONS[3].question.replace(" ", "\n  ").replace(",", " --")
     assert GUARD.find(text).question == QUESTIONS[3]
+
+
+PDF_QUESTION = Question(
+    "A 54-year-old woman with a finding of diffuse inflammation is brought to the office because of a five-day history "
+    "of fatigue and difficulty swallowing. Her first symptoms were confined to the fingers, and she has had a naïve "
+    "follow-up with significant weight loss. Which of the following is the first finding to confirm in the office?",
+    ("a", "b", "c", "d"),
+    0,
+)
+WORDS_OF_IT = PDF_QUESTION.question.split()
+
+
+def at_line_ends(text: str, hyphen: str = "-\n", every: int = 3) -> str:
+    """Every third word of at least five letters broken."""
+    words = text.split()
+    for i in range(0, len(words), every):
+        if words[i].isalpha() and len(words[i]) > 4:
+            words[i] = f"{words[i][:3]}{hyphen}{words[i][3:]}"
+    return " ".join(words)
+
+
+def with_ligatures(text: str) -> str:
+    for letters, ligature in (("ffi", "\ufb03"), ("fi", "\ufb01"), ("fl", "\ufb02"), ("ff", "\ufb00")):
+        text = text.replace(letters, ligature)
+    return text
+
+
+LAYOUTS = {
+    "ligatures": with_ligatures,
+    "gaps behind ligatures": lambda text: re.sub("([\ufb00-\ufb06])(?=\\w)", r"\1 ", with_ligatures(text)),
+    "hyphens at line ends": at_line_ends,
+    "hyphens at line ends, indented": lambda text: at_line_ends(text, "-\r\n   "),
+    "hyphens left within lines": lambda text: at_line_ends(text, "-"),
+    "other hyphens": lambda text: at_line_ends(text.replace("-", "\u2011"), "\u2010\n"),
+    "a hyphen that belongs to the word at a line end": lambda text: text.replace("-", "-\n"),
+    "soft hyphens": lambda text: at_line_ends(text, "\u00ad", 1),
+    "soft hyphens at line ends": lambda text: at_line_ends(text, "\u00ad\n", 1),
+    "zero-width spaces": lambda text: at_line_ends(text, "\u200b", 1),
+    "byte order marks": lambda text: at_line_ends(text, "\ufeff", 1),
+    "no-break spaces": lambda text: text.replace(" ", "\u00a0"),
+    "entities": lambda text: text.replace(" ", "&nbsp;"),
+    "entities escaped twice": lambda text: text.replace(" ", "&amp;nbsp;"),
+    "soft hyphens as entities": lambda text: at_line_ends(text, "&shy;", 1),
+    "full-width letters": lambda text: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
+    "accents apart": lambda text: unicodedata.normalize("NFD", text),
+    "no accents": lambda text: text.replace("\u00ef", "i"),
+    "upper case": str.upper,
+    "ligatures and hyphens": lambda text: with_ligatures(at_line_ends(text, "-\n", 2)),
+}
+
+
+@pytest.mark.parametrize("other_scripts", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_layout_of_a_pdf_or_a_page_hides_a_question(layout, other_scripts):
+    others = [*QUESTIONS, Question("\u0445" * 5, ("a", "b", "c", "d"), 0)][: None if other_scripts else -1]
+    match = Guard([PDF_QUESTION, *others]).find(f"Some pages. {LAYOUTS[layout](PDF_QUESTION.question)} More pages.")
+    assert match.question == PDF_QUESTION
+    assert match.coverage == 1
+    assert (
+        Guard([Question(LAYOUTS[layout](PDF_QUESTION.question), ("a", "b", "c", "d"), 0), *others]).covers(
+            PDF_QUESTION.question
+        )
+        or "hyphens" in layout
+        or "gaps" in layout
+        or "belongs" in layout
+    )  # which need the other side's words
+
+
+SCRIPTS = {
+    "Chinese": "\u4e00\u4f4d\u4e94\u5341\u56db\u5c81\u7684\u5973\u6027\u56e0\u53d1\u70ed\u548c\u54b3\u55fd\u4e09\u5929\u6765\u8bca\uff0c\u4e0b\u5217\u54ea\u9879\u662f\u6700\u5408\u9002\u7684\u6cbb\u7597\uff1f",
+    "Russian": "\u0416\u0435\u043d\u0449\u0438\u043d\u0430 54 \u043b\u0435\u0442 \u0441 \u043b\u0438\u0445\u043e\u0440\u0430\u0434\u043a\u043e\u0439 \u0438 \u043a\u0430\u0448\u043b\u0435\u043c \u043e\u0431\u0440\u0430\u0442\u0438\u043b\u0430\u0441\u044c \u043a \u0432\u0440\u0430\u0447\u0443. \u041a\u0430\u043a\u043e\u0435 \u043b\u0435\u0447\u0435\u043d\u0438\u0435 \u0435\u0439 \u0441\u043b\u0435\u0434\u0443\u0435\u0442 \u043d\u0430\u0437\u043d\u0430\u0447\u0438\u0442\u044c?",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_question_in_another_script_is_found(script):
+    question = Question(SCRIPTS[script], ("a", "b", "c", "d"), 0)
+    guard = Guard([question, *QUESTIONS])
+    assert guard.unchecked == 0
+    assert guard.covers(f"Pages \u2014 {SCRIPTS[script].upper()} more")
+    assert guard.covers(SCRIPTS[script].replace("\uff0c", "\n, "))
+    assert not guard.covers(SCRIPTS[script][: len(SCRIPTS[script]) // 3])
+    assert guard.find(QUESTIONS[3].question).question == QUESTIONS[3]
 
 
 def test_neighbours_of_a_question_are_spared():

@@ -1,11 +1,14 @@
 """What is held out is decided once, is the same for every reader, and is never trained on."""
 
+import gzip
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
 from modeling_pure.data.held_out import split_questions, validation_mixture
+from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError
 from tests.conftest import question_row, write_jsonl
@@ -83,12 +86,91 @@ def test_a_source_that_holds_out_all_it_has_is_refused(make_mixture, tmp_path, m
         make_mixture({"c4": {**source, "validation_documents": 10}}, world_size=2).check_readers(3)
 
 
-def test_a_validation_path_inside_the_path_is_refused(make_mixture, tmp_path):
-    for name in ("train", "validation"):
-        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"{name} {i}"} for i in range(30)])
-    source = {"path": str(tmp_path), "weight": 1, "validation_path": str(tmp_path / "validation.jsonl")}
-    with pytest.raises(InputError, match=r"^sources\.web\.validation_path: '.*validation\.jsonl' "):
-        make_mixture({"web": source})
+def write_texts(folder: Path, *names: str) -> list[str]:
+    """Files of 30 documents that say where they are from, as paths."""
+    for name in names:
+        write_jsonl(folder / f"{name}.jsonl", [{"text": f"{name} {i}", "title": f"title {i}"} for i in range(30)])
+    return [str(folder / f"{name}.jsonl") for name in names]
+
+
+def read_all(mixture: Mixture) -> list[str]:
+    """All documents of one pass over every source."""
+    return [text for name in mixture.names for text in mixture.packed_rows(name).documents.read(10**9, 10**5)]
+
+
+def web(path: object, **kwargs) -> dict:
+    return {"path": path, "weight": 0.5, "validation_documents": 11, "max_epochs": 1, **kwargs}
+
+
+def test_a_validation_path_inside_the_path_is_refused_unless_its_name_tells_it_apart(make_mixture, tmp_path):
+    write_texts(tmp_path, "a", "b", "validation")
+    for name in ("a", "b"):
+        held_out = str(tmp_path / f"{name}.jsonl")
+        with pytest.raises(InputError, match=rf"^sources\.web\.validation_path: '.*{name}\.jsonl' .*sources\.web"):
+            make_mixture({"web": web(str(tmp_path), weight=1, validation_path=held_out)})
+    mixture = make_mixture({"web": web(str(tmp_path), weight=1, validation_path=str(tmp_path / "validation.jsonl"))})
+    assert {text.split()[0] for text in read_all(mixture)} == {"a", "b"}
+
+
+@pytest.mark.parametrize("way", ["path", "link", "hard link", "glob", "folder", "url"])
+def test_no_source_trains_on_what_another_holds_out(make_mixture, tmp_path, way):
+    """Its own path, a link and a folder, as `validation_path` and as `validation_sources`."""
+    (tmp_path / "other").mkdir()
+    a, b = write_texts(tmp_path, "a", "b")
+    paths = {"path": b, "link": str(tmp_path / "other" / "link.jsonl"), "hard link": str(tmp_path / "hard.jsonl")}
+    paths |= {"glob": str(tmp_path / "b*.jsonl"), "folder": str(tmp_path / "other"), "url": f"file://{b}"}
+    (tmp_path / "other" / "link.jsonl").symlink_to(b)
+    if way == "hard link":
+        (tmp_path / "hard.jsonl").hardlink_to(b)
+    with pytest.raises(InputError, match=r"^sources\.one\.validation_path: .*b\.jsonl' of sources\.two"):
+        make_mixture({"one": web(a, validation_path=paths[way]), "two": web(b)})
+    with pytest.raises(InputError, match=r"^validation_sources\.outside: .*b\.jsonl' of sources\.two"):
+        make_mixture({"one": web(a), "two": web(b)}, validation_sources={"outside": {"path": paths[way]}})
+
+
+@pytest.mark.parametrize("second", ["glob", "link", "two sources"])
+def test_a_file_by_two_paths_is_trained_on_once(make_mixture, tmp_path, second):
+    a, b = write_texts(tmp_path, "a", "b")
+    (tmp_path / "link.jsonl").symlink_to(a)
+    given = {
+        "glob": {"one": web([str(tmp_path / "a*.jsonl"), str(tmp_path / "*.jsonl")], weight=1)},
+        "link": {"one": web([str(tmp_path / "link.jsonl"), a, b], weight=1)},
+        "two sources": {"one": web(a), "two": web([a, b])},
+    }[second]
+    mixture = make_mixture(given)
+    texts, held_out = read_all(mixture), [text for one in mixture.opened for text in one.held_out]
+    assert max(Counter(texts).values()) == 1
+    assert not set(texts) & set(held_out)
+    assert len(texts) + len(held_out) == 60
+    assert sum(len(names) for one in mixture.opened for names in one.files.left_out.values()) > 0
+
+
+def test_a_source_whose_files_are_all_another_ones_is_refused(make_mixture, tmp_path):
+    (a,) = write_texts(tmp_path, "a")
+    with pytest.raises(InputError, match=r"^sources\.two\.path: .*sources\.one"):
+        make_mixture({"one": web(a), "two": web(a)})
+
+
+def test_two_columns_of_one_file_hold_out_the_same_rows(make_mixture, tmp_path):
+    (a,) = write_texts(tmp_path, "a")
+    mixture = make_mixture({"text": web(a), "title": web(a, column="title", validation_documents=4)})
+    numbers = Counter(int(text.split()[1]) for text in read_all(mixture))
+    assert numbers == dict.fromkeys(range(11, 30), 2)
+
+
+def test_a_copy_of_a_held_out_text_is_not_trained_on_whatever_file_it_lies_in(make_mixture, tmp_path):
+    a, b = write_texts(tmp_path, "a", "b")
+    (tmp_path / "copy.jsonl.gz").write_bytes(gzip.compress(Path(a).read_bytes()))
+    mixture = make_mixture({"one": web(a), "two": web([b, str(tmp_path / "copy.jsonl.gz")])})
+    texts = Counter(read_all(mixture))
+    assert not set(texts) & {text for one in mixture.opened for text in one.held_out}
+    assert texts == {f"a {i}": 2 for i in range(11, 30)} | {f"b {i}": 1 for i in range(11, 30)}
+
+
+def test_a_text_file_is_one_document_and_says_so(make_mixture, tmp_path):
+    (tmp_path / "a.txt").write_text("fever\n\ncough\n")
+    with pytest.raises(InputError, match=r"^sources\.web: .*a\.txt' .*\.jsonl.*\bvalidation_documents\b"):
+        make_mixture({"web": web(str(tmp_path / "a.txt"), weight=1)})
 
 
 def test_no_copy_of_a_dev_question_is_trained_on(corpus, questions, tmp_path):

@@ -1,0 +1,173 @@
+"""A limit on what is lost is one of documents, and the same however many readers share a source."""
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from modeling_pure.data.documents import Documents, redistribute_documents
+from modeling_pure.data.files import split_files
+from modeling_pure.data.losses import DOCUMENT_BYTES, FREE_FAULTS
+from modeling_pure.data.remote import SourceFailed
+from modeling_pure.data.source_rows import TextRows
+from modeling_pure.errors import InputError
+from tests.conftest import through_checkpoint, write_jsonl
+from tests.data.conftest import NumberedRows
+
+KEY = "sources.web"
+SHARED = [600, 400]  # rows of pieces that readers share
+WHOLE = [25] * 40  # pieces that are dealt out whole
+
+
+def outcome(rows: NumberedRows, reader: int = 0, num_readers: int = 1, state=None) -> tuple[int, str | None]:
+    """The documents of one pass, and the number that the error which ended it begins with."""
+    documents = Documents(rows, 0, reader, num_readers, max_epochs=1)
+    if state:
+        documents.load_state_dict(through_checkpoint(state))
+    given = 0
+    try:
+        while texts := documents.read(10**9, 50):
+            given += len(texts)
+    except SourceFailed as error:
+        return given, str(error).split()[1]
+    return given, None
+
+
+def bad_rows(share: float) -> frozenset[int]:
+    """The numbers of so many rows of a thousand, spread evenly."""
+    return frozenset(row for row in range(1000) if int(row * share) < int((row + 1) * share))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.14, 0.2, 0.37])
+@pytest.mark.parametrize("num_readers", [2, 4, 7])
+def test_readers_that_share_rows_stop_where_one_alone_does(share, num_readers):
+    rows = NumberedRows(SHARED, bad_rows(share))
+    given, error = outcome(rows)
+    assert (error is None) == (share < 0.15)  # 100 and a twentieth
+    outcomes = [outcome(rows, reader, num_readers) for reader in range(num_readers)]
+    assert {reader_error for _, reader_error in outcomes} == {error}
+    assert sum(reader_given for reader_given, _ in outcomes) == given
+
+
+@pytest.mark.parametrize("cut", [3, 60])
+def test_a_resumed_reader_stops_where_it_would_have(cut):
+    rows = NumberedRows(SHARED, bad_rows(0.37))
+    straight, error = outcome(rows, 1, 2)
+    documents = Documents(rows, 0, 1, 2, max_epochs=1)
+    documents.read(10**9, cut)
+    given, resumed_error = outcome(rows, 1, 2, documents.state_dict())
+    assert error is not None
+    assert resumed_error == error
+    assert given == straight - cut
+
+
+def test_a_state_from_before_losses_were_counted_is_read():
+    rows = NumberedRows(SHARED)
+    documents = Documents(rows, max_epochs=1)
+    documents.read(10**9, 10)
+    state = documents.state_dict()
+    del state["seen"], state["losses"]
+    assert outcome(rows, state=state) == (990, None)
+    assert redistribute_documents([state], first=True)["given"] == 10
+
+
+@pytest.mark.parametrize(("bad", "stops"), [(2, False), (10, True)])
+def test_what_all_readers_of_whole_pieces_lose_is_added_up(make_mixture, tmp_path, bad, stops):
+    """In each of 32 files of 25 lines are so many bad ones: up to 80 of a reader's 200, which alone would be free."""
+    for file in range(32):
+        lines = ["{" if i < bad else json.dumps({"text": f"fever {file} {i} " + "x " * 20}) for i in range(25)]
+        (tmp_path / f"{file:02d}.jsonl").write_text("\n".join(lines) + "\n")
+    source = {"path": str(tmp_path), "weight": 1, "validation_documents": 1, "max_epochs": 1}
+    mixture, states = make_mixture({"web": source}), []
+    mixture.window_characters = 100
+    for worker in range(4):
+        *_, row = islice(mixture.rows_of_reader(worker, 4), 130)
+        states.append(through_checkpoint(row["data_state"]))
+    assert all(sum(state["sources"]["web"]["read"]["skipped"].values()) <= FREE_FAULTS for state in states)
+    if stops:
+        with pytest.raises(SourceFailed, match=r"^sources\.web: .*max_skipped.*\bnot JSON"):
+            mixture.progress(states)
+        mixture.progress(states[:1])
+        mixture.arguments.on_source_failure = "redistribute"
+    assert mixture.progress(states)["web"]["skipped"] == sum(
+        sum(state["sources"]["web"]["read"]["skipped"].values()) for state in states
+    )
+
+
+def read_all(path: Path, **kwargs) -> Documents:
+    documents = Documents(TextRows(KEY, split_files(KEY, [str(path)])), max_epochs=1, **kwargs)
+    while documents.read(10**9, 500):
+        pass
+    return documents
+
+
+def test_a_row_counts_as_the_documents_that_its_bytes_would_be(tmp_path):
+    """Five rows that are whole files in one object each, among a hundred good ones."""
+    rows = [{"text": f"fever {i}"} for i in range(100)]
+    long = {"data": ["x" * 1000] * (30 * DOCUMENT_BYTES // 1000)}
+    path = write_jsonl(tmp_path / "web.jsonl", [*rows, *[long] * 5])
+    with pytest.raises(SourceFailed, match=r"^sources\.web: 1\d\d .*\['data'\]"):
+        read_all(path)
+    good = write_jsonl(tmp_path / "good.jsonl", [{"text": "x" * 30 * DOCUMENT_BYTES}] * 100 + [long] * 5)
+    assert read_all(good).skipped == {"no text": 5}  # a twentieth, of text as of rows
+
+
+def test_a_text_that_is_too_long_counts_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_pure.data.readers.MAX_CHARACTERS", 500 * DOCUMENT_BYTES)
+    path = write_jsonl(tmp_path / "web.jsonl", [{"text": "fever"}, {"text": "x" * 501 * DOCUMENT_BYTES}])
+    assert read_all(path).skipped == {"too long": 1}
+
+
+def cut_off_parquets(folder: Path, files: int, broken: int) -> None:
+    for number in range(files):
+        file = folder / f"{number:02d}.parquet"
+        pq.write_table(pa.table({"text": [f"fever {number} {i}" for i in range(100)]}), file)
+        if number < broken:
+            file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("broken", [1, 19])
+def test_files_that_cannot_be_opened_stop_a_run_before_it_begins(make_mixture, tmp_path, broken):
+    cut_off_parquets(tmp_path, 20, broken)
+    source = {"web": {"path": str(tmp_path), "weight": 1, "max_epochs": 1}}
+    with pytest.raises(InputError, match=rf"^sources\.web: .*00\.parquet'.*\b{broken} of 20 .*skip_broken_files"):
+        make_mixture(source)
+    mixture = make_mixture(source, skip_broken_files=True)
+    (one,) = mixture.opened
+    assert len(one.files.taken) == 20 - broken
+    assert sum(map(len, one.files.left_out.values())) == broken
+    documents = mixture.packed_rows("web").documents
+    texts = Counter(documents.read(10**9, 10**4))
+    assert len(texts) == 100 * (20 - broken) - 64
+
+
+def test_a_pointer_of_git_lfs_says_so(make_mixture, tmp_path):
+    (tmp_path / "a.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=r"^sources\.web: .*a\.parquet'.*git lfs pull"):
+        make_mixture({"web": {"path": str(tmp_path), "weight": 1}})
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.struct([("content", pa.string())]), pa.int64()])
+def test_a_column_of_another_type_is_named_with_it(make_mixture, tmp_path, kind):
+    for name in ("a", "b"):  # in whichever file it is
+        values = pa.array([None] * 100, kind if name == "b" else pa.string())
+        texts = values if name == "b" else pa.array([f"fever {i}" for i in range(100)])
+        pq.write_table(pa.table({"text": texts}), tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError) as error:
+        make_mixture({"web": {"path": str(tmp_path), "weight": 1}})
+    assert str(error.value).startswith("sources.web: ")
+    assert all(part in str(error.value) for part in ("'text'", "b.parquet'", str(kind).split("<")[0]))
+
+
+def test_texts_of_other_representations_are_read(make_mixture, tmp_path):
+    texts = [f"fever {i}" for i in range(100)]
+    kinds = [pa.large_string(), pa.binary(), pa.dictionary(pa.int32(), pa.string()), pa.string_view()]
+    for number, kind in enumerate(kinds):
+        pq.write_table(pa.table({"text": pa.array(texts).cast(kind)}), tmp_path / f"{number}.parquet")
+    source = {"path": str(tmp_path), "weight": 1, "max_epochs": 1, "validation_documents": 1}
+    documents = make_mixture({"web": source}).packed_rows("web").documents
+    assert Counter(documents.read(10**9, 10**4)) == dict.fromkeys(texts[1:], 4)
