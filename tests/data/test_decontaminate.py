@@ -44,13 +44,12 @@ def test_another_layout_does_not_hide_a_question():
 
 
 PDF_QUESTION = Question(
-    "A 54-year-old woman with a finding of diffuse inflammation is brought to the office because of a five-day history "
-    "of fatigue and difficulty swallowing. Her first symptoms were confined to the fingers, and she has had a naïve "
-    "follow-up with significant weight loss. Which of the following is the first finding to confirm in the office?",
+    "A 54-year-old woman with a finding of diffuse inflammation is brought to the office because of a five-day "
+    "history of fatigue and difficulty swallowing. Her first symptoms were confined to the fingers, and she has had a "
+    "na\u00efve follow-up with significant weight loss. Which of the following is the first finding to confirm in the office?",
     ("a", "b", "c", "d"),
     0,
 )
-WORDS_OF_IT = PDF_QUESTION.question.split()
 
 
 def at_line_ends(text: str, hyphen: str = "-\n", every: int = 3) -> str:
@@ -99,19 +98,18 @@ def test_no_layout_of_a_pdf_or_a_page_hides_a_question(layout, other_scripts):
     match = Guard([PDF_QUESTION, *others]).find(f"Some pages. {LAYOUTS[layout](PDF_QUESTION.question)} More pages.")
     assert match.question == PDF_QUESTION
     assert match.coverage == 1
-    assert (
-        Guard([Question(LAYOUTS[layout](PDF_QUESTION.question), ("a", "b", "c", "d"), 0), *others]).covers(
-            PDF_QUESTION.question
-        )
-        or "hyphens" in layout
-        or "gaps" in layout
-        or "belongs" in layout
-    )  # which need the other side's words
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if not re.search("hyphens|gaps|belongs", name)])
+def test_a_question_in_the_layout_of_a_page_is_found_in_plain_text(layout):
+    """A word that is broken in the question itself stays broken: nothing tells what it is."""
+    guard = Guard([Question(LAYOUTS[layout](PDF_QUESTION.question), ("a", "b", "c", "d"), 0), *QUESTIONS])
+    assert guard.find(PDF_QUESTION.question).coverage == 1
 
 
 SCRIPTS = {
-    "Chinese": "\u4e00\u4f4d\u4e94\u5341\u56db\u5c81\u7684\u5973\u6027\u56e0\u53d1\u70ed\u548c\u54b3\u55fd\u4e09\u5929\u6765\u8bca\uff0c\u4e0b\u5217\u54ea\u9879\u662f\u6700\u5408\u9002\u7684\u6cbb\u7597\uff1f",
-    "Russian": "\u0416\u0435\u043d\u0449\u0438\u043d\u0430 54 \u043b\u0435\u0442 \u0441 \u043b\u0438\u0445\u043e\u0440\u0430\u0434\u043a\u043e\u0439 \u0438 \u043a\u0430\u0448\u043b\u0435\u043c \u043e\u0431\u0440\u0430\u0442\u0438\u043b\u0430\u0441\u044c \u043a \u0432\u0440\u0430\u0447\u0443. \u041a\u0430\u043a\u043e\u0435 \u043b\u0435\u0447\u0435\u043d\u0438\u0435 \u0435\u0439 \u0441\u043b\u0435\u0434\u0443\u0435\u0442 \u043d\u0430\u0437\u043d\u0430\u0447\u0438\u0442\u044c?",
+    "Chinese": "一位五十四岁的女性因发热和咳嗽三天来诊，下列哪项是最合适的治疗？",
+    "Russian": "Женщина 54 лет с лихорадкой и кашлем обратилась к врачу. Какое лечение ей следует назначить?",
 }
 
 
