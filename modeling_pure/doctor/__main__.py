@@ -85,6 +85,7 @@ def text_checks(context: Context) -> list[Check]:
         *([("packed_dir", texts.check_packed)] if context.data.packed_dir else []),
         *((one.key, partial(texts.check_source, source=one)) for one in context.sources_read),
         *((one.key, partial(texts.check_outside, source=one)) for one in context.outside),
+        *([("files", texts.check_held_out)] if any(one.format == "text" for one in context.sources_read) else []),
         *([("decontaminate", texts.check_questions)] if context.questions_read else []),
     ]
 

@@ -8,7 +8,13 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..data.documents import Documents
-from ..data.held_out import first_documents, open_sources, outside_rows
+from ..data.held_out import (
+    check_held_out_files,
+    first_documents,
+    open_sources,
+    outside_rows,
+    training_files,
+)
 from ..data.packed import PackedMixture
 from ..data.source_rows import ExamRows
 from ..data.sources import Source
@@ -99,6 +105,19 @@ def check_outside(context: Context, source: Source) -> Finding:
     except (InputError, RunStopped) as error:
         return Finding(FAIL, str(error), another_path(source))
     return Finding(PASS, f"{', '.join(source.paths)}: {count:,} documents")
+
+
+def check_held_out(context: Context) -> Finding:
+    """Whether no file is both trained on and held out, over all sources together."""
+    sources, outside = context.sources_read, context.outside
+    if skipped := out_of_reach(context, [path for one in (*sources, *outside) for path in paths_of(one)]):
+        return skipped
+    try:
+        files = training_files(sources, context.data)
+        check_held_out_files(sources, context.data, files)
+    except (InputError, RunStopped) as error:
+        return Finding(FAIL, str(error), "other paths, or the file taken out of one of them")
+    return Finding(PASS, "; ".join(f"{name}: {found.describe()}" for name, found in files.items()))
 
 
 def check_questions(context: Context) -> Finding:

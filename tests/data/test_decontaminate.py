@@ -46,7 +46,8 @@ def test_another_layout_does_not_hide_a_question():
 PDF_QUESTION = Question(
     "A 54-year-old woman with a finding of diffuse inflammation is brought to the office because of a five-day "
     "history of fatigue and difficulty swallowing. Her first symptoms were confined to the fingers, and she has had a "
-    "na\u00efve follow-up with significant weight loss. Which of the following is the first finding to confirm in the office?",
+    "na\u00efve follow-up with significant weight loss. Which of the following is the first finding to confirm in the "
+    "office?",
     ("a", "b", "c", "d"),
     0,
 )
@@ -108,8 +109,8 @@ def test_a_question_in_the_layout_of_a_page_is_found_in_plain_text(layout):
 
 
 SCRIPTS = {
-    "Chinese": "一位五十四岁的女性因发热和咳嗽三天来诊，下列哪项是最合适的治疗？",
-    "Russian": "Женщина 54 лет с лихорадкой и кашлем обратилась к врачу. Какое лечение ей следует назначить?",
+    "Chinese": "一位五十四岁的女性因发热和咳嗽三天来诊，下列哪项是最合适的治疗？",  # noqa: RUF001
+    "Russian": "Женщина 54 лет с лихорадкой и кашлем обратилась к врачу. Какое лечение ей следует назначить?",  # noqa: RUF001
 }
 
 

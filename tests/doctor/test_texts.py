@@ -66,6 +66,13 @@ def test_a_source_that_cannot_be_read_fails_by_its_key(options, message, context
     assert source(broken, "fineweb_edu").status == PASS
 
 
+def test_a_file_that_two_sources_share_is_found(context, corpus):
+    assert texts.check_held_out(context()).status == PASS
+    finding = texts.check_held_out(context("--sources.c4.validation_path", corpus / "finepdfs.jsonl"))
+    assert finding.status == FAIL
+    assert re.match(r"sources\.c4\.validation_path: .*finepdfs\.jsonl' of sources\.finepdfs", finding.found)
+
+
 def test_servers_are_not_waited_for_as_long_as_by_a_run(context):
     assert context().data.streaming_timeout == 5
     assert context("--streaming_timeout", 2).data.streaming_timeout == 2
