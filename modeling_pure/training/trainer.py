@@ -19,7 +19,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from ..data.mixture import collate_rows, document_boundaries
-from ..data.states import RankState, Row, TrainingRows
+from ..data.states import Progress, RankState, Row, TrainingRows
 from ..errors import InputError, RunStopped
 from ..medqa.questions import Question
 from ..modeling_pure import PureForCausalLM
@@ -281,10 +281,17 @@ class PureTrainer(DurableTrainer):
             logs |= self.throughput.measure(step, self.args.max_steps)
             logs["tokens"] = step * self.tokens_per_step
             states = gather_object(list(self.data_position.workers.values()))
-            for name, done in self.train_dataset.progress(states).items():
+            for name, done in self._data_progress(states).items():
                 logs[f"tokens/{name}"] = done["rows"] * self.train_dataset.row_length
                 logs |= {f"{fact}/{name}": done[fact] for fact in ("passes", "skipped") if fact in done}
         super().log(logs, start_time)
+
+    def _data_progress(self, states: list[Any]) -> dict[str, Progress]:
+        try:
+            return self.train_dataset.progress(states)
+        except RunStopped:  # too much of a source is lost, which every rank finds out at the same time
+            self._save_checkpoint(self.model, trial=None)
+            raise
 
     def _add_health(self, logs: dict[str, float]) -> None:
         step = self.state.global_step

@@ -31,6 +31,8 @@ def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, source
     for name in sources:
         line = next(line for line in output.splitlines() if line.strip().startswith(name))
         assert re.search(rf"\b0\.0 .*{re.escape(sources[name]['path'])}", line)
+        if sources[name].get("format") != "medqa":
+            assert re.search(rf"\bfiles of {name}\b.*\b1 file, \d", output)
 
 
 def test_other_workers_go_on_and_the_run_says_so(pretrained, pretrain_recipe, sources, tmp_path):
