@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, RunStopped
 from .arguments import DataArguments
-from .documents import Documents
+from .documents import Documents, Readers
 from .held_out import OpenSource, evaluation_guard, held_out_texts
 from .losses import add_losses, too_many_lost
 from .packing import WINDOW_CHARACTERS, PackedRows, redistribute_rows
@@ -184,8 +184,11 @@ class Mixture(TrainingRows[MixtureState]):
         Raises:
             SourceFailed: all readers together have lost too much of a source, and `on_source_failure` is `stop`.
         """
-        for name in self.names:
-            self._check_losses(name, [state["sources"][name]["read"] for state in states])
+        for one in self.opened:
+            name, num_readers = one.source.name, self.world_size * states[0]["num_workers"]
+            # Readers that share every piece row by row see all faults, and each stops by itself.
+            if num_readers > 1 and Readers(one.rows.num_pieces, num_readers).whole:
+                self._check_losses(name, [state["sources"][name]["read"] for state in states])
         return {
             name: {
                 "rows": sum(state["drawn"][name] for state in states),
