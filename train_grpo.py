@@ -140,7 +140,7 @@ def build_trainer(
             script_args.model_name_or_path, dtype="float32", trust_remote_code=training_args.trust_remote_code
         )
         teach_formats(model.config, asking.shares)
-        return AnswerTrainer(model=model, **shared)
+        return AnswerTrainer(model=model, peft_config=lora(script_args), **shared)
     ends = end_tokens(generation_config(script_args.model_name_or_path, config), tokenizer)
     trainer = PureGRPOTrainer(
         model=script_args.model_name_or_path,

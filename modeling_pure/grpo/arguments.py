@@ -67,8 +67,6 @@ class GRPOScriptArguments:
             raise InputError(f"algorithm: expected one of {list(ALGORITHMS)}, found {self.algorithm!r}")
         if self.length_penalty_min_tokens < 0 or self.lora_rank < 0:
             raise InputError("length_penalty_min_tokens, lora_rank: expected 0 or more")
-        if self.algorithm == "sft" and self.lora_rank:
-            raise InputError("lora_rank: the sft baseline trains all weights")
         if self.num_passages < 1:
             raise InputError("num_passages: expected 1 or more; for closed book leave out passages")
         if isinstance(self.answer_formats, str):
@@ -195,7 +193,7 @@ class PureGRPOConfig(GRPOConfig):
         if self.metric_is_default:
             self.metric_for_best_model = "eval_medqa_accuracy"
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
-            self.greater_is_better = not (self.metric_for_best_model or "").endswith("loss")
+            self.greater_is_better = not any(kind in (self.metric_for_best_model or "") for kind in ("loss", "nll"))
         self._share_out()
         super().__post_init__()
         check_attention_kernel(self.attention_kernel)

@@ -10,6 +10,7 @@ from ..errors import InputError, first_line
 
 STATE_FILE = "trainer_state.json"
 FILE_LIST = "checkpoint_files.json"
+CARD = "README.md"  # not in the list: evaluations write their accuracies into it later
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[tuple[int, Path]]:
@@ -19,10 +20,13 @@ def checkpoint_folders(output_dir: str | Path) -> list[tuple[int, Path]]:
 
 
 def write_file_list(folder: Path) -> None:
-    """Write down the size of every file of a checkpoint, by which one that has lost something is known."""
-    sizes = {
-        str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()
-    }
+    """List the size of every file of a checkpoint but its card, so that damage is noticed.
+
+    This comes last: a file that changes after it makes the checkpoint a damaged one.
+    """
+    apart = (folder / CARD, folder / FILE_LIST)
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in apart]
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
     (folder / FILE_LIST).write_text(json.dumps(sizes, indent=2) + "\n")
 
 
@@ -36,6 +40,8 @@ def checkpoint_fault(folder: Path) -> str | None:
     if folder.name != f"checkpoint-{step}":
         return f"{STATE_FILE} is of step {step}"
     for name, size in sizes.items():
+        if name == CARD:  # listed by former versions
+            continue
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"

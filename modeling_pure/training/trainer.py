@@ -146,9 +146,9 @@ class PureTrainer(DurableTrainer):
         schedule = self.lr_scheduler
         if checkpoint and self.args.allow_recipe_change and isinstance(schedule, LambdaLR):
             schedule.base_lrs = [given["initial_lr"] for given in settings]
-            for group, given, factor in zip(self.optimizer.param_groups, settings, schedule.lr_lambdas, strict=True):
-                group.update({**given, "lr": given["initial_lr"] * factor(schedule.last_epoch)})
-            schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+            for group, given in zip(self.optimizer.param_groups, settings, strict=True):
+                group.update(given)
+            self._follow_schedule()
 
     def get_train_dataloader(self) -> DataLoader[Row[Any]]:
         """A plain loader: the mixture already gives each rank its own rows, so accelerate must not share them out."""

@@ -7,8 +7,10 @@ import pytest
 
 from modeling_pure.errors import InputError
 from modeling_pure.training.checkpoint import (
+    FILE_LIST,
     callback_attributes,
     check_model,
+    checkpoint_fault,
     last_complete_checkpoint,
     resume_point,
     write_file_list,
@@ -38,6 +40,18 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
     assert [int(line.split("checkpoint-")[1].split(":")[0]) for line in said] == [1500, 1400, 1300, 1200, 1100]
     assert "model.safetensors" in said[0]
     assert re.search(r"model\.safetensors .*\b5\b.*\b7\b", said[1])
+
+
+def test_the_card_may_change_after_a_checkpoint_is_written(tmp_path):
+    folder = write_checkpoint(tmp_path, 10)
+    (folder / "README.md").write_text("ours")
+    write_file_list(folder)
+    (folder / "README.md").write_text("ours, with an accuracy")
+    assert checkpoint_fault(folder) is None
+    sizes = json.loads((folder / FILE_LIST).read_text())
+    assert "README.md" not in sizes
+    (folder / FILE_LIST).write_text(json.dumps({**sizes, "README.md": 4}))  # as PEFT's was listed once
+    assert checkpoint_fault(folder) is None
 
 
 def test_a_fresh_run_has_none(tmp_path):

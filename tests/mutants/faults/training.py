@@ -43,17 +43,47 @@ FAULTS = [
     Fault(
         "a checkpoint is renamed before the list of its files",
         TRAINING + "saving.py",
-        """                write_file_list(staging / name)
-                self._write_card(staging / name)  # not in the list: evaluations write into it later
+        """                write_file_list(staging / name)  # last, over what every other writer has left
+                if fault := checkpoint_fault(staging / name):
+                    raise RunStopped(f"output_dir: {name} could not be resumed from: {fault}")
                 flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
 """,
-        """                self._write_card(staging / name)
-                flush(staging / name)
+        """                flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
                 write_file_list(run_folder / name)
 """,
         "tests/training/test_saving.py tests/training/test_checkpoint.py",
+    ),
+    Fault(
+        "the list of a checkpoint's files counts its card",
+        TRAINING + "checkpoint.py",
+        "apart = (folder / CARD, folder / FILE_LIST)",
+        "apart = (folder / FILE_LIST,)",
+        "tests/training/test_checkpoint.py",
+    ),
+    Fault(
+        "a checkpoint that could not be resumed from is kept",
+        TRAINING + "saving.py",
+        "if fault := checkpoint_fault(staging / name):",
+        "if fault := None:",
+        "tests/training/test_saving.py",
+    ),
+    Fault(
+        "a run that is made longer takes its next step at the old schedule's rate",
+        TRAINING + "saving.py",
+        """                group["lr"] = rate
+""",
+        """                pass
+""",
+        "tests/scripts/test_pretrain_recipe_changes.py",
+    ),
+    Fault(
+        "weights are readable by their owner alone",
+        TRAINING + "saving.py",
+        "follow_umask([",
+        "list([",
+        "tests/training/test_saving.py",
     ),
     Fault(
         "a file that was cut off makes no checkpoint damaged",
