@@ -35,6 +35,7 @@ class DurableTrainer(Trainer):
 
     model: PreTrainedModel
     hub_model_id: str | None  # type: ignore[assignment]  # inferred as None
+    eval_dataset: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -71,6 +72,10 @@ class DurableTrainer(Trainer):
                 self.publisher.wait(patient=False)
             raise
         return result
+
+    def few_rows(self) -> Any:
+        """The rows of `eval_dataset` that `rehearse` evaluates: two for each process."""
+        return self.eval_dataset.select(range(min(len(self.eval_dataset), 2 * self.args.world_size)))
 
     @property
     def _run_folder(self) -> Path:
