@@ -66,7 +66,7 @@ def main() -> None:
 def parse_arguments(argv: list[str]) -> EvalArguments:
     """The arguments, with all that can be checked without a model."""
     (args,) = RecipeParser((EvalArguments,), description=__doc__).parse_recipe(argv)
-    return args  # type: ignore[no-any-return]
+    return args
 
 
 def sampling_of(args: EvalArguments, plan: Plan, context: int) -> Sampling:

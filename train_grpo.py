@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
@@ -77,9 +77,8 @@ def main() -> None:
         push_finished(training_args)
         return
     config = model_config(script_args.model_name_or_path, training_args)
-    asking = Asking(
-        script_args.answer_formats or default_formats(config), script_args.chat, script_args.algorithm == "sft"
-    )
+    shares = cast(dict[str, float], script_args.answer_formats)  # a string has been parsed
+    asking = Asking(shares or default_formats(config), script_args.chat, script_args.algorithm == "sft")
     with before_anything_is_written(training_args.output_dir):
         trainer = build_trainer(script_args, training_args, config, asking)
         if training_args.eval_strategy != "no":

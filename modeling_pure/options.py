@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from .errors import InputError
 LARGEST_SEED = 2**32 - 1  # numpy's
 
 
-def check_choices(options: Any, **choices: Collection[Any]) -> None:
+def check_choices(options: Any, **choices: Iterable[Any]) -> None:
     """Raise `InputError` unless each named option is one of its choices; None passes if it is the default."""
     for name, allowed in choices.items():
         value = getattr(options, name)

@@ -40,7 +40,7 @@ class RecipeLoader(yaml.SafeLoader):
         """The text of a scalar, None for null; a mapping or list with its values."""
         if isinstance(node, yaml.ScalarNode):
             return None if node.tag == "tag:yaml.org,2002:null" else node.value
-        return self.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return self.construct_object(node, deep=True)
 
 
 def refuse_twice(node: yaml.MappingNode) -> None:

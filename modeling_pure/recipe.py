@@ -112,7 +112,8 @@ class RecipeParser(HfArgumentParser):
             action = next(action for action in self._actions if action.dest == key)
             several = action.nargs in ("+", "*")
             if not several or any(isinstance(one, dict | list) for one in value):
-                raise InputError(f"{key}: expected {'plain values' if several else 'one value'}, found {value}")
+                one = "a mapping" if action.type is parse_mapping else "one value"
+                raise InputError(f"{key}: expected {'plain values' if several else one}, found {value}")
             return [f"--{key}", *map(str, value)] if value or action.default else []
         return [f"--{key}={value}"]
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from typing import Any, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -50,19 +51,17 @@ def check_schedule(args: TrainingArguments) -> None:
         InputError: transformers cannot build it with these settings, or it gives a rate that is not a number.
     """
     kind, steps = SchedulerType(args.lr_scheduler_type), args.max_steps if args.max_steps > 0 else 1000
+    settings = cast(dict[str, Any] | None, args.lr_scheduler_kwargs)  # a string has been parsed
     try:
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=args.learning_rate)
-        schedule = get_scheduler(
-            kind, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=args.lr_scheduler_kwargs
-        )
+        schedule = get_scheduler(kind, optimizer, args.get_warmup_steps(steps), steps, settings)
         factors = schedule.lr_lambdas if isinstance(schedule, LambdaLR) else []
         rates = [factor(step) for factor in factors for step in (0, steps // 2, steps)]
         if not all(map(math.isfinite, rates)):
             raise ValueError(f"it gives the rates {rates}")
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
-            f"lr_scheduler_kwargs: {args.lr_scheduler_kwargs} does not fit lr_scheduler_type {kind.value}: "
-            f"{first_line(error)}"
+            f"lr_scheduler_kwargs: {settings} does not fit lr_scheduler_type {kind.value}: {first_line(error)}"
         ) from error
     if args.get_warmup_steps(steps) > steps:
         logger.warning(
