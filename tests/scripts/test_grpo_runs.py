@@ -11,7 +11,10 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import eval_medqa
 import train_grpo
+from modeling_pure.errors import InputError
+from modeling_pure.export import find_folder
 from tests.conftest import numbers_in
 from tests.scripts.conftest import metrics, ranks_resume_on_cpus, run_two
 
@@ -211,6 +214,32 @@ def test_what_cannot_be_run_is_refused_in_one_line(options, message, train_here,
     _, line = train_here("--config", grpo_recipe, "--output_dir", tmp_path, *options, script=train_grpo, expect=2)
     assert re.match(rf"train_grpo\.py: error: {message}", line.splitlines()[-1]), line
     assert not list(tmp_path.iterdir())
+
+
+def test_an_adapter_is_refused_with_the_command_that_merges_it(grpo_here, train_here, grpo_recipe, corpus, tmp_path):
+    grpo_here("--lora_rank", "2", "--learning_rate", "0.05", "--entropy_coef", "0.1", folder=tmp_path / "lora")
+    adapter = tmp_path / "lora/checkpoint-4"
+    options = ["--model_name_or_path", adapter, "--questions", corpus / "questions.jsonl"]
+    lines = [
+        train_here(*options, "--output_dir", tmp_path / "no", script=script, expect=2).err.splitlines()[-1]
+        for script in (train_grpo, eval_medqa)
+    ]
+    with pytest.raises(InputError, match="^CHECKPOINT: ") as error:
+        find_folder(str(adapter), None)
+    commands = {line.partition("python -c ")[2] for line in (*lines, str(error.value))}
+    assert len(commands) == 1
+    exec(commands.pop().strip('"'), {})
+    assert equal(weights_of(tmp_path / "lora/checkpoint-4-merged"), weights_of(tmp_path / "lora"))
+    train_here(
+        *options[2:],
+        "--model_name_or_path",
+        f"{adapter}-merged",
+        "--split",
+        "all",
+        "--output_dir",
+        tmp_path / "eval",
+        script=eval_medqa,
+    )
 
 
 @pytest.mark.parametrize("lora", [[], ["--lora_rank", "2"]], ids=["all weights", "lora"])

@@ -65,6 +65,15 @@ def test_a_folder_that_is_asked_for_must_be_whole(tmp_path):
         resume_point("elsewhere", str(tmp_path))
 
 
+def test_the_folder_of_a_run_names_its_checkpoint(tmp_path):
+    write_checkpoint(tmp_path, 10)
+    newest = write_checkpoint(tmp_path, 20)
+    with pytest.raises(InputError, match=rf"^resume_from_checkpoint: '{tmp_path}' .* {newest}\b"):
+        resume_point("elsewhere", str(tmp_path))
+    with pytest.raises(InputError, match=r"^resume_from_checkpoint: 'true' .*checkpoint-N"):  # as Trainer accepts it
+        resume_point("elsewhere", "true")
+
+
 def test_callback_attributes_are_read_or_missed_by_name(tmp_path):
     folder = write_checkpoint(tmp_path, 10)
     assert callback_attributes(folder, "Budget") == {"tokens": 10}
