@@ -11,6 +11,14 @@ from .errors import InputError
 LARGEST_SEED = 2**32 - 1  # numpy's
 
 
+def check_texts(options: Any) -> None:
+    """Raise `InputError` if an option that the class of `options` states is an empty text, or a list with one."""
+    for name in type(options).__annotations__:
+        value = getattr(options, name)
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise InputError(f"{name}: expected a value, found an empty text; leave it out for its default")
+
+
 def check_choices(options: Any, **choices: Iterable[Any]) -> None:
     """Raise `InputError` unless each named option is one of its choices; None passes if it is the default."""
     for name, allowed in choices.items():

@@ -87,9 +87,6 @@ class RecipeParser(HfArgumentParser):
             raise InputError(first_line(error)) from error
         if unknown:
             raise InputError(f"unknown option '{unknown[0]}'{suggestion(unknown[0], [f'--{name}' for name in known])}")
-        for name, values in ((name, vars(one).get(name)) for name in sorted(self.given) for one in parsed):
-            if values == "" or (isinstance(values, list) and "" in values):
-                raise InputError(f"{name}: expected a value, found an empty text; leave it out for its default")
         return tuple(parsed[: len(self.dataclass_types)])
 
     def as_arguments(self, key: str, value: Any) -> list[str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..options import check_above_zero, check_choices, check_numbers, check_shares
+from ..options import check_above_zero, check_choices, check_numbers, check_shares, check_texts
 
 ON_SOURCE_FAILURE = ("stop", "redistribute")
 
@@ -58,6 +58,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        check_texts(self)
         check_choices(self, on_source_failure=ON_SOURCE_FAILURE)
         check_shares(self, "max_skipped", "grpo_holdout")
         check_numbers(self, max_seq_length=2, validation_rows=1, medqa_dev_questions=0)

@@ -16,7 +16,7 @@ from trl import GRPOConfig
 from ..errors import InputError
 from ..medqa.formats import checked_formats
 from ..medqa.rewards import REWARD_WEIGHTS
-from ..options import check_above_zero, check_choices, check_numbers, check_shares
+from ..options import check_above_zero, check_choices, check_numbers, check_shares, check_texts
 from ..recipe import parse_value
 from ..training.arguments import equal_passes
 from ..training.kernels import check_attention_kernel
@@ -68,6 +68,7 @@ class GRPOScriptArguments:
     lora_alpha: int = field(default=32, metadata={"help": "scale of the adapters, over their rank"})
 
     def __post_init__(self) -> None:
+        check_texts(self)
         check_choices(self, algorithm=ALGORITHMS)
         check_numbers(self, length_penalty_min_tokens=0, medqa_dev_questions=0, lora_rank=0, lora_alpha=1)
         check_numbers(self, num_passages=1)  # for closed book leave out passages
@@ -228,6 +229,7 @@ class PureGRPOConfig(GRPOConfig):
 
     def _check_options(self) -> None:
         """Raise `InputError` for values that neither TRL nor this trainer can use."""
+        check_texts(self)
         check_trainer_options(self)
         check_choices(self, scale_rewards=SCALES, loss_type=LOSS_TYPES)
         check_numbers(self, max_tokens=0, prompts_per_step=1, updates_per_rollout=1, steps_per_generation=1)

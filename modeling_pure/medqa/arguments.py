@@ -10,6 +10,7 @@ from ..options import (
     check_output_folder,
     check_seeds,
     check_shares,
+    check_texts,
 )
 from .formats import ANSWER_FORMATS
 from .permutations import ORDERS
@@ -98,6 +99,7 @@ class EvalArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
     def __post_init__(self) -> None:
+        check_texts(self)
         check_choices(self, task=TASKS, split=SPLITS, scorer=("auto", *SCORERS), permutations=ORDERS)
         check_choices(self, answer_format=(None, *ANSWER_FORMATS))
         check_numbers(self, batch_size=1, max_new_tokens=1, num_samples=0, num_passages=1, length_penalty_min_tokens=0)

@@ -11,7 +11,7 @@ from transformers.training_args import OptimizerNames
 from ..configuration_pure import PRESETS, PureConfig
 from ..data.tokenizer import check_vocabulary
 from ..errors import InputError, first_line
-from ..options import check_choices, check_numbers
+from ..options import check_choices, check_numbers, check_texts
 from .kernels import check_attention_kernel
 from .trainer_options import check_schedule, check_trackers, check_trainer_options
 
@@ -183,6 +183,7 @@ class PureTrainingArguments(TrainingArguments):
             self.lr_scheduler_kwargs = {"min_lr": 3e-5}
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
             self.greater_is_better = "accuracy" in (self.metric_for_best_model or "")
+        check_texts(self)
         check_numbers(self, max_steps=1, max_nonfinite_steps=1, tokens_per_step=1)
         check_trainer_options(self)
         super().__post_init__()
