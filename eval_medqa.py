@@ -43,7 +43,7 @@ ANSWER_TOKENS, REASONED_TOKENS = 32, 1024  # longest completions by default
 
 def main() -> None:
     """Arguments, questions, model, scores, report."""
-    (args,) = RecipeParser((EvalArguments,), description=__doc__).parse_recipe(sys.argv[1:])
+    args = parse_arguments(sys.argv[1:])
     check_model("model_name_or_path", args.model_name_or_path)
     config = load(AutoConfig, args)
     tokenizer = load_tokenizer("model_name_or_path", args.model_name_or_path)
@@ -61,6 +61,12 @@ def main() -> None:
     for journal in journals:
         journal.file.unlink()
     show(args, results)
+
+
+def parse_arguments(argv: list[str]) -> EvalArguments:
+    """The arguments, with all that can be checked without a model."""
+    (args,) = RecipeParser((EvalArguments,), description=__doc__).parse_recipe(argv)
+    return args
 
 
 def sampling_of(args: EvalArguments, plan: Plan, context: int) -> Sampling:

@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
@@ -45,10 +45,11 @@ from modeling_pure.medqa.card import dev_evaluations, public_name
 from modeling_pure.medqa.formats import teach_formats
 from modeling_pure.medqa.passages import Library
 from modeling_pure.medqa.questions import Question, read_questions
-from modeling_pure.medqa.rewards import Correct, LengthPenalty
+from modeling_pure.medqa.rewards import REWARD_WEIGHTS, Correct, LengthPenalty
 from modeling_pure.medqa.scoring import context_length, end_tokens
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.model_card import CardEvaluation, write_model_card
+from modeling_pure.options import check_numbers
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import (
@@ -61,12 +62,12 @@ from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_fact
 from modeling_pure.training.kernels import describe_attention
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.publishing import push_finished
+from modeling_pure.training.rehearsal import before_anything_is_written, rehearse
 
 
 def main() -> None:
     """Arguments, questions, training, and what the run leaves behind."""
-    parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
-    script_args, training_args = parser.parse_recipe(sys.argv[1:])
+    script_args, training_args = parse_arguments(sys.argv[1:])
     check_model("model_name_or_path", script_args.model_name_or_path)
     check_hub(training_args)
     checkpoint = checkpoint_to_resume(training_args)
@@ -76,10 +77,12 @@ def main() -> None:
         push_finished(training_args)
         return
     config = model_config(script_args.model_name_or_path, training_args)
-    asking = Asking(
-        script_args.answer_formats or default_formats(config), script_args.chat, script_args.algorithm == "sft"
-    )
-    trainer = build_trainer(script_args, training_args, config, asking)
+    shares = cast(dict[str, float], script_args.answer_formats)  # a string has been parsed
+    asking = Asking(shares or default_formats(config), script_args.chat, script_args.algorithm == "sft")
+    with before_anything_is_written(training_args.output_dir):
+        trainer = build_trainer(script_args, training_args, config, asking)
+        if training_args.eval_strategy != "no":
+            rehearse(trainer)
     if trainer.is_world_process_zero():
         describe_run(trainer, script_args, asking, checkpoint)
         for warning in asking.warnings(config):
@@ -88,6 +91,19 @@ def main() -> None:
         look_before(trainer)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer, script_args, asking)
+
+
+def parse_arguments(argv: list[str]) -> tuple[GRPOScriptArguments, PureGRPOConfig]:
+    """The arguments, with all that can be checked without a model."""
+    parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
+    script_args, training_args = parser.parse_recipe(argv)
+    check_numbers(training_args, max_steps=1)  # the prompts of the run are listed before it starts
+    if len(training_args.reward_weights) != len(REWARD_WEIGHTS):
+        raise InputError(
+            f"reward_weights: expected {len(REWARD_WEIGHTS)} numbers, of a right answer and of the length penalty, "
+            f"found {training_args.reward_weights}"
+        )
+    return script_args, training_args
 
 
 def check_algorithm(folder: Path | None, algorithm: str) -> None:
@@ -140,7 +156,7 @@ def build_trainer(
             script_args.model_name_or_path, dtype="float32", trust_remote_code=training_args.trust_remote_code
         )
         teach_formats(model.config, asking.shares)
-        return AnswerTrainer(model=model, **shared)
+        return AnswerTrainer(model=model, peft_config=lora(script_args), **shared)
     ends = end_tokens(generation_config(script_args.model_name_or_path, config), tokenizer)
     trainer = PureGRPOTrainer(
         model=script_args.model_name_or_path,

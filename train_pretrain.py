@@ -43,6 +43,7 @@ from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_fact
 from modeling_pure.training.kernels import describe_attention
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.publishing import push_finished
+from modeling_pure.training.rehearsal import before_anything_is_written, rehearse
 from modeling_pure.training.report import model_flops, training_memory
 from modeling_pure.training.run_folder import Recipe, check_recipe, note_launch, write_recipe
 from modeling_pure.training.trainer import PureTrainer, resume_data
@@ -50,10 +51,7 @@ from modeling_pure.training.trainer import PureTrainer, resume_data
 
 def main() -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
-    parser = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
-    model_args, data_args, training_args = parser.parse_recipe(sys.argv[1:])
-    recipe = parser.merged_recipe((model_args, data_args, training_args))
-    training_args.share_out(data_args.max_seq_length)
+    model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:])
     check_hub(training_args)
     checkpoint = checkpoint_to_resume(training_args)
     sources = parse_sources(data_args.sources)
@@ -63,12 +61,25 @@ def main() -> None:
     if already_finished(training_args.output_dir, training_args.max_steps):
         push_finished(training_args)
         return
-    trainer = build_trainer(model_args, data_args, training_args, checkpoint, facts)
+    with before_anything_is_written(training_args.output_dir):
+        trainer = build_trainer(model_args, data_args, training_args, checkpoint, facts)
+        rehearse(trainer)
     if trainer.is_world_process_zero():
         describe_run(trainer, checkpoint)
         record_start(training_args, recipe, complete_step(checkpoint) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finish(trainer)
+
+
+def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, PureTrainingArguments, Recipe]:
+    """The arguments and the merged recipe, with all that can be checked without data."""
+    parser = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
+    model_args, data_args, training_args = parser.parse_recipe(argv)
+    recipe = parser.merged_recipe((model_args, data_args, training_args))
+    training_args.share_out(data_args.max_seq_length)
+    model_config(model_args, data_args.max_seq_length)
+    parse_validation_sources(data_args.validation_sources, parse_sources(data_args.sources))
+    return model_args, data_args, training_args, recipe
 
 
 def source_facts(sources: list[Source]) -> dict[str, dict[str, Any]]:

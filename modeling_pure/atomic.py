@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -9,3 +10,12 @@ def write_atomically(file: Path, content: str | bytes) -> None:
     unfinished = file.with_name(file.name + ".unfinished")
     unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(unfinished, file)
+
+
+def follow_umask(files: Iterable[Path]) -> None:
+    """Give files the permissions of any new file: safetensors makes its own readable by their owner alone."""
+    for file in files:
+        probe = file.with_name(file.name + ".unfinished")
+        probe.touch()  # the umask itself cannot be read without changing it for other threads
+        file.chmod(probe.stat().st_mode & 0o777)
+        probe.unlink()

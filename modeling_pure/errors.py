@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 
 class InputError(Exception):
@@ -27,6 +28,9 @@ EXIT_CODES: dict[type[Exception], int] = {InputError: 2, RunStopped: 3}
 
 def run_script(main: Callable[[], int | None], name: str) -> None:
     """Run a script's `main` and leave the process with its exit code; the errors above are printed as one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal that knows ASCII only
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
     except tuple(EXIT_CODES) as error:

@@ -9,25 +9,15 @@ state; all others of the Hugging Face class below them are accepted too, and nam
 import argparse
 import dataclasses
 import json
-import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, cast, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
 from .errors import InputError, first_line
-
-
-class RecipeLoader(yaml.SafeLoader):
-    """YAML in which 3e-5 is a number, as everywhere else; PyYAML wants 3.0e-5."""
-
-
-RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
+from .plain_yaml import RecipeLoader, refuse_ambiguous
 
 ONE_START = ("resume_from_checkpoint", "allow_recipe_change")
 
@@ -56,6 +46,7 @@ class RecipeParser(HfArgumentParser):
         self.add_argument("--config", metavar="FILE", help="recipe: a flat YAML file of the options below")
         stated = [name for kind in dataclass_types for name in vars(kind).get("__annotations__", {})]
         shown = ["help", "config", *stated]
+        self.hints = {name: str(hint) for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
         for action in self._actions:
             if action.dest not in shown or action.option_strings[0].startswith("--no_"):
                 action.help = argparse.SUPPRESS
@@ -65,6 +56,8 @@ class RecipeParser(HfArgumentParser):
             kind: Any = action.type
             if kind is dict or getattr(kind, "__origin__", None) is dict:
                 action.type = parse_mapping
+            elif kind is str and "dict" in self.hints[action.dest]:
+                action.type = mapping_as_json
         # The page follows our own order, not that of the class below.
         page = self._optionals._group_actions
         page.sort(key=lambda action: shown.index(action.dest) if action.dest in shown else len(shown))
@@ -87,7 +80,7 @@ class RecipeParser(HfArgumentParser):
         names = (option.lstrip("-").partition("=")[0].replace("-", "_") for option in options)
         self.given = {*recipe, *names}
         # Recipe values pass through the same checks as the command line, which follows them and so wins.
-        arguments = [text for key, value in recipe.items() for text in as_arguments(key, value)]
+        arguments = [text for key, value in recipe.items() for text in self.as_arguments(key, value)]
         try:
             *parsed, unknown = self.parse_args_into_dataclasses(arguments + options, return_remaining_strings=True)
         except (ValueError, TypeError, ImportError) as error:
@@ -95,6 +88,31 @@ class RecipeParser(HfArgumentParser):
         if unknown:
             raise InputError(f"unknown option '{unknown[0]}'{suggestion(unknown[0], [f'--{name}' for name in known])}")
         return tuple(parsed[: len(self.dataclass_types)])
+
+    def as_arguments(self, key: str, value: Any) -> list[str]:
+        """A recipe entry as command-line arguments; null leaves an option at its default.
+
+        Raises:
+            InputError: a mapping or a list for an option that takes one value, or a word that may be true or false.
+        """
+        if value is None:
+            return []
+        if isinstance(value, dict):
+            if "dict" not in self.hints.get(key, ""):
+                raise InputError(f"{key}: expected one value, found a mapping of {sorted(map(str, value))}")
+            refuse_ambiguous(key, value)
+            try:
+                return [f"--{key}", json.dumps(value)]
+            except TypeError as error:  # dates, bytes and sets, which YAML has
+                raise InputError(f"{key}: {first_line(error)}") from error
+        if isinstance(value, list):
+            action = next(action for action in self._actions if action.dest == key)
+            several = action.nargs in ("+", "*")
+            if not several or any(isinstance(one, dict | list) for one in value):
+                one = "a mapping" if action.type is parse_mapping else "one value"
+                raise InputError(f"{key}: expected {'plain values' if several else one}, found {value}")
+            return [f"--{key}", *map(str, value)] if value or action.default else []
+        return [f"--{key}={value}"]
 
     def merged_recipe(self, parsed: tuple[Any, ...]) -> dict[str, Any]:
         """The recipe that the last `parse_recipe` came to, complete: what our dataclasses state, and what was given.
@@ -150,13 +168,15 @@ def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]],
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """A recipe file as a mapping."""
+    """A recipe file as a mapping from options to texts, mappings, lists and None."""
     if not Path(path).is_file():
         raise InputError(f"--config: no such recipe '{path}'")
     try:
-        recipe = yaml.load(Path(path).read_text(encoding="utf-8"), RecipeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        recipe = RecipeLoader(Path(path).read_text(encoding="utf-8-sig")).construct_recipe()
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: expected a mapping of options to values")
     return recipe
@@ -166,21 +186,14 @@ def override(recipe: dict[str, Any], dotted: str, value: str) -> None:
     """Set `a.b.c` in nested mappings; the value is read as YAML, so numbers and null are what they look like."""
     *parents, last = dotted.split(".")
     for parent in parents:
-        recipe = recipe.setdefault(parent, {})
+        recipe[parent] = {} if recipe.get(parent) is None else recipe[parent]
+        recipe = recipe[parent]
         if not isinstance(recipe, dict):
             raise InputError(f"--{dotted}: '{parent}' holds no mapping")
-    recipe[last] = parse_value(value)
-
-
-def as_arguments(key: str, value: Any) -> list[str]:
-    """A recipe entry as command-line arguments; null leaves an option at its default."""
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        return [f"--{key}", json.dumps(value)]
-    if isinstance(value, list):
-        return [f"--{key}", *map(str, value)]
-    return [f"--{key}={value}"]
+    try:
+        recipe[last] = parse_value(value)
+    except InputError as error:
+        raise InputError(f"--{dotted}: {error}") from error
 
 
 def parse_value(text: str) -> Any:
@@ -191,9 +204,18 @@ def parse_value(text: str) -> Any:
         return text
 
 
+def mapping_as_json(text: str) -> str:
+    """A mapping written as JSON or YAML, as JSON, which transformers parses; any other text as it is."""
+    return json.dumps(parse_mapping(text)) if text.startswith("{") else text
+
+
 def parse_mapping(text: str) -> dict[str, Any]:
     """A mapping written as JSON or YAML."""
-    value = parse_value(text)
+    try:
+        value = parse_value(text)
+        refuse_ambiguous("mapping", value)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"expected a mapping, found {text!r}")
     return value

@@ -1,5 +1,8 @@
 """What stops a script becomes one line and an exit code, also where a data-loader worker met it."""
 
+import io
+import sys
+
 import pytest
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -37,3 +40,22 @@ def test_a_workers_error_is_one_line_too(kind, code, num_workers, capsys):
         run_script(lambda: next(iter(DataLoader(Unreadable(kind), num_workers=num_workers))), "script")
     assert stop.value.code == code
     assert capsys.readouterr().err == "script: error: sources.c4: cannot read 'x.parquet' after row 7\n"
+
+
+def test_a_terminal_that_knows_ascii_only_gets_every_line(monkeypatch):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+
+    def main() -> None:
+        print("Zürich")
+        raise InputError("sources.Ωmega: no such file")
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main, "script")
+    assert stop.value.code == 2
+    for stream in streams:
+        stream.flush()
+    printed, error = (stream.buffer.getvalue().decode("ascii") for stream in streams)
+    assert printed.startswith("Z")
+    assert error.startswith("script: error: sources.")

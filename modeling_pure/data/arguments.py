@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError
+from ..options import check_above_zero, check_choices, check_numbers, check_shares, check_texts
 
 ON_SOURCE_FAILURE = ("stop", "redistribute")
 
@@ -65,13 +65,8 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.on_source_failure not in ON_SOURCE_FAILURE:
-            raise InputError(
-                f"on_source_failure: expected one of {list(ON_SOURCE_FAILURE)}, found {self.on_source_failure!r}"
-            )
-        if not 0 <= self.max_skipped <= 1:
-            raise InputError(f"max_skipped: expected a share from 0 to 1, found {self.max_skipped}")
-        if self.max_seq_length < 2:
-            raise InputError(f"max_seq_length: expected at least 2 tokens, found {self.max_seq_length}")
-        if self.streaming_timeout <= 0:
-            raise InputError(f"streaming_timeout: expected seconds above 0, found {self.streaming_timeout}")
+        check_texts(self)
+        check_choices(self, on_source_failure=ON_SOURCE_FAILURE)
+        check_shares(self, "max_skipped", "grpo_holdout")
+        check_numbers(self, max_seq_length=2, validation_rows=1, medqa_dev_questions=0)
+        check_above_zero(self, "streaming_timeout")

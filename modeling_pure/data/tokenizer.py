@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import tiktoken
-from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -33,8 +32,9 @@ def load_tokenizer(key: str, name_or_path: str, vocab_size: int | None = None) -
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-    except (OSError, ValueError, StrictDataclassError) as error:  # it reads the model's configuration too
-        raise InputError(f"{key}: cannot load the tokenizer of '{name_or_path}': {first_line(error)}") from error
+    except Exception as error:  # foreign files make transformers and tokenizers raise nearly anything
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{key}: cannot load the tokenizer of '{name_or_path}': {reason}") from error
     if len(tokenizer) == 0 or tokenizer.eos_token_id is None:
         raise InputError(f"{key}: the tokenizer of '{name_or_path}' has no vocabulary or no end-of-text token")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -62,6 +62,11 @@ class DocumentTokenizer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.is_fast:
+            raise InputError(
+                f"tokenizer_name_or_path: {type(tokenizer).__name__} is written in Python; pretraining needs one with "
+                "a tokenizer.json"
+            )
         self.backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.backend.encode_special_tokens = True
         self.backend.no_truncation()

@@ -4,6 +4,7 @@ TRL's own defaults leave the refinements of DeepSeek-V3.2 (arXiv 2512.02556, sec
 (beta 0), one update per rollout (so no sequence is ever off-policy), advantages divided by their standard deviation.
 """
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,12 +16,16 @@ from trl import GRPOConfig
 from ..errors import InputError
 from ..medqa.formats import checked_formats
 from ..medqa.rewards import REWARD_WEIGHTS
+from ..options import check_above_zero, check_choices, check_numbers, check_shares, check_texts
 from ..recipe import parse_value
 from ..training.arguments import equal_passes
 from ..training.kernels import check_attention_kernel
+from ..training.trainer_options import check_schedule, check_trackers, check_trainer_options
 from .sampling import MASKING_OPTIONS, SamplingParams
 
 ALGORITHMS = ("grpo", "sft")
+SCALES = ("group", "batch", "none", True, False)
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")  # TRL asks at the first loss
 
 
 @dataclass
@@ -63,15 +68,12 @@ class GRPOScriptArguments:
     lora_alpha: int = field(default=32, metadata={"help": "scale of the adapters, over their rank"})
 
     def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise InputError(f"algorithm: expected one of {list(ALGORITHMS)}, found {self.algorithm!r}")
-        if self.length_penalty_min_tokens < 0 or self.lora_rank < 0:
-            raise InputError("length_penalty_min_tokens, lora_rank: expected 0 or more")
-        if self.algorithm == "sft" and self.lora_rank:
-            raise InputError("lora_rank: the sft baseline trains all weights")
-        if self.num_passages < 1:
-            raise InputError("num_passages: expected 1 or more; for closed book leave out passages")
-        if isinstance(self.answer_formats, str):
+        check_texts(self)
+        check_choices(self, algorithm=ALGORITHMS)
+        check_numbers(self, length_penalty_min_tokens=0, medqa_dev_questions=0, lora_rank=0, lora_alpha=1)
+        check_numbers(self, num_passages=1)  # for closed book leave out passages
+        check_shares(self, "grpo_holdout")
+        if self.answer_formats and isinstance(self.answer_formats, str):
             self.answer_formats = parse_value(self.answer_formats)
         if self.answer_formats is not None:
             self.answer_formats = checked_formats("answer_formats", self.answer_formats)
@@ -185,7 +187,7 @@ class PureGRPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None:
             emulated = {"including_emulation": False}
-            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported(**emulated)
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(**emulated)
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every weight takes part in every pass
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
@@ -195,9 +197,12 @@ class PureGRPOConfig(GRPOConfig):
         if self.metric_is_default:
             self.metric_for_best_model = "eval_medqa_accuracy"
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
-            self.greater_is_better = not (self.metric_for_best_model or "").endswith("loss")
+            self.greater_is_better = not any(kind in (self.metric_for_best_model or "") for kind in ("loss", "nll"))
+        self._check_options()
         self._share_out()
         super().__post_init__()
+        check_schedule(self)
+        check_trackers(self)
         check_attention_kernel(self.attention_kernel)
         self._refuse_what_cannot_be_kept()
         updates = self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
@@ -221,6 +226,27 @@ class PureGRPOConfig(GRPOConfig):
                 f"of {self.num_generations}"
             )
         self.prompts_per_step = self.completions_per_step // self.num_generations
+
+    def _check_options(self) -> None:
+        """Raise `InputError` for values that neither TRL nor this trainer can use."""
+        check_texts(self)
+        check_trainer_options(self)
+        check_choices(self, scale_rewards=SCALES, loss_type=LOSS_TYPES)
+        check_numbers(self, max_tokens=0, prompts_per_step=1, updates_per_rollout=1, steps_per_generation=1)
+        check_numbers(self, num_generations=2, num_generations_eval=1, max_completion_length=1, top_k=0, beta=0)
+        check_numbers(self, num_completions_to_print=0)
+        check_above_zero(self, "temperature", "top_p")
+        check_shares(self, "top_p")
+        if self.off_policy_mask_threshold is not None and not self.off_policy_mask_threshold >= 0:  # inf: no mask
+            raise InputError(f"off_policy_mask_threshold: expected 0 or more, found {self.off_policy_mask_threshold}")
+        if self.reward_weights and not all(map(math.isfinite, self.reward_weights)):
+            raise InputError(f"reward_weights: expected numbers, found {self.reward_weights}")
+        for name, why in (
+            ("fp16", "small gradients would be lost; the model trains in bf16 or fp32"),
+            ("use_liger_kernel", "Liger computes a loss of its own, without masks; leave it out"),
+        ):
+            if getattr(self, name):
+                raise InputError(f"{name}: {why}")
 
     def _share_out(self) -> None:
         """Take from `prompts_per_step` and `updates_per_rollout` the passes of a step and of a rollout."""

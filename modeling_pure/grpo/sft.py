@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
+from peft import PeftConfig, get_peft_model
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,6 +33,7 @@ class AnswerTrainer(DurableTrainer):
 
     Args:
         questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
+        peft_config: adapters to train instead of all weights.
 
     Raises:
         InputError: the model's logits are more than its head's, or its chat template cannot begin an answer.
@@ -48,6 +50,7 @@ class AnswerTrainer(DurableTrainer):
         train_dataset: Dataset,
         processing_class: PreTrainedTokenizerBase,
         questions: list[Question],
+        peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
         # A micro-batch of GRPO holds completions, one of this holds prompts: 128 / 16 = 8 of them fill a step at once.
@@ -60,8 +63,9 @@ class AnswerTrainer(DurableTrainer):
         add_scoring(model, temperature=1.0, fp32_head=args.cast_lm_head_to_fp32, share_prefix=False)
         if not scoring_is_right(model, temperature=1.0):
             raise InputError(f"model_name_or_path: the logits of {type(model).__name__} are not those of its head")
+        self.base_causal_lm = model
         super().__init__(
-            model=model,
+            model=get_peft_model(model, peft_config) if peft_config else model,
             args=args,
             train_dataset=train_dataset,
             processing_class=processing_class,
@@ -137,7 +141,7 @@ class AnswerTrainer(DurableTrainer):
         """Dev accuracy by letter or text, its standard error, and nll over the options."""
         self.model.eval()
         ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
-        measured = dev_metrics(self.model, self.tokenizer, self.questions, *ranks)
+        measured = dev_metrics(self.base_causal_lm, self.tokenizer, self.questions, *ranks)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -1,9 +1,17 @@
 """Evaluation arguments."""
 
 from dataclasses import dataclass, field
-from math import inf
 
 from ..errors import InputError
+from ..options import (
+    check_above_zero,
+    check_choices,
+    check_numbers,
+    check_output_folder,
+    check_seeds,
+    check_shares,
+    check_texts,
+)
 from .formats import ANSWER_FORMATS
 from .permutations import ORDERS
 from .scorers import SCORERS
@@ -91,22 +99,16 @@ class EvalArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
     def __post_init__(self) -> None:
-        for name, known in (
-            *(("task", TASKS), ("split", SPLITS), ("scorer", ("auto", *SCORERS)), ("permutations", ORDERS)),
-            ("answer_format", (None, *ANSWER_FORMATS)),
-        ):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name}: expected one of {list(known)}, found {getattr(self, name)!r}")
-        for name, least in (
-            *(("batch_size", 1), ("max_new_tokens", 1), ("num_samples", 0), ("num_passages", 1)),
-            ("length_penalty_min_tokens", 0),
-        ):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise InputError(f"{name}: expected {least} or more, found {value}")
+        check_texts(self)
+        check_choices(self, task=TASKS, split=SPLITS, scorer=("auto", *SCORERS), permutations=ORDERS)
+        check_choices(self, answer_format=(None, *ANSWER_FORMATS))
+        check_numbers(self, batch_size=1, max_new_tokens=1, num_samples=0, num_passages=1, length_penalty_min_tokens=0)
+        check_above_zero(self, "temperature", "top_p")
+        check_shares(self, "top_p")
+        check_seeds(self, "seed")
+        check_output_folder("output_dir", self.output_dir)
         if unknown := {*self.beside} - {*SCORERS}:
             raise InputError(f"beside: expected scorers among {list(SCORERS)}, found {sorted(unknown)}")
-        if not 0 < self.temperature < inf or not 0 < self.top_p <= 1:
-            raise InputError("temperature: expected above 0, and top_p above 0 and at most 1")
         self.refuse_what_does_not_fit()
 
     def refuse_what_does_not_fit(self) -> None:

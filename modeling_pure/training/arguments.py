@@ -5,13 +5,15 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, SchedulerType, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from ..configuration_pure import PRESETS, PureConfig
 from ..data.tokenizer import check_vocabulary
 from ..errors import InputError, first_line
+from ..options import check_choices, check_numbers, check_texts
 from .kernels import check_attention_kernel
+from .trainer_options import check_schedule, check_trackers, check_trainer_options
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -80,7 +82,8 @@ class PureTrainingArguments(TrainingArguments):
     learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "schedule after warm-up"})
     lr_scheduler_kwargs: dict[str, Any] | None = field(
-        default_factory=lambda: {"min_lr": 3e-5}, metadata={"help": "settings of the schedule; min_lr is its end"}
+        default=None,
+        metadata={"help": "settings of the schedule; default: {min_lr: 3e-5} for cosine_with_min_lr, else none"},
     )
     warmup_steps: float = field(default=1526, metadata={"help": "steps of linear warm-up; 1,526 = 50M tokens"})
     weight_decay: float = field(default=0.1, metadata={"help": "decoupled weight decay"})
@@ -176,15 +179,21 @@ class PureTrainingArguments(TrainingArguments):
         # The filter hides a NaN behind the mean of earlier losses and costs a device synchronisation a step.
         self.logging_nan_inf_filter = False
         self.prediction_loss_only = True
+        if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == SchedulerType.COSINE_WITH_MIN_LR:
+            self.lr_scheduler_kwargs = {"min_lr": 3e-5}
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
             self.greater_is_better = "accuracy" in (self.metric_for_best_model or "")
+        check_texts(self)
+        check_numbers(self, max_steps=1, max_nonfinite_steps=1, tokens_per_step=1)
+        check_trainer_options(self)
         super().__post_init__()
         self._refuse_what_cannot_be()
+        check_schedule(self)
+        check_trackers(self)
 
     def _refuse_what_cannot_be(self) -> None:
         """Raise `InputError` for options that would lose, spoil or not do what they say."""
-        if self.optimizer not in OPTIMIZERS:
-            raise InputError(f"optimizer: expected one of {list(OPTIMIZERS)}, found {self.optimizer!r}")
+        check_choices(self, optimizer=OPTIMIZERS)
         check_attention_kernel(self.attention_kernel)
         if self.optim != OptimizerNames.ADAMW_TORCH_FUSED:
             raise InputError("optim: a step that is not finite can be skipped by `optimizer: adamw` or `muon` only")
@@ -206,8 +215,6 @@ class PureTrainingArguments(TrainingArguments):
             )
         if self.save_strategy == "best":
             raise InputError("save_strategy: best saves too late for a signal; the best one is kept with steps, too")
-        if self.max_nonfinite_steps < 1:
-            raise InputError(f"max_nonfinite_steps: expected at least 1, found {self.max_nonfinite_steps}")
 
 
 def equal_passes(rows: int, at_most: int) -> tuple[int, int]:

@@ -9,7 +9,9 @@ from safetensors import SafetensorError, safe_open
 from ..errors import InputError, first_line
 
 STATE_FILE = "trainer_state.json"
+ADAPTER_FILE = "adapter_config.json"
 FILE_LIST = "checkpoint_files.json"
+CARD = "README.md"  # not in the list: evaluations write their accuracies into it later
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[tuple[int, Path]]:
@@ -19,10 +21,13 @@ def checkpoint_folders(output_dir: str | Path) -> list[tuple[int, Path]]:
 
 
 def write_file_list(folder: Path) -> None:
-    """Write down the size of every file of a checkpoint, by which one that has lost something is known."""
-    sizes = {
-        str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()
-    }
+    """List the size of every file of a checkpoint but its card, so that damage is noticed.
+
+    This comes last: a file that changes after it makes the checkpoint a damaged one.
+    """
+    apart = (folder / CARD, folder / FILE_LIST)
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in apart]
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
     (folder / FILE_LIST).write_text(json.dumps(sizes, indent=2) + "\n")
 
 
@@ -36,6 +41,8 @@ def checkpoint_fault(folder: Path) -> str | None:
     if folder.name != f"checkpoint-{step}":
         return f"{STATE_FILE} is of step {step}"
     for name, size in sizes.items():
+        if name == CARD:  # listed by former versions
+            continue
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
@@ -76,7 +83,14 @@ def resume_point(output_dir: str | Path, resume_from_checkpoint: str | None) -> 
         return last_complete_checkpoint(output_dir)
     folder = Path(resume_from_checkpoint)
     if fault := checkpoint_fault(folder):
-        raise InputError(f"resume_from_checkpoint: '{folder}' is not a complete checkpoint: {fault}")
+        if numbered := checkpoint_folders(folder):  # a run's own folder, perhaps of a finished one
+            cure = f"resume from one of its checkpoints, such as {numbered[-1][1]}"
+        else:
+            cure = "give a checkpoint-N folder"
+        raise InputError(
+            f"resume_from_checkpoint: '{folder}' is not a complete checkpoint: {fault}; {cure}, or leave the option "
+            "out: a run continues from its last checkpoint by itself"
+        )
     return folder
 
 
@@ -106,12 +120,29 @@ def already_finished(output_dir: str, max_steps: int) -> bool:
     return finished
 
 
+def merge_command(adapter: Path) -> str:
+    """The command that merges an adapter into its base model, in a folder beside it."""
+    try:
+        base = json.loads((adapter / ADAPTER_FILE).read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        base = "BASE"
+    merged = f"{adapter}-merged"
+    return (
+        'python -c "import modeling_pure; from peft import PeftModel; from transformers import AutoModelForCausalLM, '
+        f"AutoTokenizer; PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('{base}'), '{adapter}')"
+        f".merge_and_unload().save_pretrained('{merged}'); "
+        f"AutoTokenizer.from_pretrained('{adapter}').save_pretrained('{merged}')\""
+    )
+
+
 def check_model(key: str, name_or_path: str) -> None:
     """Raise `InputError` where a local `name_or_path` is not a folder that holds a model with whole weights files."""
     folder = Path(name_or_path)
     looks_local = folder.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
     if not looks_local:
         return
+    if (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file():
+        raise InputError(f"{key}: '{name_or_path}' is an adapter, not a model; merge it: {merge_command(folder)}")
     if not (folder / "config.json").is_file():
         raise InputError(f"{key}: '{name_or_path}' is not a model folder (it has no config.json)")
     weights = list(folder.glob("*.safetensors"))

@@ -9,10 +9,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
+from ..atomic import follow_umask
 from ..errors import RunInterrupted, RunStopped, first_line
 from ..model_card import write_model_card
 from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders, complete_step, write_file_list
@@ -33,6 +35,7 @@ class DurableTrainer(Trainer):
 
     model: PreTrainedModel
     hub_model_id: str | None  # type: ignore[assignment]  # inferred as None
+    eval_dataset: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,6 +73,10 @@ class DurableTrainer(Trainer):
             raise
         return result
 
+    def few_rows(self) -> Any:
+        """The rows of `eval_dataset` that `rehearse` evaluates: two for each process."""
+        return self.eval_dataset.select(range(min(len(self.eval_dataset), 2 * self.args.world_size)))
+
     @property
     def _run_folder(self) -> Path:
         return Path(folder_of(self.args))
@@ -95,7 +102,16 @@ class DurableTrainer(Trainer):
                 flush(staging)
                 for file in staging.iterdir():
                     os.replace(file, run_folder / file.name)
+                (run_folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # of a former version
         return None
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Write the model: without a pickle of the arguments, and readable by whoever may read the other files."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self._run_folder)
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # nobody reads it, and it has this machine's paths
+            follow_umask([*folder.glob("*.safetensors"), *folder.glob("*/adapter_model.safetensors")])
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository of the run."""
@@ -123,6 +139,20 @@ class DurableTrainer(Trainer):
         self.state.compute_steps(self.args, max_steps)
         return result
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint:
+            self._follow_schedule()
+
+    def _follow_schedule(self) -> None:
+        """Take the next step at the rate of this run's schedule: the checkpoint's may be that of a shorter run."""
+        schedule = self.lr_scheduler
+        if isinstance(schedule, LambdaLR):
+            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+            schedule._last_lr = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
+            for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
 
@@ -135,11 +165,12 @@ class DurableTrainer(Trainer):
             if self.state.best_global_step and (best.name == name or best.exists()):
                 self.state.best_model_checkpoint = str(best)
             if self.args.should_save:
-                (staging / name / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nobody reads
                 self._add_to_checkpoint(staging / name)
                 self.state.save_to_json(str(staging / name / STATE_FILE))
-                write_file_list(staging / name)
-                self._write_card(staging / name)  # not in the list: evaluations write into it later
+                self._write_card(staging / name)
+                write_file_list(staging / name)  # last, over what every other writer has left
+                if fault := checkpoint_fault(staging / name):
+                    raise RunStopped(f"output_dir: {name} could not be resumed from: {fault}")
                 flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
                 self._delete_old_checkpoints()

@@ -146,9 +146,9 @@ class PureTrainer(DurableTrainer):
         schedule = self.lr_scheduler
         if checkpoint and self.args.allow_recipe_change and isinstance(schedule, LambdaLR):
             schedule.base_lrs = [given["initial_lr"] for given in settings]
-            for group, given, factor in zip(self.optimizer.param_groups, settings, schedule.lr_lambdas, strict=True):
-                group.update({**given, "lr": given["initial_lr"] * factor(schedule.last_epoch)})
-            schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+            for group, given in zip(self.optimizer.param_groups, settings, strict=True):
+                group.update(given)
+            self._follow_schedule()
 
     def get_train_dataloader(self) -> DataLoader[Row[Any]]:
         """A plain loader: the mixture already gives each rank its own rows, so accelerate must not share them out."""
@@ -336,6 +336,11 @@ class PureTrainer(DurableTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         return metrics
+
+    def few_rows(self) -> list[Row[Any]]:
+        """Two rows of each source."""
+        names = [row["source"] for row in self.eval_dataset]
+        return [row for number, row in enumerate(self.eval_dataset) if names[:number].count(row["source"]) < 2]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         data = self.data_position

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from modeling_pure import PureConfig
 from modeling_pure.data.tokenizer import DocumentTokenizer, check_vocabulary, load_tokenizer
@@ -106,3 +106,29 @@ def test_another_kind_of_tokenizer_takes_the_plain_way(gpt2):
     lower = load_tokenizer("key", gpt2.name_or_path)
     lower.backend_tokenizer.normalizer = normalizers.Lowercase()
     assert DocumentTokenizer(lower).fast is None
+
+
+FAST = '{"tokenizer_class": "PreTrainedTokenizerFast"}'
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (
+            {"tokenizer.json": "{}", "tokenizer_config.json": FAST},
+            "KeyError",
+        ),
+        ({"tokenizer.json": "{not json", "tokenizer_config.json": "{}"}, "Error"),
+        ({"tokenizer.json": "{}", "tokenizer_config.json": "[1]"}, "AttributeError"),
+    ],
+)
+def test_a_damaged_tokenizer_is_refused_with_its_key(files, reason, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"^key: .*'{tmp_path}': .*{reason}"):
+        load_tokenizer("key", str(tmp_path))
+
+
+def test_a_tokenizer_without_a_fast_backend_cannot_pretrain():
+    with pytest.raises(InputError, match=r"^tokenizer_name_or_path: ByT5Tokenizer "):
+        DocumentTokenizer(ByT5Tokenizer())

@@ -18,6 +18,7 @@ from packaging.version import Version
 import eval_medqa
 import train_pretrain
 from modeling_pure.errors import run_script
+from modeling_pure.training.callbacks import MetricsFile
 from tests.processes import ROOT, Program, free_port, run
 
 pytest.register_assert_rewrite("tests.scripts.runs")
@@ -133,6 +134,20 @@ def train_here(monkeypatch, capsys):
         return captured
 
     return train_here
+
+
+@pytest.fixture
+def first_steps(monkeypatch) -> list[int]:
+    """The steps after which the trainings of a test have begun: 0 for a new run."""
+    steps: list[int] = []
+    begin = MetricsFile.on_train_begin
+
+    def note(self, args, state, control, **kwargs):
+        steps.append(state.global_step)
+        begin(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(MetricsFile, "on_train_begin", note)
+    return steps
 
 
 def run_two(*options: str, script: str = "train_pretrain.py", machine: str = "multi_gpu", expect: int = 0) -> str:

@@ -66,6 +66,11 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
         (["--tokenizer_name_or_path", "/nowhere"], "tokenizer_name_or_path: .*'/nowhere'"),
         (["--resume_from_checkpoint", "."], r"resume_from_checkpoint: '\.' "),
         (["--max_steps", "few"], ".*--max_steps: .*'few'"),
+        (
+            ["--metric_for_best_model", "eval_medqa_accuracy"],
+            r"metric_for_best_model: .*\beval_loss\b",
+        ),
+        (["--metric_for_best_model", "loss/usmle"], "metric_for_best_model: .*'loss/usmle'.*eval_loss/c4"),
     ],
 )
 def test_pretraining_refuses(options, message, pretrain_recipe, tmp_path, monkeypatch, capsys):
@@ -116,6 +121,20 @@ def copy_model(pretrained, folder, **changes):
     return folder
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "sft"])
+def test_a_tokenizer_that_splits_a_letter_is_refused_at_the_start(
+    algorithm, pretrained, grpo_recipe, tmp_path, monkeypatch, capsys
+):
+    folder = copy_model(pretrained, tmp_path / "splits")
+    facts = json.loads((folder / "tokenizer.json").read_text())
+    merges = facts["model"]["merges"]
+    facts["model"]["merges"] = [pair for pair in merges if pair not in (["Ġ", "D"], "Ġ D")]
+    assert len(facts["model"]["merges"]) == len(merges) - 1
+    (folder / "tokenizer.json").write_text(json.dumps(facts))
+    argv = ["--config", grpo_recipe, "--model_name_or_path", folder, "--algorithm", algorithm]
+    assert re.match("model_name_or_path: .*' D'", refuse(train_grpo, argv, tmp_path, monkeypatch, capsys))
+
+
 @pytest.mark.parametrize("script", [train_grpo, eval_medqa], ids=["grpo", "eval"])
 def test_damaged_weights_are_refused(script, pretrained, corpus, tmp_path, monkeypatch, capsys):
     folder = copy_model(pretrained, tmp_path / "broken")
@@ -156,6 +175,9 @@ def test_grpo_refuses_a_tokenizer_that_is_too_large(pretrained, corpus, tmp_path
         (["--model_name_or_path", "/nowhere"], r"model_name_or_path: '/nowhere' .*config\.json"),
         (["--resume_from_checkpoint", "."], r"resume_from_checkpoint: '\.' "),
         (["--max_step", "3"], ".*'--max_step'.*'--max_steps'"),
+        (["--metric_for_best_model", "accuracy"], "metric_for_best_model: .*'accuracy'.*eval_medqa_accuracy"),
+        (["--algorithm", "sft", "--metric_for_best_model", "eval_reward"], "metric_for_best_model: .*'eval_reward'"),
+        (["--use_vllm", "1", "--keep_sampling_mask", "0", "--top_p", "1", "--top_k", "0"], ".*use_vllm"),  # TRL's
     ],
 )
 def test_grpo_refuses(options, message, grpo_recipe, tmp_path, monkeypatch, capsys):

@@ -7,10 +7,14 @@ import shutil
 import pandas
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+import eval_medqa
 import train_grpo
+from modeling_pure.errors import InputError
+from modeling_pure.export import find_folder
 from tests.conftest import numbers_in
 from tests.scripts.conftest import metrics, ranks_resume_on_cpus, run_two
 
@@ -195,7 +199,6 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
         (["--repetition_penalty", "1.2"], "repetition_penalty: "),
         (["--use_vllm", "true"], "use_vllm: .*keep_sampling_mask"),
         (["--save_steps", "3"], r"save_steps: 3 .*\b2\b"),
-        (["--algorithm", "sft", "--lora_rank", "4"], r"lora_rank: .*\bsft\b"),
         (["--max_completion_length", "250"], r"max_completion_length: .*\b6\b"),
         (["--num_generations", "3"], r".*\bnum_generations\b.*\b3\b"),
         (["--answer_formats", "words"], "answer_formats: .*'words'"),
@@ -213,9 +216,54 @@ def test_what_cannot_be_run_is_refused_in_one_line(options, message, train_here,
     assert not list(tmp_path.iterdir())
 
 
-def test_adapters_go_on_after_a_stop(grpo_here, tmp_path):
-    options = ["--lora_rank", "2", "--learning_rate", "0.05", "--entropy_coef", "0.1"]
+def test_an_adapter_is_refused_with_the_command_that_merges_it(grpo_here, train_here, grpo_recipe, corpus, tmp_path):
+    grpo_here("--lora_rank", "2", "--learning_rate", "0.05", "--entropy_coef", "0.1", folder=tmp_path / "lora")
+    adapter = tmp_path / "lora/checkpoint-4"
+    options = ["--model_name_or_path", adapter, "--questions", corpus / "questions.jsonl"]
+    lines = [
+        train_here(*options, "--output_dir", tmp_path / "no", script=script, expect=2).err.splitlines()[-1]
+        for script in (train_grpo, eval_medqa)
+    ]
+    with pytest.raises(InputError, match="^CHECKPOINT: ") as error:
+        find_folder(str(adapter), None)
+    commands = {line.partition("python -c ")[2] for line in (*lines, str(error.value))}
+    assert len(commands) == 1
+    exec(commands.pop().strip('"'), {})
+    assert equal(weights_of(tmp_path / "lora/checkpoint-4-merged"), weights_of(tmp_path / "lora"))
+    train_here(
+        *options[2:],
+        "--model_name_or_path",
+        f"{adapter}-merged",
+        "--split",
+        "all",
+        "--output_dir",
+        tmp_path / "eval",
+        script=eval_medqa,
+    )
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora_rank", "2"]], ids=["all weights", "lora"])
+@pytest.mark.parametrize("algorithm", ["grpo", "sft"])
+def test_a_run_resumes_after_a_stop(algorithm, lora, grpo_here, first_steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_grpo, "look_before", lambda trainer: None)
+    options = ["--algorithm", algorithm, *lora, "--learning_rate", "0.05", "--entropy_coef", "0.1"]
     grpo_here(*options, folder=tmp_path / "straight")
     grpo_here(*options, "--max_steps", "2", folder=tmp_path / "stopped")
     grpo_here(*options, folder=tmp_path / "stopped")
+    assert first_steps == [0, 0, 2]
     assert equal(weights_of(tmp_path / "straight"), weights_of(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "sft"])
+def test_the_card_of_adapters_has_the_accuracy_of_the_weights_that_are_taken(algorithm, grpo_here, tmp_path):
+    options = ["--algorithm", algorithm, "--lora_rank", "2", "--learning_rate", "0.5", "--entropy_coef", "0.1"]
+    options += ["--max_steps", "8", "--metric_for_best_model", "eval_medqa_nll"]
+    grpo_here(*options, "--load_best_model_at_end", "true")
+    lines = {line["step"]: line for line in metrics(tmp_path) if "eval_medqa_nll" in line}
+    best = json.loads((tmp_path / "trainer_state.json").read_text())["best_global_step"]
+    assert best == min(lines, key=lambda step: lines[step]["eval_medqa_nll"])
+    assert best < 8
+    card = ModelCard.load(tmp_path / "README.md")
+    assert re.search(rf"\bstep {best}, eval_medqa_nll\b", card.content)
+    (entry,) = card.data.eval_results
+    assert entry.metric_value == pytest.approx(lines[best]["eval_medqa_accuracy"], abs=1e-6)

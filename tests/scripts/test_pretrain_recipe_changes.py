@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from modeling_pure.training.checkpoint import STATE_FILE
 from tests.conftest import numbers_in
@@ -74,12 +75,17 @@ def test_the_rows_of_a_step_may_be_split_in_another_way(pretrained, pretrain_rec
     assert len(losses[1]) == 12
 
 
-def test_a_run_may_be_made_longer(pretrained, pretrain_recipe, tmp_path, train_here):
+def test_a_run_may_be_made_longer(pretrained, pretrain_recipe, tmp_path, train_here, first_steps):
     start_from(pretrained, tmp_path, 12)
     train_here("--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "14")
     first, longer = ([line for line in lines_of_training(run) if "loss" in line] for run in (pretrained, tmp_path))
     assert longer[:12] == first
     assert [line["tokens"] for line in longer[12:]] == [13 * 256, 14 * 256]
+    assert first_steps == [12]
+    weight = torch.nn.Parameter(torch.zeros(()))
+    schedule = get_cosine_with_min_lr_schedule_with_warmup(torch.optim.SGD([weight], 0.003), 2, 14, min_lr=3e-5)
+    rates = [0.003 * schedule.lr_lambdas[0](step) for step in (12, 13)]
+    assert [line["learning_rate"] for line in longer[12:]] == pytest.approx(rates)
 
 
 def test_another_recipe_can_be_allowed_and_its_data_begin_anew(pretrained, pretrain_recipe, tmp_path, train_here):

@@ -7,8 +7,10 @@ import pytest
 
 from modeling_pure.errors import InputError
 from modeling_pure.training.checkpoint import (
+    FILE_LIST,
     callback_attributes,
     check_model,
+    checkpoint_fault,
     last_complete_checkpoint,
     resume_point,
     write_file_list,
@@ -40,6 +42,18 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
     assert re.search(r"model\.safetensors .*\b5\b.*\b7\b", said[1])
 
 
+def test_the_card_may_change_after_a_checkpoint_is_written(tmp_path):
+    folder = write_checkpoint(tmp_path, 10)
+    (folder / "README.md").write_text("ours")
+    write_file_list(folder)
+    (folder / "README.md").write_text("ours, with an accuracy")
+    assert checkpoint_fault(folder) is None
+    sizes = json.loads((folder / FILE_LIST).read_text())
+    assert "README.md" not in sizes
+    (folder / FILE_LIST).write_text(json.dumps({**sizes, "README.md": 4}))  # as PEFT's was listed once
+    assert checkpoint_fault(folder) is None
+
+
 def test_a_fresh_run_has_none(tmp_path):
     assert resume_point(str(tmp_path / "nowhere"), None) is None
 
@@ -49,6 +63,15 @@ def test_a_folder_that_is_asked_for_must_be_whole(tmp_path):
     assert resume_point("elsewhere", str(whole)) == whole
     with pytest.raises(InputError, match=f"^resume_from_checkpoint: '{tmp_path}' "):
         resume_point("elsewhere", str(tmp_path))
+
+
+def test_the_folder_of_a_run_names_its_checkpoint(tmp_path):
+    write_checkpoint(tmp_path, 10)
+    newest = write_checkpoint(tmp_path, 20)
+    with pytest.raises(InputError, match=rf"^resume_from_checkpoint: '{tmp_path}' .* {newest}\b"):
+        resume_point("elsewhere", str(tmp_path))
+    with pytest.raises(InputError, match=r"^resume_from_checkpoint: 'true' .*checkpoint-N"):  # as Trainer accepts it
+        resume_point("elsewhere", "true")
 
 
 def test_callback_attributes_are_read_or_missed_by_name(tmp_path):

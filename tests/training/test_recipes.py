@@ -152,7 +152,7 @@ def test_the_command_line_has_the_last_word(tmp_path):
         ("- a", [], r"r\.yaml: [^:]*$"),
         ("a: [", [], r"r\.yaml: .*\bline \d"),
         ("max_steps: many", [], "--max_steps: .*'many'$"),
-        ("sources: [1]", [], "--sources"),
+        ("sources: [1]", [], r"^sources: .*\[1\]"),
         ("max_steps: 1", ["--max_step", "2"], "'--max_step'.*'--max_steps'"),
         ("max_steps: 1", ["--max_steps.x", "2"], r"^--max_steps\.x: .*'max_steps'"),
         ("max_steps: 1", ["--config"], "^--config: "),

@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
-from modeling_pure.training.checkpoint import FILE_LIST, checkpoint_fault
+import pytest
+
+from modeling_pure.errors import RunStopped
+from modeling_pure.training.checkpoint import FILE_LIST, checkpoint_fault, checkpoint_folders
 
 
 def test_every_file_and_the_list_of_them_are_on_the_disk_before_a_checkpoint_has_its_name(make_trainer, monkeypatch):
@@ -30,3 +33,29 @@ def test_every_file_and_the_list_of_them_are_on_the_disk_before_a_checkpoint_has
         assert {FILE_LIST, "model.safetensors", "optimizer.pt"} <= files.keys()
         assert str(Path(trainer.args.output_dir)) in flushed  # the folder, and with it the name
         assert checkpoint_fault(Path(trainer.args.output_dir, name)) is None
+
+
+def test_a_checkpoint_that_could_not_be_resumed_from_is_an_error_when_it_is_written(make_trainer, monkeypatch):
+    trainer = make_trainer(save_strategy="steps", save_steps=2)
+    monkeypatch.setattr("transformers.TrainerState.save_to_json", lambda state, path: Path(path).write_text("{}"))
+    with pytest.raises(RunStopped, match=r"^output_dir: checkpoint-2\b"):
+        trainer.train()
+    assert checkpoint_folders(trainer.args.output_dir) == []
+
+
+def test_what_is_saved_follows_the_umask_and_has_no_pickle_of_the_arguments(make_trainer):
+    trainer = make_trainer(save_strategy="steps", save_steps=2, max_steps=2)
+    run = Path(trainer.args.output_dir)
+    (run / "training_args.bin").write_bytes(b"of a former version")
+    before = os.umask(0o027)
+    try:
+        trainer.train()
+        trainer.save_model()
+    finally:
+        os.umask(before)
+    files = [file for file in run.rglob("*") if file.is_file()]
+    assert [run / "model.safetensors", run / "checkpoint-2/model.safetensors"] == sorted(run.rglob("*.safetensors"))[
+        ::-1
+    ]
+    assert {oct(file.stat().st_mode & 0o777) for file in files} == {"0o640"}
+    assert not list(run.rglob("training_args.bin"))

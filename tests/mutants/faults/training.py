@@ -43,17 +43,47 @@ FAULTS = [
     Fault(
         "a checkpoint is renamed before the list of its files",
         TRAINING + "saving.py",
-        """                write_file_list(staging / name)
-                self._write_card(staging / name)  # not in the list: evaluations write into it later
+        """                write_file_list(staging / name)  # last, over what every other writer has left
+                if fault := checkpoint_fault(staging / name):
+                    raise RunStopped(f"output_dir: {name} could not be resumed from: {fault}")
                 flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
 """,
-        """                self._write_card(staging / name)
-                flush(staging / name)
+        """                flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
                 write_file_list(run_folder / name)
 """,
         "tests/training/test_saving.py tests/training/test_checkpoint.py",
+    ),
+    Fault(
+        "the list of a checkpoint's files counts its card",
+        TRAINING + "checkpoint.py",
+        "apart = (folder / CARD, folder / FILE_LIST)",
+        "apart = (folder / FILE_LIST,)",
+        "tests/training/test_checkpoint.py",
+    ),
+    Fault(
+        "a checkpoint that could not be resumed from is kept",
+        TRAINING + "saving.py",
+        "if fault := checkpoint_fault(staging / name):",
+        "if fault := None:",
+        "tests/training/test_saving.py",
+    ),
+    Fault(
+        "a run that is made longer takes its next step at the old schedule's rate",
+        TRAINING + "saving.py",
+        """                group["lr"] = rate
+""",
+        """                pass
+""",
+        "tests/scripts/test_pretrain_recipe_changes.py",
+    ),
+    Fault(
+        "weights are readable by their owner alone",
+        TRAINING + "saving.py",
+        "follow_umask([",
+        "list([",
+        "tests/training/test_saving.py",
     ),
     Fault(
         "a file that was cut off makes no checkpoint damaged",
@@ -103,5 +133,75 @@ FAULTS = [
         '("warmup_steps", "weight_decay", "adam_beta1"',
         '("warmup_steps", "adam_beta1"',
         "tests/training/test_run_folder.py",
+    ),
+    Fault(
+        "a rehearsal leaves its log lines in the run's",
+        TRAINING + "rehearsal.py",
+        "handler.callbacks, state.log_history = callbacks, history",
+        "handler.callbacks = callbacks",
+        "tests/training/test_rehearsal.py",
+    ),
+    Fault(
+        "a metric that evaluation does not give is noticed at the first one",
+        TRAINING + "rehearsal.py",
+        "not in metrics:",
+        "in ():",
+        "tests/training/test_rehearsal.py tests/scripts/test_bad_input.py",
+    ),
+    Fault(
+        "a refused run leaves an empty folder",
+        TRAINING + "rehearsal.py",
+        "place.rmdir()",
+        "pass",
+        "tests/training/test_rehearsal.py",
+    ),
+    Fault(
+        "a schedule is built when training starts",
+        TRAINING + "trainer_options.py",
+        "except (TypeError, ValueError, ArithmeticError) as error:",
+        "except ArithmeticError as error:",
+        "tests/scripts/test_option_values.py",
+    ),
+    Fault(
+        "a tracker that is not installed is noticed when the trainer is built",
+        TRAINING + "trainer_options.py",
+        """if name not in (*get_available_reporting_integrations(), "flyte"):""",
+        "if False:",
+        "tests/scripts/test_option_values.py",
+    ),
+    Fault(
+        "NaN passes as a number",
+        "modeling_pure/options.py",
+        "not smallest <= value < math.inf",
+        "(value < smallest or value == math.inf)",
+        "tests/scripts/test_option_values.py",
+    ),
+    Fault(
+        "an output folder may be a file",
+        "modeling_pure/options.py",
+        "if not is_folder:",
+        "if False:",
+        "tests/scripts/test_option_values.py",
+    ),
+    Fault(
+        "a mapping is taken for a text",
+        "modeling_pure/recipe.py",
+        """if "dict" not in self.hints.get(key, ""):""",
+        "if False:",
+        "tests/scripts/test_option_values.py",
+    ),
+    Fault(
+        "of a key that is written twice the last is taken",
+        "modeling_pure/plain_yaml.py",
+        "if key.value in keys:",
+        "if False:",
+        "tests/scripts/test_option_values.py",
+    ),
+    Fault(
+        "a word inside a mapping is taken for true or false",
+        "modeling_pure/plain_yaml.py",
+        "if isinstance(value, Ambiguous):",
+        "if False:",
+        "tests/scripts/test_option_values.py",
     ),
 ]

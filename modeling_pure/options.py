@@ -1,0 +1,84 @@
+"""Checks of option values that all argument classes share. Each raises `InputError` with the option's name."""
+
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+LARGEST_SEED = 2**32 - 1  # numpy's
+
+
+def check_texts(options: Any) -> None:
+    """Raise `InputError` if an option that the class of `options` states is an empty text, or a list with one."""
+    for name in type(options).__annotations__:
+        value = getattr(options, name)
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise InputError(f"{name}: expected a value, found an empty text; leave it out for its default")
+
+
+def check_choices(options: Any, **choices: Iterable[Any]) -> None:
+    """Raise `InputError` unless each named option is one of its choices; None passes if it is the default."""
+    for name, allowed in choices.items():
+        value = getattr(options, name)
+        known = [getattr(choice, "value", choice) for choice in allowed]
+        if getattr(value, "value", value) not in known:
+            raise InputError(f"{name}: expected one of {known}, found {value!r}")
+
+
+def check_numbers(options: Any, **least: float) -> None:
+    """Raise `InputError` unless each named option is a finite number of at least this value; None passes."""
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and not smallest <= value < math.inf:
+            raise InputError(f"{name}: expected a number of {smallest:g} or more, found {value}")
+
+
+def check_above_zero(options: Any, *names: str) -> None:
+    """Raise `InputError` unless each named option is a finite number above 0; None passes."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name}: expected a number above 0, found {value}")
+
+
+def check_shares(options: Any, *names: str) -> None:
+    """Raise `InputError` unless each named option is a number from 0 to 1; None passes."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"{name}: expected a share from 0 to 1, found {value}")
+
+
+def check_seeds(options: Any, *names: str) -> None:
+    """Raise `InputError` unless each named option is a seed that Python, NumPy and PyTorch accept; None passes."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= LARGEST_SEED:
+            raise InputError(f"{name}: expected a seed from 0 to {LARGEST_SEED:,}, found {value}")
+
+
+def check_output_folder(name: str, folder: str) -> None:
+    """Raise `InputError` unless a folder can be made and written to; nothing is written."""
+    try:
+        place = Path(folder).expanduser().absolute()
+        while not exists(place):
+            place = place.parent
+        is_folder, writable = place.is_dir(), os.access(place, os.W_OK | os.X_OK)
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, a zero byte, an unknown ~user
+        raise InputError(f"{name}: cannot use '{folder[:80]!r}': {error}") from error
+    if not is_folder:
+        raise InputError(f"{name}: '{folder}' cannot be a folder: '{place}' is a file")
+    if not writable:
+        raise InputError(f"{name}: no permission to write to '{place}'")
+
+
+def exists(place: Path) -> bool:
+    """Whether a path leads to something; raises `OSError` or `ValueError` if it never can."""
+    try:
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

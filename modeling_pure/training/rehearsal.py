@@ -1,0 +1,77 @@
+"""Trying what a run will need before it writes anything: the trainer is built, and an evaluation is run in small."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError, first_line
+
+QUESTIONS = 2  # a process
+
+
+@contextmanager
+def before_anything_is_written(output_dir: str) -> Iterator[None]:
+    """Report what a library refuses as `InputError`, and take away the empty folders that its trainer has made."""
+    folder = Path(output_dir)
+    existed = folder.exists()
+    try:
+        yield
+    except BaseException as error:
+        for place in [] if existed else [*sorted(folder.rglob("*"), reverse=True), folder]:
+            with contextlib.suppress(OSError):  # it is not empty
+                place.rmdir()
+        if isinstance(error, ValueError | ImportError | NotImplementedError):
+            raise InputError(first_line(error)) from error
+        raise
+
+
+def rehearse(trainer: Any) -> None:
+    """Run an evaluation on a few rows and questions, so that what would stop the first one stops the start instead.
+
+    The run draws, logs and computes as if this had not happened. Sharded models are left out: their weights are not
+    in place before training.
+
+    Args:
+        trainer: one with `questions`; its `eval_dataset` may be empty.
+
+    Raises:
+        InputError: evaluation does not give `metric_for_best_model`.
+    """
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not trainer.eval_dataset:
+        return
+    with leaving_no_trace(trainer), torch.compiler.set_stance("force_eager"):
+        metrics = trainer.evaluate(eval_dataset=trainer.few_rows())
+    wanted = trainer.args.metric_for_best_model
+    if trainer.args.eval_strategy == "no" or wanted is None:
+        return
+    if f"eval_{wanted.removeprefix('eval_')}" not in metrics:
+        measured = ", ".join(name for name, value in metrics.items() if isinstance(value, float | int))
+        raise InputError(f"metric_for_best_model: evaluation gives no '{wanted}'; it gives {measured}")
+
+
+@contextmanager
+def leaving_no_trace(trainer: Any) -> Iterator[None]:
+    """Let an evaluation log and save nothing, ask a few questions only, and draw none of the run's random numbers."""
+    model, handler, state = trainer.model, trainer.callback_handler, trainer.state
+    kept = {name: trainer.__dict__[name] for name in ("questions", "log_completions") if name in trainer.__dict__}
+    kept |= {name: copy.deepcopy(trainer.__dict__[name]) for name in ("_metrics", "_logs") if name in trainer.__dict__}
+    callbacks, history, forward = handler.callbacks, list(state.log_history), model.__dict__.get("forward")
+    handler.callbacks, trainer.log_completions = [], False
+    trainer.questions = trainer.questions[: QUESTIONS * trainer.args.world_size]
+    was_training = model.training
+    try:
+        with torch.random.fork_rng([trainer.args.device.index or 0] if trainer.args.device.type == "cuda" else []):
+            yield
+    finally:
+        trainer.__dict__.update(kept)
+        handler.callbacks, state.log_history = callbacks, history
+        model.train(was_training)
+        if forward is not None:
+            model.forward = forward  # accelerate wraps one around it for an evaluation before training
+        else:
+            model.__dict__.pop("forward", None)

@@ -1,0 +1,249 @@
+"""A wrong value of each type for every option that `--help` shows: one line that names the option, exit code 2."""
+
+import argparse
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import eval_medqa
+import train_grpo
+import train_pretrain
+from modeling_pure.errors import EXIT_CODES, InputError
+from modeling_pure.recipe import RecipeParser
+
+PARSERS: dict[str, Callable[[list[str]], Any]] = {
+    "pretrain": train_pretrain.parse_arguments,
+    "grpo": train_grpo.parse_arguments,
+    "eval": eval_medqa.parse_arguments,
+}
+NEEDED = {"pretrain": {"sources": {"a": {"path": "a.jsonl", "weight": 1}}}}
+MAPPING, LISTS, NESTED = {"a": 1}, [[1, 2], ["a", "b"]], [[[1]], [{"a": 1}]]
+NO_NUMBER = ["few", "true", "null2", "nan", "inf", "-inf", -5, "1,5", ""]
+NO_BOOL = ["maybe", 2, -1, 0.5, "on", "off", ""]
+NO_WORD = ["nonsense", 5, "true", "yes", ""]
+# Any text may be right in these until it is looked for: a path, a name on the Hub, a metric.
+FREE_TEXTS = (
+    *("tokenizer_name_or_path", "packed_dir", "output_dir", "hub_model_id", "metric_for_best_model"),
+    *("resume_from_checkpoint", "model_name_or_path", "questions", "questions_config", "passages", "train_questions"),
+    *("textbooks", "contamination", "decontaminate", "compare_with"),
+)
+RIGHT = [("off_policy_mask_threshold", "inf")]  # no mask
+
+
+one_parser = functools.cache(RecipeParser)  # it takes longer to build than to use
+
+
+@pytest.fixture(autouse=True)
+def build_parsers_once(monkeypatch):
+    for module in (train_pretrain, train_grpo, eval_medqa):
+        monkeypatch.setattr(module, "RecipeParser", one_parser)
+
+
+def shown_options(name: str, monkeypatch) -> dict[str, argparse.Action]:
+    """The options of a script's help page."""
+    seen: list[RecipeParser] = []
+    parse = RecipeParser.parse_recipe
+    monkeypatch.setattr(RecipeParser, "parse_recipe", lambda self, argv: (seen.append(self), parse(self, argv))[1])
+    PARSERS[name](["--sources", json.dumps(NEEDED[name]["sources"])] if name in NEEDED else [])
+    monkeypatch.setattr(RecipeParser, "parse_recipe", parse)
+    shown = [action for action in seen[0]._actions if action.help != argparse.SUPPRESS]
+    return {action.dest: action for action in shown if action.dest not in ("help", "config")}
+
+
+def wrong_values(action: argparse.Action) -> Iterator[Any]:
+    """Values of every type that an option does not take, and of its own type beyond its range."""
+    kind: Any = action.type
+    if kind.__name__ == "parse_mapping":
+        yield from (5, 1.5, "true", "word", "", *LISTS, *NESTED)
+        return
+    if action.dest != "answer_formats":
+        yield MAPPING
+    yield from NESTED
+    several = action.nargs == "+"
+    if not several:
+        yield from LISTS
+    if kind in (int, float):
+        yield from NO_NUMBER + [1.5] * (kind is int)
+    elif kind.__name__ == "string_to_bool":
+        yield from NO_BOOL
+    else:
+        yield from [""] if action.dest in FREE_TEXTS else NO_WORD
+
+
+def refusal(parse: Callable[[list[str]], Any], argv: list[str]) -> str:
+    """What a parser says of bad arguments; any error but `InputError` fails the test with its traceback."""
+    try:
+        parse(argv)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_a_wrong_value_is_refused_in_one_line_that_names_its_option(name, tmp_path, monkeypatch):
+    recipe, unnamed = tmp_path / "recipe.yaml", []
+    needed = ["--sources", json.dumps(NEEDED[name]["sources"])] if name in NEEDED else []
+    cases = 0
+    for option, action in shown_options(name, monkeypatch).items():
+        for value in wrong_values(action):
+            if (option, value) in RIGHT:
+                continue
+            recipe.write_text(yaml.safe_dump({**NEEDED.get(name, {}), option: value}))
+            lines = [refusal(PARSERS[name], ["--config", str(recipe)])]
+            if not isinstance(value, dict | list):
+                lines.append(refusal(PARSERS[name], [*needed, f"--{option}={value}"]))
+            unnamed += [(option, value, line) for line in lines if option not in line or "\n" in line]
+            cases += len(lines)
+    assert unnamed == []
+    assert cases > 200
+    assert EXIT_CODES[InputError] == 2
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_the_shown_default_is_taken(name, tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe.yaml"
+    defaults = {option: action.default for option, action in shown_options(name, monkeypatch).items()}
+    recipe.write_text(yaml.safe_dump({**defaults, **NEEDED.get(name, {})}))
+    assert refusal(PARSERS[name], ["--config", str(recipe)]) == ""
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("place", ["a_file", "a_file/below", "a_file/below/that", "x" * 300, "zero\0byte"])
+def test_a_folder_that_cannot_be_written_to_is_refused(name, place, tmp_path):
+    (tmp_path / "a_file").touch()
+    needed = ["--sources", json.dumps(NEEDED[name]["sources"])] if name in NEEDED else []
+    assert refusal(PARSERS[name], [*needed, "--output_dir", str(tmp_path / place)]).startswith("output_dir: ")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a_file"]
+
+
+@pytest.mark.parametrize("name", ["pretrain", "grpo"])
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (["--seed", str(2**32)], "seed"),
+        (["--data_seed", "-1"], "data_seed"),
+        (["--report_to", "clearml"], "report_to"),
+        (["--lr_scheduler_type", "warmup_stable_decay"], "lr_scheduler_kwargs"),  # needs num_decay_steps
+        (["--lr_scheduler_type", "linear", "--lr_scheduler_kwargs", "{min_lr: 1e-5}"], "lr_scheduler_kwargs"),
+        (
+            ["--lr_scheduler_type", "cosine_with_min_lr", "--lr_scheduler_kwargs", "{min_lr: low}"],
+            "lr_scheduler_kwargs",
+        ),
+        (["--fp16", "true"], "fp16"),
+        (["--use_liger_kernel", "true"], "use_liger_kernel"),
+        (["--learning_rate", "1e400"], "learning_rate"),
+        (["--adam_beta2", "1"], "adam_beta2"),
+    ],
+)
+def test_what_only_a_library_would_find_out_is_refused(name, options, key):
+    needed = ["--sources", json.dumps(NEEDED[name]["sources"])] if name in NEEDED else []
+    assert refusal(PARSERS[name], [*needed, *options]).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (["--max_steps", "-1"], "max_steps"),
+        (["--reward_weights", "1"], "reward_weights"),
+        (["--reward_weights", "1", "0.1", "0.1"], "reward_weights"),
+        (["--max_completion_length", "0"], "max_completion_length"),
+        (["--temperature", "0"], "temperature"),
+        (["--top_p", "1.5"], "top_p"),
+    ],
+)
+def test_what_no_grpo_run_can_use_is_refused(options, key):
+    assert refusal(train_grpo.parse_arguments, options).startswith(f"{key}: ")
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant", "inverse_sqrt"])
+def test_a_schedule_without_settings_needs_none(kind):
+    argv = ["--sources", json.dumps(NEEDED["pretrain"]["sources"]), "--lr_scheduler_type", kind]
+    _, _, training, _ = train_pretrain.parse_arguments(argv)
+    assert training.lr_scheduler_kwargs is None
+
+
+def test_a_warm_up_longer_than_the_run_is_said(caplog):
+    argv = ["--sources", json.dumps(NEEDED["pretrain"]["sources"]), "--max_steps", "300", "--warmup_steps"]
+    train_pretrain.parse_arguments([*argv, "300"])
+    assert not [line for line in caplog.messages if line.startswith("warmup_steps: ")]
+    train_pretrain.parse_arguments([*argv, "301"])
+    assert len([line for line in caplog.messages if line.startswith("warmup_steps: ")]) == 1
+
+
+# ---- YAML -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(tmp_path) -> Callable[..., Any]:
+    """Read a recipe for pretraining, given as YAML; returns the data and the training arguments, or the refusal."""
+
+    def read(text: str, *argv: str) -> Any:
+        path = Path(tmp_path, "recipe.yaml")
+        path.write_text(text)
+        try:
+            return train_pretrain.parse_arguments(["--config", str(path), *argv])[1:3]
+        except InputError as error:
+            return str(error)
+
+    return read
+
+
+SOURCES = "sources: {a: {path: a.jsonl, weight: 1}}\n"
+
+
+@pytest.mark.parametrize("word", ["no", "NO", "yes", "on", "off", "1e3", "010", "12:30", "2024-01-01", "true"])
+def test_a_word_stays_as_it_is_written(read, word):
+    _, training = read(f"{SOURCES}run_name: {word}\nhub_model_id: {word}\n")
+    assert (training.run_name, training.hub_model_id) == (word, word)
+
+
+def test_a_strategy_and_a_source_may_be_called_no(read):
+    data, training = read("eval_strategy: no\nbf16: no\nsources:\n  no: {path: a.jsonl, weight: 1}\n")
+    assert (training.eval_strategy, training.bf16, list(data.sources)) == ("no", False, ["no"])
+
+
+@pytest.mark.parametrize("word", ["no", "yes", "On", "off"])
+def test_a_word_inside_a_mapping_has_to_be_plain(read, word):
+    nested = f"sources: {{a: {{path: a.jsonl, weight: 1, column: {word}}}}}\n"
+    line = read(nested)
+    assert line.startswith("sources.a.column: ")
+    assert f'"{word}"' in line
+    data, _ = read(nested.replace(f" {word}", f" '{word}'"))
+    assert data.sources["a"]["column"] == word
+    assert "sources.a.column: " in read(SOURCES, "--sources.a.column", word)
+    assert "sources" in read("max_steps: 9", "--sources", nested.removeprefix("sources: "))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SOURCES + "max_steps: 1\nseed: 1\nmax_steps: 2\n",
+        "sources:\n  b: {path: x, weight: 1}\n  max_steps: {path: x, weight: 1}\n  max_steps: {path: y, weight: 1}\n",
+        SOURCES + "lr_scheduler_kwargs: {max_steps: 1, max_steps: 2}\n",
+    ],
+)
+def test_a_key_that_is_written_twice_is_refused(read, text):
+    line = read(text)
+    assert "'max_steps'" in line
+    assert "recipe.yaml" in line
+
+
+def test_a_key_that_is_written_twice_on_the_command_line_is_refused(read):
+    twice = "{a: {path: x, path: y, weight: 1}}"
+    assert "'path'" in read("max_steps: 9", "--sources", twice)
+    assert "'path'" in read("max_steps: 9", "--sources.a", "{path: x, path: y, weight: 1}")
+
+
+def test_a_shared_part_of_a_recipe_may_be_merged(read):
+    data, _ = read("sources:\n  a: &a {path: x, weight: 0.5}\n  b: {<<: *a, path: y}\n")
+    assert data.sources["b"] == {"path": "y", "weight": 0.5}
+
+
+@pytest.mark.parametrize("value", ["!!binary aGk=", "!!set {a, b}", "!!timestamp 2024-01-01"])
+def test_a_value_that_is_no_json_is_refused_by_its_key(read, value):
+    assert read(f"sources: {{a: {{path: {value}, weight: 1}}}}\n").startswith("sources: ")

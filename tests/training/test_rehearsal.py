@@ -1,0 +1,61 @@
+"""An evaluation is tried before a run starts, and the run is the same as without it."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from modeling_pure.errors import InputError
+from modeling_pure.training.rehearsal import before_anything_is_written, rehearse
+from tests.training.conftest import losses
+
+
+def test_a_rehearsal_changes_nothing(make_trainer, tmp_path):
+    runs = []
+    for number, rehearsed in enumerate((True, False)):
+        trainer = make_trainer(
+            output_dir=str(tmp_path / str(number)), medqa_dev_questions=9, eval_strategy="steps", eval_steps=3
+        )
+        if rehearsed:
+            generator = torch.random.get_rng_state()
+            rehearse(trainer)
+            assert torch.equal(torch.random.get_rng_state(), generator)
+            few, rows = (Counter(row["source"] for row in some) for some in (trainer.few_rows(), trainer.eval_dataset))
+            assert few == {name: min(2, number) for name, number in rows.items()}
+            assert trainer.state.log_history == []
+            assert len(trainer.questions) == 9
+            assert trainer.model.training
+        trainer.train()
+        evaluations = [line["eval_medqa_nll"] for line in trainer.state.log_history if "eval_loss" in line]
+        runs.append((losses(trainer), evaluations, [*trainer.model.parameters()]))
+    (first, nll, weights), (second, other_nll, other_weights) = runs
+    assert first == second
+    assert nll == other_nll
+    assert len(nll) == 2
+    assert all(torch.equal(a, b) for a, b in zip(weights, other_weights, strict=True))
+
+
+def test_a_metric_is_looked_for_only_if_the_run_evaluates(make_trainer):
+    rehearse(make_trainer(metric_for_best_model="no such metric"))
+    with pytest.raises(InputError, match="^metric_for_best_model: "):
+        rehearse(make_trainer(metric_for_best_model="no such metric", eval_strategy="steps"))
+
+
+@pytest.mark.parametrize("error", [ValueError("two\nlines"), ImportError("two"), InputError("two")])
+def test_what_a_library_refuses_is_one_line_and_leaves_no_folder(tmp_path, error):
+    folder = tmp_path / "run"
+
+    def build() -> None:
+        with before_anything_is_written(str(folder)):
+            (folder / "completions").mkdir(parents=True)
+            raise error
+
+    with pytest.raises(InputError, match="^two$"):
+        build()
+    assert not folder.exists()
+
+
+def test_a_folder_that_was_there_stays(tmp_path):
+    with pytest.raises(InputError), before_anything_is_written(str(tmp_path)):
+        raise ValueError
+    assert tmp_path.exists()
