@@ -42,11 +42,12 @@ from modeling_pure.grpo.report import (
 from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
 from modeling_pure.medqa.card import dev_evaluations, public_name
+from modeling_pure.medqa.ends import end_ids
 from modeling_pure.medqa.formats import teach_formats
 from modeling_pure.medqa.passages import Library
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import Correct, LengthPenalty
-from modeling_pure.medqa.scoring import context_length, end_tokens
+from modeling_pure.medqa.scoring import context_length
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.model_card import CardEvaluation, write_model_card
 from modeling_pure.recipe import RecipeParser
@@ -141,7 +142,7 @@ def build_trainer(
         )
         teach_formats(model.config, asking.shares)
         return AnswerTrainer(model=model, **shared)
-    ends = end_tokens(generation_config(script_args.model_name_or_path, config), tokenizer)
+    ends = end_ids(config, generation_config(script_args.model_name_or_path, config), tokenizer)
     trainer = PureGRPOTrainer(
         model=script_args.model_name_or_path,
         reward_funcs=[Correct(tokenizer, ends), LengthPenalty(script_args.length_penalty_min_tokens, tokenizer, ends)],

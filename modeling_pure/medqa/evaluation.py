@@ -242,7 +242,9 @@ class Run:
         book = self.inputs.open_book
         assert book is not None
         questions = [
-            fit_passages(question, asked.tokenizer, asked.longest_prompt(question), asked.prompt)
+            fit_passages(
+                question, asked.tokenizer, asked.longest_prompt(question), asked.prompt, asked.formulation.chat
+            )
             for question in tqdm(book.questions, desc="passages", unit="question", disable=None)
         ]
         self.retrieval = {

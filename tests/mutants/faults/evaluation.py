@@ -134,15 +134,15 @@ FAULTS = [
     Fault(
         "a chat's prompt gets special tokens twice",
         MEDQA + "asked.py",
-        "add_special_tokens=not self.formulation.chat",
-        "add_special_tokens=True",
+        "templated=self.formulation.chat",
+        "templated=False",
         "tests/medqa/test_scorers.py",
     ),
     Fault(
         "completions run on after the end of a turn",
         MEDQA + "generation.py",
-        'end_tokens(getattr(asked.model, "generation_config", None), asked.tokenizer)',
-        "end_tokens(None, asked.tokenizer)",
+        "end_tokens(asked.model, asked.tokenizer)",
+        "[asked.tokenizer.eos_token_id]",
         "tests/medqa/test_scorers.py",
     ),
 ]
