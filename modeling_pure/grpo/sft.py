@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.tokenizer import prompt_ids
+from ..data.tokenizer import end_no_prompt, prompt_ids
 from ..errors import InputError
 from ..medqa.ends import set_end_tokens
 from ..medqa.questions import Question
@@ -55,6 +55,7 @@ class AnswerTrainer(DurableTrainer):
         args.per_device_train_batch_size = args.prompts // args.world_size
         args.gradient_accumulation_steps, args.remove_unused_columns = 1, False
         self.tokenizer, self.questions = processing_class, questions
+        end_no_prompt(processing_class)
         self.ends = set_end_tokens(model, processing_class)
         refuse_changed_logits(model)
         choose_attention_kernel(args.attention_kernel)
