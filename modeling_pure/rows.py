@@ -14,14 +14,14 @@ LOCAL_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 def local_files(path: str, suffixes: Iterable[str]) -> list[str]:
     """The files that a local `path` (a file, a glob or a folder) stands for; of a folder, those with a suffix."""
     if Path(path).is_dir():
-        return sorted(str(file) for file in Path(path).iterdir() if file.name.endswith(tuple(suffixes)))
+        return sorted(str(file) for file in Path(path).iterdir() if file.name.lower().endswith(tuple(suffixes)))
     return sorted(glob(path, recursive=True))
 
 
 def looks_local(path: str, suffixes: Iterable[str]) -> bool:
     """Whether `path` can only be meant as local: it exists, has a data file's suffix, or starts like a path."""
     return bool(
-        Path(path).exists() or glob(path) or path.endswith(tuple(suffixes)) or path.startswith((".", "/", "~"))
+        Path(path).exists() or glob(path) or path.lower().endswith(tuple(suffixes)) or path.startswith((".", "/", "~"))
     )
 
 
@@ -55,7 +55,7 @@ def open_rows(key: str, path: str, config: str | None = None, split: str = "trai
     path = str(Path(path).expanduser()) if path.startswith("~") else path
     if looks_local(path, LOCAL_BUILDERS):
         files = require_files(key, path, local_files(path, LOCAL_BUILDERS))
-        suffixes = {Path(file).suffix for file in files}
+        suffixes = {Path(file).suffix.lower() for file in files}
         builders = {LOCAL_BUILDERS.get(suffix) for suffix in suffixes}
         if len(builders) != 1 or None in builders:
             raise InputError(f"{key}: '{path}' holds {sorted(suffixes)}; expected one of {sorted(LOCAL_BUILDERS)}")

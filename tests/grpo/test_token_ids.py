@@ -78,9 +78,7 @@ def test_more_than_one_token_ends_a_completion(make_trainer, tokenizer, tmp_path
 def test_a_tokenizer_that_splits_the_letters_is_evaluated(make_trainer, tokenizer, questions):
     letters = {token: number for token, number in tokenizer.get_vocab().items() if len(token) == 1}
     vocabulary = {END: 0, PAD: 400} | letters
-    single = GPT2TokenizerFast(
-        vocab=vocabulary, merges=[], bos_token=END, eos_token=END, pad_token=PAD, unk_token=END
-    )
+    single = GPT2TokenizerFast(vocab=vocabulary, merges=[], bos_token=END, eos_token=END, pad_token=PAD, unk_token=END)
     assert len(single(" D", add_special_tokens=False).input_ids) == 2
     trainer = make_trainer(chat_tokenizer=single, trainer_class=PureGRPOTrainer)
     trainer.questions = questions[:3]

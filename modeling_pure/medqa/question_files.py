@@ -1,0 +1,146 @@
+"""The rows of question files: lines, arrays, or sets by name, as text or parquet, compressed or not."""
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import InputError, first_line
+from ..rows import local_files, looks_local, open_rows, require_files
+
+
+def read_zstandard(file: str) -> bytes:
+    """A `.zst` file, unpacked."""
+    with pa.OSFile(file) as opened, pa.CompressedInputStream(opened, "zstd") as unpacked:
+        content: bytes = unpacked.read()
+    return content
+
+
+UNPACK: dict[str, Callable[[str], bytes]] = {
+    ".gz": lambda file: gzip.decompress(Path(file).read_bytes()),
+    ".bz2": lambda file: bz2.decompress(Path(file).read_bytes()),
+    ".xz": lambda file: lzma.decompress(Path(file).read_bytes()),
+    ".zst": read_zstandard,
+}
+TEXT = (".jsonl", ".ndjson", ".json")
+ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in UNPACK))
+SPLITS = {"train": {"train", "training"}, "validation": {"dev", "val", "valid", "validation"}, "test": {"test"}}
+
+
+def question_rows(
+    key: str, path: str, config: str | None, split: str, name: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a Hub data set or of local files, and where it is, such as `row 3 of 'dev.jsonl'`.
+
+    Args:
+        path: a Hub id, or a local file, glob or folder of `ENDINGS` in any case. Of a folder whose file names tell
+            splits apart, only those of `split` are read.
+        config: the configuration on the Hub; of a file that holds several sets, as MIRAGE's, the name of one.
+        name: the set's name where `config` gives none.
+
+    Raises:
+        InputError: no such file or data set, or nothing that can be read as rows.
+    """
+    path = str(Path(path).expanduser()) if path.startswith("~") else path
+    if not looks_local(path, ENDINGS):
+        for number, row in enumerate(open_rows(key, path, config, split)):
+            yield f"row {number} of '{path}'", row
+        return
+    for file in files_of_split(key, path, split):
+        rows = parquet_rows(key, file) if file.lower().endswith(".parquet") else json_rows(key, file, config, name)
+        for number, row in enumerate(rows):
+            place = f"row {number} of '{file}'"
+            if not isinstance(row, dict):
+                raise InputError(f"{key}: {place} is not a question: expected an object, found {json.dumps(row)[:40]}")
+            yield place, row
+
+
+def files_of_split(key: str, path: str, split: str) -> list[str]:
+    """The files of a local path, all of known endings."""
+    files = require_files(key, path, local_files(path, ENDINGS))
+    for file in files:
+        if not file.lower().endswith(ENDINGS):
+            raise InputError(f"{key}: cannot read '{file}'; expected one of {', '.join(ENDINGS)}")
+    if not Path(path).is_dir():
+        return files
+    words = {file: {*re.split(r"[^a-z]+", Path(file).name.lower())} for file in files}
+    chosen = [file for file in files if words[file] & SPLITS.get(split, {split})]
+    told_apart = any(words[file] & names for file in files for names in SPLITS.values())
+    if told_apart and not chosen and split == "train":
+        names = ", ".join(Path(file).name for file in files)
+        raise InputError(f"{key}: '{path}' holds no file of the train split, only {names}; name the file to take")
+    return chosen or files
+
+
+def parquet_rows(key: str, file: str) -> Iterator[Any]:
+    """The rows of a parquet file."""
+    try:
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
+
+
+def json_rows(key: str, file: str, config: str | None, name: str | None) -> list[Any]:
+    """The rows of a file of lines, of one array, or of one object."""
+    try:
+        content = UNPACK.get(Path(file).suffix.lower(), lambda file: Path(file).read_bytes())(file)
+        data = parse(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{key}: '{file}' is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}); "
+            "convert it, as with: iconv -f WINDOWS-1252 -t UTF-8"
+        ) from error
+    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
+        raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
+    return data if isinstance(data, list) else rows_of_object(key, file, data, config, name)
+
+
+def parse(text: str) -> Any:
+    """An object of each line as a list, or the one value that all lines are together; ValueError otherwise."""
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    try:
+        first = json.loads(lines[0][1]) if lines else []
+    except ValueError:
+        return json.loads(text)
+    if len(lines) == 1 and not is_row(first):
+        return first
+    rows = []
+    for number, line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+    return rows
+
+
+def is_row(value: Any) -> bool:
+    """Whether this is a question, to judge by its fields."""
+    return isinstance(value, dict) and bool({"question", "sent1"} & {field.lower() for field in value})
+
+
+def rows_of_object(key: str, file: str, data: Any, config: str | None, name: str | None) -> list[Any]:
+    """The rows of a single question, of questions by their ids, or of one of several sets by name."""
+    if is_row(data):
+        return [data]
+    if isinstance(data, dict) and data and all(isinstance(value, dict | list) for value in data.values()):
+        if all(map(is_row, data.values())):
+            return [*data.values()]
+        chosen = next((one for one in (config, name) if one in data), None)
+        if chosen is None and len(data) > 1:
+            raise InputError(f"{key}: '{file}' holds {', '.join(data)}; name one of them as the configuration")
+        rows = data[chosen] if chosen is not None else next(iter(data.values()))
+        rows = [*rows.values()] if isinstance(rows, dict) else rows
+        if all(map(is_row, rows)):
+            return rows
+    expected = "expected an object a line, an array of objects, or objects by their ids"
+    raise InputError(f"{key}: '{file}' holds no questions; {expected}")
