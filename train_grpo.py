@@ -18,7 +18,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_pure.console import DISCLAIMER, print_block
-from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
+from modeling_pure.data.tokenizer import check_vocabulary, end_no_prompt, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.grpo.budget import TokenBudget
@@ -120,6 +120,7 @@ def build_trainer(
     """The trainer with its prompts, whose model says what it is taught."""
     tokenizer = load_tokenizer("model_name_or_path", script_args.model_name_or_path, config.vocab_size)
     check_vocabulary(tokenizer, config.vocab_size)
+    end_no_prompt(tokenizer)
     if training_args.metric_is_default:
         training_args.metric_for_best_model = asking.best_metric
     questions, dev_questions = questions_to_ask(script_args, training_args, config, tokenizer, asking)

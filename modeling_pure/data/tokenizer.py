@@ -44,7 +44,8 @@ def load_tokenizer(key: str, name_or_path: str, vocab_size: int | None = None) -
         raise InputError(f"{key}: cannot load the tokenizer of '{name_or_path}': {first_line(error)}") from error
     if len(tokenizer) == 0 or tokenizer.eos_token_id is None:
         raise InputError(f"{key}: the tokenizer of '{name_or_path}' has no vocabulary or no end-of-text token")
-    end_no_prompt(tokenizer)
+    if tokenizer.is_fast:
+        end_no_prompt(tokenizer)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         if vocab_size is not None and len(tokenizer) >= vocab_size:
             tokenizer.pad_token = tokenizer.eos_token
@@ -80,19 +81,27 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[in
 
 
 def end_no_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a fast tokenizer add nothing after a text."""
+    """Let a tokenizer that will be saved beside a trained model add nothing after a text.
+
+    Raises:
+        InputError: it is written in Python, and does.
+    """
     front, back = added_tokens(tokenizer)
+    if back and not tokenizer.is_fast:
+        raise InputError(
+            f"model_name_or_path: {type(tokenizer).__name__}, written in Python, ends every prompt, and would do so "
+            "beside the trained model; take a fast tokenizer, with a tokenizer.json"
+        )
     if back:
         add_in_front(tokenizer, front)
 
 
 def add_in_front(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
     """Let a fast tokenizer add these ids before a text and nothing after it, also once it is saved and loaded."""
-    if tokenizer.is_fast:
-        tokens = tokenizer.convert_ids_to_tokens(ids)
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-            single=[*tokens, "$A"], pair=[*tokens, "$A", "$B"], special_tokens=list(zip(tokens, ids, strict=True))
-        )
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*tokens, "$A"], pair=[*tokens, "$A", "$B"], special_tokens=list(zip(tokens, ids, strict=True))
+    )
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -35,6 +35,10 @@ def checked_text(name: str, value: Any) -> str:
     """The value of a field that holds text."""
     if not isinstance(value, str):
         raise FieldError(name, f"expected text, found {kind(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise FieldError(name, "holds half of a surrogate pair, which is no character") from error
     return value
 
 

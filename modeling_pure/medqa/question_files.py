@@ -6,6 +6,7 @@ import json
 import lzma
 import re
 import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ UNPACK: dict[str, Callable[[str], bytes]] = {
 }
 TEXT = (".jsonl", ".ndjson", ".json")
 ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in UNPACK))
+DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "state.json")  # of `datasets`, beside the rows
 SPLITS = {"train": {"train", "training"}, "validation": {"dev", "val", "valid", "validation"}, "test": {"test"}}
 
 
@@ -65,11 +67,15 @@ def question_rows(
 
 def files_of_split(key: str, path: str, split: str) -> list[str]:
     """The files of a local path, all of known endings."""
-    files = require_files(key, path, local_files(path, ENDINGS))
+    is_folder, data = Path(path).is_dir(), Path(path) / "data"
+    files = [file for file in local_files(path, ENDINGS) if not is_folder or Path(file).name not in DESCRIPTIONS]
+    if is_folder and not files and data.is_dir():  # a clone of a Hub data set
+        files = local_files(str(data), ENDINGS)
+    require_files(key, path, files)
     for file in files:
         if not file.lower().endswith(ENDINGS):
             raise InputError(f"{key}: cannot read '{file}'; expected one of {', '.join(ENDINGS)}")
-    if not Path(path).is_dir():
+    if not is_folder:
         return files
     words = {file: {*re.split(r"[^a-z]+", Path(file).name.lower())} for file in files}
     chosen = [file for file in files if words[file] & SPLITS.get(split, {split})]
@@ -96,9 +102,10 @@ def json_rows(key: str, file: str, config: str | None, name: str | None) -> list
         data = parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
+        likely = "UTF-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "WINDOWS-1252"
         raise InputError(
             f"{key}: '{file}' is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}); "
-            "convert it, as with: iconv -f WINDOWS-1252 -t UTF-8"
+            f"convert it, as with: iconv -f {likely} -t UTF-8"
         ) from error
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
         raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
@@ -109,18 +116,33 @@ def parse(text: str) -> Any:
     """An object of each line as a list, or the one value that all lines are together; ValueError otherwise."""
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     try:
-        first = json.loads(lines[0][1]) if lines else []
-    except ValueError:
-        return json.loads(text)
+        first = load(lines[0][1]) if lines else []
+    except json.JSONDecodeError:
+        return load(text)
     if len(lines) == 1 and not is_row(first):
         return first
     rows = []
     for number, line in lines:
         try:
-            rows.append(json.loads(line))
+            rows.append(load(line))
         except json.JSONDecodeError as error:
             raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
     return rows
+
+
+def load(text: str) -> Any:
+    """A JSON value; ValueError also if a key is there twice, of which Python would take the last."""
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"key {next(key for key in value if keys.count(key) > 1)!r} is there twice")
+        return value
+
+    return json.loads(text, object_pairs_hook=checked)
 
 
 def is_row(value: Any) -> bool:

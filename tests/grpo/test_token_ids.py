@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from transformers import AutoModelForCausalLM, GPT2TokenizerFast
+from transformers import AutoModelForCausalLM, ByT5Tokenizer, GPT2TokenizerFast
 
 from modeling_pure.data.tokenizer import added_tokens, prompt_ids
+from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.grpo.prompts import Asking, prompt_dataset
 from modeling_pure.grpo.sft import AnswerTrainer
@@ -54,6 +55,12 @@ def test_cross_entropy_teaches_after_the_same_ids(model_folder, tokenizer, quest
     assert prompt == prompt_ids(theirs, ["Answer:"])[0] == tokenizer(f"{PAD}Answer:").input_ids
     assert answer == [*tokenizer(" C. x").input_ids, tokenizer.eos_token_id]
     assert added_tokens(trainer.processing_class)[1] == []  # which is saved
+
+
+def test_a_tokenizer_in_python_that_ends_prompts_is_refused(make_trainer):
+    """It could not be saved otherwise, and would be used otherwise than in training."""
+    with pytest.raises(InputError, match=r"^model_name_or_path: .*\bByT5Tokenizer\b"):
+        make_trainer(chat_tokenizer=ByT5Tokenizer())
 
 
 def test_more_than_one_token_ends_a_completion(make_trainer, tokenizer, tmp_path):

@@ -126,7 +126,7 @@ def test_pubmedqa_by_ids(tmp_path):
 
 
 WRONG = {
-    "question": (["a"], 7, None, "", "  "),
+    "question": (["a"], 7, None, "", "  ", "\ud800 half"),
     "options": ("ABCD", ["a"] * 3, ["a"] * 5, {"A": "x"}, ["a", "b", "c", 4], [["a"]] * 4, {"key": ["A"], "value": 1}),
     "answer_idx": ("E", "", "AB", None, 4, -1, 1.5, 2.0, True, ["A"], "4", "0.5"),
     "answer": ("none of them", 3.5, ["x"], True),
@@ -187,7 +187,8 @@ def test_a_letter_that_is_another_options_text_needs_its_index(questions, tmp_pa
     ("content", "named"),
     [
         ('{"question": "caf\xe9"}'.encode("latin-1"), "0xe9 in line 1"),
-        ("[]".encode("utf-16"), "UTF-8"),
+        ("[]".encode("utf-16"), "UTF-16"),
+        (b'{"question": "x"}\n{"options": {"A": "x", "A": "y"}}', "line 2.*'A'"),
         (b'{"question": "x"}\n{"question": \n', "line 2"),
         (b'["a", "b"]', "row 0"),
         (b'{"a": {"b": 1}}', "holds no questions"),
@@ -218,6 +219,15 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "exam.csv").write_text("question,answer")
     with pytest.raises(InputError, match=r"^questions: .*exam\.csv'"):
         read_questions("questions", str(tmp_path / "exam.csv"))
+
+
+def test_a_clone_of_a_hub_data_set(questions, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "dataset_infos.json").write_text('{"default": {"features": {}}}')
+    for i, split in enumerate(("train", "test")):
+        row = pa.Table.from_pylist([question_row(questions[i])])
+        pq.write_table(row, tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    assert read_questions("questions", str(tmp_path), split="test") == questions[1:2]
 
 
 def test_of_a_folder_with_all_splits_one_is_read(questions, tmp_path):
