@@ -18,21 +18,22 @@ from ..errors import InputError, first_line
 from ..rows import local_files, looks_local, open_rows, require_files
 
 
-def read_zstandard(file: str) -> bytes:
-    """A `.zst` file, unpacked."""
-    with pa.OSFile(file) as opened, pa.CompressedInputStream(opened, "zstd") as unpacked:
-        content: bytes = unpacked.read()
-    return content
+def unpack_zstandard(content: bytes) -> bytes:
+    """The content of a `.zst` file."""
+    with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as unpacked:
+        plain: bytes = unpacked.read()
+    return plain
 
 
-UNPACK: dict[str, Callable[[str], bytes]] = {
-    ".gz": lambda file: gzip.decompress(Path(file).read_bytes()),
-    ".bz2": lambda file: bz2.decompress(Path(file).read_bytes()),
-    ".xz": lambda file: lzma.decompress(Path(file).read_bytes()),
-    ".zst": read_zstandard,
+UNPACK: dict[bytes, Callable[[bytes], bytes]] = {  # by the first bytes, which endings need not agree with
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ": lzma.decompress,
+    b"\x28\xb5\x2f\xfd": unpack_zstandard,
 }
+PACKED = (".gz", ".bz2", ".xz", ".zst")
 TEXT = (".jsonl", ".ndjson", ".json")
-ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in UNPACK))
+ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in PACKED))
 DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "state.json")  # of `datasets`, beside the rows
 SPLITS = {"train": {"train", "training"}, "validation": {"dev", "val", "valid", "validation"}, "test": {"test"}}
 
@@ -98,7 +99,9 @@ def parquet_rows(key: str, file: str) -> Iterator[Any]:
 def json_rows(key: str, file: str, config: str | None, name: str | None) -> list[Any]:
     """The rows of a file of lines, of one array, or of one object."""
     try:
-        content = UNPACK.get(Path(file).suffix.lower(), lambda file: Path(file).read_bytes())(file)
+        content = Path(file).read_bytes()
+        unpack = next((way for magic, way in UNPACK.items() if content.startswith(magic)), bytes)
+        content = unpack(content)
         data = parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
@@ -107,7 +110,7 @@ def json_rows(key: str, file: str, config: str | None, name: str | None) -> list
             f"{key}: '{file}' is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}); "
             f"convert it, as with: iconv -f {likely} -t UTF-8"
         ) from error
-    except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, RecursionError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
         raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
     return data if isinstance(data, list) else rows_of_object(key, file, data, config, name)
 

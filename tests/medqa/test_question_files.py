@@ -215,6 +215,14 @@ def test_a_file_that_was_cut_off_says_so(ending, questions, tmp_path):
         read_questions("questions", str(path))
 
 
+def test_the_content_says_how_a_file_is_packed(questions, tmp_path):
+    rows = as_lines([question_row(q) for q in questions[:3]]).encode()
+    (tmp_path / "plain.jsonl").write_bytes(gzip.compress(rows[:100]) + gzip.compress(rows[100:]))
+    (tmp_path / "plain.jsonl.gz").write_bytes(rows)
+    (tmp_path / "two.jsonl.zst").write_bytes(zstandard(rows[:100]) + zstandard(rows[100:]))
+    assert read_questions("questions", str(tmp_path)) == questions[:3] * 3
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "exam.csv").write_text("question,answer")
     with pytest.raises(InputError, match=r"^questions: .*exam\.csv'"):

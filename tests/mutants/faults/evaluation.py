@@ -57,8 +57,8 @@ FAULTS = [
     Fault(
         "a prompt with passages is one token too long",
         MEDQA + "passages.py",
-        '[prompt(one)], templated)[0]) <= max_tokens',
-        '[prompt(one)], templated)[0]) <= max_tokens + 1',
+        "[prompt(one)], templated)[0]) <= max_tokens",
+        "[prompt(one)], templated)[0]) <= max_tokens + 1",
         "tests/medqa/test_passages.py",
     ),
     Fault(
