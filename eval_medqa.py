@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import modeling_pure  # noqa: F401  registers the model type "pure"
 from modeling_pure.console import DISCLAIMER, print_block
-from modeling_pure.data.tokenizer import load_tokenizer
+from modeling_pure.data.tokenizer import load_tokenizer, prompt_ids
 from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.asked import Asked, Sampling
@@ -112,7 +112,7 @@ def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked, plan: Plan) 
     parameters = asked.model.num_parameters()
     prompts = [args.data_set.prompt(question) for question in inputs.questions]
     orders = [len(ORDERS[args.permutations]) if each.sees_order else 1 for each in plan.formulations]
-    tokens = sum(map(len, asked.tokenizer(prompts).input_ids)) * sum(orders)
+    tokens = sum(map(len, prompt_ids(asked.tokenizer, prompts))) * sum(orders)
     book = inputs.open_book
     print_block(
         inputs.data["title"],

@@ -18,7 +18,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_pure.console import DISCLAIMER, print_block
-from modeling_pure.data.tokenizer import check_vocabulary, load_tokenizer
+from modeling_pure.data.tokenizer import check_vocabulary, end_no_prompt, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.grpo.budget import TokenBudget
@@ -42,11 +42,12 @@ from modeling_pure.grpo.report import (
 from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
 from modeling_pure.medqa.card import dev_evaluations, public_name
+from modeling_pure.medqa.ends import end_ids
 from modeling_pure.medqa.formats import teach_formats
 from modeling_pure.medqa.passages import Library
 from modeling_pure.medqa.questions import Question, read_questions
 from modeling_pure.medqa.rewards import REWARD_WEIGHTS, Correct, LengthPenalty
-from modeling_pure.medqa.scoring import context_length, end_tokens
+from modeling_pure.medqa.scoring import context_length
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.model_card import CardEvaluation, write_model_card
 from modeling_pure.options import check_numbers
@@ -135,6 +136,7 @@ def build_trainer(
     """The trainer with its prompts, whose model says what it is taught."""
     tokenizer = load_tokenizer("model_name_or_path", script_args.model_name_or_path, config.vocab_size)
     check_vocabulary(tokenizer, config.vocab_size)
+    end_no_prompt(tokenizer)
     if training_args.metric_is_default:
         training_args.metric_for_best_model = asking.best_metric
     questions, dev_questions = questions_to_ask(script_args, training_args, config, tokenizer, asking)
@@ -157,7 +159,7 @@ def build_trainer(
         )
         teach_formats(model.config, asking.shares)
         return AnswerTrainer(model=model, peft_config=lora(script_args), **shared)
-    ends = end_tokens(generation_config(script_args.model_name_or_path, config), tokenizer)
+    ends = end_ids(config, generation_config(script_args.model_name_or_path, config), tokenizer)
     trainer = PureGRPOTrainer(
         model=script_args.model_name_or_path,
         reward_funcs=[Correct(tokenizer, ends), LengthPenalty(script_args.length_penalty_min_tokens, tokenizer, ends)],

@@ -29,7 +29,7 @@ from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.packed import PackedMixture
 from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
 from modeling_pure.data.states import Row, TrainingRows
-from modeling_pure.data.tokenizer import DocumentTokenizer, load_tokenizer
+from modeling_pure.data.tokenizer import DocumentTokenizer, load_document_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.medqa.card import dev_evaluations
 from modeling_pure.medqa.formats import describe_formats, taught_formats, teach_formats
@@ -95,7 +95,7 @@ def build_trainer(
     recipe: Recipe,
 ) -> PureTrainer:
     """Check and build everything; nothing is written before all of the input has been found good."""
-    tokenizer = load_tokenizer("tokenizer_name_or_path", data_args.tokenizer_name_or_path)
+    tokenizer = load_document_tokenizer(data_args.tokenizer_name_or_path)
     config = model_config(model_args, data_args.max_seq_length, tokenizer)
     sources = parse_sources(data_args.sources)
     if formats := [name for source in sources for name in source.answer_formats or {}]:

@@ -127,7 +127,7 @@ def open_rows(key: str, path: str, config: str | None = None, split: str = "trai
     if looks_local(path, LOCAL_BUILDERS):
         files, _ = files_of_split(names_in(path, local_files(path, LOCAL_BUILDERS)), split)
         require_files(key, path, files)
-        suffixes = {Path(file).suffix for file in files}
+        suffixes = {Path(file).suffix.lower() for file in files}
         builders = {LOCAL_BUILDERS.get(suffix) for suffix in suffixes}
         if len(builders) != 1 or None in builders:
             raise InputError(f"{key}: '{path}' holds {sorted(suffixes)}; expected one of {sorted(LOCAL_BUILDERS)}")

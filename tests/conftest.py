@@ -23,6 +23,7 @@ import pytest
 import torch
 from filelock import FileLock
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from modeling_pure import PureConfig, PureForCausalLM
@@ -71,6 +72,15 @@ def with_chat_template(tokenizer, template: str | None = None):
     chat = copy.deepcopy(tokenizer)
     chat.chat_template = template or CHAT_TEMPLATE
     return chat
+
+
+def adding(tokenizer, front: str = "", back: str = ""):
+    """A copy of a tokenizer that adds these tokens before and after each text by itself."""
+    copied = copy.deepcopy(tokenizer)
+    pieces = [piece for piece in (front, "$A", back) if piece]
+    special = [(token, copied.convert_tokens_to_ids(token)) for token in {front, back} - {""}]
+    copied.backend_tokenizer.post_processor = TemplateProcessing(single=pieces, special_tokens=special)
+    return copied
 
 
 def numbers_in(text: str) -> list[str]:

@@ -22,7 +22,7 @@ from .schedule import Schedule
 from .source_rows import ExamRows, OpenBook, TextRows
 from .sources import Source, integer_weights, parse_validation_sources
 from .states import Row
-from .tokenizer import DocumentTokenizer, load_tokenizer
+from .tokenizer import DocumentTokenizer, load_document_tokenizer
 
 
 @dataclass
@@ -148,7 +148,7 @@ def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource
         library = open_library(source, source.passages, arguments)
         number, share = source.num_passages or 0, source.passages_share or 0.0
         questions, dev = library.retrieve(questions, number), library.retrieve(dev, number)
-        tokenizer = load_tokenizer("tokenizer_name_or_path", arguments.tokenizer_name_or_path)
+        tokenizer = load_document_tokenizer(arguments.tokenizer_name_or_path)
         room = DocumentTokenizer(tokenizer), arguments.max_seq_length
         open_book = OpenBook(share, len(library), library.left_out, *room)
     rows = ExamRows(source.key, questions, seed, formats, open_book)

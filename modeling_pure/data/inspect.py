@@ -27,7 +27,7 @@ from .held_out import describe_exams, describe_files, open_sources
 from .mixture import Mixture
 from .sources import parse_sources
 from .states import MixtureState
-from .tokenizer import load_tokenizer
+from .tokenizer import load_document_tokenizer
 
 
 @dataclass
@@ -63,7 +63,7 @@ def main() -> None:
     inspect, _, arguments, training = parser.parse_recipe(sys.argv[1:])
     if inspect.rows < 1:
         raise InputError(f"rows: expected a number above 0, found {inspect.rows}")
-    tokenizer = load_tokenizer("tokenizer_name_or_path", arguments.tokenizer_name_or_path)
+    tokenizer = load_document_tokenizer(arguments.tokenizer_name_or_path)
     opened = open_sources(parse_sources(arguments.sources), arguments, training.seed)
     mixture = Mixture(opened, tokenizer, arguments, training.seed)
     sample = read_sample(mixture, inspect.rows)

@@ -38,7 +38,7 @@ from .packed import (
 )
 from .sources import parse_sources
 from .states import MixtureState, Row
-from .tokenizer import load_tokenizer
+from .tokenizer import load_document_tokenizer
 
 ROWS_PER_FILE = 4096
 
@@ -61,7 +61,7 @@ def main() -> None:
     rows = training.max_steps * training.rows_per_step if pack.rows is None else pack.rows
     if rows < 1:
         raise InputError(f"rows: expected a number above 0, found {rows}")
-    tokenizer = load_tokenizer("tokenizer_name_or_path", arguments.tokenizer_name_or_path)
+    tokenizer = load_document_tokenizer(arguments.tokenizer_name_or_path)
     sources = parse_sources(arguments.sources)
     folder = Path(pack.out)
     made_with = settings(sources, tokenizer, arguments, training.seed)

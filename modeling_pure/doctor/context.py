@@ -13,7 +13,7 @@ from ..configuration_pure import PureConfig
 from ..data.arguments import DataArguments
 from ..data.files import SUFFIXES
 from ..data.sources import Source, parse_sources, parse_validation_sources
-from ..data.tokenizer import check_vocabulary, load_tokenizer
+from ..data.tokenizer import check_vocabulary, load_document_tokenizer
 from ..errors import InputError, first_line
 from ..modeling_pure import PureForCausalLM
 from ..rows import looks_local
@@ -99,7 +99,7 @@ class Context:
                 name = snapshot_download(name, local_files_only=True)
             except LocalEntryNotFoundError as error:
                 raise InputError(f"{key}: '{name}' was not downloaded before, and {self.hub_fault}") from error
-        return load_tokenizer(key, name)
+        return load_document_tokenizer(name)
 
     @cached_property
     def config(self) -> PureConfig:

@@ -11,6 +11,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..data.tokenizer import prompt_ids, text_ids
 from ..errors import InputError
 from ..medqa.formats import (
     chat_message,
@@ -87,7 +88,7 @@ class Asking:
     def length(self, question: Question, tokenizer: PreTrainedTokenizerBase) -> int:
         """Tokens of a question's longest prompt."""
         texts = [text(question) for text in self.texts(tokenizer)]
-        return max(map(len, tokenizer(texts, add_special_tokens=not self.chat).input_ids))
+        return max(map(len, prompt_ids(tokenizer, texts, templated=self.chat)))
 
 
 BY_LETTER = Asking({"letter": 1.0})
@@ -110,7 +111,7 @@ def open_books(
 
     def fit(question: Question) -> Question:
         for text in asking.texts(tokenizer):
-            question = fit_passages(question, tokenizer, max_tokens, text)
+            question = fit_passages(question, tokenizer, max_tokens, text, asking.chat)
         return question
 
     train, dev = ([fit(question) for question in library.retrieve(split, number)] for split in splits)
@@ -147,7 +148,7 @@ def teachable(
     if not asking.with_answers or "reasoned" not in asking.shares:
         return questions
     texts = [format_answer(question, "reasoned") if question.explanation else "" for question in questions]
-    too_long = [len(ids) >= max_tokens for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+    too_long = [len(ids) >= max_tokens for ids in text_ids(tokenizer, texts)]
     if any(too_long):
         say(f"dropped {sum(too_long)} explanations that max_completion_length {max_tokens} would cut off")
     kept = [replace(q, explanation="") if cut else q for q, cut in zip(questions, too_long, strict=True)]

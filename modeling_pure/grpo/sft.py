@@ -13,9 +13,10 @@ from peft import PeftConfig, get_peft_model
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.tokenizer import end_no_prompt, prompt_ids
 from ..errors import InputError
+from ..medqa.ends import set_end_tokens
 from ..medqa.questions import Question
-from ..medqa.scoring import end_tokens
 from ..training.kernels import choose_attention_kernel
 from ..training.saving import DurableTrainer
 from ..training.validation import dev_metrics
@@ -57,7 +58,8 @@ class AnswerTrainer(DurableTrainer):
         args.per_device_train_batch_size = args.prompts // args.world_size
         args.gradient_accumulation_steps, args.remove_unused_columns = 1, False
         self.tokenizer, self.questions = processing_class, questions
-        self.ends = end_tokens(model.generation_config, processing_class)
+        end_no_prompt(processing_class)
+        self.ends = set_end_tokens(model, processing_class)
         refuse_changed_logits(model)
         choose_attention_kernel(args.attention_kernel)
         add_scoring(model, temperature=1.0, fp32_head=args.cast_lm_head_to_fp32, share_prefix=False)
@@ -101,13 +103,14 @@ class AnswerTrainer(DurableTrainer):
             whole = self.apply_template([*prompt, {"role": "assistant", "content": target.lstrip()}])
             if not whole.startswith(begin):
                 raise InputError("chat: the tokenizer's chat template does not begin answers as it asks for them")
-        add_special_tokens = isinstance(prompt, str)
-        prompt_ids = self.tokenizer(begin, add_special_tokens=add_special_tokens).input_ids
-        ids = self.tokenizer(whole, add_special_tokens=add_special_tokens).input_ids
-        if ids[: len(prompt_ids)] != prompt_ids:  # a token across the border, which no completion could have
-            ids = prompt_ids + self.tokenizer(whole[len(begin) :], add_special_tokens=False).input_ids
-        answer_ids = up_to_end(ids[len(prompt_ids) :], self.ends, self.tokenizer.eos_token_id)
-        return prompt_ids, answer_ids[: self.args.max_completion_length]
+        templated = not isinstance(prompt, str)
+        start, ids = prompt_ids(self.tokenizer, [begin, whole], templated)
+        answer_ids = ids[len(start) :]
+        if ids[: len(start)] != start:  # a token across the border, which no completion could have
+            answer = whole[len(begin) :]
+            answer_ids = self.tokenizer(answer, add_special_tokens=False, split_special_tokens=not templated).input_ids
+        answer_ids = up_to_end(answer_ids, self.ends, self.tokenizer.eos_token_id)
+        return start, answer_ids[: self.args.max_completion_length]
 
     def apply_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
         """A conversation as text."""

@@ -16,7 +16,9 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
+from ..data.tokenizer import added_tokens, end_no_prompt, prompt_ids
 from ..errors import InputError, RunStopped, first_line
+from ..medqa.ends import set_end_tokens
 from ..medqa.questions import Question
 from ..training.checkpoint import callback_attributes
 from ..training.kernels import choose_attention_kernel
@@ -68,6 +70,8 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         self.token_budget = TokenBudget(self.args.max_tokens, self.args.updates)
         self.add_callback(self.token_budget)
         inner = self.base_causal_lm
+        end_no_prompt(self._tokenizer)
+        self.eos_token_ids = set_end_tokens(inner, self._tokenizer)
         self.prefix_obstacle = shared_prefix_obstacle(inner, bool(self.args.gradient_checkpointing))
         self.rollout_obstacle = shared_prefix_obstacle(inner, checkpointing=False) or rollout_fault(
             inner, self.fp32_head
@@ -137,6 +141,15 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
                 self._tokenizer.pad_token_id,
                 self.fp32_head,
             )
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        """TRL's, but no tokenizer ends a prompt; and in a question the spelling of a special token is letters."""
+        if not isinstance(prompts[0], str):
+            return super()._tokenize_prompts(prompts)
+        if self.questions:
+            return prompt_ids(self._tokenizer, prompts), None, {}
+        front, _ = added_tokens(self._tokenizer)
+        return [front + ids for ids in prompt_ids(self._tokenizer, prompts, templated=True)], None, {}
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm:

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.tokenizer import prompt_ids, text_ids
 from .formats import chat_prompt, format_stem, text_continuation
 from .formulations import BY_LETTER, Formulation
 from .questions import Question
@@ -71,8 +72,7 @@ class Asked:
     def encode(self, texts: list[str], room: int = 0) -> tuple[list[list[int]], list[bool]]:
         """Token ids, cut from the left to the model's context less `room`, and which were cut."""
         limit = context_length(self.model.config, self.tokenizer) - room
-        # A chat template writes its special tokens itself.
-        ids = self.tokenizer(texts, add_special_tokens=not self.formulation.chat).input_ids if texts else []
+        ids = prompt_ids(self.tokenizer, texts, templated=self.formulation.chat)
         return [row[-limit:] for row in ids], [len(row) > limit for row in ids]
 
     def longest_prompt(self, question: Question) -> int:
@@ -80,7 +80,7 @@ class Asked:
         context = context_length(self.model.config, self.tokenizer)
         if self.formulation.scorer == "generate":
             return context - self.sampling.max_new_tokens
-        ids = self.tokenizer(self.continuations(question), add_special_tokens=False).input_ids
+        ids = text_ids(self.tokenizer, self.continuations(question))
         return context + 1 - max(map(len, ids))  # the last token is predicted, not read
 
     def continuations(self, question: Question) -> list[str]:

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from ..model_card import CardEvaluation
-from ..rows import LOCAL_BUILDERS, looks_local
+from ..rows import looks_local
 from .metrics.medqa_accuracy.medqa_accuracy import standard_error, wilson_interval
+from .question_files import ENDINGS
 from .questions import Question
 from .results import data_title
 from .schema import Results
@@ -85,4 +86,4 @@ def dev_evaluation(
 
 def public_name(path: str) -> str:
     """A Hub id, or the name of a file or folder: where it lies on somebody's machine is nobody's business."""
-    return Path(path).name if looks_local(path, LOCAL_BUILDERS) else path
+    return Path(path).name if looks_local(path, ENDINGS) else path

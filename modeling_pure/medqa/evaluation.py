@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..console import DISCLAIMER
 from ..data.guard import Coverage
 from ..errors import InputError
-from ..rows import LOCAL_BUILDERS, looks_local
+from ..rows import looks_local
 from .arguments import EvalArguments
 from .asked import Asked
 from .baselines import bm25_baseline, question_documents, simple_baselines
@@ -22,6 +22,7 @@ from .journal import Journal, Progress
 from .measure import Scored, measure, slices
 from .passages import Library, fit_passages, retrieval_metrics, textbook_passages
 from .permutations import ORDERS, permuted
+from .question_files import ENDINGS
 from .questions import Question
 from .results import (
     SCHEMA_VERSION,
@@ -99,7 +100,7 @@ def retrieve(folder: str, number: int, questions: list[Question]) -> OpenBook:
 def read_split(args: EvalArguments) -> list[Question]:
     """The questions of the split that is asked for."""
     task = args.data_set
-    if args.split == "all" and not (args.questions and looks_local(args.questions, LOCAL_BUILDERS)):
+    if args.split == "all" and not (args.questions and looks_local(args.questions, ENDINGS)):
         raise InputError("split: all is for local files; on the Hub say test or dev")
     hub_split = "train" if args.split == "dev" else task.split
     questions = task.read("questions", args.questions, args.questions_config, hub_split)
@@ -242,7 +243,9 @@ class Run:
         book = self.inputs.open_book
         assert book is not None
         questions = [
-            fit_passages(question, asked.tokenizer, asked.longest_prompt(question), asked.prompt)
+            fit_passages(
+                question, asked.tokenizer, asked.longest_prompt(question), asked.prompt, asked.formulation.chat
+            )
             for question in tqdm(book.questions, desc="passages", unit="question", disable=None)
         ]
         self.retrieval = {

@@ -7,10 +7,11 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from .asked import Asked, NotFinite, Record, Records
+from .ends import end_tokens
 from .formats import from_chat
 from .questions import Question
 from .rewards import REWARD_WEIGHTS, Correct, LengthPenalty
-from .scoring import end_tokens, sorted_batches
+from .scoring import sorted_batches
 
 
 @torch.inference_mode()
@@ -34,7 +35,7 @@ class Judge:
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self.ends = end_tokens(getattr(asked.model, "generation_config", None), asked.tokenizer)
+        self.ends = end_tokens(asked.model, asked.tokenizer)
         self.correct = Correct(asked.tokenizer, self.ends)
         self.penalty = LengthPenalty(asked.sampling.length_penalty_min_tokens, asked.tokenizer, self.ends)
 
@@ -47,7 +48,8 @@ class Judge:
             summed), the texts as `completions`; in the format `reasoned` also `reasoning_lengths` in tokens.
         """
         formulation, n = self.asked.formulation, len(completions)
-        texts = self.asked.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        written = [ids[:-1] if ids and ids[-1] in self.ends else ids for ids in completions]
+        texts = [str(self.asked.tokenizer.decode(ids, skip_special_tokens=True)) for ids in written]
         shown = [from_chat(text) if formulation.chat else text for text in texts]
         options, formats = [question.options] * n, [str(formulation.answer_format)] * n
         answers = self.correct.answers(shown, completions, options, formats)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..data.guard import Guard
+from ..data.tokenizer import prompt_ids
 from ..errors import InputError, first_line
 from ..rows import LOCAL_BUILDERS, local_files, open_rows
 from .bm25 import Bm25, content_words
@@ -163,14 +164,16 @@ def fit_passages(
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
     prompt: Callable[[Question], str],
+    templated: bool = False,
 ) -> Question:
     """The question with as much of its passages as `prompt(question)` has room for in `max_tokens` tokens.
 
     Whole passages are kept from the best on, the first that does not fit is cut at a word, the others are dropped.
+    `templated` is that of `prompt_ids`.
     """
 
     def fits(one: Question) -> bool:
-        return len(tokenizer(prompt(one), verbose=False)["input_ids"]) <= max_tokens
+        return len(prompt_ids(tokenizer, [prompt(one)], templated)[0]) <= max_tokens
 
     return cut_passages(question, fits)
 

@@ -1,18 +1,18 @@
-"""A multiple-choice question, and how to read it from MedQA's two published layouts or from MedMCQA's."""
+"""A multiple-choice question, and how to read it from the layouts that it is published in."""
 
 import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..errors import InputError, first_line
-from ..rows import open_rows
+from .fields import LETTERS as LETTERS
+from .fields import FieldError, Row, four_options, optional_text, required_text, right_answer
+from .question_files import question_rows
 
-LETTERS = "ABCD"
-MEDQA_COLUMNS = (
-    "'question', 'options' with A..D and 'answer_idx'; or 'sent1', 'ending0'..'3', 'label'; "
-    "or 'question', 'opa'..'opd', 'cop'"
+COLUMNS = (
+    "'question', four 'options' or 'choices' (by letter, as a list, or as key and value), and 'answer_idx' or "
+    "'answer'; or 'sent1', 'ending0'..'3', 'label'; or 'question', 'opa'..'opd', 'cop'"
 )
 
 
@@ -53,105 +53,57 @@ class Question:
         return self.reordered(tuple(rng.sample(range(len(self.options)), len(self.options))))
 
 
+def question_from_row(row: Row) -> Question:
+    """A `Question` from a row of four options.
+
+    In `GBaker/MedQA-USMLE-4-options` these are `question`, `options` by letter, `answer_idx` and `answer`; in its twin
+    `-hf`, which lm-evaluation-harness uses, `sent1`, `ending0..3`, `label`; in MedMCQA `question`, `opa..opd`, `cop`
+    (-1 where it has no answers); in MMLU `question`, `choices`, `answer`.
+
+    Raises:
+        FieldError: a field is missing, of another type, or says what cannot be.
+    """
+    text, options = required_text(row, "question", "sent1"), four_options(row)
+    return Question(
+        text,
+        tuple(options),
+        right_answer(row, options),
+        optional_text(row, "meta_info", "subject_name", "subject"),
+        explanation=optional_text(row, "explanation", "exp").strip(),
+    )
+
+
 def read_questions(
     key: str,
     path: str,
     config: str | None = None,
     split: str = "train",
-    read_row: Callable[[dict[str, Any]], Question] | None = None,
-    columns: str = MEDQA_COLUMNS,
+    read_row: Callable[[Row], Question] = question_from_row,
+    columns: str = COLUMNS,
+    name: str | None = "medqa",
 ) -> list[Question]:
-    """Read all questions of a Hub data set or of local files (`rows.open_rows` says how `path` is understood).
+    """Read all questions of a Hub data set or of local files, as `question_rows` understands them.
 
     Args:
-        read_row: makes a question of a row; KeyError, TypeError or ValueError where it cannot. By default MedQA's.
+        read_row: makes a question of a row; FieldError if it cannot.
         columns: what `read_row` needs, for the message.
+        name: of the set in a file that holds several.
 
     Raises:
-        InputError: names the file and the row that cannot be read.
+        InputError: names the file, the row and the field that cannot be read.
     """
-    read_row = read_row or question_from_row
     questions = []
     try:
-        for number, row in enumerate(open_rows(key, path, config, split)):
+        for place, row in question_rows(key, path, config, split, name):
             try:
                 questions.append(read_row(row))
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(
-                    f"{key}: row {number} of '{path}' is not a question ({type(error).__name__}: {error}); "
-                    f"expected {columns}"
-                ) from error
-    except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors, those of a cast TypeErrors
+            except FieldError as error:
+                raise InputError(f"{key}: {place} is not a question: {error}; expected {columns}") from error
+    except (OSError, ValueError, TypeError) as error:  # of the Hub's rows
         raise InputError(f"{key}: cannot read '{path}': {first_line(error)}") from error
     if not questions:
         raise InputError(f"{key}: '{path}' holds no questions")
     return questions
-
-
-def question_from_row(row: dict[str, Any]) -> Question:
-    """A `Question` from a row of either of MedQA's layouts, or of MedMCQA's.
-
-    `GBaker/MedQA-USMLE-4-options` has `question`, `options` A..D, `answer_idx`, and `answer`, which is checked where
-    it is there; `GBaker/MedQA-USMLE-4-options-hf`, which lm-evaluation-harness uses, has `sent1`, `ending0..3`,
-    `label`. Both may have an `explanation`.
-
-    Raises:
-        KeyError, TypeError, ValueError: the row is none of these, has other than four options, or its answer is none
-            of them.
-    """
-    if "opa" in row:
-        return medmcqa_question(row)
-    if "sent1" in row:
-        endings = sorted(name for name in row if name.startswith("ending") and row[name] is not None)
-        require_four(endings, [f"ending{i}" for i in range(4)])
-        text, options, answer = row["sent1"], [row[name] for name in endings], int(row["label"])
-    else:
-        letters = sorted(letter for letter, option in row["options"].items() if option is not None)
-        require_four(letters, list(LETTERS))
-        text, options = row["question"], [row["options"][letter] for letter in LETTERS]
-        answer = letter_index(row["answer_idx"])
-        if row.get("answer") is not None and row["answer"].strip() != options[answer].strip():
-            raise ValueError(f"the answer {row['answer']!r} is not option {row['answer_idx']}")
-    return checked_question(text, options, answer, row.get("meta_info"), explanation=row.get("explanation"))
-
-
-def medmcqa_question(row: dict[str, Any]) -> Question:
-    """From `question`, `opa`..`opd`, `cop` (0..3; -1 in its test split, which has no answers) and `exp`."""
-    options = [row[f"op{letter}"] for letter in "abcd"]
-    return checked_question(row["question"], options, int(row["cop"]), row.get("subject_name"), "", row.get("exp"))
-
-
-def require_four(found: list[str], expected: list[str]) -> None:
-    """Five options make another task; with three, lm-evaluation-harness's prompt cannot be written."""
-    if found != expected:
-        raise ValueError(f"options {', '.join(found) or 'none'} where {', '.join(expected)} were expected")
-
-
-def letter_index(letter: str | None) -> int:
-    """The index of an answer's letter; `"ABCD".index("")` would be 0."""
-    if letter not in tuple(LETTERS):
-        raise ValueError(f"the answer {letter!r} is none of {', '.join(LETTERS)}")
-    return LETTERS.index(letter)
-
-
-def checked_question(
-    text: str | None,
-    options: list[str],
-    answer: int,
-    meta_info: str | None = None,
-    context: str = "",
-    explanation: str | None = None,
-) -> Question:
-    """A question whose parts have been looked at; ValueError where one cannot be."""
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("empty question")
-    if not all(isinstance(option, str) for option in options):
-        raise ValueError("an option is not text")
-    if not 0 <= answer < len(options):
-        raise ValueError(f"answer {answer} is not 0..{len(options) - 1}")
-    if not isinstance(explanation, str | None):
-        raise ValueError("the explanation is not text")
-    return Question(text, tuple(options), answer, meta_info or "", context, (explanation or "").strip())
 
 
 def repeated_rows(questions: list[Question]) -> list[tuple[int, int]]:

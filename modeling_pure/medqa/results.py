@@ -12,6 +12,7 @@ import torch
 
 from ..atomic import write_atomically
 from ..errors import InputError
+from .flaws import find_flaws
 from .measure import Scored
 from .questions import Question, repeated_rows
 from .schema import DataFacts, ModelFacts, Results
@@ -60,6 +61,7 @@ def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> 
         "sha256": questions_digest(questions),
         "labels": {label: sum(q.answer == i for q in questions) for i, label in enumerate(task.labels)},
         "repeated_rows": [list(rows) for rows in repeated_rows(questions)],
+        "flaws": find_flaws(questions),
     }
 
 

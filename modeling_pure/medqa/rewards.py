@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ..data.tokenizer import text_ids
 from .formats import Answer, from_chat, parse_answer
 
 REWARD_WEIGHTS = [1.0, -0.01]
@@ -39,9 +40,15 @@ class AnswerReward:
     def text(self, completion: Completion, ids: Sequence[int]) -> str:
         """A completion's text as it would follow a prompt: with the first blank that SentencePiece's decoder drops."""
         if not isinstance(completion, str):
-            return from_chat(completion[0].get("content") or "")
+            return from_chat(self.without_end(completion[0].get("content") or "", ids))
+        completion = self.without_end(completion, ids)
         first = str([*self.tokenizer.convert_ids_to_tokens(list(ids[:1])), ""][0])
         return f" {completion}" if first.startswith("▁") and not completion.startswith(" ") else completion
+
+    def without_end(self, text: str, ids: Sequence[int]) -> str:
+        """A text without the spelling of the token that ends it: a second such token need not be a special one."""
+        end = [token for token in ids[-1:] if token in self.eos_token_ids]
+        return text.removesuffix(str(self.tokenizer.decode(end))) if end else text
 
     def tokens(self, ids: Sequence[int]) -> int:
         """Tokens of a completion without the end-of-text token."""
@@ -123,4 +130,4 @@ class LengthPenalty(AnswerReward):
         """Tokens of the reasoning: of all of a completion without an answer, else of the text before it."""
         if answer.option is None:
             return self.tokens(ids)
-        return len(self.tokenizer(answer.reasoning, add_special_tokens=False).input_ids)
+        return len(text_ids(self.tokenizer, [answer.reasoning])[0])

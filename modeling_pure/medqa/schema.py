@@ -55,8 +55,17 @@ class ModelFacts(TypedDict):
     sha256: str
 
 
+class Flaws(TypedDict):
+    """Rows of the questions with options of the same text (also the right one), with empty ones, with `&lt;`."""
+
+    same_options: list[int]
+    right_option_twice: list[int]
+    empty_options: list[int]
+    html_entities: list[int]
+
+
 class DataFacts(TypedDict):
-    """The questions: their origin, how many have each label, and pairs [row, earlier row] of repeated ones."""
+    """The questions: their origin, how many have each label, pairs [row, earlier row] of repeated ones, and flaws."""
 
     task: str
     title: str
@@ -66,6 +75,7 @@ class DataFacts(TypedDict):
     sha256: str
     labels: dict[str, int]
     repeated_rows: list[list[int]]
+    flaws: Flaws
 
 
 class AskedDataFacts(DataFacts):

@@ -21,22 +21,12 @@ PREMISE = "Answer:"
 
 
 def score_letters(asked: Asked, questions: list[Question]) -> Records:
-    """`log_likelihoods`: of each label after the prompt, in nats.
-
-    A forward pass a question where each label is one token; where one is not, a pass for each label.
-    """
-    labels, texts = asked.task.labels, [asked.prompt(question) for question in questions]
-    prompts, cut = asked.encode(texts)
-    single = all(len(asked.tokenizer(f" {label}", add_special_tokens=False).input_ids) == 1 for label in labels)
-    for batch in sorted_batches(list(map(len, prompts)), asked.batch_size):
-        if single:
-            scores = label_log_likelihoods(asked.model, asked.tokenizer, [prompts[i] for i in batch], labels).tolist()
-        else:
-            contexts = [texts[i] for i in batch for _ in labels]
-            of_label = continuation_log_likelihoods(
-                asked.model, asked.tokenizer, contexts, [f" {label}" for label in labels] * len(batch)
-            ).sums
-            scores = [of_label[start : start + len(labels)] for start in range(0, len(of_label), len(labels))]
+    """`log_likelihoods`: of each label after the prompt, in nats."""
+    prompts = [asked.prompt(question) for question in questions]
+    ids, cut = asked.encode(prompts)
+    for batch in sorted_batches(list(map(len, ids)), asked.batch_size):
+        of_batch = [prompts[i] for i in batch]
+        scores = label_log_likelihoods(asked.model, asked.tokenizer, of_batch, asked.task.labels).tolist()
         require_finite(batch, scores)
         for i, row in zip(batch, scores, strict=True):
             yield i, {"log_likelihoods": row, "cut": cut[i]}

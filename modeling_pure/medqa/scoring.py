@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.tokenizer import prompt_ids, text_ids
 from ..errors import InputError
 from .formats import format_prompt, text_continuation
 from .questions import LETTERS, Question
@@ -29,10 +30,9 @@ def letter_log_likelihoods(
     Returns:
         float32 tensor of shape (len(questions), 4) on the CPU, in the order of `questions`.
     """
-    context = context_length(model.config, tokenizer)
-    prompts = [tokenizer(prompt).input_ids[-context:] for prompt in four_option_prompts(questions)]
+    prompts = four_option_prompts(questions)
     scores = torch.empty(len(prompts), len(LETTERS))
-    for batch in sorted_batches(list(map(len, prompts)), batch_size):
+    for batch in sorted_batches(list(map(len, prompt_ids(tokenizer, prompts))), batch_size):
         scores[batch] = label_log_likelihoods(model, tokenizer, [prompts[i] for i in batch], LETTERS)
     return scores
 
@@ -47,7 +47,7 @@ def text_log_likelihoods(
     """
     prompts = four_option_prompts(questions)
     scores = torch.empty(len(prompts), len(LETTERS))
-    lengths = [len(ids) for ids in tokenizer(prompts).input_ids]
+    lengths = list(map(len, prompt_ids(tokenizer, prompts)))
     for batch in sorted_batches(lengths, max(1, batch_size // len(LETTERS))):
         contexts = [prompts[i] for i in batch for _ in LETTERS]
         texts = [text_continuation(option) for i in batch for option in questions[i].options]
@@ -79,7 +79,7 @@ def continuation_log_likelihoods(
     """Log-likelihoods of continuations after contexts, which are cut from the left if both are too long together."""
     limit = context_length(model.config, tokenizer)
     texts = [context + continuation for context, continuation in zip(contexts, continuations, strict=True)]
-    whole, of_context = tokenizer(texts).input_ids, tokenizer(contexts).input_ids
+    whole, of_context = prompt_ids(tokenizer, texts), prompt_ids(tokenizer, contexts)
     rows = [ids[-limit - 1 :] for ids in whole]  # the last token is predicted, not read
     lengths = [
         min(max(1, len(ids) - len(start)), len(row) - 1)
@@ -101,17 +101,23 @@ def continuation_log_likelihoods(
 
 @torch.inference_mode()
 def label_log_likelihoods(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], labels: Sequence[str]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], labels: Sequence[str]
 ) -> torch.Tensor:
-    """Log-probability of each label, after a blank, as the next token after each prompt: float32 (prompts, labels).
+    """Log-likelihood of each label, after a blank, after each prompt: float32 (prompts, labels) on the CPU.
 
-    Raises:
-        InputError: a label is not one token.
+    Labels of one token each, as GPT-2's, take one forward pass; a tokenizer that splits one takes a row for each.
+    A prompt longer than the model's context is cut from the left.
     """
-    label_ids = torch.tensor([single_token_id(tokenizer, f" {label}") for label in labels], device=model.device)
-    input_ids, lengths = pad_right(prompts)
+    texts = [f" {label}" for label in labels]
+    label_ids = text_ids(tokenizer, texts)
+    if any(len(ids) != 1 for ids in label_ids):
+        contexts = [prompt for prompt in prompts for _ in texts]
+        sums = continuation_log_likelihoods(model, tokenizer, contexts, texts * len(prompts)).sums
+        return torch.tensor(sums).view(len(prompts), len(labels))
+    context = context_length(model.config, tokenizer)
+    input_ids, lengths = pad_right([ids[-context:] for ids in prompt_ids(tokenizer, prompts)])
     logits = last_logits(model, input_ids.to(model.device), (lengths - 1).to(model.device))
-    return logits.float().log_softmax(-1)[:, label_ids].cpu()
+    return logits.float().log_softmax(-1)[:, [ids[0] for ids in label_ids]].cpu()
 
 
 def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
@@ -150,20 +156,3 @@ def logits_at(model: torch.nn.Module, input_ids: torch.Tensor, positions: torch.
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that a model can read at once; some have no bound but their tokenizer's."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
-
-
-def end_tokens(generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end a completion: the tokenizer's, and those of the model (an instruct model also ends turns)."""
-    ends = getattr(generation_config, "eos_token_id", None)
-    ends = [ends] if isinstance(ends, int) else ends or []
-    return sorted({tokenizer.eos_token_id, *ends} - {None})
-
-
-def single_token_id(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
-    """The id of a text that is one token; InputError where it is not."""
-    ids = tokenizer(text, add_special_tokens=False).input_ids
-    if len(ids) != 1:
-        raise InputError(
-            f"model_name_or_path: the tokenizer splits {text!r} into {len(ids)} tokens; each answer must be one token"
-        )
-    return ids[0]

@@ -6,6 +6,7 @@ from math import log
 from typing import Any
 
 from ..console import DISCLAIMER
+from .flaws import describe_flaws
 from .schema import Comparison, Memorisation, Results
 from .statistics import ALPHA, in_words
 
@@ -59,7 +60,7 @@ def verdict(results: Results) -> list[str]:
         sentences.append(f"Prompts longer than the context, which were cut from the left: {data['cut_prompts']}.")
     if data["repeated_rows"]:
         sentences.append(f"{repeated(data['repeated_rows'])}. Each counts as often as it is there.")
-    return sentences
+    return sentences + describe_flaws(data["flaws"])
 
 
 def against_one(row: Comparison) -> str:

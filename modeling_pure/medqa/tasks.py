@@ -4,20 +4,12 @@ Prompts and answers are lm-evaluation-harness's (0.4.13, no examples before the 
 accuracy here can be put beside one from there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from .fields import FieldError, Row, checked_texts, kind, required_text
 from .formats import for_format, format_options, format_passages, medqa_prompt
-from .questions import (
-    LETTERS,
-    MEDQA_COLUMNS,
-    Question,
-    checked_question,
-    medmcqa_question,
-    question_from_row,
-    read_questions,
-)
+from .questions import COLUMNS, LETTERS, Question, question_from_row, read_questions
 
 
 @dataclass(frozen=True)
@@ -28,9 +20,10 @@ class Task:
         name: lm-evaluation-harness's name of the task.
         path, config, split: where it is on the Hub; local files may stand in for them.
         read_row: makes a question of a row.
-        columns: what a row needs, for the message where one lacks it.
+        columns: what a row needs, for the message if one lacks it.
         prompt: the text up to and including `Answer:`, in which `ask` changes what a format or open books need.
         labels: what may follow it, in the order of a question's options.
+        set_name: what it is called in a file that holds several sets; MIRAGE's "mmlu" has six subjects in one.
     """
 
     name: str
@@ -38,10 +31,11 @@ class Task:
     path: str
     config: str | None
     split: str
-    read_row: Callable[[dict[str, Any]], Question]
-    columns: str
     prompt: Callable[[Question], str]
+    read_row: Callable[[Row], Question] = question_from_row
+    columns: str = COLUMNS
     labels: tuple[str, ...] = tuple(LETTERS)
+    set_name: str | None = None
 
     @property
     def chance(self) -> float:
@@ -60,7 +54,7 @@ class Task:
     def read(self, key: str, path: str | None, config: str | None = None, split: str | None = None) -> list[Question]:
         """The questions of local files or a Hub data set, by default those of the declaration."""
         path, config = (path, config) if path else (self.path, config or self.config)
-        return read_questions(key, path, config, split or self.split, self.read_row, self.columns)
+        return read_questions(key, path, config, split or self.split, self.read_row, self.columns, self.set_name)
 
 
 def medmcqa_prompt(question: Question) -> str:
@@ -71,26 +65,25 @@ def medmcqa_prompt(question: Question) -> str:
 DECISIONS = ("yes", "no", "maybe")
 
 
-def pubmedqa_question(row: dict[str, Any]) -> Question:
+def pubmedqa_question(row: Row) -> Question:
     """From any of three layouts: upper-case columns, lower-case columns, or `contexts` within `context`."""
     row = {name.lower(): value for name, value in row.items()}
-    contexts = row["contexts"] if "contexts" in row else row["context"]["contexts"]
-    if row["final_decision"] not in DECISIONS:
-        raise ValueError(f"final_decision {row['final_decision']!r} is none of {', '.join(DECISIONS)}")
-    answer = DECISIONS.index(row["final_decision"])
-    return checked_question(row["question"], list(DECISIONS), answer, context="\n".join(contexts))
+    question, decision = required_text(row, "question"), required_text(row, "final_decision")
+    if decision not in DECISIONS:
+        raise FieldError("final_decision", f"{decision!r} is none of {', '.join(DECISIONS)}")
+    name, contexts = "contexts", row.get("contexts")
+    if contexts is None:
+        name, nested = "context.contexts", row.get("context")
+        if not isinstance(nested, Mapping):
+            raise FieldError("context", f"expected contexts, or a mapping that holds them; found {kind(nested)}")
+        contexts = nested.get("contexts")
+    context = "\n".join(checked_texts(name, contexts))
+    return Question(question, DECISIONS, DECISIONS.index(decision), context=context)
 
 
 def pubmedqa_prompt(question: Question) -> str:
     """The abstract without its conclusion, then the question."""
     return f"Abstract: {question.context}\nQuestion: {question.question}\nAnswer:"
-
-
-def mmlu_question(row: dict[str, Any]) -> Question:
-    """From `question`, four `choices`, `answer` (0..3) and `subject`."""
-    if len(row["choices"]) != len(LETTERS):
-        raise ValueError(f"{len(row['choices'])} choices where {len(LETTERS)} were expected")
-    return checked_question(row["question"], list(row["choices"]), int(row["answer"]), row.get("subject"))
 
 
 def mmlu(subject: str) -> Task:
@@ -101,8 +94,7 @@ def mmlu(subject: str) -> Task:
     def prompt(question: Question) -> str:
         return f"{head}{question.question.strip()}\n{format_options(question)}Answer:"
 
-    columns = "'question', 'choices' and 'answer'"
-    return Task(f"mmlu_{subject}", f"MMLU, {words}", "cais/mmlu", subject, "test", mmlu_question, columns, prompt)
+    return Task(f"mmlu_{subject}", f"MMLU, {words}", "cais/mmlu", subject, "test", prompt)
 
 
 MEDQA = Task(
@@ -111,9 +103,8 @@ MEDQA = Task(
     "GBaker/MedQA-USMLE-4-options",
     None,
     "test",
-    question_from_row,
-    MEDQA_COLUMNS,
     medqa_prompt,
+    set_name="medqa",
 )
 MEDMCQA = Task(
     "medmcqa",
@@ -121,9 +112,8 @@ MEDMCQA = Task(
     "openlifescienceai/medmcqa",
     None,
     "validation",
-    medmcqa_question,
-    "'question', 'opa'..'opd' and 'cop'",
     medmcqa_prompt,
+    set_name="medmcqa",
 )
 PUBMEDQA = Task(
     "pubmedqa",
@@ -131,10 +121,11 @@ PUBMEDQA = Task(
     "qiaojin/PubMedQA",
     "pqa_labeled",
     "train",  # its only split: all 1,000 labelled questions, of which lm-evaluation-harness takes 500
-    pubmedqa_question,
-    "'question', 'contexts' and 'final_decision'",
     pubmedqa_prompt,
+    pubmedqa_question,
+    "'question', a list 'contexts' and 'final_decision'",
     DECISIONS,
+    "pubmedqa",
 )
 MMLU_MEDICAL = tuple(
     mmlu(subject)

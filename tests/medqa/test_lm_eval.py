@@ -17,7 +17,7 @@ from modeling_pure.medqa.measure import measure
 from modeling_pure.medqa.permutations import ORDERS
 from modeling_pure.medqa.scorers import score_letters, score_texts
 from modeling_pure.medqa.tasks import MEDQA, MMLU_MEDICAL, TASKS
-from tests.conftest import question_row, write_jsonl
+from tests.conftest import adding, question_row, write_jsonl
 
 lm_eval = pytest.importorskip("lm_eval")
 STOCK = Path(lm_eval.__file__).parent / "tasks"
@@ -106,6 +106,16 @@ def test_letter_scores_are_lm_evals(name, model, tokenizer, questions, tmp_path)
     assert answers.predictions.tolist() == their_scores.argmax(-1).tolist()
     assert metrics["accuracy"] == theirs["acc,none"]
     assert metrics["standard_error"] == pytest.approx(theirs["acc_stderr,none"], abs=1e-12)
+
+
+def test_a_token_that_begins_every_text_is_there_in_both(model, tokenizer, questions, tmp_path):
+    """As Llama's is; a model of others was trained with it."""
+    begins, task = adding(tokenizer, front="<|pad|>"), TASKS["medmcqa"]
+    data = write_jsonl(tmp_path / "test.jsonl", rows_of("medmcqa", questions[:20]))
+    _, samples = run_lm_eval(model, begins, tmp_path, stock_task("medmcqa", STOCK_FILES["medmcqa"], data))
+    records = sorted(score_letters(Asked(model, begins, task), task.read("questions", str(data))))
+    their_scores = [[float(answer[0][0]) for answer in sample["resps"]] for sample in samples]
+    np.testing.assert_allclose([r["log_likelihoods"] for _, r in records], their_scores, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", [task.name for task in MMLU_MEDICAL])

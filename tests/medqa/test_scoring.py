@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from modeling_pure.errors import InputError
 from modeling_pure.medqa.formats import format_prompt
 from modeling_pure.medqa.questions import Question
-from modeling_pure.medqa.scoring import letter_log_likelihoods, single_token_id, sorted_batches
+from modeling_pure.medqa.scoring import letter_log_likelihoods, sorted_batches, text_log_likelihoods
+from tests.conftest import adding
 
 
 @torch.no_grad()
@@ -42,6 +42,43 @@ def test_batches_hold_neighbours_longest_first():
     assert sorted_batches([3, 9, 5, 9, 1], 2) == [[1, 3], [2, 0], [4]]
 
 
-def test_an_answer_of_two_tokens_is_refused(tokenizer):
-    with pytest.raises(InputError, match=r"^model_name_or_path: .*' Zyxw'.*\b[2-9]\b"):
-        single_token_id(tokenizer, " Zyxw")
+class SplitsD:
+    """A tokenizer that knows no token " D"."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        (self.whole,), self.parts = tokenizer(" D").input_ids, tokenizer(" ").input_ids + tokenizer("D").input_ids
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, texts, **kwargs):
+        ids = self.tokenizer(texts, **kwargs)
+        rows = [ids.input_ids] if isinstance(texts, str) else ids.input_ids
+        split = [[part for token in row for part in (self.parts if token == self.whole else [token])] for row in rows]
+        ids["input_ids"] = split[0] if isinstance(texts, str) else split
+        return ids
+
+
+def test_a_letter_of_two_tokens_is_scored_by_both(model, tokenizer, questions):
+    splits = SplitsD(tokenizer)
+    assert len(splits(" D").input_ids) == 2
+    scores = letter_log_likelihoods(model, splits, questions[:6], batch_size=4)
+    for question, row in zip(questions[:6], scores, strict=True):
+        for letter, score in zip("ABCD", row, strict=True):
+            ids = tokenizer(format_prompt(question)).input_ids
+            answer = splits(f" {letter}").input_ids
+            with torch.no_grad():
+                log_probs = model(torch.tensor([ids + answer])).logits[0].log_softmax(-1)
+            expected = sum(log_probs[len(ids) + i - 1, token].item() for i, token in enumerate(answer))
+            assert score.item() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("log_likelihoods", [letter_log_likelihoods, text_log_likelihoods])
+def test_an_end_that_the_tokenizer_appends_changes_no_score(log_likelihoods, model, tokenizer, questions):
+    appends = adding(tokenizer, back=tokenizer.eos_token)
+    assert appends("a").input_ids[-1] == tokenizer.eos_token_id
+    expected = log_likelihoods(model, tokenizer, questions[:10])
+    assert torch.equal(log_likelihoods(model, appends, questions[:10]), expected)
+    begins = log_likelihoods(model, adding(tokenizer, front="<|pad|>"), questions[:10])
+    assert not torch.allclose(begins, expected, atol=1e-3)  # a model of others was trained with it

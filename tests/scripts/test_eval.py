@@ -251,10 +251,15 @@ def test_evaluations_are_compared_from_their_files(evaluate, train_here, tmp_pat
 def test_prompts_that_are_cut_and_questions_that_repeat_are_counted(evaluate, questions, tmp_path):
     rows = [question_row(question) for question in questions[:20]]
     rows[4]["question"] = "fever " * 300 + rows[4]["question"]
+    rows[7]["options"] = dict.fromkeys("ABCD", "R&amp;D")
+    rows[7]["answer"] = "R&amp;D"
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[2]])
     printed, results = evaluate(tmp_path / "eval", "--questions", path)
     assert results["data"]["cut_prompts"] == 1
     assert results["data"]["repeated_rows"] == [[20, 2]]
+    flaws = {"same_options": [7], "right_option_twice": [7], "empty_options": [], "html_entities": [7]}
+    assert results["data"]["flaws"] == flaws
+    assert (tmp_path / "eval" / "report.md").read_text().count("1 (row 7)") == 2
     assert re.search(r"\b1 \(\D*\b20\b\D*\b2\)", printed.out)
     assert [line["cut"] for line in predictions_of(tmp_path / "eval")].index(True) == 4
 
@@ -321,7 +326,7 @@ def test_odd_characters_survive(evaluate, questions, tmp_path):
         (["--contamination", "/nowhere"], "contamination: .*'/nowhere'"),
         (["--train_questions", "/nowhere.jsonl"], r"train_questions: .*'/nowhere\.jsonl'"),
         (["--questions", "GBaker/MedQA-USMLE-4-options"], r"split: all\b"),
-        (["--task", "medmcqa"], r"questions: .*\b0\b.*KeyError: 'opa'.*'cop'"),
+        (["--task", "pubmedqa"], r"questions: row 0 .*\bfinal_decision\b"),
     ],
 )
 def test_refused_before_a_model_is_loaded(evaluate, tmp_path, monkeypatch, options, message):

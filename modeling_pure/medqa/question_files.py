@@ -1,0 +1,171 @@
+"""The rows of question files: lines, arrays, or sets by name, as text or parquet, compressed or not."""
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import InputError, first_line
+from ..rows import local_files, looks_local, open_rows, require_files
+
+
+def unpack_zstandard(content: bytes) -> bytes:
+    """The content of a `.zst` file."""
+    with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as unpacked:
+        plain: bytes = unpacked.read()
+    return plain
+
+
+UNPACK: dict[bytes, Callable[[bytes], bytes]] = {  # by the first bytes, which endings need not agree with
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ": lzma.decompress,
+    b"\x28\xb5\x2f\xfd": unpack_zstandard,
+}
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+TEXT = (".jsonl", ".ndjson", ".json")
+ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in PACKED))
+DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "state.json")  # of `datasets`, beside the rows
+SPLITS = {"train": {"train", "training"}, "validation": {"dev", "val", "valid", "validation"}, "test": {"test"}}
+
+
+def question_rows(
+    key: str, path: str, config: str | None, split: str, name: str | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each row of a Hub data set or of local files, and where it is, such as `row 3 of 'dev.jsonl'`.
+
+    Args:
+        path: a Hub id, or a local file, glob or folder of `ENDINGS` in any case. Of a folder whose file names tell
+            splits apart, only those of `split` are read.
+        config: the configuration on the Hub; of a file that holds several sets, as MIRAGE's, the name of one.
+        name: the set's name where `config` gives none.
+
+    Raises:
+        InputError: no such file or data set, or nothing that can be read as rows.
+    """
+    path = str(Path(path).expanduser()) if path.startswith("~") else path
+    if not looks_local(path, ENDINGS):
+        for number, row in enumerate(open_rows(key, path, config, split)):
+            yield f"row {number} of '{path}'", row
+        return
+    for file in files_of_split(key, path, split):
+        rows = parquet_rows(key, file) if file.lower().endswith(".parquet") else json_rows(key, file, config, name)
+        for number, row in enumerate(rows):
+            place = f"row {number} of '{file}'"
+            if not isinstance(row, dict):
+                raise InputError(f"{key}: {place} is not a question: expected an object, found {json.dumps(row)[:40]}")
+            yield place, row
+
+
+def files_of_split(key: str, path: str, split: str) -> list[str]:
+    """The files of a local path, all of known endings."""
+    is_folder, data = Path(path).is_dir(), Path(path) / "data"
+    files = [file for file in local_files(path, ENDINGS) if not is_folder or Path(file).name not in DESCRIPTIONS]
+    if is_folder and not files and data.is_dir():  # a clone of a Hub data set
+        files = local_files(str(data), ENDINGS)
+    require_files(key, path, files)
+    for file in files:
+        if not file.lower().endswith(ENDINGS):
+            raise InputError(f"{key}: cannot read '{file}'; expected one of {', '.join(ENDINGS)}")
+    if not is_folder:
+        return files
+    words = {file: {*re.split(r"[^a-z]+", Path(file).name.lower())} for file in files}
+    chosen = [file for file in files if words[file] & SPLITS.get(split, {split})]
+    told_apart = any(words[file] & names for file in files for names in SPLITS.values())
+    if told_apart and not chosen and split == "train":
+        names = ", ".join(Path(file).name for file in files)
+        raise InputError(f"{key}: '{path}' holds no file of the train split, only {names}; name the file to take")
+    return chosen or files
+
+
+def parquet_rows(key: str, file: str) -> Iterator[Any]:
+    """The rows of a parquet file."""
+    try:
+        for batch in pq.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
+
+
+def json_rows(key: str, file: str, config: str | None, name: str | None) -> list[Any]:
+    """The rows of a file of lines, of one array, or of one object."""
+    try:
+        content = Path(file).read_bytes()
+        unpack = next((way for magic, way in UNPACK.items() if content.startswith(magic)), bytes)
+        content = unpack(content)
+        data = parse(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        likely = "UTF-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "WINDOWS-1252"
+        raise InputError(
+            f"{key}: '{file}' is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}); "
+            f"convert it, as with: iconv -f {likely} -t UTF-8"
+        ) from error
+    except (OSError, EOFError, ValueError, RecursionError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
+        raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
+    return data if isinstance(data, list) else rows_of_object(key, file, data, config, name)
+
+
+def parse(text: str) -> Any:
+    """An object of each line as a list, or the one value that all lines are together; ValueError otherwise."""
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    try:
+        first = load(lines[0][1]) if lines else []
+    except json.JSONDecodeError:
+        return load(text)
+    if len(lines) == 1 and not is_row(first):
+        return first
+    rows = []
+    for number, line in lines:
+        try:
+            rows.append(load(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return rows
+
+
+def load(text: str) -> Any:
+    """A JSON value; ValueError also if a key is there twice, of which Python would take the last."""
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"key {next(key for key in value if keys.count(key) > 1)!r} is there twice")
+        return value
+
+    return json.loads(text, object_pairs_hook=checked)
+
+
+def is_row(value: Any) -> bool:
+    """Whether this is a question, to judge by its fields."""
+    return isinstance(value, dict) and bool({"question", "sent1"} & {field.lower() for field in value})
+
+
+def rows_of_object(key: str, file: str, data: Any, config: str | None, name: str | None) -> list[Any]:
+    """The rows of a single question, of questions by their ids, or of one of several sets by name."""
+    if is_row(data):
+        return [data]
+    if isinstance(data, dict) and data and all(isinstance(value, dict | list) for value in data.values()):
+        if all(map(is_row, data.values())):
+            return [*data.values()]
+        chosen = next((one for one in (config, name) if one in data), None)
+        if chosen is None and len(data) > 1:
+            raise InputError(f"{key}: '{file}' holds {', '.join(data)}; name one of them as the configuration")
+        rows = data[chosen] if chosen is not None else next(iter(data.values()))
+        rows = [*rows.values()] if isinstance(rows, dict) else rows
+        if all(map(is_row, rows)):
+            return rows
+    expected = "expected an object a line, an array of objects, or objects by their ids"
+    raise InputError(f"{key}: '{file}' holds no questions; {expected}")
