@@ -25,6 +25,7 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_pure.PureForCausalLM",
 }
 
+OTHER_ROPE_KEYS = ("type", "mscale", "mscale_all_dim", "truncate")  # early versions of transformers do not list them
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 # Shapes are chosen so that the untied embeddings (2 x vocab x hidden) and the layers add up to the size on the label.
@@ -193,7 +194,7 @@ class PureConfig(PreTrainedConfig):
         rope_type, theta, factor = rope.get("rope_type"), rope.get("rope_theta"), rope.get("factor")
         if rope_type not in ROPE_TYPES:
             raise ValueError(f"rope_parameters: rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope_type!r}.")
-        if unknown := set(rope) - {"type", *RopeParameters.__annotations__}:
+        if unknown := set(rope) - {*OTHER_ROPE_KEYS, *RopeParameters.__annotations__}:
             raise ValueError(f"rope_parameters: unknown {', '.join(sorted(map(str, unknown)))}.")
         if not isinstance(theta, (int, float)) or not 0 < theta < math.inf:
             raise ValueError(f"rope_parameters: rope_theta must be a positive number, got {theta!r}.")
@@ -245,15 +246,19 @@ class PureConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers, with overrides checked like arguments; RoPE keeps its theta unless given another one.
+        """As in transformers, with overrides checked like arguments; `from_pretrained` calls this.
 
-        `from_pretrained` of configurations and models calls this, also with fields to override.
+        RoPE parameters that override others keep the theta and the length of the training unless they name their own.
         """
         if rope := kwargs.pop("rope_scaling", None):
             kwargs["rope_parameters"] = rope
-        if rope := kwargs.get("rope_parameters"):
-            theta = (config_dict.get("rope_parameters") or {}).get("rope_theta", cls.default_theta)
-            kwargs["rope_parameters"] = {"rope_theta": theta, **rope}
+        if isinstance(rope := kwargs.get("rope_parameters"), dict):
+            stored = config_dict.get("rope_parameters") or {}
+            trained = {"rope_theta": stored.get("rope_theta", cls.default_theta)}
+            if rope.get("rope_type", rope.get("type")) in ("yarn", "longrope", "llama3"):
+                length = config_dict.get("max_position_embeddings", cls.max_position_embeddings)
+                trained["original_max_position_embeddings"] = stored.get("original_max_position_embeddings", length)
+            kwargs["rope_parameters"] = trained | rope
         overrides = {name: value for name, value in kwargs.items() if name in cls.__annotations__}
         return super().from_dict({**config_dict, **overrides}, **kwargs)
 

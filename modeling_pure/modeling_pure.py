@@ -250,7 +250,7 @@ class PurePreTrainedModel(PreTrainedModel):
         if isinstance(module, (nn.Linear, nn.Embedding)):
             init.normal_(module.weight, mean=0.0, std=getattr(module, "init_std", self.config.initializer_range))
         elif isinstance(module, PureRotaryEmbedding):
-            for frequencies in module.buffers():
+            for frequencies in (module.inv_freq, module.original_inv_freq):
                 init.copy_(frequencies, module.inverse_frequencies()[0])
 
     def resize_token_embeddings(
@@ -380,15 +380,16 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
     @property
     def generation_config(self) -> GenerationConfig:
         """As in transformers; its `suppress_tokens` follow the vocabulary until somebody else sets them."""
-        suppressed = self.config.suppressed_tokens or None
-        if self._generation_config.suppress_tokens in (self._followed, suppressed):
-            self._generation_config.suppress_tokens = self._followed = suppressed
+        if self._generation_config.suppress_tokens == self._followed:
+            self._followed = self._generation_config.suppress_tokens = self.config.suppressed_tokens or None
         return self._generation_config
 
     @generation_config.setter
     def generation_config(self, generation_config: GenerationConfig) -> None:
-        self._generation_config, self._followed = generation_config, None
-        _ = self.generation_config
+        if generation_config is not self.__dict__.get("_generation_config"):
+            self._generation_config, self._followed = generation_config, self.config.suppressed_tokens or None
+            if generation_config.suppress_tokens is None:
+                generation_config.suppress_tokens = self._followed
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs has `position_ids` too

@@ -143,6 +143,14 @@ def test_overrides_of_a_folder_are_used_and_rope_keeps_its_theta(tmp_path):
         assert (config.rope_parameters, config.use_cache, unused) == (expected, False, {"other": 1})
         config = PureConfig.from_pretrained(tmp_path, **{name: {"rope_type": "linear", "factor": 2.0}})
         assert config.rope_parameters == expected
+    longer = {"rope_type": "yarn", "factor": 4.0}
+    config = PureConfig.from_pretrained(tmp_path, rope_parameters=longer, max_position_embeddings=2048)
+    trained = {"rope_theta": 5000.0, "original_max_position_embeddings": 512}
+    assert (config.rope_parameters, config.max_position_embeddings) == ({**longer, **trained}, 2048)
+    assert longer == {"rope_type": "yarn", "factor": 4.0}
+    config.save_pretrained(tmp_path)
+    config = PureConfig.from_pretrained(tmp_path, rope_parameters={**longer, "factor": 2.0, "truncate": False})
+    assert config.rope_parameters == {**longer, **trained, "factor": 2.0, "truncate": False}
     other = PureConfig.from_pretrained(tmp_path, rope_parameters={"rope_theta": 7.0})
     assert other.rope_parameters == {"rope_type": "default", "rope_theta": 7.0}
 

@@ -192,6 +192,9 @@ def test_suppressed_tokens_that_somebody_chose_stay_theirs(spare_model, tmp_path
     spare_model.save_pretrained(tmp_path)
     loaded = PureForCausalLM.from_pretrained(tmp_path)
     assert loaded.generation_config.suppress_tokens == [1, 7, *range(40, 64)]
+    loaded.generation_config.suppress_tokens = None
+    loaded.generation_config = loaded.generation_config  # as peft does before it generates
+    assert loaded.generation_config.suppress_tokens is None
     loaded.generation_config = GenerationConfig(suppress_tokens=[])
     assert loaded.generation_config.suppress_tokens == []
     loaded.generation_config = GenerationConfig(max_new_tokens=3)
