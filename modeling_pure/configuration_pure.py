@@ -1,20 +1,32 @@
-"""Configuration of the Pure decoder. Pushed to the Hub, so it imports transformers and huggingface_hub only."""
+"""Configuration of the Pure decoder.
 
+Pushed to the Hub, so it imports torch, transformers and huggingface_hub only.
+"""
+
+import math
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
 HUB_FILES = ("configuration_pure.py", "loss_pure.py", "modeling_pure.py")
+
+SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 AUTO_MAP = {
     "AutoConfig": "configuration_pure.PureConfig",
     "AutoModel": "modeling_pure.PureModel",
     "AutoModelForCausalLM": "modeling_pure.PureForCausalLM",
 }
+
+OTHER_ROPE_KEYS = ("type", "mscale", "mscale_all_dim", "truncate")  # early versions of transformers do not list them
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 # Shapes are chosen so that the untied embeddings (2 x vocab x hidden) and the layers add up to the size on the label.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -67,6 +79,10 @@ def copy_hub_files(source: Path, destination: str | os.PathLike[str]) -> None:
             shutil.copyfile(file, target)
 
 
+class ForGPT2(int):
+    """A default that holds for GPT-2's vocabulary only; the same number, where somebody gives it, is a plain `int`."""
+
+
 @strict
 class PureConfig(PreTrainedConfig):
     """Shape of a Pure decoder; the defaults are `medium-large`, 401,227,776 parameters.
@@ -74,13 +90,15 @@ class PureConfig(PreTrainedConfig):
     Args:
         vocab_size: rows of the embedding and of the head, padded for the hardware (50,304 = 393 x 128).
         num_real_tokens: how many of those rows the tokenizer can produce; the rest are never sampled. 50,258 is
-            GPT-2's 50,257 plus our pad token. `None` means every row is real.
+            GPT-2's 50,257 plus our pad token. `None` means every row is real, and is the default with any other
+            `vocab_size`; default token ids that such a vocabulary does not have become `None` too.
         head_dim: size of one attention head, `hidden_size / num_attention_heads` if not given.
         initializer_range: standard deviation of the weights at the start. The two projections that write into the
             residual stream get it divided by sqrt(2 x layers), as GPT-2 does.
         head_initializer_range: the same for `lm_head`. At 0.02 the first loss is 11.05, because the logits already
             vary; at 0.001 it is ln(50304) = 10.83.
-        rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`; no other type is implemented.
+        rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`, or any of transformers' types "linear",
+            "dynamic", "yarn", "longrope" and "llama3" with its parameters, for sequences longer than trained.
         answer_formats: formats of MedQA answers that the model was taught (`letter`, `text`, `reasoned`).
         pad_token_id: a token of its own. Were it the end-of-text token, masking padding would mask real ends too.
     """
@@ -103,7 +121,7 @@ class PureConfig(PreTrainedConfig):
     }
 
     vocab_size: int = 50304
-    num_real_tokens: int | None = 50258
+    num_real_tokens: int | None = ForGPT2(50258)
     hidden_size: int = 1152
     intermediate_size: int = 3168
     num_hidden_layers: int = 20
@@ -118,15 +136,20 @@ class PureConfig(PreTrainedConfig):
     head_initializer_range: float = 0.001
     use_cache: bool = True
     tie_word_embeddings: bool = False
-    bos_token_id: int | None = 50256
-    eos_token_id: int | list[int] | None = 50256
-    pad_token_id: int | None = 50257
+    bos_token_id: int | None = ForGPT2(50256)
+    eos_token_id: int | list[int] | None = ForGPT2(50256)
+    pad_token_id: int | None = ForGPT2(50257)
     answer_formats: list[str] | None = None
     auto_map: dict[str, Any] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.head_dim is None and self.num_attention_heads > 0:
             self.head_dim = self.hidden_size // self.num_attention_heads
+        if isinstance(self.num_real_tokens, ForGPT2):
+            self.num_real_tokens = int(self.num_real_tokens) if self.vocab_size == type(self).vocab_size else None
+        for name in SPECIAL_TOKENS:
+            if isinstance(token := getattr(self, name), ForGPT2):
+                setattr(self, name, int(token) if token < self.real_tokens else None)
         # All three entries, always, and without the "repo--" prefix of a download: vLLM needs AutoModel, which
         # `register_for_auto_class` does not write, and the code is saved next to the weights.
         self.auto_map = {**(self.auto_map or {}), **AUTO_MAP}
@@ -134,9 +157,9 @@ class PureConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Refuse shapes that cannot be built or would be wrong without saying so. Called by `@strict`."""
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        self._validate_numbers()
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act {self.hidden_act!r} is not among transformers' activations.")
         heads, kv_heads, head_dim = self.num_attention_heads, self.num_key_value_heads, self.head_dim
         if head_dim is None or heads * head_dim != self.hidden_size:
             raise ValueError(
@@ -150,16 +173,57 @@ class PureConfig(PreTrainedConfig):
             raise ValueError(
                 "tie_word_embeddings=True is not supported: head and embedding start at different scales."
             )
-        rope_type = (self.rope_parameters or {}).get("rope_type", "default")
-        if rope_type != "default":
-            raise ValueError(f"rope_type must be 'default', got {rope_type!r}.")
-        self._validate_ids()
+        self._validate_rope(self.rope_parameters or {})
+        self.check_special_tokens(self.real_tokens)
 
-    def _validate_ids(self) -> None:
-        real = self.vocab_size if self.num_real_tokens is None else self.num_real_tokens
-        if not 0 < real <= self.vocab_size:
-            raise ValueError(f"num_real_tokens ({real}) must be between 1 and vocab_size ({self.vocab_size}).")
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    def _validate_numbers(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        for name in (*sizes, "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("initializer_range", "head_initializer_range", "rms_norm_eps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)}.")
+        if not 0 < self.real_tokens <= self.vocab_size:
+            raise ValueError(
+                f"num_real_tokens ({self.real_tokens}) must be between 1 and vocab_size ({self.vocab_size})."
+            )
+
+    def _validate_rope(self, rope: dict[str, Any]) -> None:
+        """Refuse what transformers only warns of or ignores."""
+        rope_type, theta, factor = rope.get("rope_type"), rope.get("rope_theta"), rope.get("factor")
+        if rope_type not in ROPE_TYPES:
+            raise ValueError(f"rope_parameters: rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope_type!r}.")
+        if unknown := set(rope) - {*OTHER_ROPE_KEYS, *RopeParameters.__annotations__}:
+            raise ValueError(f"rope_parameters: unknown {', '.join(sorted(map(str, unknown)))}.")
+        if not isinstance(theta, (int, float)) or not 0 < theta < math.inf:
+            raise ValueError(f"rope_parameters: rope_theta must be a positive number, got {theta!r}.")
+        if rope.get("partial_rotary_factor") not in (None, 1) or rope.get("mrope_section"):
+            raise ValueError("rope_parameters: every feature turns with the position (partial_rotary_factor 1.0).")
+        if rope_type == "default" and factor is not None:
+            raise ValueError("rope_parameters: rope_type 'default' has no factor; name the type that scales.")
+        if factor is not None and (not isinstance(factor, (int, float)) or not 1 <= factor < math.inf):
+            raise ValueError(f"rope_parameters: factor must be a number of at least 1, got {factor!r}.")
+        if rope_type != "default":
+            self._validate_frequencies(rope_type)
+
+    def _validate_frequencies(self, rope_type: str) -> None:
+        """Compute the frequencies of short and of long sequences, since transformers checks few of the parameters."""
+        try:
+            for length in (1, 2 * self.max_position_embeddings + 1):
+                with torch.device("cpu"):  # a model may be under construction on the meta device
+                    frequencies, scaling = ROPE_INIT_FUNCTIONS[rope_type](self, seq_len=length)
+                if not ((frequencies > 0) & frequencies.isfinite()).all() or not 0 < scaling < math.inf:
+                    raise ValueError("frequencies or attention_factor are not positive numbers")
+                if self.head_dim != 2 * len(frequencies):
+                    raise ValueError(f"there are {len(frequencies)} frequencies for a head_dim of {self.head_dim}")
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"rope_parameters: rope_type {rope_type!r} cannot be computed: {reason}.") from error
+
+    def check_special_tokens(self, real: int) -> None:
+        """Raise `ValueError` if a special token is not among the first `real` rows."""
+        for name in SPECIAL_TOKENS:
             value = getattr(self, name)
             for token in value if isinstance(value, list) else [value]:
                 if token is not None and not 0 <= token < real:
@@ -169,12 +233,34 @@ class PureConfig(PreTrainedConfig):
                     )
 
     @property
+    def real_tokens(self) -> int:
+        """Tokens that the tokenizer can produce."""
+        return self.vocab_size if self.num_real_tokens is None else self.num_real_tokens
+
+    @property
     def suppressed_tokens(self) -> list[int]:
         """Ids no sampler may emit: padding, and the spare rows no tokenizer can decode (they become '')."""
-        real = self.vocab_size if self.num_real_tokens is None else self.num_real_tokens
         ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        suppressed = {self.pad_token_id, *range(real, self.vocab_size)}.difference(ends)
+        suppressed = {self.pad_token_id, *range(self.real_tokens, self.vocab_size)}.difference(ends)
         return sorted(token for token in suppressed if token is not None)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, with overrides checked like arguments; `from_pretrained` calls this.
+
+        RoPE parameters that override others keep the theta and the length of the training unless they name their own.
+        """
+        if rope := kwargs.pop("rope_scaling", None):
+            kwargs["rope_parameters"] = rope
+        if isinstance(rope := kwargs.get("rope_parameters"), dict):
+            stored = config_dict.get("rope_parameters") or {}
+            trained = {"rope_theta": stored.get("rope_theta", cls.default_theta)}
+            if rope.get("rope_type", rope.get("type")) in ("yarn", "longrope", "llama3"):
+                length = config_dict.get("max_position_embeddings", cls.max_position_embeddings)
+                trained["original_max_position_embeddings"] = stored.get("original_max_position_embeddings", length)
+            kwargs["rope_parameters"] = trained | rope
+        overrides = {name: value for name, value in kwargs.items() if name in cls.__annotations__}
+        return super().from_dict({**config_dict, **overrides}, **kwargs)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "PureConfig":

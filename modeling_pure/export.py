@@ -46,7 +46,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 HUB_PATTERNS = ["config.json", "generation_config.json", "model*.safetensors*", CARD_FILE, "curves.png"]
-# What Llama can be and Pure is not; Pure's configuration looks after shapes, tied embeddings and the kind of RoPE.
+# What Llama can be and Pure is not; Pure's configuration checks shapes, tied embeddings and RoPE.
 LLAMA_ALONE = {"attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0}
 NOT_CARRIED = {"architectures", "auto_map", "dtype", "model_type", "pretraining_tp", "transformers_version"}
 LAYOUT = """The layout is that of `LlamaForCausalLM`, with norm weights of one. It was exported from a Pure checkpoint,
@@ -151,10 +151,8 @@ def convert_config(config: PreTrainedConfig, to: str) -> PreTrainedConfig:
     for name, value in LLAMA_ALONE.items():
         if fields.pop(name) != value:
             raise InputError(f"CHECKPOINT: {name} is {getattr(config, name)}; Pure has only {value}")
-    if extra := set(fields["rope_parameters"]) - {"rope_type", "rope_theta"}:
-        raise InputError(f"CHECKPOINT: rope_parameters has {', '.join(sorted(extra))}; Pure has only rope_theta")
     try:
-        return PureConfig(**{"num_real_tokens": None, **fields})  # by default that is GPT-2's
+        return PureConfig(**{"num_real_tokens": None, **fields})  # the default is GPT-2's
     except (StrictDataclassError, ValueError) as error:
         raise InputError(f"CHECKPOINT: is not in Pure's shape: {last_line(error)}") from error
 
@@ -220,16 +218,19 @@ def write_model(source: PreTrainedModel, config: PreTrainedConfig, folder: Path,
 
 @torch.no_grad()
 def logits(model: PreTrainedModel) -> torch.Tensor:
-    """Logits of two rows of tokens in fp32; the model is in fp32 after it, in memory of its own.
+    """Logits of two rows of tokens in fp32, the second at positions beyond the context; the model stays in fp32.
 
-    Weights that were just loaded lie in the file, at places that depend on its head, and a matrix product may round
-    by the alignment of what it reads.
+    There RoPE may turn by other frequencies. The weights move to memory of their own: where they lie in the file
+    depends on its header, and a matrix product may round by the alignment of what it reads.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32, copy=True)
     real = getattr(model.config, "num_real_tokens", None) or model.config.vocab_size
-    length = min(64, model.config.max_position_embeddings)
-    return model(torch.randint(real, (2, length), generator=torch.Generator().manual_seed(0))).logits
+    context = model.config.max_position_embeddings
+    ids = torch.randint(real, (2, min(64, context)), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(ids.shape[1])
+    rows = zip(ids.split(1), (positions, positions + context), strict=True)
+    return torch.cat([model(row, position_ids=places[None]).logits for row, places in rows])
 
 
 def compare(expected: torch.Tensor, suppressed: list[int] | None, folder: Path, to: str) -> dict[str, str]:

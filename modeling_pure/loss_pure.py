@@ -1,13 +1,15 @@
 """The loss of a language-model head without its logits: 16 rows of 2,048 tokens would make 6.6 GB of them in float32.
 
-Pushed to the Hub beside the model, so it imports torch only.
+Pushed to the Hub beside the model, so it imports torch and transformers only.
 """
 
+from dataclasses import fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 CHUNK_TOKENS = 4096  # 0.8 GB of float32 logits at 50,304 words
 
@@ -85,6 +87,63 @@ def chunked_nats(hidden_states: torch.Tensor, weight: torch.Tensor, labels: torc
         return torch.cat(
             [F.cross_entropy((h.to(head.dtype) @ head.t()).float(), y, reduction="none") for h, y in chunks]
         )
+
+
+def head_weight(head: nn.Module) -> torch.Tensor | None:
+    """The weight of a head that computes its product alone; adapters and tensor parallelism add to it, giving None."""
+    plain = isinstance(head, nn.Linear) and type(head.weight) in (nn.Parameter, torch.Tensor)
+    return head.weight if plain else None  # type: ignore[return-value]
+
+
+def hidden_states_loss(
+    hidden_states: torch.Tensor,
+    labels: torch.Tensor,
+    weight: torch.Tensor,
+    token_loss: PureTokenLoss,
+    reduction: str,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    shift_labels: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """The loss that transformers takes from logits, without them.
+
+    Args:
+        hidden_states: shape (batch, length, hidden).
+        labels: shape (batch, length), shifted here; with `shift_labels`, which are shifted already, not read.
+        weight: of the head, shape (vocab, hidden).
+        reduction: "mean", over `num_items_in_batch` where it is given, or "none" for nats (batch, length).
+    """
+    next_tokens = F.pad(labels, (0, 1), value=ignore_index)[:, 1:] if shift_labels is None else shift_labels
+    next_tokens = next_tokens.masked_fill(next_tokens == ignore_index, -100).to(hidden_states.device)
+    tokens, targets = hidden_states.flatten(0, 1), next_tokens.flatten()
+    if reduction == "none":
+        return chunked_nats(tokens, weight, targets).view_as(next_tokens)
+    num_items = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
+    loss: torch.Tensor = ChunkedCrossEntropy.apply(tokens, weight, targets, num_items, token_loss)
+    return loss
+
+
+class LossWithoutLogits(CausalLMOutputWithPast):
+    """The output of a forward pass that made no logits, and says so where they are read."""
+
+    @property
+    def logits(self) -> torch.Tensor | None:
+        """Raise `AttributeError`."""
+        raise AttributeError(
+            "This forward pass made no logits: in training, labels give the loss alone. Pass skip_logits=False to "
+            "the model to have logits as well."
+        )
+
+    @logits.setter
+    def logits(self, logits: torch.Tensor | None) -> None:
+        """Accept the field's default."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(self.get(field.name) for field in fields(self))
 
 
 def compute_dtype(states: torch.Tensor) -> torch.dtype:

@@ -18,10 +18,11 @@ from torch import nn
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationConfig, GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
@@ -29,7 +30,7 @@ from transformers.utils.generic import maybe_autocast, merge_with_config_default
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_pure import PureConfig, copy_hub_files
-from .loss_pure import ChunkedCrossEntropy, PureTokenLoss, chunked_nats, compute_dtype
+from .loss_pure import LossWithoutLogits, PureTokenLoss, compute_dtype, head_weight, hidden_states_loss
 
 # transformers 5.24 renamed `past_key_values` to `cache` in arguments and outputs. Earlier versions pass the cache of
 # continuous batching to attention functions as `cache`, so the name is not read there.
@@ -51,40 +52,45 @@ class PureRMSNorm(nn.Module):
             return F.rms_norm(hidden_states, (self.hidden_size,), eps=self.eps)
 
 
-def head_dim(config: PureConfig) -> int:
-    """The size of one attention head. Equal to `config.head_dim`, which is declared as optional."""
-    return config.hidden_size // config.num_attention_heads
-
-
 class PureRotaryEmbedding(nn.Module):
-    """Cosines and sines of the rotary position embedding (Su et al. 2021)."""
+    """Cosines and sines of the rotary position embedding (Su et al. 2021), also scaled for longer sequences."""
 
     inv_freq: torch.Tensor
+    original_inv_freq: torch.Tensor
 
     def __init__(self, config: PureConfig) -> None:
-        super().__init__()
-        self.head_dim = head_dim(config)
-        self.theta: float = (config.rope_parameters or {})["rope_theta"]
-        self.register_buffer("inv_freq", self.inverse_frequencies(), persistent=False)
+        super().__init__()  # `dynamic_rope_update` reads and writes the attributes by their names
+        self.config = config
+        self.rope_type: str = (config.rope_parameters or {})["rope_type"]
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
+        frequencies, self.attention_scaling = self.inverse_frequencies()
+        self.register_buffer("inv_freq", frequencies, persistent=False)
+        self.register_buffer("original_inv_freq", frequencies.clone(), persistent=False)
 
-    def inverse_frequencies(self) -> torch.Tensor:
-        """theta^(-2i / head_dim), shape (head_dim / 2), float32."""
-        return 1.0 / (self.theta ** (torch.arange(0, self.head_dim, 2, dtype=torch.float) / self.head_dim))
+    def inverse_frequencies(self) -> tuple[torch.Tensor, float]:
+        """theta^(-2i / head_dim), shape (head_dim / 2), float32, or scaled ones; and what cos and sin are times."""
+        if self.rope_type != "default":
+            return ROPE_INIT_FUNCTIONS[self.rope_type](self.config)
+        size, theta = self.config.head_dim or 0, (self.config.rope_parameters or {})["rope_theta"]
+        return 1.0 / (theta ** (torch.arange(0, size, 2, dtype=torch.float) / size)), 1.0
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> nn.Module:
         # `.to(bfloat16)` would round the frequencies: 3.7 rad of error at position 2047. Follow the device only.
-        exact = self.inv_freq
+        exact = dict(self.named_buffers())
         super()._apply(fn, recurse)
-        if self.inv_freq.dtype != torch.float32:
-            self.inv_freq = exact.to(self.inv_freq.device)
+        for name, frequencies in self.named_buffers():
+            if frequencies.dtype != torch.float32:
+                setattr(self, name, exact[name].to(frequencies.device))
         return self
 
     @torch.no_grad()
+    @dynamic_rope_update
     def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Positions (batch, length) to cos and sin (batch, length, head_dim), in the dtype of `hidden_states`."""
         angles = position_ids[..., None].float() * self.inv_freq.to(hidden_states.device)
         angles = torch.cat((angles, angles), dim=-1)
-        return angles.cos().to(hidden_states.dtype), angles.sin().to(hidden_states.dtype)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
 
 
 def apply_rotary(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
@@ -143,7 +149,7 @@ class PureAttention(nn.Module):
         super().__init__()
         self.config = config
         self.layer_idx = layer_idx
-        self.head_dim = head_dim(config)
+        self.head_dim = config.hidden_size // config.num_attention_heads
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = True
@@ -233,13 +239,33 @@ class PurePreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": PureDecoderLayer, "attentions": PureAttention}
 
+    def __init__(self, config: PureConfig) -> None:
+        config.standardize_rope_params()
+        config.validate()  # fields may have changed since it was made
+        super().__init__(config)
+
     def _init_weights(self, module: nn.Module) -> None:
         # In code outside transformers this is not called for modules without own parameters (PureAttention, PureMLP),
         # so a special scale has to stand on the leaf itself. `init` leaves weights that were loaded alone.
         if isinstance(module, (nn.Linear, nn.Embedding)):
             init.normal_(module.weight, mean=0.0, std=getattr(module, "init_std", self.config.initializer_range))
         elif isinstance(module, PureRotaryEmbedding):
-            init.copy_(module.inv_freq, module.inverse_frequencies())
+            for frequencies in (module.inv_freq, module.original_inv_freq):
+                init.copy_(frequencies, module.inverse_frequencies()[0])
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As in transformers; all `new_num_tokens` become real tokens, and rows that only pad to a multiple are spare.
+
+        Raises:
+            ValueError: a special token of the configuration is not among them.
+        """
+        real = self.config.real_tokens if new_num_tokens is None else new_num_tokens
+        self.config.check_special_tokens(real)
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.config.num_real_tokens = real if real < self.config.vocab_size else None
+        return embeddings
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
@@ -341,6 +367,7 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
 
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # type: ignore[dict-item]
+    _followed: list[int] | None
 
     def __init__(self, config: PureConfig) -> None:
         super().__init__(config)
@@ -348,14 +375,21 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.lm_head.init_std = config.head_initializer_range
         self.token_loss = PureTokenLoss()
-        self.generation_config.suppress_tokens = config.suppressed_tokens or None
         self.post_init()
 
-    def adjust_generation_fn(self, *args: Any, **kwargs: Any) -> None:
-        """After loading: keep the spare ids suppressed where the folder or the caller had no word on it."""
-        super().adjust_generation_fn(*args, **kwargs)  # type: ignore[misc]
-        if self.generation_config.suppress_tokens is None:
-            self.generation_config.suppress_tokens = self.config.suppressed_tokens or None
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """As in transformers; its `suppress_tokens` follow the vocabulary until somebody else sets them."""
+        if self._generation_config.suppress_tokens == self._followed:
+            self._followed = self._generation_config.suppress_tokens = self.config.suppressed_tokens or None
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, generation_config: GenerationConfig) -> None:
+        if generation_config is not self.__dict__.get("_generation_config"):
+            self._generation_config, self._followed = generation_config, self.config.suppressed_tokens or None
+            if generation_config.suppress_tokens is None:
+                generation_config.suppress_tokens = self._followed
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs has `position_ids` too
@@ -377,9 +411,9 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         Labels are shifted inside, -100 is skipped. `logits_to_keep`: the last so many (0 = all), or 1D positions.
         With labels, a cache is returned only if `use_cache=True` asks for it.
 
-        In training with labels the loss comes from the hidden states in chunks and `logits` is None; `skip_logits`
-        (the name is Liger's) says otherwise. `reduction="none"` gives the nats of each token (batch, length) in
-        the place of their mean, without logits and without gradients, 0 where there is no label.
+        In training with labels the loss comes from the hidden states in chunks and the output has no logits;
+        `skip_logits` (the name is Liger's) says otherwise. `reduction="none"` gives the nats of each token (batch,
+        length) in the place of their mean, without logits and without gradients, 0 where there is no label.
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f'reduction is "mean" or "none", not {reduction!r}.')
@@ -400,9 +434,9 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         if skip_logits is None:
             skip_logits = labels is not None and (self.training or reduction == "none")
         loss: torch.Tensor | None = None
-        if skip_logits and labels is not None and self._head_is_plain():
-            loss = self._loss_without_logits(out.last_hidden_state, labels, reduction, **kwargs)
-            return CausalLMOutputWithPast(loss, None, cache, out.hidden_states, out.attentions)
+        if skip_logits and labels is not None and (weight := head_weight(self.lm_head)) is not None:
+            loss = hidden_states_loss(out.last_hidden_state, labels, weight, self.token_loss, reduction, **kwargs)
+            return LossWithoutLogits(loss, None, cache, out.hidden_states, out.attentions)
         if reduction == "none":
             raise ValueError('reduction="none" reads the head\'s weight, which is here not all of the head.')
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -410,25 +444,6 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(loss, logits, cache, out.hidden_states, out.attentions)
-
-    def _head_is_plain(self) -> bool:
-        """Whether the weight alone says what the head computes; adapters and tensor parallelism add to it."""
-        return isinstance(self.lm_head, nn.Linear) and type(self.lm_head.weight) in (nn.Parameter, torch.Tensor)
-
-    def _loss_without_logits(
-        self,
-        hidden_states: torch.Tensor,
-        labels: torch.Tensor,
-        reduction: str,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: Any,
-    ) -> torch.Tensor:
-        next_tokens = F.pad(labels.to(hidden_states.device), (0, 1), value=-100)[:, 1:]
-        tokens, targets = hidden_states.flatten(0, 1), next_tokens.flatten()
-        if reduction == "none":
-            return chunked_nats(tokens, self.lm_head.weight, targets).view_as(next_tokens)
-        num_items = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        return ChunkedCrossEntropy.apply(tokens, self.lm_head.weight, targets, num_items, self.token_loss)
 
 
 __all__ = ["PureForCausalLM", "PureModel", "PurePreTrainedModel"]

@@ -162,6 +162,54 @@ def test_there_and_back_again_nothing_has_changed(convert, checkpoint, tmp_path)
         assert (checkpoint / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
+ROPE = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 64},
+    "longrope": {
+        "short_factor": [1.0] * 36,
+        "long_factor": [2.0 + i for i in range(36)],
+        "original_max_position_embeddings": 64,
+    },
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+}
+
+
+@pytest.mark.parametrize("rope_type", ROPE)
+def test_scaled_rope_goes_there_and_back(convert, tmp_path, rope_type):
+    rope = {"rope_type": rope_type, "rope_theta": 5000.0, **ROPE[rope_type]}
+    save_pure(tmp_path / "pure", rope_parameters=rope)
+    convert("--to", "llama", tmp_path / "pure", tmp_path / "llama")
+    convert("--to", "pure", tmp_path / "llama", tmp_path / "again")
+    names = ("pure", "llama", "again")
+    assert [AutoConfig.from_pretrained(tmp_path / one).rope_parameters for one in names] == [rope] * 3
+    models = [AutoModelForCausalLM.from_pretrained(tmp_path / one).eval() for one in names]
+    long = torch.randint(0, 401, (1, 300), generator=torch.Generator().manual_seed(5))  # of 256 positions
+    with torch.no_grad():
+        for ids in (long[:, :60], long):
+            pure, llama, again = (model(ids).logits for model in models)
+            assert torch.equal(pure, llama)
+            assert torch.equal(pure, again)
+
+
+def test_a_rope_that_differs_beyond_the_context_only_is_noticed(convert, tmp_path, monkeypatch):
+    save_pure(tmp_path / "pure", rope_parameters={"rope_type": "dynamic", "rope_theta": 5000.0, "factor": 4.0})
+    convert_config = export.convert_config
+
+    def wrong(config, to):
+        converted = convert_config(config, to)
+        converted.rope_parameters["factor"] = 2.0
+        return converted
+
+    monkeypatch.setattr(export, "convert_config", wrong)
+    refused(convert, r"OUT: .*\blogits\b", "--to", "llama", tmp_path / "pure", tmp_path / "out", code=3)
+
+
 def test_shards_are_read(convert, tmp_path):
     save_pure(tmp_path / "pure").save_pretrained(tmp_path / "shards", max_shard_size="500KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
@@ -240,8 +288,8 @@ NOT_PURE = {
     "dropout": ({"attention_dropout": 0.1}, r"attention_dropout .*\b0\.1\b"),
     "tied": ({"tie_word_embeddings": True}, ".*tie_word_embeddings=True"),
     "rope": (
-        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
-        r"rope_parameters .*\bfactor\b",
+        {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 1e4}},
+        r".*rope_parameters: .*\bpartial_rotary_factor\b",
     ),
     "head_dim": ({"head_dim": 32}, r".*\bhead_dim .*\b32\b"),
 }

@@ -4,6 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from modeling_pure import PureForCausalLM
 from modeling_pure.grpo.shared_prefix import add_scoring, score_completions, shared_prefix_obstacle
 from tests.grpo.conftest import FAMILIES, UNEVEN, Batch, make_batch, make_model, make_windowed_model
 
@@ -64,6 +65,42 @@ def test_scores_and_gradients_are_those_of_single_rows(family, attention):
         found = score(model, batch, share_prefix).log_probs
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
         assert_equal_gradients(gradients(model, found), theirs)
+
+
+SCALED_ROPE = {
+    "linear": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 8},
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8},
+    "dynamic": {"factor": 4.0},
+    "longrope": {
+        "short_factor": [1.0] * 4,
+        "long_factor": [2.0, 3.0, 4.0, 5.0],
+        "original_max_position_embeddings": 8,
+    },
+}
+
+
+def make_scaled_model(rope_type: str):
+    config = FAMILIES["pure"]()
+    config.rope_parameters = {"rope_type": rope_type, "rope_theta": 100.0, **SCALED_ROPE[rope_type]}
+    torch.manual_seed(0)
+    return PureForCausalLM(config).train()
+
+
+@pytest.mark.parametrize("rope_type", ["linear", "yarn", "llama3"])
+def test_prompts_are_shared_under_a_scaled_rope(rope_type):
+    model, batch = make_scaled_model(rope_type), make_batch(UNEVEN)
+    assert shared_prefix_obstacle(model, checkpointing=False) is None
+    expected = by_rows(model, batch, masked=True)
+    found = score(model, batch, share_prefix=True).log_probs
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert_equal_gradients(gradients(model, found), gradients(model, expected))
+    assert not torch.allclose(found, score(make_model("pure"), batch, share_prefix=True).log_probs, atol=1e-2)
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_prompts_are_not_shared_where_turns_depend_on_the_longest_row(rope_type):
+    assert "rotary" in shared_prefix_obstacle(make_scaled_model(rope_type), checkpointing=False)
 
 
 def test_the_prompt_is_run_once_a_group():

@@ -1,5 +1,6 @@
 """The trainer: masks from the draw to the loss, through all that TRL does with a rollout in between."""
 
+import copy
 import re
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from transformers import AttentionInterface, AutoModelForCausalLM
 
+from modeling_pure import PureForCausalLM
 from modeling_pure.errors import InputError, RunStopped
 from modeling_pure.grpo import rollout, shared_prefix
 from modeling_pure.grpo.trainer import PureGRPOTrainer, shuffle_groups
@@ -137,6 +139,30 @@ def test_a_foreign_model_that_cannot_share_prompts_is_trained_all_the_same(make_
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
     assert max(drift for first, drift in trainer.passes if first) < 1e-5
+
+
+@pytest.mark.parametrize("rope_type", ["yarn", "dynamic"])
+def test_a_model_whose_rope_is_scaled_is_trained(rope_type, make_trainer, model_folder):
+    rope = {"rope_type": rope_type, "factor": 2.0}
+    model = PureForCausalLM.from_pretrained(model_folder, rope_parameters=rope)
+    trainer = make_trainer(model, trainer_class=Watched, max_steps=2, save_steps=2, **CUTS)
+    assert bool(trainer.prefix_obstacle) == bool(trainer.rollout_obstacle) == (rope_type == "dynamic")
+    trainer.train()
+    assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
+    assert max(drift for first, drift in trainer.passes if first) < 1e-5
+
+
+def test_tokens_that_the_tokenizer_took_from_spare_rows_can_be_drawn_and_stay(make_trainer, tokenizer):
+    grown = copy.deepcopy(tokenizer)
+    grown.add_tokens(["<think>", "</think>"])
+    trainer = make_trainer(top_p=1.0, top_k=0, chat_tokenizer=grown)
+    new = grown.convert_tokens_to_ids(["<think>", "</think>"])
+    assert new == [401, 402]
+    assert not set(new) & set(trainer.sampling_params.suppress_tokens)
+    trainer.save_model()
+    saved = PureForCausalLM.from_pretrained(trainer.args.output_dir)
+    assert saved.config.num_real_tokens == 403
+    assert saved.generation_config.suppress_tokens == [400, *range(403, 411)]
 
 
 def test_spare_ids_are_neither_drawn_nor_scored(make_trainer, tokenizer):

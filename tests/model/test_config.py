@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from modeling_pure import PRESETS, PureConfig, PureForCausalLM
 from modeling_pure.configuration_pure import AUTO_MAP, HUB_FILES
@@ -50,9 +51,12 @@ def test_preset_overrides_and_unknown_preset():
         ({"hidden_size": 45, "num_attention_heads": 5, "num_key_value_heads": 1}, r"\bhead_dim \(9\)"),
         ({"num_hidden_layers": 0}, r"num_hidden_layers .*\b0\b"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings"),
-        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "rope_type"),
-        ({"vocab_size": 2048}, "num_real_tokens .50258."),
-        ({"vocab_size": 2048, "num_real_tokens": None}, r"bos_token_id \(50256\) .*\b2048\b"),
+        ({"vocab_size": 2048, "num_real_tokens": 50258}, "num_real_tokens .50258."),
+        ({"vocab_size": 2048, "bos_token_id": 50256}, r"bos_token_id \(50256\) .*\b2048\b"),
+        ({"max_position_embeddings": 0}, r"max_position_embeddings .*\b0\b"),
+        ({"rms_norm_eps": -1.0}, r"rms_norm_eps .*-1\.0"),
+        ({"initializer_range": float("nan")}, "initializer_range .*nan"),
+        ({"hidden_act": "swish-glue"}, "hidden_act 'swish-glue'"),
         ({"eos_token_id": [50256, 50300]}, "eos_token_id .50300."),
         ({"pad_token_id": 50303}, "pad_token_id .50303."),
     ],
@@ -63,9 +67,119 @@ def test_impossible_shapes_are_refused_with_the_reason(fields, message):
         PureConfig(**fields)
 
 
+@pytest.mark.parametrize(
+    ("rope", "message"),
+    [
+        ({"rope_type": "linear"}, "factor"),
+        ({"rope_type": "linear", "factor": "4"}, "factor .*'4'"),
+        ({"rope_type": "dynamic", "factor": 0.5}, r"factor .*\b0\.5\b"),
+        ({"rope_type": "yarn", "factor": 2.0, "attention_factor": "1"}, "yarn"),
+        ({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0}, "high_freq_factor"),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 36, "long_factor": [1.0] * 35}, "longrope.*35"),
+        ({"rope_type": "longrope", "short_factor": [1.0] * 36, "long_factor": [0.0] * 36}, "longrope"),
+        ({"rope_type": "proportional", "partial_rotary_factor": 0.5}, "proportional"),
+        ({"rope_type": "yarm", "factor": 2.0}, "yarm"),
+        ({"factor": 2.0}, "factor"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_typ": "yarn"}, "rope_typ"),
+        ({"full_attention": {"rope_type": "yarn", "factor": 2.0}}, "full_attention"),
+        ({"rope_theta": "10000"}, "rope_theta .*'10000'"),
+        ({"rope_theta": 0}, r"rope_theta .*\b0\b"),
+    ],
+)
+def test_rope_parameters_that_cannot_work_are_refused(rope, message):
+    """Of most of these transformers only warns."""
+    with pytest.raises(Exception, match=f"rope_parameters: .*{message}"):
+        PureConfig(rope_parameters=rope)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tie_word_embeddings": True}, "tie_word_embeddings"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "factor"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": "x", "factor": 2.0}}, "rope_theta"),
+        ({"rope_scaling": {"type": "yarm", "factor": 2.0}}, "yarm"),
+        ({"vocab_size": 60}, "pad_token_id"),
+        ({"num_real_tokens": 65}, "num_real_tokens"),
+    ],
+)
+def test_what_the_constructor_refuses_every_way_in_refuses(tmp_path, fields, message):
+    config = PureConfig.from_preset("tiny", vocab_size=64, pad_token_id=63)
+    PureForCausalLM(config).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+
+    def by_file() -> None:
+        (tmp_path / "config.json").write_text(json.dumps({**stored, **fields}))
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+
+    def by_attribute() -> None:
+        for name, value in fields.items():
+            setattr(config, name, value)
+        PureForCausalLM(config)
+
+    ways = (
+        lambda: PureConfig.from_dict(stored, **fields),
+        lambda: PureConfig.from_pretrained(tmp_path, **fields),
+        lambda: AutoConfig.from_pretrained(tmp_path, return_unused_kwargs=True, **fields),
+        lambda: PureForCausalLM.from_pretrained(tmp_path, **fields),
+        lambda: AutoModelForCausalLM.from_pretrained(tmp_path, **fields),
+        by_file,
+        by_attribute,
+    )
+    for way in ways:
+        with pytest.raises(Exception, match=message):
+            way()
+
+
+def test_overrides_of_a_folder_are_used_and_rope_keeps_its_theta(tmp_path):
+    PureConfig.from_preset("tiny", rope_parameters={"rope_theta": 5000.0}).save_pretrained(tmp_path)
+    expected = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}
+    for name in ("rope_parameters", "rope_scaling"):
+        config, unused = PureConfig.from_pretrained(
+            tmp_path, return_unused_kwargs=True, use_cache=False, other=1, **{name: {**expected, "rope_theta": 5000.0}}
+        )
+        assert (config.rope_parameters, config.use_cache, unused) == (expected, False, {"other": 1})
+        config = PureConfig.from_pretrained(tmp_path, **{name: {"rope_type": "linear", "factor": 2.0}})
+        assert config.rope_parameters == expected
+    longer = {"rope_type": "yarn", "factor": 4.0}
+    config = PureConfig.from_pretrained(tmp_path, rope_parameters=longer, max_position_embeddings=2048)
+    trained = {"rope_theta": 5000.0, "original_max_position_embeddings": 512}
+    assert (config.rope_parameters, config.max_position_embeddings) == ({**longer, **trained}, 2048)
+    assert longer == {"rope_type": "yarn", "factor": 4.0}
+    config.save_pretrained(tmp_path)
+    config = PureConfig.from_pretrained(tmp_path, rope_parameters={**longer, "factor": 2.0, "truncate": False})
+    assert config.rope_parameters == {**longer, **trained, "factor": 2.0, "truncate": False}
+    other = PureConfig.from_pretrained(tmp_path, rope_parameters={"rope_theta": 7.0})
+    assert other.rope_parameters == {"rope_type": "default", "rope_theta": 7.0}
+
+
 def test_wrong_types_are_refused():
     with pytest.raises(Exception, match="hidden_size"):
         PureConfig(hidden_size="1152")
+
+
+@pytest.mark.parametrize("vocab_size", [1, 99, 50_000, 60_000])
+def test_another_vocabulary_alone_is_all_real(tmp_path, vocab_size):
+    config = PureConfig(vocab_size=vocab_size)
+    assert (config.num_real_tokens, config.real_tokens) == (None, vocab_size)
+    # GPT-2's ids remain where there are such rows.
+    present = vocab_size > 50_257
+    assert (config.eos_token_id, config.pad_token_id) == ((50_256, 50_257) if present else (None, None))
+    assert config.suppressed_tokens == ([50_257] if present else [])
+    assert PureConfig(**config.to_dict()).to_dict() == config.to_dict()
+    config.save_pretrained(tmp_path)
+    assert PureConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_what_is_given_is_no_default(tmp_path):
+    config = PureConfig(vocab_size=60_000, num_real_tokens=50_258)
+    assert config.suppressed_tokens == [50_257, *range(50_258, 60_000)]
+    config.save_pretrained(tmp_path)
+    assert PureConfig.from_pretrained(tmp_path).num_real_tokens == 50_258
+    assert PureConfig(num_real_tokens=None).real_tokens == 50_304
+    assert {type(getattr(PureConfig(), name)) for name in ("num_real_tokens", "eos_token_id")} == {int}
 
 
 def test_auto_map_always_names_all_three_classes():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig, pipeline
 
-from modeling_pure import PureConfig, PureForCausalLM
+from modeling_pure import PureConfig, PureForCausalLM, PureModel
 
 GREEDY = {"max_new_tokens": 10, "do_sample": False}
 
@@ -128,6 +128,77 @@ def test_suppression_survives_saving_loading_and_a_lost_generation_config(spare_
     assert loaded.generation_config.suppress_tokens == expected
     assert (loaded.generation_config.eos_token_id, loaded.generation_config.pad_token_id) == (0, 1)
     assert spare_share(loaded) == 0
+
+
+def test_tokens_in_spare_rows_can_be_generated_as_soon_as_they_are_known(spare_model, tmp_path):
+    """Tokens that a tokenizer gets later take spare rows: by their number, or by the call that everybody makes."""
+    spare_model.config.num_real_tokens = 42
+    assert spare_model.generation_config.suppress_tokens == [1, *range(42, 64)]
+    spare_model.resize_token_embeddings(45, pad_to_multiple_of=64)
+    assert (spare_model.config.vocab_size, spare_model.config.num_real_tokens) == (64, 45)
+    assert spare_model.generation_config.suppress_tokens == [1, *range(45, 64)]
+    spare_model.lm_head.weight.data[44] *= 100  # half of all logits of this token are the largest by far
+    prompt = torch.randint(2, 40, (64, 4), generator=torch.Generator().manual_seed(1))
+    assert (spare_model.generate(prompt, max_new_tokens=1, do_sample=False)[:, 4:] == 44).any()
+    spare_model.save_pretrained(tmp_path)
+    loaded = PureForCausalLM.from_pretrained(tmp_path)
+    assert loaded.generation_config.suppress_tokens == [1, *range(45, 64)]
+    loaded.config.num_real_tokens = None
+    assert loaded.generation_config.suppress_tokens == [1]
+    loaded.config.pad_token_id, loaded.config.eos_token_id = 0, [0, 5]
+    assert loaded.generation_config.suppress_tokens is None
+
+
+@pytest.mark.parametrize("kind", [PureForCausalLM, PureModel])
+@pytest.mark.parametrize(
+    ("arguments", "rows", "real"),
+    [
+        ((30,), 30, None),  # fewer than there were real tokens
+        ((42,), 42, None),
+        ((80,), 80, None),
+        ((64,), 64, None),
+        ((30, 32), 32, 30),
+        ((70, 128), 128, 70),
+        ((None, 48), 96, 40),
+        ((None, None), 64, 40),
+    ],
+)
+def test_real_tokens_follow_a_resized_vocabulary(tmp_path, kind, arguments, rows, real):
+    model = kind(PureConfig.from_preset("tiny", vocab_size=64, num_real_tokens=40))
+    assert model.resize_token_embeddings(*arguments).num_embeddings == rows
+    model.save_pretrained(tmp_path)
+    loaded = kind.from_pretrained(tmp_path)
+    for config in (model.config, loaded.config):
+        assert (config.vocab_size, config.num_real_tokens) == (rows, real)
+    assert loaded(torch.tensor([[rows - 1]]))[0].shape[:2] == (1, 1)
+    if kind is PureForCausalLM:
+        assert loaded.lm_head.weight.shape[0] == rows
+        for either in (model, loaded):
+            assert either.generation_config.suppress_tokens == [1, *range(real or rows, rows)]
+
+
+def test_a_vocabulary_that_would_lose_a_special_token_is_not_resized():
+    model = PureForCausalLM(PureConfig.from_preset("tiny", vocab_size=64, eos_token_id=[0, 50]))
+    with pytest.raises(ValueError, match="eos_token_id .50."):
+        model.resize_token_embeddings(50, pad_to_multiple_of=64)
+    assert (model.config.vocab_size, model.config.num_real_tokens) == (64, None)
+    assert model.resize_token_embeddings(51).num_embeddings == 51
+
+
+def test_suppressed_tokens_that_somebody_chose_stay_theirs(spare_model, tmp_path):
+    spare_model.generation_config.suppress_tokens = [1, 7, *range(40, 64)]
+    spare_model.config.num_real_tokens = 42
+    assert spare_model.generation_config.suppress_tokens == [1, 7, *range(40, 64)]
+    spare_model.save_pretrained(tmp_path)
+    loaded = PureForCausalLM.from_pretrained(tmp_path)
+    assert loaded.generation_config.suppress_tokens == [1, 7, *range(40, 64)]
+    loaded.generation_config.suppress_tokens = None
+    loaded.generation_config = loaded.generation_config  # as peft does before it generates
+    assert loaded.generation_config.suppress_tokens is None
+    loaded.generation_config = GenerationConfig(suppress_tokens=[])
+    assert loaded.generation_config.suppress_tokens == []
+    loaded.generation_config = GenerationConfig(max_new_tokens=3)
+    assert loaded.generation_config.suppress_tokens == [1, *range(42, 64)]
 
 
 def test_a_vocabulary_without_spare_rows_suppresses_nothing():

@@ -1,5 +1,7 @@
 """The loss without logits is the loss with them, and so are its gradients; and there really are no logits."""
 
+import pickle
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -58,8 +60,8 @@ def test_it_is_the_plain_loss_in_float32(model, batch, monkeypatch, chunk, num_i
     kwargs = {} if num_items is None else {"num_items_in_batch": torch.tensor(num_items)}
     plain, expected = loss_and_gradients(model, *batch, scale=3.0, skip_logits=False, **kwargs)
     ours, found = loss_and_gradients(model.train(), *batch, scale=3.0, **kwargs)
-    assert ours.logits is None
-    assert plain.logits is not None
+    assert "logits" in plain
+    assert "logits" not in ours
     torch.testing.assert_close(ours.loss, plain.loss, rtol=1e-6, atol=0)
     assert found.keys() == expected.keys()
     assert {
@@ -107,6 +109,36 @@ def test_nats_of_each_token_are_those_of_the_plain_loss(model, batch):
     assert nats.shape == ids.shape
     assert not nats[:, -1].any()
     torch.testing.assert_close(nats[:, :-1], expected.masked_fill(labels[:, 1:] == -100, 0.0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", ["shift_labels", "ignore_index"])
+@pytest.mark.parametrize("num_items", [None, 57])
+def test_labels_are_read_as_transformers_reads_them(model, batch, given, num_items):
+    """Sequence parallelism shifts labels before it cuts a row, and a tokenizer's pad id may mark what is skipped."""
+    ids, labels = batch
+    if given == "shift_labels":
+        kwargs = {"labels": ids, "shift_labels": labels.roll(3, 1)}
+    else:
+        kwargs = {"labels": labels.masked_fill(labels == -100, 7), "ignore_index": 7}
+    kwargs |= {} if num_items is None else {"num_items_in_batch": num_items}
+    ours = model.train()(ids, **kwargs)
+    plain = model(ids, skip_logits=False, **kwargs)
+    assert "logits" not in ours
+    torch.testing.assert_close(ours.loss, plain.loss, rtol=1e-6, atol=0)
+    assert not torch.isclose(ours.loss, model(ids, labels=labels).loss, rtol=1e-5) or given == "ignore_index"
+
+
+def test_who_reads_logits_that_were_not_made_learns_how_to_have_them(model, batch):
+    out = model.train()(batch[0], labels=batch[1], use_cache=True)
+    with pytest.raises(AttributeError, match="skip_logits=False"):
+        out.logits.argmax(-1)
+    assert not hasattr(out, "logits")
+    assert list(out) == ["loss"]
+    assert "loss=" in repr(out)
+    again = pickle.loads(pickle.dumps(type(out)(out.loss.detach())))
+    assert (type(again), again.loss) == (type(out), out.loss)
+    assert model(batch[0], labels=batch[1], skip_logits=False).logits.shape == (2, 40, VOCAB)
+    assert len(model(batch[0], labels=batch[1], return_dict=False)) == 1
 
 
 def test_a_head_that_does_not_learn_gets_no_gradient(model, batch):

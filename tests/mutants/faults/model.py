@@ -6,8 +6,8 @@ FAULTS = [
     Fault(
         "labels are not shifted",
         "modeling_pure/modeling_pure.py",
-        "next_tokens = F.pad(labels.to(hidden_states.device), (0, 1), value=-100)[:, 1:]",
-        "next_tokens = labels.to(hidden_states.device)",
+        "next_tokens = F.pad(labels, (0, 1), value=ignore_index)[:, 1:] if shift_labels is None",
+        "next_tokens = labels if shift_labels is None",
         "tests/model/test_loss.py",
     ),
     Fault(
