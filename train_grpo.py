@@ -67,6 +67,8 @@ def main() -> None:
     """Arguments, questions, training, and what the run leaves behind."""
     parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
     script_args, training_args = parser.parse_recipe(sys.argv[1:])
+    if training_args.max_steps < 1:
+        raise InputError(f"max_steps: expected a number of steps above 0, found {training_args.max_steps}")
     check_model("model_name_or_path", script_args.model_name_or_path)
     check_hub(training_args)
     checkpoint = checkpoint_to_resume(training_args)
@@ -122,7 +124,7 @@ def build_trainer(
     if training_args.metric_is_default:
         training_args.metric_for_best_model = asking.best_metric
     questions, dev_questions = questions_to_ask(script_args, training_args, config, tokenizer, asking)
-    num_prompts = training_args.max_steps * training_args.prompts
+    num_prompts = training_args.prompts_of_run
     seed, holdout = training_args.seed, script_args.grpo_holdout
     dev_prompts = partial(prompt_dataset, dev_questions, len(dev_questions), seed)
     shared = {
