@@ -140,7 +140,7 @@ def build_trainer(
     if training_args.metric_is_default:
         training_args.metric_for_best_model = asking.best_metric
     questions, dev_questions = questions_to_ask(script_args, training_args, config, tokenizer, asking)
-    num_prompts = training_args.max_steps * training_args.prompts
+    num_prompts = training_args.prompts_of_run
     seed, holdout = training_args.seed, script_args.grpo_holdout
     dev_prompts = partial(prompt_dataset, dev_questions, len(dev_questions), seed)
     shared = {

@@ -66,13 +66,14 @@ OVERRIDDEN = {  # None: ours takes whatever it is given
     },
     GRPOTrainer: {
         "evaluation_loop": None,
-        "get_off_policy_mask": "advantages per_token_logps sampling_per_token_logps mask off_policy_threshold",
+        "_calculate_rewards": None,
         "_compute_loss": "model inputs",
         "_generate": "prompts",
         "_generate_and_score_completions": "inputs",
         "_generate_single_turn": None,
         "_get_per_token_logps_and_entropies": None,
         "_prepare_inputs": "generation_batch",
+        "_tokenize_prompts": "prompts",
     },
 }
 TRAINERS = {PureTrainer: PureTrainingArguments, AnswerTrainer: PureGRPOConfig, PureGRPOTrainer: PureGRPOConfig}

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, cast
 
 import torch
@@ -119,7 +120,11 @@ class PureGRPOConfig(GRPOConfig):
         default=512, metadata={"help": "and from no more than so many; 0 = no limit, which sorts the whole vocabulary"}
     )
     keep_sampling_mask: bool = field(
-        default=True, metadata={"help": "train over the very tokens that could be drawn, not the whole vocabulary"}
+        default=True,
+        metadata={
+            "help": "train over the very tokens that could be drawn, not the whole vocabulary; false also allows "
+            "what no mask can stand for, such as repetition_penalty, which transformers' generate then samples with"
+        },
     )
     beta: float = field(default=0.001, metadata={"help": "weight of the KL term towards the starting model"})
     use_bias_correction_kl: bool = field(
@@ -128,11 +133,15 @@ class PureGRPOConfig(GRPOConfig):
     off_policy_mask_threshold: float | None = field(
         default=0.05, metadata={"help": "drop bad samples this far (nats a token) off policy; inf = none"}
     )
-    reward_weights: list[float] = field(
-        default_factory=lambda: list(REWARD_WEIGHTS), metadata={"help": "of a right answer and of the length penalty"}
+    reward_weights: list[float] | None = field(
+        default_factory=lambda: REWARD_WEIGHTS,  # itself: other rewards than MedQA's then count 1 each
+        metadata={"help": "of a right answer and of the length penalty"},
     )
     scale_rewards: str = field(default="none", metadata={"help": "advantage = reward - group mean, undivided"})
     loss_type: str = field(default="grpo", metadata={"help": "how token losses are averaged; grpo = per sequence"})
+    shuffle_dataset: bool | None = field(
+        default=False, metadata={"help": "shuffle the prompts; they already come in another order at every epoch"}
+    )
     disable_dropout: bool = field(
         default=True, metadata={"help": "no dropout, by which other policies would be trained than the one that acted"}
     )
@@ -191,8 +200,6 @@ class PureGRPOConfig(GRPOConfig):
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every weight takes part in every pass
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
-        # The prompts come in our own order, another one at every pass (grpo.prompts).
-        self.shuffle_dataset = False
         self.metric_is_default = self.metric_for_best_model is None
         if self.metric_is_default:
             self.metric_for_best_model = "eval_medqa_accuracy"
@@ -205,27 +212,13 @@ class PureGRPOConfig(GRPOConfig):
         check_trackers(self)
         check_attention_kernel(self.attention_kernel)
         self._refuse_what_cannot_be_kept()
-        updates = self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
-        if updates < 1 or updates % 1:
-            raise InputError(
-                f"steps_per_generation: {self.steps_per_generation} passes are no whole number of updates of "
-                f"gradient_accumulation_steps {self.gradient_accumulation_steps}"
-            )
-        if self.save_strategy not in ("steps", "no"):
-            raise InputError("save_strategy: steps or no; the best checkpoint is kept with steps, too")
-        self.updates_per_rollout = int(updates)
-        for name in ("save_steps", "max_steps") if self.save_strategy == "steps" else ():
-            if getattr(self, name) % updates:
-                raise InputError(
-                    f"{name}: {getattr(self, name):g} is no multiple of {updates:g} updates a rollout; "
-                    "a run resumed inside a rollout would sample other prompts"
-                )
-        if self.completions_per_step % self.num_generations:
-            raise InputError(
-                f"num_generations: a step of {self.completions_per_step} completions holds no whole number of groups "
-                f"of {self.num_generations}"
-            )
-        self.prompts_per_step = self.completions_per_step // self.num_generations
+        if self.save_strategy == "best":
+            raise InputError("save_strategy: steps, epoch or no; the best checkpoint is kept with steps, too")
+        # As TRL allows, a rollout may feed part of an update, and a step parts of groups: no whole number stands then.
+        if not self.updates % 1:
+            self.updates_per_rollout = int(self.updates)
+        if not self.prompts % 1:
+            self.prompts_per_step = int(self.prompts)
 
     def _check_options(self) -> None:
         """Raise `InputError` for values that neither TRL nor this trainer can use."""
@@ -284,13 +277,16 @@ class PureGRPOConfig(GRPOConfig):
                 "use_vllm: with top_p, top_k or min_p TRL's importance correction takes the loss to nearly 0; say "
                 "top_p 1.0 and top_k 0"
             )
-        if not self.use_vllm and self.repetition_penalty != 1:
-            raise InputError(
-                "repetition_penalty: changes the odds between tokens, which no mask can stand for; say 1.0"
-            )
-        unknown = [name for name in self._generation_options if name not in MASKING_OPTIONS]
-        if not self.use_vllm and unknown:
-            raise InputError(f"generation_kwargs: '{unknown[0]}' is none of {', '.join(MASKING_OPTIONS)}")
+        if self.keep_sampling_mask and self.beyond_masks:
+            raise InputError(f"{self.beyond_masks}, which no mask can stand for; set keep_sampling_mask false")
+
+    @property
+    def beyond_masks(self) -> str | None:
+        """An option by which more than tokens is taken away, so that transformers' `generate` has to sample."""
+        if self.repetition_penalty != 1:
+            return "repetition_penalty: changes the odds between tokens"
+        others = [name for name in self._generation_options if name not in MASKING_OPTIONS]
+        return f"generation_kwargs: '{others[0]}' is none of {', '.join(MASKING_OPTIONS)}" if others else None
 
     def sampling_params(self, never: Iterable[int]) -> SamplingParams:
         """How completions are sampled, `never` being ids that stand for nothing that can be answered."""
@@ -307,17 +303,29 @@ class PureGRPOConfig(GRPOConfig):
 
     @property
     def _generation_options(self) -> dict[str, Any]:
-        return cast(dict[str, Any], self.generation_kwargs or {})  # a string has been parsed
+        given = cast(dict[str, Any], self.generation_kwargs or {})  # a string has been parsed
+        return {name: value for name, value in given.items() if (name, value) != ("do_sample", True)}
 
     @property
-    def prompts(self) -> int:
-        """`prompts_per_step`, which `__post_init__` computes if it is not set."""
-        return cast(int, self.prompts_per_step)
+    def prompts(self) -> float:
+        """Prompts of one optimizer step, over all devices."""
+        return self.completions_per_step / self.num_generations
 
     @property
-    def updates(self) -> int:
-        """`updates_per_rollout`, which `__post_init__` computes if it is not set."""
-        return cast(int, self.updates_per_rollout)
+    def updates(self) -> float:
+        """Optimizer steps made on the completions of one rollout."""
+        return self.passes_per_rollout / self.gradient_accumulation_steps
+
+    @property
+    def passes_per_rollout(self) -> int:
+        """Forward passes of training from one rollout to the next."""
+        return self.steps_per_generation * self.num_iterations
+
+    @property
+    def prompts_of_run(self) -> int:
+        """Prompts that `max_steps` steps take; the last rollout is a whole one, even if the run ends inside it."""
+        rollouts = ceil(self.max_steps * self.gradient_accumulation_steps / self.passes_per_rollout)
+        return rollouts * cast(int, self.generation_batch_size) // self.num_generations
 
     @property
     def completions_per_step(self) -> int:

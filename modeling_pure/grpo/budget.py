@@ -1,5 +1,6 @@
 """A budget of generated tokens."""
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -11,11 +12,13 @@ class TokenBudget(TrainerCallback, ExportableState):
 
     The rollout in which the budget is reached is still trained on, so that no token was generated for nothing, and the
     last weights are evaluated.
+
+    Args:
+        rollout_done: whether all of the last rollout has been trained on.
     """
 
-    def __init__(self, max_tokens: int, updates_per_rollout: int) -> None:
-        self.max_tokens = max_tokens
-        self.updates_per_rollout = updates_per_rollout
+    def __init__(self, max_tokens: int, rollout_done: Callable[[], bool] = lambda: True) -> None:
+        self.max_tokens, self.rollout_done = max_tokens, rollout_done
         self.generated_tokens = 0
 
     @property
@@ -27,13 +30,40 @@ class TokenBudget(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop after the last step on the rollout in which the budget was reached, with a checkpoint."""
-        if self.spent and state.global_step % self.updates_per_rollout == 0:
+        if self.spent and self.rollout_done():
             control.should_save = control.should_training_stop = True
             control.should_evaluate = args.eval_strategy != "no"
 
     def state(self) -> dict[str, Any]:
         """What goes into the checkpoint."""
         return {
-            "args": {"max_tokens": self.max_tokens, "updates_per_rollout": self.updates_per_rollout},
-            "attributes": {"generated_tokens": self.generated_tokens},
+            "args": {"max_tokens": self.max_tokens},
+            "attributes": {"generated_tokens": self.generated_tokens, "inside_rollout": not self.rollout_done()},
         }
+
+
+class SaveAfterRollout(TrainerCallback):
+    """Lets a checkpoint that falls inside a rollout, and the evaluation beside it, wait until the rollout's end.
+
+    A run resumed inside a rollout would sample other prompts.
+
+    Args:
+        rollout_done: whether all of the last rollout has been trained on.
+    """
+
+    def __init__(self, rollout_done: Callable[[], bool]) -> None:
+        self.rollout_done = rollout_done
+        self.save_waits = self.evaluation_waits = False
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put off what is due, or catch up on it; a run that ends inside a rollout saves there."""
+        control.should_save |= self.save_waits
+        control.should_evaluate |= self.evaluation_waits
+        if self.rollout_done() or state.global_step >= state.max_steps or control.should_training_stop:
+            self.save_waits = self.evaluation_waits = False
+        elif control.should_save:
+            self.save_waits, self.evaluation_waits = True, control.should_evaluate
+            control.should_save = control.should_evaluate = False
+        control.should_log |= control.should_save  # as for every checkpoint (`StopOnSignal`)

@@ -60,8 +60,8 @@ class Preflight:
         low, high = wilson_interval(self.correct, self.completions)
         answers = ", ".join(f"{letter} {count}" for letter, count in self.letters.items())
         return {
-            "sampled": f"{self.completions} completions to {self.groups} prompts, {self.mean_length:.1f} tokens each, "
-            f"from {self.kept_tokens:.1f} likely tokens a position",
+            "sampled": f"{self.completions} completions to {self.groups} prompts, {self.mean_length:.1f} tokens each"
+            + (f", from {self.kept_tokens:.1f} likely tokens a position" if self.kept_tokens else ""),
             "readable": f"{self.parsed:.1%} {READABLE[self.answer_format]}; {answers}",
             "contradictions": f"{self.contradictions:.1%} name one option by letter and another by text",
             "right": f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}); always A: {self.always_a:.1%}, chance: 25.0%",
@@ -151,7 +151,7 @@ def sample_groups(trainer: PureGRPOTrainer, rows: list[dict[str, Any]], name: tu
             "kept": sum(kept),
         }
         for found, row, group, ids, kept in zip(
-            answers, asked, of_group, rollout.completion_ids, rollout.kept, strict=True
+            answers, asked, of_group, rollout.completion_ids, rollout.kept or [[]] * len(asked), strict=True
         )
     ]
 

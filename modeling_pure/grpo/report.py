@@ -3,6 +3,7 @@
 import math
 
 from ..medqa.card import DEV_METRICS
+from ..medqa.rewards import REWARD_WEIGHTS
 from ..training.report import state_memory
 from .arguments import PureGRPOConfig
 from .sft import AnswerTrainer
@@ -33,10 +34,10 @@ INERT = "WITHOUT EFFECT: "
 def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -> dict[str, str]:
     """What a step, a rollout and the whole run consist of."""
     prompts, total = args.prompts, args.max_steps * args.prompts / args.num_iterations
-    right, short, *others = args.reward_weights
+    right, short, *others = args.reward_weights or REWARD_WEIGHTS
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     return {
-        "step": f"{prompts} prompts x {args.num_generations} completions = {args.completions_per_step}",
+        "step": f"{prompts:g} prompts x {args.num_generations} completions = {args.completions_per_step}",
         "rollout": f"{args.generation_batch_size} completions, {args.updates:g} update(s) on each",
         "run": f"{args.max_steps:,} steps {budget}",
         "questions": f"{num_questions:,}, asked {total / num_questions:.3g} times each",
@@ -97,7 +98,8 @@ def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) ->
             f"{rewards[0]:.3f} at first, {rewards[-1]:.3f} at last" if rewards else "not logged"
         )
         for name, metric, unit in ACTED:
-            values = [line[metric] for line in history if line.get(metric) is not None]
+            # But for the summary at the end, which repeats the last line.
+            values = [line[metric] for line in history if line.get(metric) is not None and "train_loss" not in line]
             if values:
                 facts[name] = f"{sum(values) / len(values):.4g} {unit}, {max(values):.4g} at most"
     for scorer, metric in DEV_METRICS.items():

@@ -1,8 +1,10 @@
 """`trl.GRPOTrainer` with what it lacks: keep-sampling masks, prompts run once a group, and a budget of tokens.
 
-Everything else is TRL's: rewards, advantages, the loss with its unbiased KL term and off-policy sequence mask.
+Everything else is TRL's: rewards, advantages, the loss with its unbiased KL term and off-policy sequence mask. Without
+the mask, what we cannot sample or score is left to TRL's own code.
 """
 
+import logging
 import math
 from pathlib import Path
 from typing import Any, cast
@@ -20,27 +22,34 @@ from ..data.tokenizer import added_tokens, end_no_prompt, prompt_ids
 from ..errors import InputError, RunStopped, first_line
 from ..medqa.ends import set_end_tokens
 from ..medqa.questions import Question
+from ..medqa.rewards import REWARD_WEIGHTS, LengthPenalty
 from ..training.checkpoint import callback_attributes
 from ..training.kernels import choose_attention_kernel
 from ..training.saving import DurableTrainer
 from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
-from .budget import TokenBudget
+from .budget import SaveAfterRollout, TokenBudget
 from .generate import generate_completions
+from .inputs import check_prompt_ids, check_training_rows
 from .rollout import Rollout, evaluating, sample_completions
 from .self_check import rollout_fault, scoring_is_right
 from .shared_prefix import add_scoring, group_rows, refuse_changed_logits, shared_prefix_obstacle
+
+logger = logging.getLogger(__name__)
+OF_LOSS_LINES = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # what TRL's last line of a run has not
 
 
 class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
     """GRPO with the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1), in single turns of text.
 
+    Takes what `GRPOTrainer` takes, in its order.
+
     Args:
         questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
 
     Raises:
-        InputError: the model or the set-up is not one that masks can be kept for.
-        RunStopped: while training, a probability is not a number.
+        InputError: masks cannot be kept for the model or the set-up, or a row cannot be trained on.
+        RunStopped: while training, a probability is not a number, or a reward is infinite.
     """
 
     model: PreTrainedModel
@@ -52,32 +61,81 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
     def __init__(
         self,
         model: str | PreTrainedModel,
-        *,
-        args: PureGRPOConfig,
+        reward_funcs: Any = None,
+        args: PureGRPOConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        *more: Any,
         questions: list[Question] | None = None,
         **kwargs: Any,
     ) -> None:
+        args = args or default_arguments(model, eval_dataset)
+        if not isinstance(args, PureGRPOConfig):
+            raise InputError(f"args: expected a PureGRPOConfig, with options as TRL's, found {type(args).__name__}")
+        self.questions = questions or []
+        if args.metric_is_default and not self.questions:  # no evaluation will give it
+            args.metric_for_best_model = "loss" if args.load_best_model_at_end else None
+            args.greater_is_better = False if args.load_best_model_at_end else None
+        if args.reward_weights is REWARD_WEIGHTS and not are_medqa_rewards(reward_funcs):
+            args.reward_weights = None  # TRL's default, 1 each
         self._sampling_mask: torch.Tensor | None = None  # of the batch that is scored next, as bits
         self.fp32_head = args.cast_lm_head_to_fp32
-        if (model_config(model, args) if isinstance(model, str) else model.config).tie_word_embeddings:
+        if has_tied_head(model, args):
             args.cast_lm_head_to_fp32 = False  # the embeddings would be cast too; the scorer casts the product alone
-        super().__init__(model=model, args=args, **kwargs)
-        self._refuse_what_is_not_kept()
+        super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, *more, **kwargs)
         choose_attention_kernel(self.args.attention_kernel)
-        self.questions = questions or []
-        # A run that goes on inside a rollout would sample other prompts.
-        self.stop_on_signal.steps_between_stops = self.args.updates
-        self.token_budget = TokenBudget(self.args.max_tokens, self.args.updates)
+        # A run resumed inside a rollout would sample other prompts.
+        self.stop_on_signal.may_stop = self.rollout_done
+        self.token_budget = TokenBudget(self.args.max_tokens, self.rollout_done)
         self.add_callback(self.token_budget)
+        self.add_callback(SaveAfterRollout(self.rollout_done))
+        self._take_over()
+        check_training_rows(self)
+
+    def rollout_done(self) -> bool:
+        """Whether all of the last rollout has been trained on."""
+        return self._step % self.args.passes_per_rollout == 0
+
+    # ---- what is ours, and what is left to TRL --------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Sample and score in our own way; in TRL's if the model does not allow it and no mask is kept."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError("GRPO needs the whole model on every GPU: take accelerate_configs/multi_gpu.yaml (DDP)")
+        self.left_to_trl: str | None = None
+        self.prefix_obstacle: str | None
+        self.rollout_obstacle: str | None
+        try:
+            self._score_and_sample()
+        except InputError as error:
+            if self.args.keep_sampling_mask:
+                raise
+            self.left_to_trl = self.prefix_obstacle = self.rollout_obstacle = str(error)
+            logger.warning(f"TRL's own code samples and scores: {error}")
+        self.sampling_params = self.args.sampling_params(self._never_sampled())
+        if self.generates and not self._is_vlm:
+            suppressed = [*self.sampling_params.suppress_tokens] or None
+            self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = suppressed
+
+    def _score_and_sample(self) -> None:
+        if self.tools or self.rollout_func or self._is_vlm or self.aux_loss_enabled:
+            raise InputError("GRPO here samples text in one turn: no tools, environments, rollout_func, images or MoE")
         inner = self.base_causal_lm
+        refuse_changed_logits(inner)
         end_no_prompt(self._tokenizer)
         self.eos_token_ids = set_end_tokens(inner, self._tokenizer)
         self.prefix_obstacle = shared_prefix_obstacle(inner, bool(self.args.gradient_checkpointing))
-        self.rollout_obstacle = shared_prefix_obstacle(inner, checkpointing=False) or rollout_fault(
-            inner, self.fp32_head
+        self.rollout_obstacle = (
+            self.args.beyond_masks
+            or shared_prefix_obstacle(inner, checkpointing=False)
+            or rollout_fault(inner, self.fp32_head)
         )
         self._add_scoring()
-        self.sampling_params = self.args.sampling_params(self._never_sampled())
+
+    @property
+    def generates(self) -> bool:
+        """Whether TRL samples, by `generate`: with options that no mask can stand for, or a model that is not ours."""
+        return not self.use_vllm and bool(self.left_to_trl or self.args.beyond_masks)
 
     def _add_scoring(self) -> None:
         """Let model and reference score completions; whole rows where prompts cannot be shared."""
@@ -95,17 +153,10 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
     def _never_sampled(self) -> set[int]:
         """Padding, ids without a token, and what the model's own configuration suppresses."""
         model = self.base_causal_lm
-        spare = range(len(self._tokenizer), model.config.get_text_config().vocab_size)
+        spare = {*range(model.config.get_text_config().vocab_size)} - {*self._tokenizer.get_vocab().values()}
         padding = {self._tokenizer.pad_token_id} - {*self.eos_token_ids}
         generation: Any = model.generation_config  # never None: the model can generate
         return {*spare, *padding, *(generation.suppress_tokens or ())}
-
-    def _refuse_what_is_not_kept(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("GRPO needs the whole model on every GPU: take accelerate_configs/multi_gpu.yaml (DDP)")
-        if self.tools or self.rollout_func or self._is_vlm or self.aux_loss_enabled:
-            raise InputError("GRPO here samples text in one turn: no tools, environments, rollout_func, images or MoE")
-        refuse_changed_logits(self.base_causal_lm)
 
     @property
     def base_causal_lm(self) -> PreTrainedModel:
@@ -113,14 +164,15 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         model: Any = self.model
         return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)
 
-    def train(  # type: ignore[override]  # as DurableTrainer's
-        self, resume_from_checkpoint: str | None = None, **kwargs: Any
-    ) -> TrainOutput | None:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train; with a checkpoint, first take up its count of generated tokens."""
-        if resume_from_checkpoint:
-            attributes = callback_attributes(resume_from_checkpoint, TokenBudget.__name__)
+        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+        if checkpoint:
+            attributes = callback_attributes(checkpoint, TokenBudget.__name__)
             self.token_budget.generated_tokens = attributes["generated_tokens"]
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            if attributes.get("inside_rollout"):
+                logger.warning(f"'{checkpoint}' was saved inside a rollout, whose rest is not trained on")
+        return super().train(checkpoint, *args, **kwargs)
 
     def has_finished(self, checkpoint: Path) -> bool:
         """Whether the budget is spent, or the checkpoint is that of the last step."""
@@ -130,6 +182,10 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     def sample(self, prompt_ids: list[list[int]]) -> Rollout:
         """Completions to prompts, equal neighbours being a group."""
+        if self.generates:
+            with evaluating(self.model):
+                completion_ids, _ = super()._generate_single_turn(prompt_ids, None, {}, self.num_generations)
+            return Rollout(completion_ids, [], [], None)
         sample = generate_completions if self.rollout_obstacle else sample_completions
         with evaluating(self.model), self.accelerator.autocast():
             return sample(
@@ -152,8 +208,9 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         return [front + ids for ids in prompt_ids(self._tokenizer, prompts, templated=True)], None, {}
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        if self.use_vllm:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        if self.use_vllm or self.generates:
+            with evaluating(self.model):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         rollout = self.sample(prompt_ids)
         log_probs = [log_prob for row in rollout.log_probs for log_prob in row]
         counts = [sum(map(sum, rollout.kept)), len(log_probs), sum(not math.isfinite(x) for x in log_probs)]
@@ -168,6 +225,11 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             return rollout.completion_ids, None
         self._sampling_mask = rollout.sampling_mask
         return rollout.completion_ids, rollout.log_probs
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        output = super()._tokenize_prompts(prompts)
+        check_prompt_ids(output[0], self.base_causal_lm, self._tokenizer)
+        return output
 
     def _generate(self, prompts: list[Any]) -> Any:
         output = super()._generate(prompts)
@@ -190,13 +252,23 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """TRL's, but for the shuffle: whole groups change places, so that a micro-batch can share their prompts."""
-        if not self.model.training:
+        if self.left_to_trl or not self.model.training:
             return super()._prepare_inputs(generation_batch)
         passes = self.args.steps_per_generation
         if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
             rollout = shuffle_groups(self._generate_and_score_completions(generation_batch))
             self._buffered_inputs = split_tensor_dict(rollout, passes)
         return self._buffered_inputs[self._step % passes]
+
+    def _calculate_rewards(self, *args: Any) -> torch.Tensor:
+        rewards = super()._calculate_rewards(*args)  # (completions of all devices, functions), NaN where there is none
+        infinite = [
+            name for name, column in zip(self.reward_func_names, rewards.T, strict=True) if column.isinf().any()
+        ]
+        if infinite:
+            raise RunStopped(f"step {self.state.global_step}: the reward '{infinite[0]}' is infinite")
+        self._add_metric("completions/unscored", rewards.isnan().all(1).float().mean().item())
+        return rewards
 
     # ---- scores and loss ------------------------------------------------------------------------------------------
 
@@ -211,6 +283,12 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         """TRL's place for the current, the old and the reference policy alike; all see the same mask."""
+        if self.left_to_trl:
+            scores = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+            )
+            self._current_log_probs = scores[0].detach()
+            return scores
         outputs = []
         for start in range(0, len(input_ids), batch_size or len(input_ids)):
             rows = slice(start, start + (batch_size or len(input_ids)))
@@ -224,29 +302,35 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
                     )
                 )
         log_probs, entropy = (torch.cat([output[name] for output in outputs]) for name in ("log_probs", "entropy"))
+        self._current_log_probs = log_probs.detach()
         return log_probs, entropy if compute_entropy else None, None
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
         self._sampling_mask = inputs.get("sampling_mask")
-        return super()._compute_loss(model, inputs)
+        loss = super()._compute_loss(model, inputs)
+        if self.off_policy_mask_threshold is not None:
+            self._log_off_policy(inputs)
+        return loss
 
-    def get_off_policy_mask(  # type: ignore[override]  # a static method in TRL
-        self,
-        advantages: torch.Tensor,
-        per_token_logps: torch.Tensor,
-        sampling_per_token_logps: torch.Tensor,
-        mask: torch.Tensor,
-        off_policy_threshold: float,
-    ) -> torch.Tensor:
-        """TRL's; logs what TRL does not: the share of sequences that it drops, and how far off the farthest is."""
-        kept = super().get_off_policy_mask(
-            advantages, per_token_logps, sampling_per_token_logps, mask, off_policy_threshold
-        )
-        drift = (sampling_per_token_logps - per_token_logps.detach()).nan_to_num(0.0) * mask  # vLLM may not know some
+    def _log_off_policy(self, inputs: dict[str, Any]) -> None:
+        """Log what TRL does not: the share of sequences that its mask drops, and how far off the farthest is."""
+        now, mask = self._current_log_probs, inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        threshold = cast(float, self.off_policy_mask_threshold)
+        sampler = inputs.get("sampling_per_token_logps", inputs.get("old_per_token_logps", now))
+        advantages = inputs["advantages"].view(len(now), -1)
+        kept = self.get_off_policy_mask(advantages, now, sampler, mask, threshold)
+        drift = (sampler - now).nan_to_num(0.0) * mask  # vLLM may not know some
         farthest = torch.where(advantages[:, 0] < 0, drift.sum(1) / mask.sum(1).clamp(min=1), 0.0).max()
         self._add_metric("off_policy/masked_share", 1 - self.accelerator.gather(kept.float()).mean().item())
         self._add_maximum("off_policy/farthest", self.accelerator.gather(farthest).max().item())
-        return kept
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's; the summary of a run repeats each metric's last value, as scripts read them there."""
+        if "train_loss" in logs and not self._metrics["train"]:  # every checkpoint begins a new mean (`StopOnSignal`)
+            for line in self.state.log_history:
+                known = line.items() if "loss" in line else ()
+                logs |= {name: value for name, value in known if value is not None and name not in OF_LOSS_LINES}
+        super().log(logs, start_time)
 
     def _add_metric(self, name: str, value: float) -> None:
         self._metrics["train" if self.model.training else "eval"][name].append(value)
@@ -274,6 +358,29 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
             output = output._replace(metrics={**(output.metrics or {}), **metrics})
         return output
+
+
+def default_arguments(model: str | PreTrainedModel, eval_dataset: Any) -> PureGRPOConfig:
+    """The arguments of a trainer that is given none, as TRL has them: a folder named after the model."""
+    name = model if isinstance(model, str) else model.config._name_or_path
+    folder = f"{name.rstrip('/').split('/')[-1]}-GRPO"
+    return PureGRPOConfig(folder) if eval_dataset is not None else PureGRPOConfig(folder, eval_strategy="no")
+
+
+def are_medqa_rewards(reward_funcs: Any) -> bool:
+    """Whether these are the two that the default weights are made for."""
+    one_each = isinstance(reward_funcs, list) and len(reward_funcs) == len(REWARD_WEIGHTS)
+    return one_each and isinstance(reward_funcs[1], LengthPenalty)
+
+
+def has_tied_head(model: str | PreTrainedModel, args: PureGRPOConfig) -> bool:
+    """Whether the head is the embedding, which a model that is still to be loaded says in its configuration."""
+    if not isinstance(model, str):
+        return bool(model.config.get_text_config().tie_word_embeddings)
+    given = cast(dict[str, Any], args.model_init_kwargs or {})
+    revision, trusted = given.get("revision"), given.get("trust_remote_code", args.trust_remote_code)
+    config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trusted)
+    return bool(config.get_text_config().tie_word_embeddings)
 
 
 def model_config(name_or_path: str, args: PureGRPOConfig) -> PreTrainedConfig:

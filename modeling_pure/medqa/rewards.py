@@ -4,10 +4,12 @@ from collections.abc import Callable, Collection, Sequence
 from statistics import fmean
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data.tokenizer import text_ids
-from .formats import Answer, from_chat, parse_answer
+from ..errors import InputError
+from .formats import ANSWER_FORMATS, Answer, from_chat, parse_answer
 
 REWARD_WEIGHTS = [1.0, -0.01]
 Completion = str | list[dict[str, str]]  # text, or the one turn of a conversation, as TRL gives it
@@ -23,6 +25,20 @@ class AnswerReward:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int]) -> None:
         self.tokenizer, self.eos_token_ids = tokenizer, {*eos_token_ids}
+
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows that the reward cannot read.
+
+        Raises:
+            InputError: the column `options` or `answer_format` is missing, or names no format.
+        """
+        for name in ("options", "answer_format"):
+            if name not in rows.column_names:
+                raise InputError(
+                    f"{name}: the rows have no such column, which the reward reads; they have {rows.column_names}"
+                )
+        if unknown := {*rows["answer_format"]} - {*ANSWER_FORMATS}:
+            raise InputError(f"answer_format: expected one of {list(ANSWER_FORMATS)}, found {unknown.pop()!r}")
 
     def answers(
         self,
@@ -60,6 +76,20 @@ class Correct(AnswerReward):
 
     __name__ = "correct"  # TRL logs a reward function under its name
 
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows whose `answer` is no index of an option: nothing would ever be right.
+
+        Raises:
+            InputError: there is such a row, or a column is missing.
+        """
+        super().check(rows)
+        if "answer" not in rows.column_names:
+            raise InputError(
+                f"answer: the rows have no such column, which the reward reads; they have {rows.column_names}"
+            )
+        for answer, options in zip(rows["answer"], rows["options"], strict=True):
+            check_answer(answer, options)
+
     def __call__(
         self,
         completions: Sequence[Completion],
@@ -76,6 +106,8 @@ class Correct(AnswerReward):
         Logs the shares that were parsed and that contradict themselves, and the rewards of different formats and,
         where `seen` says which questions pretraining had, of both kinds of questions apart.
         """
+        for right, choices in zip(answer, options, strict=True):
+            check_answer(right, choices)
         answers = self.answers(completions, completion_ids, options, answer_format)
         rewards = [float(found.option == right) for found, right in zip(answers, answer, strict=True)]
         if log_metric:
@@ -91,6 +123,13 @@ class Correct(AnswerReward):
                 if of_kind:
                     log_metric(f"rewards/correct/{name}", fmean(of_kind))
         return rewards
+
+
+def check_answer(answer: Any, options: Sequence[str]) -> None:
+    """Raise `InputError` if an answer is not the index of one of the options."""
+    if not isinstance(answer, int) or not 0 <= answer < len(options):
+        expected = f"the index of the right option, from 0 to {len(options) - 1}"
+        raise InputError(f"answer: expected {expected}, found {answer!r}; a letter's index is 'ABCD'.index(letter)")
 
 
 class LengthPenalty(AnswerReward):

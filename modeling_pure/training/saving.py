@@ -17,7 +17,14 @@ from transformers.trainer_utils import TrainOutput
 from ..atomic import follow_umask
 from ..errors import RunInterrupted, RunStopped, first_line
 from ..model_card import write_model_card
-from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_folders, complete_step, write_file_list
+from .checkpoint import (
+    STATE_FILE,
+    checkpoint_fault,
+    checkpoint_folders,
+    complete_step,
+    last_complete_checkpoint,
+    write_file_list,
+)
 from .hub import create_repository, repository_id
 from .publishing import Publisher
 from .run_folder import folder_of
@@ -51,24 +58,26 @@ class DurableTrainer(Trainer):
         self.add_callback(self.stop_on_signal)
         self._staging: Path | None = None
 
-    def train(  # type: ignore[override]  # accepts no bool; returns None if no step is left
-        self, resume_from_checkpoint: str | None = None, **kwargs: Any
-    ) -> TrainOutput | None:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train. A run that was stopped after its last step takes up its state and makes none.
+
+        Args:
+            resume_from_checkpoint: a folder; or True, the last complete checkpoint of the run, as in Trainer.
 
         Raises:
             RunInterrupted: a signal has stopped the run; it has saved a checkpoint.
         """
-        if resume_from_checkpoint and self.has_finished(Path(resume_from_checkpoint)):
+        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+        if checkpoint and self.has_finished(Path(checkpoint)):
             # Trainer would make one step too many.
-            self.state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / STATE_FILE))
-            best = Path(resume_from_checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
-            self._load_from_checkpoint(str(best) if self.ends_with_best else resume_from_checkpoint)
-            return None
-        if resume_from_checkpoint and self.args.should_save:
-            leave_later_checkpoints(Path(resume_from_checkpoint), self._run_folder)
+            self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
+            best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
+            self._load_from_checkpoint(str(best) if self.ends_with_best else checkpoint)
+            return TrainOutput(self.state.global_step, 0.0, {})
+        if checkpoint and self.args.should_save:
+            leave_later_checkpoints(Path(checkpoint), self._run_folder)
         try:
-            result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            result = super().train(checkpoint, *args, **kwargs)
             self.stop_on_signal.raise_if_stopped(self.state)
         except (RunInterrupted, RunStopped):
             if self.publisher:  # what was saved last may be all that outlives this machine
@@ -79,6 +88,19 @@ class DurableTrainer(Trainer):
     def few_rows(self) -> Any:
         """The rows of `eval_dataset` that `rehearse` evaluates: two for each process."""
         return self.eval_dataset.select(range(min(len(self.eval_dataset), 2 * self.args.world_size)))
+
+    def checkpoint_to_resume(self, given: str | bool | None) -> str | None:
+        """The folder that `train` is given, of which True means the last complete one of the run.
+
+        Raises:
+            ValueError: the run has none, as in Trainer.
+        """
+        if given is not True:
+            return str(given) if given else None
+        last = last_complete_checkpoint(self._run_folder)
+        if last is None:
+            raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
+        return str(last)
 
     @property
     def _run_folder(self) -> Path:
@@ -91,8 +113,12 @@ class DurableTrainer(Trainer):
         return bool(self.args.load_best_model_at_end and self.state.best_global_step) and not checkpoint_fault(best)
 
     def has_finished(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint is that of the last step."""
-        return complete_step(checkpoint) >= self.args.max_steps
+        """Whether a checkpoint is that of the last step, or epoch."""
+        step = complete_step(checkpoint)
+        if self.args.max_steps > 0:
+            return step >= self.args.max_steps
+        state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+        return step >= state.max_steps and (state.epoch or 0) >= self.args.num_train_epochs
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; into the run's own folder file by file, each under its name only when it is whole."""

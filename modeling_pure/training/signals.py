@@ -6,6 +6,7 @@ import signal
 import stat
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -27,7 +28,7 @@ class StopOnSignal(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self.steps_between_stops = 1  # the run stops only after a step that is a multiple of this
+        self.may_stop: Callable[[], bool] = lambda: True  # after a step; what only some steps allow sets its own
         self.signum = 0  # what all ranks have agreed to stop for
         self.received, self.received_at = 0, 0.0  # by this one, at any moment, also while they agree
         self.handlers: dict[int, Any] = {}
@@ -51,7 +52,7 @@ class StopOnSignal(TrainerCallback):
             agreed = torch.tensor(self.signum)
             dist.all_reduce(agreed, dist.ReduceOp.MAX, group=self.ranks)
             self.signum = int(agreed)
-        if self.signum and state.global_step % self.steps_between_stops == 0:
+        if self.signum and self.may_stop():
             control.should_save = control.should_training_stop = True
         # A checkpoint does not hold the mean that a log line is about to say: let it begin a new one.
         control.should_log |= control.should_save

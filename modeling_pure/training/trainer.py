@@ -164,17 +164,16 @@ class PureTrainer(DurableTrainer):
             generator=torch.Generator(),  # else it would draw from the one that a checkpoint has restored
         )
 
-    def train(  # type: ignore[override]  # as DurableTrainer's
-        self, resume_from_checkpoint: str | None = None, **kwargs: Any
-    ) -> TrainOutput | None:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train; with a checkpoint, first put the data where that checkpoint left it."""
-        self.throughput.start(complete_step(Path(resume_from_checkpoint)) if resume_from_checkpoint else 0)
-        if resume_from_checkpoint:
-            resume_data(resume_from_checkpoint, self.train_dataset, self.args)
+        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+        self.throughput.start(complete_step(Path(checkpoint)) if checkpoint else 0)
+        if checkpoint:
+            resume_data(checkpoint, self.train_dataset, self.args)
             if workers := self.train_dataset.position:
                 self.data_position.workers = dict(workers)
                 self.data_position.last_worker = (self.train_dataset.first_worker - 1) % len(workers)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(checkpoint, *args, **kwargs)
 
     # ---- one step -------------------------------------------------------------------------------------------------
 

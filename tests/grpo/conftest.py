@@ -120,7 +120,14 @@ def make_trainer(tmp_path, model_folder, tokenizer, questions):
     """A trainer of 2 prompts x 4 completions a step and two updates a rollout; keywords change its arguments."""
 
     def make_trainer(
-        model=None, peft_config=None, trainer_class=PureGRPOTrainer, callbacks=None, chat_tokenizer=None, **changes
+        model=None,
+        peft_config=None,
+        trainer_class=PureGRPOTrainer,
+        callbacks=None,
+        chat_tokenizer=None,
+        rewards=None,
+        rows=None,
+        **changes,
     ):
         settings = {
             "output_dir": str(tmp_path / "run"),
@@ -143,9 +150,9 @@ def make_trainer(tmp_path, model_folder, tokenizer, questions):
         more = {"questions": questions[:9]} if issubclass(trainer_class, PureGRPOTrainer) else {}
         return trainer_class(
             model=str(model_folder) if model is None else model,
-            reward_funcs=[spread, LengthPenalty(4, tokenizer, [tokenizer.eos_token_id])],
+            reward_funcs=rewards or [spread, LengthPenalty(4, tokenizer, [tokenizer.eos_token_id])],
             args=args,
-            train_dataset=prompt_dataset(questions, 60, seed=0),
+            train_dataset=rows or prompt_dataset(questions, 60, seed=0),
             eval_dataset=prompt_dataset(questions[:9], 9, seed=0),
             processing_class=chat_tokenizer or tokenizer,
             peft_config=peft_config,

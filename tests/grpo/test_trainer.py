@@ -47,7 +47,9 @@ class Watched(PureGRPOTrainer):
 
 
 def logged(trainer, name: str) -> list[float]:
-    return [line[name] for line in trainer.state.log_history if line.get(name) is not None]
+    """A metric in the lines of steps; the summary at the end repeats the last."""
+    lines = [line for line in trainer.state.log_history if "train_loss" not in line]
+    return [line[name] for line in lines if line.get(name) is not None]
 
 
 def test_the_policy_that_is_trained_is_the_one_that_acted(make_trainer):
@@ -224,14 +226,7 @@ def test_groups_are_shuffled_whole(sizes, seed):
         ({"use_vllm": True, "keep_sampling_mask": False}, "use_vllm: (?!.*keep_sampling_mask).*top_p"),
         ({"use_transformers_continuous_batching": True}, "use_transformers_continuous_batching: "),
         ({"generation_kwargs": {"no_repeat_ngram_size": 2}}, "generation_kwargs: 'no_repeat_ngram_size' "),
-        ({"steps_per_generation": 3}, r"steps_per_generation: 3 .*\bgradient_accumulation_steps 2$"),
-        ({"save_steps": 3}, r"save_steps: 3 .*\b2\b"),
-        ({"max_steps": 5}, r"max_steps: 5 .*\b2\b"),
-        ({"save_strategy": "epoch"}, r"save_strategy: .*\bsteps\b"),
-        (
-            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "steps_per_generation": 2},
-            r"num_generations: .*\b2\b.*\b4$",
-        ),
+        ({"save_strategy": "best"}, r"save_strategy: .*\bsteps\b"),
         ({"top_p": 0.0}, r"top_p: .*\b0\.0$"),
     ],
 )

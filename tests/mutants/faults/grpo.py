@@ -57,7 +57,7 @@ FAULTS = [
     Fault(
         "the budget stops a run inside a rollout",
         GRPO + "budget.py",
-        "if self.spent and state.global_step % self.updates_per_rollout == 0:",
+        "if self.spent and self.rollout_done():",
         "if self.spent:",
         "tests/grpo/test_trainer.py tests/scripts/test_grpo_runs.py",
     ),
