@@ -200,8 +200,11 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """TRL's, but no tokenizer ends a prompt; and in a question the spelling of a special token is letters."""
-        if not isinstance(prompts[0], str):
-            return super()._tokenize_prompts(prompts)
+        output = self._ids_of_texts(prompts) if isinstance(prompts[0], str) else super()._tokenize_prompts(prompts)
+        check_prompt_ids(output[0], self.base_causal_lm, self._tokenizer)
+        return output
+
+    def _ids_of_texts(self, prompts: list[str]) -> Any:
         if self.questions:
             return prompt_ids(self._tokenizer, prompts), None, {}
         front, _ = added_tokens(self._tokenizer)
@@ -225,11 +228,6 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             return rollout.completion_ids, None
         self._sampling_mask = rollout.sampling_mask
         return rollout.completion_ids, rollout.log_probs
-
-    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
-        output = super()._tokenize_prompts(prompts)
-        check_prompt_ids(output[0], self.base_causal_lm, self._tokenizer)
-        return output
 
     def _generate(self, prompts: list[Any]) -> Any:
         output = super()._generate(prompts)
