@@ -323,12 +323,17 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         self._add_maximum("off_policy/farthest", self.accelerator.gather(farthest).max().item())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's; the summary of a run repeats each metric's last value, as scripts read them there."""
-        if "train_loss" in logs and not self._metrics["train"]:  # every checkpoint begins a new mean (`StopOnSignal`)
+        """TRL's; in `log_history` the summary of a run repeats each metric's last value, as scripts read them there.
+
+        Every checkpoint begins a new mean (`StopOnSignal`), which leaves TRL's summary without any.
+        """
+        super().log(logs, start_time)
+        if "train_loss" in logs:
+            last: dict[str, Any] = {}
             for line in self.state.log_history:
                 known = line.items() if "loss" in line else ()
-                logs |= {name: value for name, value in known if value is not None and name not in OF_LOSS_LINES}
-        super().log(logs, start_time)
+                last |= {name: value for name, value in known if name not in OF_LOSS_LINES and value is not None}
+            self.state.log_history[-1] = last | self.state.log_history[-1]
 
     def _add_metric(self, name: str, value: float) -> None:
         self._metrics["train" if self.model.training else "eval"][name].append(value)

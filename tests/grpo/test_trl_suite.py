@@ -1,7 +1,7 @@
 """TRL's own tests of its GRPO trainer, run against ours, with TRL's as the control.
 
-They are not in TRL's wheel: `TRL_TESTS=DIR pytest tests/grpo/test_trl_suite.py -m slow` needs the folder `tests` of
-TRL's repository, at about the installed release.
+They are not in TRL's wheel: `TRL_TESTS=DIR pytest tests/grpo/test_trl_suite.py` needs the folder `tests` of TRL's
+repository, at about the installed release.
 """
 
 import os
