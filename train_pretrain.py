@@ -21,6 +21,7 @@ from modeling_pure.data.held_out import (
     describe_exams,
     describe_files,
     open_sources,
+    outside_documents,
     split_questions,
     validation_mixture,
     validation_source_rows,
@@ -102,7 +103,10 @@ def build_trainer(
         teach_formats(config, formats)
     outside = parse_validation_sources(data_args.validation_sources, sources)
     dataset, held_out = build_data(sources, data_args, training_args, tokenizer)
-    held_out += validation_source_rows(outside, DocumentTokenizer(tokenizer), data_args)
+    documents = outside_documents(outside, data_args)
+    held_out += validation_source_rows(documents, DocumentTokenizer(tokenizer), data_args)
+    if isinstance(dataset, Mixture):
+        dataset.held_out |= {text for texts in documents.values() for text in texts}
     if checkpoint and (change := resume_data(checkpoint, dataset, training_args)) and training_args.process_index == 0:
         print(change)
     if isinstance(dataset, PackedMixture):

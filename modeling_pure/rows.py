@@ -96,11 +96,13 @@ def looks_local(path: str, suffixes: Iterable[str]) -> bool:
 
 
 def require_files(key: str, path: str, files: list[str]) -> list[str]:
-    """The local `files` of a `path`; `InputError` where there is none or an empty one."""
+    """The local `files` of a `path`; `InputError` if there is none, or one is empty or a dead link."""
     if not files:
         raise InputError(f"{key}: no file matches '{path}'")
     for file in files:
-        if Path(file).stat().st_size == 0:
+        if not os.path.exists(file):
+            raise InputError(f"{key}: '{file}' is a link to a file that is not there")
+        if os.path.getsize(file) == 0:
             raise InputError(f"{key}: '{file}' is empty")
     return files
 

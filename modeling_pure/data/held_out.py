@@ -271,26 +271,39 @@ def validation_mixture(
     return rows
 
 
+def outside_documents(sources: list[Source], arguments: DataArguments) -> dict[Source, list[str]]:
+    """The documents of texts outside the mixture, by source.
+
+    Raises:
+        InputError: a source cannot be read.
+    """
+    try:
+        return {
+            source: [
+                text for *_, text in first_documents(outside_rows(source, arguments), source.validation_documents)
+            ]
+            for source in sources
+        }
+    except SourceFailed as error:
+        raise InputError(str(error)) from error
+
+
 def validation_source_rows(
-    sources: list[Source], tokenize: DocumentTokenizer, arguments: DataArguments
+    documents: dict[Source, list[str]], tokenize: DocumentTokenizer, arguments: DataArguments
 ) -> list[Row[Any]]:
     """Rows of texts outside the mixture, up to `validation_rows` of each source, as `validation_mixture` gives them.
 
     Raises:
-        InputError: a source cannot be read, or does not fill a row.
+        InputError: a source does not fill a row.
     """
     rows: list[Row[Any]] = []
-    for source in sources:
-        try:
-            documents = first_documents(outside_rows(source, arguments), source.validation_documents)
-        except SourceFailed as error:
-            raise InputError(str(error)) from error
-        packed = pack_in_order(iter(text for *_, text in documents), tokenize, arguments.max_seq_length)
+    for source, texts in documents.items():
+        packed = pack_in_order(iter(texts), tokenize, arguments.max_seq_length)
         of_source: list[Row[Any]] = [
             {"input_ids": row, "source": source.name} for row in islice(packed, arguments.validation_rows)
         ]
         if not of_source:
-            raise InputError(f"{source.key}: {len(documents)} documents do not fill a row")
+            raise InputError(f"{source.key}: {len(texts)} documents do not fill a row")
         rows += of_source
     return rows
 
