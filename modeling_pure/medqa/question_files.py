@@ -155,9 +155,9 @@ def is_row(value: Any) -> bool:
 
 def rows_of_object(key: str, file: str, data: Any, config: str | None, name: str | None) -> list[Any]:
     """The rows of a single question, of questions by their ids, or of one of several sets by name."""
-    if is_row(data):
-        return [data]
-    if isinstance(data, dict) and data and all(isinstance(value, dict | list) for value in data.values()):
+    if isinstance(data, dict) and data:
+        if is_row(data) or not all(isinstance(value, dict | list) for value in data.values()):
+            return [data]
         if all(map(is_row, data.values())):
             return [*data.values()]
         chosen = next((one for one in (config, name) if one in data), None)

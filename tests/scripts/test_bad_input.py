@@ -37,7 +37,7 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
         (["--sources.c4.weight", "heavy"], r"sources\.c4\.weight: .*'heavy'"),
         (["--sources.c4.weight", "0.9"], r"sources: .*\b1\.7\b"),
         (["--sources.c4.column", "body"], r"sources\.c4: .*'body'.*\['text'\]"),
-        (["--sources.c4.format", "medqa"], r"sources\.c4: .*\b0\b.*c4\.jsonl'.*\bKeyError\b"),
+        (["--sources.c4.format", "medqa"], r"sources\.c4: .*\b0\b.*c4\.jsonl'.*\bquestion: "),
         (["--sources.c4.colum", "x"], r"sources\.c4\.colum: .*'column'"),
         (["--model_overrides", "{vocab_size: 300}"], r"vocab_size: .*\b401\b.*\b300\b"),
         (["--model_overrides", "{hiden_size: 64}"], r"model_overrides\.hiden_size: "),
