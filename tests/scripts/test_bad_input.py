@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import pytest
+from transformers import ByT5Tokenizer
 
 import eval_medqa
 import train_grpo
@@ -71,6 +72,13 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
 def test_pretraining_refuses(options, message, pretrain_recipe, tmp_path, monkeypatch, capsys):
     line = refuse(train_pretrain, ["--config", pretrain_recipe, *options], tmp_path, monkeypatch, capsys)
     assert re.match(message, line), line
+
+
+def test_pretraining_refuses_a_tokenizer_written_in_python(pretrain_recipe, tmp_path, monkeypatch, capsys):
+    ByT5Tokenizer().save_pretrained(tmp_path / "slow")
+    argv = ["--config", pretrain_recipe, "--tokenizer_name_or_path", tmp_path / "slow"]
+    line = refuse(train_pretrain, argv, tmp_path, monkeypatch, capsys)
+    assert re.match(r"tokenizer_name_or_path: .*\bByT5Tokenizer\b", line)
 
 
 @pytest.mark.parametrize("content", ['{"text": "a"', "\x80\x81 not utf-8", ""])
