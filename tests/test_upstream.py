@@ -73,6 +73,7 @@ OVERRIDDEN = {  # None: ours takes whatever it is given
         "_generate_single_turn": None,
         "_get_per_token_logps_and_entropies": None,
         "_prepare_inputs": "generation_batch",
+        "_tokenize_prompts": "prompts",
     },
 }
 TRAINERS = {PureTrainer: PureTrainingArguments, AnswerTrainer: PureGRPOConfig, PureGRPOTrainer: PureGRPOConfig}
