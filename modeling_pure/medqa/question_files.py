@@ -155,17 +155,17 @@ def is_row(value: Any) -> bool:
 
 def rows_of_object(key: str, file: str, data: Any, config: str | None, name: str | None) -> list[Any]:
     """The rows of a single question, of questions by their ids, or of one of several sets by name."""
-    if is_row(data):
-        return [data]
-    if isinstance(data, dict) and data and all(isinstance(value, dict | list) for value in data.values()):
-        if all(map(is_row, data.values())):
+    if isinstance(data, dict) and data:
+        if is_row(data) or not all(isinstance(value, dict | list) for value in data.values()):
+            return [data]
+        if any(map(is_row, data.values())):
             return [*data.values()]
-        chosen = next((one for one in (config, name) if one in data), None)
-        if chosen is None and len(data) > 1:
+        only = next(iter(data)) if len(data) == 1 else None
+        chosen = config or (name if name in data else only)
+        if chosen not in data:
             raise InputError(f"{key}: '{file}' holds {', '.join(data)}; name one of them as the configuration")
-        rows = data[chosen] if chosen is not None else next(iter(data.values()))
-        rows = [*rows.values()] if isinstance(rows, dict) else rows
-        if all(map(is_row, rows)):
+        rows = [*data[chosen].values()] if isinstance(data[chosen], dict) else data[chosen]
+        if any(map(is_row, rows)):
             return rows
     expected = "expected an object a line, an array of objects, or objects by their ids"
     raise InputError(f"{key}: '{file}' holds no questions; {expected}")

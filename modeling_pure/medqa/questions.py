@@ -85,7 +85,7 @@ def read_questions(
     """Read all questions of a Hub data set or of local files, as `question_rows` understands them.
 
     Args:
-        read_row: makes a question of a row; FieldError if it cannot.
+        read_row: makes a question of a row; FieldError, KeyError, TypeError or ValueError if it cannot.
         columns: what `read_row` needs, for the message.
         name: of the set in a file that holds several.
 
@@ -97,8 +97,9 @@ def read_questions(
         for place, row in question_rows(key, path, config, split, name):
             try:
                 questions.append(read_row(row))
-            except FieldError as error:
-                raise InputError(f"{key}: {place} is not a question: {error}; expected {columns}") from error
+            except (KeyError, TypeError, ValueError) as error:
+                wrong = str(error) if isinstance(error, FieldError) else f"{type(error).__name__}: {error}"
+                raise InputError(f"{key}: {place} is not a question: {wrong}; expected {columns}") from error
     except (OSError, ValueError, TypeError) as error:  # of the Hub's rows
         raise InputError(f"{key}: cannot read '{path}': {first_line(error)}") from error
     if not questions:

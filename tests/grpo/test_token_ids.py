@@ -5,7 +5,8 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM, ByT5Tokenizer, GPT2TokenizerFast
 
-from modeling_pure.data.tokenizer import added_tokens, prompt_ids
+from modeling_pure.data.source_rows import exam_text
+from modeling_pure.data.tokenizer import DocumentTokenizer, added_tokens, prompt_ids
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.grpo.prompts import Asking, prompt_dataset
@@ -13,6 +14,7 @@ from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer
 from modeling_pure.medqa.asked import Asked
 from modeling_pure.medqa.ends import end_tokens
+from modeling_pure.medqa.formats import format_answer, format_prompt
 from modeling_pure.medqa.generation import Judge
 from modeling_pure.medqa.tasks import MEDQA
 from tests.conftest import adding
@@ -55,6 +57,10 @@ def test_cross_entropy_teaches_after_the_same_ids(model_folder, tokenizer, quest
     assert prompt == prompt_ids(theirs, ["Answer:"])[0] == tokenizer(f"{PAD}Answer:").input_ids
     assert answer == [*tokenizer(" C. x").input_ids, tokenizer.eos_token_id]
     assert added_tokens(trainer.processing_class)[1] == []  # which is saved
+    trainer.tokenizer = tokenizer  # of a model pretrained here, whose documents begin with nothing
+    (document,) = DocumentTokenizer(tokenizer)([exam_text(questions[0], "letter")])
+    before, after = trainer.encode(format_prompt(questions[0]), format_answer(questions[0]))
+    assert before + after == document.tolist()
 
 
 def test_a_tokenizer_in_python_that_ends_prompts_is_refused(make_trainer):

@@ -114,8 +114,13 @@ def test_of_several_sets_the_one_that_is_asked_for(questions, tmp_path):
     assert read_questions("questions", str(path)) == questions[:1]
     assert TASKS["medmcqa"].read("questions", str(path)) == questions[1:2]
     assert TASKS["medmcqa"].read("questions", str(path), "mine") == questions[3:4]
-    with pytest.raises(InputError, match=r"^questions: .*benchmark\.json' .*\bmmlu\b"):
-        TASKS["mmlu_anatomy"].read("questions", str(path))  # the six subjects are one set there
+    for task, config in (("mmlu_anatomy", None), ("medmcqa", "none")):  # the six subjects are one set there
+        with pytest.raises(InputError, match=r"^questions: .*benchmark\.json' .*\bmmlu\b"):
+            TASKS[task].read("questions", str(path), config)
+    del sets["medqa"]["0000"]["answer_idx"], sets["medqa"]["0000"]["answer"]
+    path.write_text(json.dumps(sets))
+    with pytest.raises(InputError, match=rf"^questions: row 0 of '{path}' .*: answer_idx: "):
+        read_questions("questions", str(path))
 
 
 def test_pubmedqa_by_ids(tmp_path):
