@@ -61,6 +61,7 @@ OVERRIDDEN = {  # None: ours takes whatever it is given
         "_init_training_state": None,
         "_load_optimizer_and_scheduler": "checkpoint",
         "_prepare_input": "data",
+        "_save": "output_dir state_dict",
         "_push_from_checkpoint": "checkpoint_folder",
         "_save_checkpoint": "model trial",
     },

@@ -136,7 +136,7 @@ def measured_arguments(context: Context, rows: int, length: int, folder: str) ->
         save_strategy="no",
         eval_strategy="no",
         load_best_model_at_end=False,
-        report_to="none",
+        report_to=["none"],
         push_to_hub=False,
         resume_from_checkpoint=None,
         disable_tqdm=True,

@@ -173,7 +173,9 @@ class PureGRPOConfig(GRPOConfig):
     save_steps: float = field(default=200, metadata={"help": "optimizer steps between checkpoints"})
     save_total_limit: int | None = field(default=3, metadata={"help": "newest checkpoints kept, and the best one"})
     logging_steps: float = field(default=10, metadata={"help": "optimizer steps between log lines"})
-    report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, wandb, trackio, all or none"})
+    report_to: list[str] | None = field(
+        default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb, trackio, ..., all or none"}
+    )
     seed: int = field(default=0, metadata={"help": "of question order, option order and sampling"})
     resume_from_checkpoint: str | None = field(
         default=None,

@@ -112,7 +112,9 @@ class PureTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=3, metadata={"help": "newest checkpoints kept, and the best one"})
     metric_for_best_model: str | None = field(default="eval_loss", metadata={"help": "what the best checkpoint is"})
     logging_steps: float = field(default=10, metadata={"help": "optimizer steps between log lines"})
-    report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, wandb, trackio, all or none"})
+    report_to: list[str] | None = field(
+        default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb, trackio, ..., all or none"}
+    )
     dataloader_num_workers: int = field(default=2, metadata={"help": "processes that read and tokenise; 0 = none"})
     seed: int = field(default=0, metadata={"help": "of weights, document order and option order"})
     resume_from_checkpoint: str | None = field(

@@ -1,5 +1,6 @@
 """A Trainer whose checkpoints are whole or not there, and which a signal stops without losing anything."""
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from .publishing import Publisher
 from .run_folder import folder_of
 from .signals import StopOnSignal
 
+logger = logging.getLogger(__name__)
+
 STAGING = "_unfinished"  # what is being written; a run that was killed while it wrote leaves it behind
 
 
@@ -49,6 +52,11 @@ class DurableTrainer(Trainer):
         config, tokenizer = cast(Any, self.model.config), cast(Any, self.processing_class)
         if tokenizer is not None and 0 < (getattr(config, "num_real_tokens", None) or 0) < len(tokenizer):
             config.num_real_tokens = min(len(tokenizer), config.vocab_size)  # it has taken some of the spare rows
+        if self.args.warmup_steps > self.args.max_steps > 0:
+            logger.warning(
+                f"warmup_steps: {self.args.warmup_steps:g} are more than max_steps {self.args.max_steps}: this run "
+                f"never reaches its learning rate of {self.args.learning_rate:g}"
+            )
         # Trainer would count the best one among the newest, and with a limit of 1 delete the last at the end.
         self.checkpoints_kept, self.args.save_total_limit = self.args.save_total_limit, None
         if self.args.hub_token:  # Trainer pickles its arguments into every checkpoint

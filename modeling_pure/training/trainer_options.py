@@ -1,6 +1,5 @@
 """Checks of Trainer's options before anything is built: what Trainer finds out later, or with a traceback."""
 
-import logging
 import math
 from typing import Any, cast
 
@@ -14,8 +13,6 @@ from transformers.training_args import OptimizerNames
 from ..errors import InputError, first_line
 from ..options import check_above_zero, check_choices, check_numbers, check_output_folder, check_seeds
 from .run_folder import folder_of
-
-logger = logging.getLogger(__name__)
 
 LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
@@ -45,7 +42,7 @@ def check_trainer_options(args: TrainingArguments) -> None:
 
 
 def check_schedule(args: TrainingArguments) -> None:
-    """Build the learning rate schedule and look at its rates; warn if the run ends before its warm-up.
+    """Build the learning rate schedule and look at its rates.
 
     Raises:
         InputError: transformers cannot build it with these settings, or it gives a rate that is not a number.
@@ -63,11 +60,6 @@ def check_schedule(args: TrainingArguments) -> None:
         raise InputError(
             f"lr_scheduler_kwargs: {settings} does not fit lr_scheduler_type {kind.value}: {first_line(error)}"
         ) from error
-    if args.get_warmup_steps(steps) > steps:
-        logger.warning(
-            f"warmup_steps: {args.warmup_steps:,g} are more than max_steps {steps:,}: this run never reaches its "
-            f"learning rate of {args.learning_rate:g}"
-        )
 
 
 def check_trackers(args: TrainingArguments) -> None:

@@ -167,14 +167,6 @@ def test_a_schedule_without_settings_needs_none(kind):
     assert training.lr_scheduler_kwargs is None
 
 
-def test_a_warm_up_longer_than_the_run_is_said(caplog):
-    argv = ["--sources", json.dumps(NEEDED["pretrain"]["sources"]), "--max_steps", "300", "--warmup_steps"]
-    train_pretrain.parse_arguments([*argv, "300"])
-    assert not [line for line in caplog.messages if line.startswith("warmup_steps: ")]
-    train_pretrain.parse_arguments([*argv, "301"])
-    assert len([line for line in caplog.messages if line.startswith("warmup_steps: ")]) == 1
-
-
 # ---- YAML -----------------------------------------------------------------------------------------------------------
 
 

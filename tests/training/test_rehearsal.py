@@ -59,3 +59,9 @@ def test_a_folder_that_was_there_stays(tmp_path):
     with pytest.raises(InputError), before_anything_is_written(str(tmp_path)):
         raise ValueError
     assert tmp_path.exists()
+
+
+@pytest.mark.parametrize(("steps", "warnings"), [(6, 0), (7, 1)])
+def test_a_warm_up_longer_than_the_run_is_said(make_trainer, caplog, steps, warnings):
+    make_trainer(max_steps=6, warmup_steps=steps)
+    assert len([line for line in caplog.messages if line.startswith("warmup_steps: ")]) == warnings
