@@ -76,8 +76,9 @@ FAULTS = [
     Fault(
         "fields that override a folder's are not checked",
         "modeling_pure/configuration_pure.py",
-        "return super().from_dict({**config_dict, **overrides}, **kwargs)",
-        "return super().from_dict(config_dict, **kwargs)",
+        "loaded = super().from_dict({**config_dict, **overrides}, **kwargs)\n"
+        "        (loaded[0] if isinstance(loaded, tuple) else loaded).validate()",
+        "loaded = super().from_dict(config_dict, **kwargs)",
         "tests/model/test_config.py",
     ),
     Fault(
@@ -93,6 +94,13 @@ FAULTS = [
         "int(self.num_real_tokens) if self.vocab_size == type(self).vocab_size else None",
         "int(self.num_real_tokens)",
         "tests/model/test_config.py",
+    ),
+    Fault(
+        "a special token in a spare row breaks saving",
+        "modeling_pure/configuration_pure.py",
+        "self.num_real_tokens = highest + 1",
+        "pass",
+        "tests/model/test_generation.py -k special",
     ),
     Fault(
         "a resized vocabulary keeps its number of real tokens",
