@@ -155,6 +155,14 @@ class PureConfig(PreTrainedConfig):
         self.auto_map = {**(self.auto_map or {}), **AUTO_MAP}
         super().__post_init__(**kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # Later than in the constructor, special tokens come from a tokenizer that has taken spare rows.
+        if name in SPECIAL_TOKENS and "_name_or_path" in self.__dict__:
+            highest = max((token for token in (value if isinstance(value, list) else [value]) if token), default=0)
+            if self.real_tokens <= highest < self.vocab_size:
+                self.num_real_tokens = highest + 1
+
     def validate_architecture(self) -> None:
         """Refuse shapes that cannot be built or would be wrong without saying so. Called by `@strict`."""
         self._validate_numbers()
@@ -260,7 +268,9 @@ class PureConfig(PreTrainedConfig):
                 trained["original_max_position_embeddings"] = stored.get("original_max_position_embeddings", length)
             kwargs["rope_parameters"] = trained | rope
         overrides = {name: value for name, value in kwargs.items() if name in cls.__annotations__}
-        return super().from_dict({**config_dict, **overrides}, **kwargs)
+        loaded = super().from_dict({**config_dict, **overrides}, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).validate()
+        return loaded
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "PureConfig":

@@ -76,7 +76,7 @@ class PureRotaryEmbedding(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> nn.Module:
         # `.to(bfloat16)` would round the frequencies: 3.7 rad of error at position 2047. Follow the device only.
-        exact = dict(self.named_buffers())
+        exact = dict(self.named_buffers(remove_duplicate=False))
         super()._apply(fn, recurse)
         for name, frequencies in self.named_buffers():
             if frequencies.dtype != torch.float32:

@@ -102,6 +102,7 @@ def test_rope_parameters_that_cannot_work_are_refused(rope, message):
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": "x", "factor": 2.0}}, "rope_theta"),
         ({"rope_scaling": {"type": "yarm", "factor": 2.0}}, "yarm"),
         ({"vocab_size": 60}, "pad_token_id"),
+        ({"eos_token_id": [0, 64]}, "eos_token_id"),
         ({"num_real_tokens": 65}, "num_real_tokens"),
     ],
 )

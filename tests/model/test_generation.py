@@ -177,6 +177,21 @@ def test_real_tokens_follow_a_resized_vocabulary(tmp_path, kind, arguments, rows
             assert either.generation_config.suppress_tokens == [1, *range(real or rows, rows)]
 
 
+@pytest.mark.parametrize(("name", "value"), [("eos_token_id", [0, 45]), ("eos_token_id", 45), ("pad_token_id", 45)])
+def test_a_special_token_that_a_tokenizer_put_in_a_spare_row_is_real(spare_model, tmp_path, name, value):
+    """Trainer copies the special tokens of the tokenizer when training starts, and saves the model much later."""
+    setattr(spare_model.config, name, value)
+    spare_model.save_pretrained(tmp_path)
+    loaded = PureForCausalLM.from_pretrained(tmp_path)
+    for model in (spare_model, loaded):
+        assert (model.config.num_real_tokens, getattr(model.config, name)) == (46, value)
+        assert model.generation_config.suppress_tokens == [45 if name == "pad_token_id" else 1, *range(46, 64)]
+    setattr(loaded.config, name, 63)
+    assert loaded.config.real_tokens == 64
+    with pytest.raises(Exception, match="63"):
+        PureConfig.from_preset("tiny", vocab_size=64, num_real_tokens=40, **{name: 63})
+
+
 def test_a_vocabulary_that_would_lose_a_special_token_is_not_resized():
     model = PureForCausalLM(PureConfig.from_preset("tiny", vocab_size=64, eos_token_id=[0, 50]))
     with pytest.raises(ValueError, match="eos_token_id .50."):

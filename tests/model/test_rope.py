@@ -134,12 +134,13 @@ def test_a_folder_keeps_the_rope_and_can_be_given_one(rope_type, tmp_path):
     legacy = {"type": rope_type, **ROPE[rope_type]}  # and theta is the folder's
     by_old_name = PureForCausalLM.from_pretrained(tmp_path / "plain", rope_scaling=legacy)
     with torch.no_grad():
-        expected = pure(ids).logits
-        for model in (loaded, changed, by_old_name):
-            assert torch.equal(model(ids).logits, expected)
+        for length in (70, 20):  # after a long batch, a short one turns as it did before
+            expected = pure(ids[:, :length]).logits
+            for model in (loaded, changed, by_old_name):
+                assert torch.equal(model(ids[:, :length]).logits, expected)
+                assert torch.equal(model.model.rotary_emb.inv_freq, pure.model.rotary_emb.inv_freq)
         half, other = (one.to(torch.bfloat16)(ids).logits for one in (loaded, changed))
     assert torch.equal(half, other)
-    assert torch.equal(loaded.model.rotary_emb.inv_freq, pure.model.rotary_emb.inv_freq)
     # Where the length is not reached, the frequencies are those of a new model.
     short = PureForCausalLM.from_pretrained(tmp_path / "scaled", dtype=torch.bfloat16)
     assert torch.equal(short.model.rotary_emb.inv_freq, make_pair(rope_type)[0].model.rotary_emb.inv_freq)
