@@ -127,8 +127,8 @@ class AnswerTrainer(DurableTrainer):
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """Nats of an answer's token, the mean over the step's batch."""
+    ) -> Any:
+        """Nats of an answer's token, the mean over the step's batch; with the scorer's outputs if asked for."""
         of_answers = inputs["answer_mask"]
         scored = model(
             input_ids=inputs["input_ids"],
@@ -137,7 +137,8 @@ class AnswerTrainer(DurableTrainer):
         )
         # DDP takes the mean over processes, whose answers have different lengths.
         tokens = self.accelerator.reduce(of_answers.sum(), "mean")
-        return -(scored.log_probs * of_answers).sum() / tokens
+        loss = -(scored.log_probs * of_answers).sum() / tokens
+        return (loss, scored) if return_outputs else loss
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if dataset is None else dataset)

@@ -261,10 +261,11 @@ class PureTrainer(DurableTrainer):
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """The loss; where it is not finite, its gradient is not either."""
-        loss = super().compute_loss(model, inputs, False, num_items_in_batch)
-        return self.guard.poison(cast(torch.Tensor, loss))  # without the outputs it is no tuple
+    ) -> Any:
+        """The loss, with the model's outputs if asked for; where it is not finite, its gradient is not either."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss = self.guard.poison(cast(torch.Tensor, loss))
+        return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> torch.Tensor:
         norm = super()._get_grad_norm(model, grad_norm)

@@ -73,7 +73,8 @@ def test_the_loss_is_transformers_own_with_the_prompt_masked(shares, make_answer
     trainer = make_answer_trainer(shares)
     rows = [trainer.train_dataset[i] for i in range(4)]
     assert {row["answer_format"] for row in rows} == {*shares}
-    loss = trainer.compute_loss(trainer.model, trainer.collate(rows))
+    loss, outputs = trainer.compute_loss(trainer.model, trainer.collate(rows), return_outputs=True)
+    assert outputs.log_probs.shape[0] == 4
     encoded = []
     for row in rows:
         prompt, whole = (tokenizer(text).input_ids for text in (row["prompt"], row["prompt"] + row["target"]))

@@ -168,3 +168,10 @@ def test_no_mfu_where_the_peak_is_not_known(make_trainer):
     assert len(lines) == 6
     assert all("tokens_per_second" in line and "mfu" not in line for line in lines)
     assert lines[-1]["hours_left"] == 0
+
+
+def test_outputs_come_with_the_loss_where_they_are_asked_for(make_trainer):
+    trainer, ids = make_trainer(), torch.randint(1, 300, (2, 64))
+    loss, outputs = trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids}, return_outputs=True)
+    assert loss.item() == pytest.approx(outputs["loss"].item())
+    assert trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids}).item() == loss.item()

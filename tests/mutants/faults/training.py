@@ -204,4 +204,11 @@ FAULTS = [
         "if False:",
         "tests/scripts/test_option_values.py",
     ),
+    Fault(
+        "a run of epochs is taken for finished at its first checkpoint",
+        TRAINING + "saving.py",
+        "        if self.args.max_steps > 0:\n",
+        "        if True:\n",
+        "tests/grpo/test_drop_in.py",
+    ),
 ]
