@@ -198,7 +198,7 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
         (["--algorithm", "ppo"], r"algorithm: .*\['grpo', 'sft'\].*'ppo'"),
         (["--repetition_penalty", "1.2"], "repetition_penalty: "),
         (["--use_vllm", "true"], "use_vllm: .*keep_sampling_mask"),
-        (["--save_steps", "3"], r"save_steps: 3 .*\b2\b"),
+        (["--max_steps", "-1"], r"max_steps: .*-1"),
         (["--max_completion_length", "250"], r"max_completion_length: .*\b6\b"),
         (["--num_generations", "3"], r".*\bnum_generations\b.*\b3\b"),
         (["--answer_formats", "words"], "answer_formats: .*'words'"),
