@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
-from transformers import Trainer, TrainerState
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer, TrainerState
 from transformers.trainer_callback import CallbackHandler
 from trl import GRPOTrainer
 
@@ -76,6 +76,8 @@ OVERRIDDEN = {  # None: ours takes whatever it is given
         "_prepare_inputs": "generation_batch",
         "_tokenize_prompts": "prompts",
     },
+    PreTrainedConfig: {"from_dict": "config_dict kwargs"},
+    PreTrainedModel: {"resize_token_embeddings": "new_num_tokens pad_to_multiple_of mean_resizing"},
 }
 TRAINERS = {PureTrainer: PureTrainingArguments, AnswerTrainer: PureGRPOConfig, PureGRPOTrainer: PureGRPOConfig}
 OBJECTS = {"state": TrainerState, "accelerator": Accelerator, "callback_handler": CallbackHandler}

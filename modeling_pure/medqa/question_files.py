@@ -4,7 +4,6 @@ import bz2
 import gzip
 import json
 import lzma
-import re
 import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError, first_line
-from ..rows import local_files, looks_local, open_rows, require_files
+from ..rows import files_of_split, local_files, looks_local, names_in, open_rows, require_files, split_of
 
 
 def unpack_zstandard(content: bytes) -> bytes:
@@ -34,8 +33,6 @@ UNPACK: dict[bytes, Callable[[bytes], bytes]] = {  # by the first bytes, which e
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 TEXT = (".jsonl", ".ndjson", ".json")
 ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in PACKED))
-DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "state.json")  # of `datasets`, beside the rows
-SPLITS = {"train": {"train", "training"}, "validation": {"dev", "val", "valid", "validation"}, "test": {"test"}}
 
 
 def question_rows(
@@ -57,7 +54,7 @@ def question_rows(
         for number, row in enumerate(open_rows(key, path, config, split)):
             yield f"row {number} of '{path}'", row
         return
-    for file in files_of_split(key, path, split):
+    for file in files_to_read(key, path, split):
         rows = parquet_rows(key, file) if file.lower().endswith(".parquet") else json_rows(key, file, config, name)
         for number, row in enumerate(rows):
             place = f"row {number} of '{file}'"
@@ -66,25 +63,19 @@ def question_rows(
             yield place, row
 
 
-def files_of_split(key: str, path: str, split: str) -> list[str]:
-    """The files of a local path, all of known endings."""
-    is_folder, data = Path(path).is_dir(), Path(path) / "data"
-    files = [file for file in local_files(path, ENDINGS) if not is_folder or Path(file).name not in DESCRIPTIONS]
-    if is_folder and not files and data.is_dir():  # a clone of a Hub data set
-        files = local_files(str(data), ENDINGS)
-    require_files(key, path, files)
+def files_to_read(key: str, path: str, split: str) -> list[str]:
+    """The files of a split that a local path stands for, all of known endings."""
+    files = require_files(key, path, local_files(path, ENDINGS))
     for file in files:
         if not file.lower().endswith(ENDINGS):
             raise InputError(f"{key}: cannot read '{file}'; expected one of {', '.join(ENDINGS)}")
-    if not is_folder:
-        return files
-    words = {file: {*re.split(r"[^a-z]+", Path(file).name.lower())} for file in files}
-    chosen = [file for file in files if words[file] & SPLITS.get(split, {split})]
-    told_apart = any(words[file] & names for file in files for names in SPLITS.values())
-    if told_apart and not chosen and split == "train":
-        names = ", ".join(Path(file).name for file in files)
-        raise InputError(f"{key}: '{path}' holds no file of the train split, only {names}; name the file to take")
-    return chosen or files
+    names = names_in(path, files)
+    splits = {split_of(name) or "train" for name in names.values()}
+    if split == "train" and "train" not in splits and Path(path).is_dir():  # a glob may mean them
+        raise InputError(
+            f"{key}: '{path}' holds no file of the train split, only {', '.join(names.values())}; name the file to take"
+        )
+    return files_of_split(names, split)[0]
 
 
 def parquet_rows(key: str, file: str) -> Iterator[Any]:
