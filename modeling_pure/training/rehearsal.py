@@ -61,7 +61,8 @@ def leaving_no_trace(trainer: Any) -> Iterator[None]:
     kept = {name: trainer.__dict__[name] for name in ("questions", "log_completions") if name in trainer.__dict__}
     kept |= {name: copy.deepcopy(trainer.__dict__[name]) for name in ("_metrics", "_logs") if name in trainer.__dict__}
     callbacks, history, forward = handler.callbacks, list(state.log_history), model.__dict__.get("forward")
-    handler.callbacks, trainer.log_completions = [], False
+    handler.callbacks = []
+    trainer.log_completions = False  # TRL's
     trainer.questions = trainer.questions[: QUESTIONS * trainer.args.world_size]
     was_training = model.training
     try:

@@ -75,6 +75,8 @@ class DurableTrainer(Trainer):
         Raises:
             RunInterrupted: a signal has stopped the run; it has saved a checkpoint.
         """
+        if self.publisher:
+            self.init_hf_repo()
         checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
         if checkpoint and self.has_finished(Path(checkpoint)):
             # Trainer would make one step too many.
@@ -151,9 +153,10 @@ class DurableTrainer(Trainer):
             follow_umask([*folder.glob("*.safetensors"), *folder.glob("*/adapter_model.safetensors")])
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository of the run."""
+        """Make the repository of the run; not yet while Trainer is built, since the run may still be refused."""
         if self.is_world_process_zero():
-            self.hub_model_id = create_repository(self.args)
+            is_built = hasattr(self, "stop_on_signal")
+            self.hub_model_id = create_repository(self.args) if is_built else repository_id(self.args)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]  # pushes in several commits
         """Push the run's folder as it is; Trainer's would save the model once more, on all ranks.

@@ -65,3 +65,13 @@ def test_a_folder_that_was_there_stays(tmp_path):
 def test_a_warm_up_longer_than_the_run_is_said(make_trainer, caplog, steps, warnings):
     make_trainer(max_steps=6, warmup_steps=steps)
     assert len([line for line in caplog.messages if line.startswith("warmup_steps: ")]) == warnings
+
+
+def test_the_repository_is_made_when_training_starts(make_trainer, monkeypatch):
+    made = []
+    monkeypatch.setattr("modeling_pure.training.saving.create_repository", lambda args: made.append(1) or "user/pure")
+    trainer = make_trainer(push_to_hub=True, hub_model_id="user/pure", hub_strategy="end", max_steps=1)
+    rehearse(trainer)
+    assert made == []
+    trainer.train()
+    assert made == [1]

@@ -211,4 +211,11 @@ FAULTS = [
         "        if True:\n",
         "tests/grpo/test_drop_in.py",
     ),
+    Fault(
+        "a refused run leaves a repository on the Hub",
+        TRAINING + "saving.py",
+        "create_repository(self.args) if is_built else repository_id(self.args)",
+        "create_repository(self.args)",
+        "tests/training/test_rehearsal.py",
+    ),
 ]
