@@ -271,25 +271,24 @@ def validation_mixture(
     return rows
 
 
-def outside_documents(sources: list[Source], arguments: DataArguments) -> dict[Source, list[str]]:
-    """The documents of texts outside the mixture, by source.
+def outside_documents(sources: list[Source], arguments: DataArguments) -> list[tuple[Source, list[str]]]:
+    """The documents of texts outside the mixture, each source with its own.
 
     Raises:
         InputError: a source cannot be read.
     """
-    try:
-        return {
-            source: [
-                text for *_, text in first_documents(outside_rows(source, arguments), source.validation_documents)
-            ]
-            for source in sources
-        }
-    except SourceFailed as error:
-        raise InputError(str(error)) from error
+    documents = []
+    for source in sources:
+        try:
+            found = first_documents(outside_rows(source, arguments), source.validation_documents)
+        except SourceFailed as error:
+            raise InputError(str(error)) from error
+        documents.append((source, [text for *_, text in found]))
+    return documents
 
 
 def validation_source_rows(
-    documents: dict[Source, list[str]], tokenize: DocumentTokenizer, arguments: DataArguments
+    documents: list[tuple[Source, list[str]]], tokenize: DocumentTokenizer, arguments: DataArguments
 ) -> list[Row[Any]]:
     """Rows of texts outside the mixture, up to `validation_rows` of each source, as `validation_mixture` gives them.
 
@@ -297,7 +296,7 @@ def validation_source_rows(
         InputError: a source does not fill a row.
     """
     rows: list[Row[Any]] = []
-    for source, texts in documents.items():
+    for source, texts in documents:
         packed = pack_in_order(iter(texts), tokenize, arguments.max_seq_length)
         of_source: list[Row[Any]] = [
             {"input_ids": row, "source": source.name} for row in islice(packed, arguments.validation_rows)

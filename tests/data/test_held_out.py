@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from modeling_pure.data.held_out import split_questions, validation_mixture
+from modeling_pure.data.held_out import (
+    outside_documents,
+    split_questions,
+    validation_mixture,
+    validation_source_rows,
+)
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.sources import parse_sources
+from modeling_pure.data.sources import parse_sources, parse_validation_sources
 from modeling_pure.errors import InputError
 from tests.conftest import question_row, write_jsonl
 from tests.data.conftest import documents_in
@@ -165,6 +170,25 @@ def test_a_copy_of_a_held_out_text_is_not_trained_on_whatever_file_it_lies_in(ma
     texts = Counter(read_all(mixture))
     assert not set(texts) & {text for one in mixture.opened for text in one.held_out}
     assert texts == {f"a {i}": 2 for i in range(11, 30)} | {f"b {i}": 1 for i in range(11, 30)}
+
+
+def test_texts_outside_the_mixture_are_read_in_rows_of_their_source(make_mixture, tokenizer, tmp_path):
+    a, b, c = write_texts(tmp_path, "a", "b", "c")
+    mixture = make_mixture({"one": web(a, weight=1)})
+    entry = {"path": [b, c], "validation_documents": 40}
+    (outside,) = parse_validation_sources({"two": entry}, mixture.sources)
+    documents = outside_documents([outside], mixture.arguments)
+    assert documents == [(outside, [f"b {i}" for i in range(30)] + [f"c {i}" for i in range(10)])]
+    rows = validation_source_rows(documents, mixture.tokenize, mixture.arguments)
+    assert {row["source"] for row in rows} == {"two"}
+    assert tokenizer.decode(rows[0]["input_ids"]).startswith("b 0")
+
+
+def test_a_dead_link_is_refused(make_mixture, tmp_path):
+    write_texts(tmp_path, "a")
+    (tmp_path / "b.jsonl").symlink_to(tmp_path / "none.jsonl")
+    with pytest.raises(InputError, match=r"^sources\.web: .*b\.jsonl'"):
+        make_mixture({"web": web(str(tmp_path), weight=1)})
 
 
 def test_a_text_file_is_one_document_and_says_so(make_mixture, tmp_path):
