@@ -72,9 +72,8 @@ def files_to_read(key: str, path: str, split: str) -> list[str]:
     names = names_in(path, files)
     splits = {split_of(name) or "train" for name in names.values()}
     if split == "train" and "train" not in splits and Path(path).is_dir():  # a glob may mean them
-        raise InputError(
-            f"{key}: '{path}' holds no file of the train split, only {', '.join(names.values())}; name the file to take"
-        )
+        found = ", ".join(names.values())
+        raise InputError(f"{key}: '{path}' holds no file of the train split, only {found}; name the file to take")
     return files_of_split(names, split)[0]
 
 

@@ -211,7 +211,7 @@ FAULTS = [
     Fault(
         "a folder's test questions are trained on",
         MEDQA + "question_files.py",
-        "return chosen or files",
+        "return files_of_split(names, split)[0]",
         "return files",
         "tests/medqa/test_question_files.py",
     ),
