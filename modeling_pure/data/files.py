@@ -11,7 +11,17 @@ from typing import Any
 import fsspec
 
 from ..errors import InputError, first_line
-from ..rows import ask_hub, files_below, files_of_split, has_suffix, local_files, looks_local, names_in, require_files
+from ..rows import (
+    METADATA_FILES,
+    ask_hub,
+    files_below,
+    files_of_split,
+    has_suffix,
+    local_files,
+    looks_local,
+    names_in,
+    require_files,
+)
 from .remote import open_file
 
 LINES = (".jsonl", ".json", ".ndjson")
@@ -159,6 +169,9 @@ def files_of_local_path(key: str, path: str, found: SourceFiles) -> list[str]:
             raise InputError(f"{key}: no file in '{path}' can be read: {there}; expected one of {', '.join(SUFFIXES)}")
         found.leave_out("not of a kind that is read", unread)
         found.leave_out("in folders below; name them in path to take them", readable)
+    elif len(files) > 1:
+        found.leave_out("not of a kind that is read", [file for file in files if Path(file).name in METADATA_FILES])
+        files = [file for file in files if Path(file).name not in METADATA_FILES]
     return require_files(key, path, train_files(names_in(path, files), found))
 
 

@@ -24,8 +24,8 @@ TABLE_SHIFT = np.uint64(64 - TABLE_BITS)
 
 # Characters that nobody sees (soft hyphens, zero-width spaces, marks of direction) and accents.
 UNSEEN = re.compile("[\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]+")
-HYPHEN = re.compile("[-\u00ad\u2010\u2011]\\s*")  # where a line may end, or have ended, within a word
-LIGATURE_GAP = re.compile("(?<=[\ufb00-\ufb06])\\s+")  # which some programs write behind one
+# Where a line ends, or ended, within a word; and the gap that some programs write behind a ligature.
+BREAK = re.compile("[-\u00ad\u2010\u2011\ufb00-\ufb06]\\s*")
 FIRST_WORD, LAST_NO_WORD = re.compile(r"\w+"), re.compile(r".*\W")
 NO_WORD = re.compile(r"[^\w\x00-\x7f]+")
 # Scripts without spaces between words: Thai to Burmese, Khmer, kana, Chinese.
@@ -164,27 +164,30 @@ def normalised(text: str, vocabulary: set[str] | None = None, other_scripts: boo
         text = joined_words(text, vocabulary)
     if text.isascii():
         return text.encode()
-    text = UNSEEN.sub("", unicodedata.normalize("NFKD", text))
+    odd = odd_characters(text)
+    if UNSEEN.search(odd) or not unicodedata.is_normalized("NFKD", odd):
+        text = UNSEEN.sub("", unicodedata.normalize("NFKD", text))
     if other_scripts:
         text = UNSPACED.sub(r" \1 ", NO_WORD.sub(" ", unicodedata.normalize("NFC", text).casefold()))
         return text.encode("utf-8", "replace")
     return text.encode("ascii", "replace")
 
 
+def odd_characters(text: str) -> str:
+    """The different characters of a text that are not ASCII, in their order: few, and quickly found."""
+    codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
+    return "".join(map(chr, np.unique(codes[codes > 127])))
+
+
 def joined_words(text: str, vocabulary: set[str]) -> str:
     """A text with the words joined that a line's end, or the gap behind a ligature, has broken."""
-    gaps = list(HYPHEN.finditer(text))
-    if not text.isascii():
-        gaps = sorted((*gaps, *LIGATURE_GAP.finditer(text)), key=lambda gap: gap.start())
     parts, done = [], 0
-    for gap in gaps:
-        start, end = gap.span()
+    for gap in BREAK.finditer(text):
+        start, end = gap.start() + (gap[0] >= "\ufb00"), gap.end()
         before, after = text[max(done, start - 40) : start].rsplit(None, 1), text[end : end + 40].split(None, 1)
-        if (
-            before
-            and after
-            and is_broken(LAST_NO_WORD.sub("", before[-1]), FIRST_WORD.match(after[0]), gap[0], vocabulary)
-        ):
+        if not before or not after or start == end:  # a ligature without a gap
+            continue
+        if is_broken(LAST_NO_WORD.sub("", before[-1]), FIRST_WORD.match(after[0]), gap[0], vocabulary):
             parts.append(text[done:start])
             done = end
     return "".join(parts) + text[done:] if parts else text

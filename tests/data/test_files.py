@@ -157,6 +157,7 @@ def test_what_a_folder_holds_beside_its_text_is_said(tmp_path):
     described = found.describe()
     assert "1 file, 3 bytes" in described
     assert all(part in described for part in ("d.jsonl", ".csv", ".arrow"))
+    assert names(find_files("sources.x", [str(tmp_path / "*.json*")]).taken) == ["a.jsonl"]
     (tmp_path / "a.jsonl").unlink()
     (tmp_path / "deep/d.jsonl").unlink()
     with pytest.raises(InputError, match=r"^sources\.x: .*\.csv.*\.arrow"):

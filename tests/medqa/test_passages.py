@@ -62,8 +62,8 @@ def test_a_folder_without_books_is_refused(tmp_path, read):
     (tmp_path / "bad.jsonl").write_text('{"text": "of the and"}\n')
     with pytest.raises(InputError, match="^textbooks: "):
         Library.read("textbooks", str(tmp_path), [])
-    (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(InputError, match=r"^textbooks: .*folder\.txt'"):
+    (tmp_path / "dead_link.txt").symlink_to(tmp_path / "none")
+    with pytest.raises(InputError, match=r"^textbooks: .*dead_link\.txt'"):
         read("textbooks", str(tmp_path))
 
 
