@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+from .atomic import follow_umask
 from .configuration_pure import PureConfig
 from .console import DISCLAIMER, print_block
 from .errors import InputError, RunStopped, first_line, run_script
@@ -212,6 +213,7 @@ def write_model(source: PreTrainedModel, config: PreTrainedConfig, folder: Path,
     target.generation_config = source.generation_config
     try:
         target.save_pretrained(folder)
+        follow_umask(folder.glob("*.safetensors"))
     except SafetensorError as error:
         raise RunStopped(f"OUT: cannot write: {first_line(error)}; nothing was left behind") from error
 

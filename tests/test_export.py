@@ -156,6 +156,7 @@ def test_there_and_back_again_nothing_has_changed(convert, checkpoint, tmp_path)
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "again"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len({file.stat().st_mode for file in (tmp_path / "again").iterdir()}) == 1  # also of the weights
     names = {file.name for file in checkpoint.iterdir()}
     assert names == {file.name for file in (tmp_path / "again").iterdir()}
     for name in names - {"model.safetensors"}:  # its head may list the weights in another order

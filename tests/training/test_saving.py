@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from transformers import TrainerCallback
 
 from modeling_pure.errors import RunStopped
 from modeling_pure.training.checkpoint import FILE_LIST, checkpoint_fault, checkpoint_folders
@@ -59,3 +60,24 @@ def test_what_is_saved_follows_the_umask_and_has_no_pickle_of_the_arguments(make
     ]
     assert {oct(file.stat().st_mode & 0o777) for file in files} == {"0o640"}
     assert not list(run.rglob("training_args.bin"))
+
+
+class Rates(TrainerCallback):
+    """Notes the learning rate of each optimizer step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def test_a_run_that_is_made_longer_takes_its_next_step_at_the_rate_of_the_longer_schedule(make_trainer, tmp_path):
+    make_trainer(save_strategy="steps", save_steps=2, max_steps=2).train()
+    straight, longer = Rates(), Rates()
+    for callback, folder, checkpoint in ((straight, "straight", None), (longer, "run", tmp_path / "run/checkpoint-2")):
+        trainer = make_trainer(max_steps=6, output_dir=str(tmp_path / folder))
+        trainer.add_callback(callback)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    assert len(straight.rates) == 6
+    assert longer.rates == straight.rates[2:]
