@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import SafetensorError
 from torch import nn
@@ -36,6 +36,9 @@ class DurableTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        config, tokenizer = cast(Any, self.model.config), cast(Any, self.processing_class)
+        if tokenizer is not None and 0 < (getattr(config, "num_real_tokens", None) or 0) < len(tokenizer):
+            config.num_real_tokens = min(len(tokenizer), config.vocab_size)  # it has taken some of the spare rows
         # Trainer would count the best one among the newest, and with a limit of 1 delete the last at the end.
         self.checkpoints_kept, self.args.save_total_limit = self.args.save_total_limit, None
         if self.args.hub_token:  # Trainer pickles its arguments into every checkpoint
@@ -44,10 +47,6 @@ class DurableTrainer(Trainer):
         self.stop_on_signal = StopOnSignal()
         self.add_callback(self.stop_on_signal)
         self._staging: Path | None = None
-        config: Any = self.model.config
-        tokenizer: Any = self.processing_class
-        if tokenizer is not None and 0 < (getattr(config, "num_real_tokens", None) or 0) < len(tokenizer):
-            config.num_real_tokens = min(len(tokenizer), config.vocab_size)  # it has taken some of the spare rows
 
     def train(  # type: ignore[override]  # accepts no bool; returns None if no step is left
         self, resume_from_checkpoint: str | None = None, **kwargs: Any
