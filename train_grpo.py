@@ -54,6 +54,7 @@ from modeling_pure.options import check_numbers
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import (
+    ADAPTER_FILE,
     STATE_FILE,
     already_finished,
     callback_attributes,
@@ -74,6 +75,8 @@ def main() -> None:
     checkpoint = checkpoint_to_resume(training_args)
     for folder in (Path(training_args.output_dir), checkpoint):
         check_algorithm(folder, script_args.algorithm)
+    if checkpoint:
+        check_adapters(checkpoint, script_args.lora_rank)
     if already_finished(training_args.output_dir, training_args.max_steps):
         push_finished(training_args)
         return
@@ -119,6 +122,17 @@ def check_algorithm(folder: Path | None, algorithm: str) -> None:
         callback_attributes(folder, TokenBudget.__name__)
     elif TokenBudget.__name__ in callbacks:
         raise InputError(f"output_dir: '{folder}' was written by --algorithm grpo; give the baseline its own folder")
+
+
+def check_adapters(checkpoint: Path, lora_rank: int) -> None:
+    """Refuse to resume with adapters of another rank than a checkpoint's; rank 0 means all weights."""
+    file = checkpoint / ADAPTER_FILE
+    rank = json.loads(file.read_text())["r"] if file.is_file() else 0
+    if rank != lora_rank:
+        raise InputError(
+            f"lora_rank: {lora_rank}, but '{checkpoint}' was written with {rank}; put it back, or take another "
+            "output_dir"
+        )
 
 
 def read_splits(script_args: GRPOScriptArguments, questions: list[Question]) -> tuple[list[Question], list[Question]]:

@@ -242,6 +242,14 @@ def test_an_adapter_is_refused_with_the_command_that_merges_it(grpo_here, train_
     )
 
 
+@pytest.mark.parametrize(("first", "then"), [("0", "2"), ("2", "0"), ("2", "4")])
+def test_a_run_does_not_resume_with_other_adapters(first, then, grpo_here, train_here, grpo_recipe, tmp_path):
+    grpo_here("--algorithm", "sft", "--lora_rank", first, "--max_steps", "2")
+    command = ["--config", grpo_recipe, "--output_dir", tmp_path, "--algorithm", "sft", "--lora_rank", then]
+    _, error = train_here(*command, script=train_grpo, expect=2)
+    assert re.match(rf"train_grpo.py: error: lora_rank: {then}\b.* {first};", error.splitlines()[-1])
+
+
 @pytest.mark.parametrize("lora", [[], ["--lora_rank", "2"]], ids=["all weights", "lora"])
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])
 def test_a_run_resumes_after_a_stop(algorithm, lora, grpo_here, first_steps, tmp_path, monkeypatch):
