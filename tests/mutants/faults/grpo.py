@@ -148,7 +148,7 @@ FAULTS = [
     Fault(
         "a model that cannot be scored is scored",
         GRPO + "trainer.py",
-        "            refuse_changed_logits(inner)\n",
+        "        refuse_changed_logits(inner)\n",
         "",
         "tests/grpo/test_drop_in.py",
     ),
