@@ -143,7 +143,13 @@ class LossWithoutLogits(CausalLMOutputWithPast):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(self.get(field.name) for field in fields(self))
+        return type(self), tuple(self.get(field.name) for field in fields(CausalLMOutputWithPast))
+
+
+# FSDP2 reads every field of an output.
+LossWithoutLogits.__dataclass_fields__ = {
+    field.name: field for field in fields(CausalLMOutputWithPast) if field.name != "logits"
+}
 
 
 def compute_dtype(states: torch.Tensor) -> torch.dtype:

@@ -62,7 +62,7 @@ def test_a_recipe_on_local_files_is_found_fit_and_nothing_is_left_behind(recipe)
     assert list(checks) == [
         *("torch", "packages", "GPU", "data workers", "output_dir", "disk", "monitoring", "Hub", "token", "tokenizer"),
         *("sources.finepdfs", "sources.fineweb_edu", "sources.c4", "sources.usmle"),
-        *("model", "forward pass", "throughput"),
+        *("files", "model", "forward pass", "throughput"),
     ]
     assert checks["Hub"][0] == PASS
     assert re.search(r"^2 x 64 .* [\d,]+ tokens/s.* 3,072 ", checks["throughput"][1])
@@ -83,7 +83,7 @@ def test_without_the_hub_what_is_on_it_is_skipped_and_a_missing_file_fails(recip
         checks, said = run("--config", recipe, "--quick", *hub, expect=1, **local_hub(endpoint, tmp_path))
     assert checks["Hub"][0] == WARN
     assert endpoint in checks["Hub"][1]
-    skipped = ["token", "tokenizer", "sources.finepdfs", "sources.usmle", "decontaminate", "throughput"]
+    skipped = ["token", "tokenizer", "sources.finepdfs", "sources.usmle", "files", "decontaminate", "throughput"]
     assert [name for name, (status, _) in checks.items() if status == SKIPPED] == skipped
     assert [name for name, (status, _) in checks.items() if status == FAIL] == ["sources.c4"]
     assert re.match(rf"sources\.c4: .*'{tmp_path / 'gone.jsonl'}'", checks["sources.c4"][1])

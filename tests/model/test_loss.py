@@ -1,6 +1,7 @@
 """The loss without logits is the loss with them, and so are its gradients; and there really are no logits."""
 
 import pickle
+from dataclasses import fields
 
 import pytest
 import torch
@@ -133,6 +134,7 @@ def test_who_reads_logits_that_were_not_made_learns_how_to_have_them(model, batc
     with pytest.raises(AttributeError, match="skip_logits=False"):
         out.logits.argmax(-1)
     assert not hasattr(out, "logits")
+    assert [getattr(out, field.name) for field in fields(out)] == [out.loss, None, None, None]  # FSDP2 reads them all
     assert list(out) == ["loss"]
     assert "loss=" in repr(out)
     again = pickle.loads(pickle.dumps(type(out)(out.loss.detach())))

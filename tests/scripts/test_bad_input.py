@@ -129,20 +129,6 @@ def copy_model(pretrained, folder, **changes):
     return folder
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "sft"])
-def test_a_tokenizer_that_splits_a_letter_is_refused_at_the_start(
-    algorithm, pretrained, grpo_recipe, tmp_path, monkeypatch, capsys
-):
-    folder = copy_model(pretrained, tmp_path / "splits")
-    facts = json.loads((folder / "tokenizer.json").read_text())
-    merges = facts["model"]["merges"]
-    facts["model"]["merges"] = [pair for pair in merges if pair not in (["Ġ", "D"], "Ġ D")]
-    assert len(facts["model"]["merges"]) == len(merges) - 1
-    (folder / "tokenizer.json").write_text(json.dumps(facts))
-    argv = ["--config", grpo_recipe, "--model_name_or_path", folder, "--algorithm", algorithm]
-    assert re.match("model_name_or_path: .*' D'", refuse(train_grpo, argv, tmp_path, monkeypatch, capsys))
-
-
 @pytest.mark.parametrize("script", [train_grpo, eval_medqa], ids=["grpo", "eval"])
 def test_damaged_weights_are_refused(script, pretrained, corpus, tmp_path, monkeypatch, capsys):
     folder = copy_model(pretrained, tmp_path / "broken")
