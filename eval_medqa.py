@@ -20,7 +20,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import modeling_pure  # noqa: F401  registers the model type "pure"
 from modeling_pure.console import DISCLAIMER, print_block
-from modeling_pure.data.tokenizer import load_tokenizer, prompt_ids
 from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.asked import Asked, Sampling
@@ -36,6 +35,7 @@ from modeling_pure.medqa.schema import Results
 from modeling_pure.medqa.scoring import context_length
 from modeling_pure.model_card import add_evaluation
 from modeling_pure.recipe import RecipeParser
+from modeling_pure.tokenizer import load_tokenizer, prompt_ids
 from modeling_pure.training.checkpoint import check_model
 
 ANSWER_TOKENS, REASONED_TOKENS = 32, 1024  # longest completions by default

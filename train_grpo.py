@@ -18,7 +18,6 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_pure.console import DISCLAIMER, print_block
-from modeling_pure.data.tokenizer import check_vocabulary, end_no_prompt, load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.grpo.budget import TokenBudget
@@ -52,6 +51,7 @@ from modeling_pure.medqa.splits import select_split
 from modeling_pure.model_card import CardEvaluation, write_model_card
 from modeling_pure.options import check_numbers
 from modeling_pure.recipe import RecipeParser
+from modeling_pure.tokenizer import check_vocabulary, end_no_prompt, load_tokenizer
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import (
     ADAPTER_FILE,

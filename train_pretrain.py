@@ -30,13 +30,14 @@ from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.packed import PackedMixture
 from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
 from modeling_pure.data.states import Row, TrainingRows
-from modeling_pure.data.tokenizer import DocumentTokenizer, load_document_tokenizer
+from modeling_pure.data.tokenizer import DocumentTokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.medqa.card import dev_evaluations
 from modeling_pure.medqa.formats import describe_formats, taught_formats, teach_formats
 from modeling_pure.medqa.questions import Question
 from modeling_pure.model_card import write_model_card
 from modeling_pure.recipe import RecipeParser
+from modeling_pure.tokenizer import load_document_tokenizer
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, model_config
 from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, complete_step

@@ -37,7 +37,7 @@ from modeling_pure.data.mixture import Mixture, collate_rows
 from modeling_pure.data.pack import main as pack
 from modeling_pure.data.packed import PackedMixture
 from modeling_pure.data.sources import parse_sources
-from modeling_pure.data.tokenizer import load_tokenizer
+from modeling_pure.tokenizer import load_tokenizer
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
 
 LENGTH, BATCH, ROUNDS = 2048, 16, 7

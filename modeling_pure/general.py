@@ -22,10 +22,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from .atomic import write_atomically
 from .console import DISCLAIMER, print_block, print_table
-from .data.tokenizer import load_tokenizer
 from .errors import InputError, first_line, run_script
 from .medqa.report import markdown_table
 from .recipe import RecipeParser
+from .tokenizer import load_tokenizer
 from .training.checkpoint import check_model
 
 if TYPE_CHECKING:

@@ -138,7 +138,7 @@ def tokenizer_folder(made_once, questions) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(tokenizer_folder):
     """That tokenizer with our pad token."""
-    from modeling_pure.data.tokenizer import load_tokenizer
+    from modeling_pure.tokenizer import load_tokenizer
 
     return load_tokenizer("key", str(tokenizer_folder))
 

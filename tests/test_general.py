@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from modeling_pure import PureConfig, PureForCausalLM, general
-from modeling_pure.data.tokenizer import load_tokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.general import GeneralArguments, in_words, load_task, score_task, summarise, table
 from modeling_pure.recipe import RecipeParser
+from modeling_pure.tokenizer import load_tokenizer
 from tests.conftest import numbers_in
 
 lm_eval = pytest.importorskip("lm_eval")

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from modeling_pure.data.tokenizer import load_tokenizer
 from modeling_pure.errors import InputError
+from modeling_pure.tokenizer import load_tokenizer
 from modeling_pure.training.run_folder import git_commit
 
 PRETRAIN_RECIPE, GRPO_RECIPE = "recipes/gpu/pretrain.yaml", "recipes/gpu/grpo.yaml"

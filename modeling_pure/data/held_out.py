@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..medqa.passages import Library
 from ..medqa.questions import Question, read_questions
 from ..medqa.splits import select_split
+from ..tokenizer import load_document_tokenizer
 from .arguments import DataArguments
 from .files import DOCUMENTS, SourceFiles, find_files, identity, lower_name, split_files
 from .guard import Guard
@@ -22,7 +23,7 @@ from .schedule import Schedule
 from .source_rows import ExamRows, OpenBook, TextRows
 from .sources import Source, integer_weights, parse_validation_sources
 from .states import Row
-from .tokenizer import DocumentTokenizer, load_document_tokenizer
+from .tokenizer import DocumentTokenizer
 
 
 @dataclass

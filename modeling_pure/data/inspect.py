@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..errors import InputError, run_script
 from ..recipe import RecipeParser
+from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
 from .estimate import tokens_per_pass
@@ -27,7 +28,6 @@ from .held_out import describe_exams, describe_files, open_sources
 from .mixture import Mixture
 from .sources import parse_sources
 from .states import MixtureState
-from .tokenizer import load_document_tokenizer
 
 
 @dataclass

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from ..atomic import write_atomically
 from ..errors import InputError, run_script
 from ..recipe import RecipeParser
+from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
 from .held_out import describe_exams, describe_files, open_sources, validation_mixture
@@ -38,7 +39,6 @@ from .packed import (
 )
 from .sources import parse_sources
 from .states import MixtureState, Row
-from .tokenizer import load_document_tokenizer
 
 ROWS_PER_FILE = 4096
 

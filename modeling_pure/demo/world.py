@@ -21,9 +21,9 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from ..data.tokenizer import PAD_TOKEN
 from ..medqa.formats import format_answer, format_prompt
 from ..medqa.questions import LETTERS, Question, question_from_row
+from ..tokenizer import PAD_TOKEN
 from .facts import DISEASES, Disease
 
 END_OF_TEXT = "<|endoftext|>"

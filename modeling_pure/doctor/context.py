@@ -13,10 +13,10 @@ from ..configuration_pure import PureConfig
 from ..data.arguments import DataArguments
 from ..data.files import SUFFIXES
 from ..data.sources import Source, parse_sources, parse_validation_sources
-from ..data.tokenizer import check_vocabulary, load_document_tokenizer
 from ..errors import InputError, first_line
 from ..modeling_pure import PureForCausalLM
 from ..rows import looks_local
+from ..tokenizer import check_vocabulary, load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments, model_config
 from ..training.report import model_flops, training_bytes, training_memory
 

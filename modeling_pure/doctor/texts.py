@@ -18,9 +18,9 @@ from ..data.held_out import (
 from ..data.packed import PackedMixture
 from ..data.source_rows import ExamRows
 from ..data.sources import Source
-from ..data.tokenizer import check_vocabulary
 from ..errors import InputError, RunStopped, first_line
 from ..medqa.questions import read_questions
+from ..tokenizer import check_vocabulary
 from ..training import hub
 from .context import FAIL, PASS, SKIPPED, WARN, Context, Finding, on_hub, paths_of
 

@@ -11,7 +11,6 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..data.tokenizer import prompt_ids, text_ids
 from ..errors import InputError
 from ..medqa.formats import (
     chat_message,
@@ -28,6 +27,7 @@ from ..medqa.formats import (
 from ..medqa.passages import Library, fit_passages
 from ..medqa.questions import Question
 from ..medqa.splits import split_of
+from ..tokenizer import prompt_ids, text_ids
 
 Prompt = str | list[dict[str, str]]  # text, or the one turn of a conversation
 

@@ -13,10 +13,10 @@ from peft import PeftConfig, get_peft_model
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.tokenizer import end_no_prompt, prompt_ids
 from ..errors import InputError
 from ..medqa.ends import set_end_tokens
 from ..medqa.questions import Question
+from ..tokenizer import end_no_prompt, prompt_ids
 from ..training.kernels import choose_attention_kernel
 from ..training.saving import DurableTrainer
 from ..training.validation import dev_metrics

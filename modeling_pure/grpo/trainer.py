@@ -18,11 +18,11 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from ..data.tokenizer import added_tokens, end_no_prompt, prompt_ids
 from ..errors import InputError, RunStopped, first_line
 from ..medqa.ends import set_end_tokens
 from ..medqa.questions import Question
 from ..medqa.rewards import REWARD_WEIGHTS, LengthPenalty
+from ..tokenizer import added_tokens, end_no_prompt, prompt_ids
 from ..training.checkpoint import callback_attributes
 from ..training.kernels import choose_attention_kernel
 from ..training.saving import DurableTrainer

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.tokenizer import prompt_ids, text_ids
+from ..tokenizer import prompt_ids, text_ids
 from .formats import chat_prompt, format_stem, text_continuation
 from .formulations import BY_LETTER, Formulation
 from .questions import Question

@@ -11,9 +11,9 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..data.guard import Guard
-from ..data.tokenizer import prompt_ids
 from ..errors import InputError, first_line
 from ..rows import LOCAL_BUILDERS, local_files, open_rows
+from ..tokenizer import prompt_ids
 from .bm25 import Bm25, content_words
 from .formats import folded
 from .questions import Question

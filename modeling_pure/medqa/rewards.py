@@ -7,8 +7,8 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..data.tokenizer import text_ids
 from ..errors import InputError
+from ..tokenizer import text_ids
 from .formats import ANSWER_FORMATS, Answer, from_chat, parse_answer
 
 REWARD_WEIGHTS = [1.0, -0.01]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.tokenizer import prompt_ids, text_ids
 from ..errors import InputError
+from ..tokenizer import prompt_ids, text_ids
 from .formats import format_prompt, text_continuation
 from .questions import LETTERS, Question
 

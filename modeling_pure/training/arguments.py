@@ -9,9 +9,9 @@ from transformers import PreTrainedTokenizerBase, SchedulerType, TrainingArgumen
 from transformers.training_args import OptimizerNames
 
 from ..configuration_pure import PRESETS, PureConfig
-from ..data.tokenizer import check_vocabulary
 from ..errors import InputError, first_line
 from ..options import check_choices, check_numbers, check_texts
+from ..tokenizer import check_vocabulary
 from .kernels import check_attention_kernel
 from .trainer_options import check_schedule, check_trackers, check_trainer_options
 

@@ -23,7 +23,7 @@ from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.sources import parse_sources
-from modeling_pure.data.tokenizer import load_tokenizer
+from modeling_pure.tokenizer import load_tokenizer
 from tests.data.http_server import COMMIT, Failure, FileServer
 
 ROOT = Path(__file__).parents[2]

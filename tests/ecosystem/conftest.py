@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_pure import PureConfig, PureForCausalLM, export
-from modeling_pure.data.tokenizer import load_tokenizer
+from modeling_pure.tokenizer import load_tokenizer
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
 
 ROOT = Path(__file__).parents[2]

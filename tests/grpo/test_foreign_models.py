@@ -3,7 +3,7 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from modeling_pure.data.tokenizer import load_tokenizer
+from modeling_pure.tokenizer import load_tokenizer
 from tests.grpo.conftest import make_model
 
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM, ByT5Tokenizer, GPT2TokenizerFast
 
 from modeling_pure.data.source_rows import exam_text
-from modeling_pure.data.tokenizer import DocumentTokenizer, added_tokens, prompt_ids
+from modeling_pure.data.tokenizer import DocumentTokenizer
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.grpo.prompts import Asking, prompt_dataset
@@ -17,6 +17,7 @@ from modeling_pure.medqa.ends import end_tokens
 from modeling_pure.medqa.formats import format_answer, format_prompt
 from modeling_pure.medqa.generation import Judge
 from modeling_pure.medqa.tasks import MEDQA
+from modeling_pure.tokenizer import added_tokens, prompt_ids
 from tests.conftest import adding
 from tests.grpo.conftest import make_model
 
