@@ -45,7 +45,7 @@ from modeling_pure.medqa.ends import end_ids
 from modeling_pure.medqa.formats import teach_formats
 from modeling_pure.medqa.passages import Library
 from modeling_pure.medqa.questions import Question, read_questions
-from modeling_pure.medqa.rewards import REWARD_WEIGHTS, Correct, LengthPenalty
+from modeling_pure.medqa.rewards import Correct, LengthPenalty
 from modeling_pure.medqa.scoring import context_length
 from modeling_pure.medqa.splits import select_split
 from modeling_pure.model_card import CardEvaluation, write_model_card
@@ -102,11 +102,6 @@ def parse_arguments(argv: list[str]) -> tuple[GRPOScriptArguments, PureGRPOConfi
     parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
     script_args, training_args = parser.parse_recipe(argv)
     check_numbers(training_args, max_steps=1)  # the prompts of the run are listed before it starts
-    if len(training_args.reward_weights) != len(REWARD_WEIGHTS):
-        raise InputError(
-            f"reward_weights: expected {len(REWARD_WEIGHTS)} numbers, of a right answer and of the length penalty, "
-            f"found {training_args.reward_weights}"
-        )
     return script_args, training_args
 
 

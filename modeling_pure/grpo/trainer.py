@@ -78,6 +78,9 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             args.greater_is_better = False if args.load_best_model_at_end else None
         if args.reward_weights is REWARD_WEIGHTS and not are_medqa_rewards(reward_funcs):
             args.reward_weights = None  # TRL's default, 1 each
+        rewards = len(reward_funcs) if isinstance(reward_funcs, list) else 1
+        if args.reward_weights is not None and len(args.reward_weights) != rewards:
+            raise InputError(f"reward_weights: expected {rewards}, one for each reward, found {args.reward_weights}")
         self._sampling_mask: torch.Tensor | None = None  # of the batch that is scored next, as bits
         self.fp32_head = args.cast_lm_head_to_fp32
         if has_tied_head(model, args):

@@ -170,6 +170,9 @@ def test_own_rewards_count_one_each_unless_weights_are_given(make_trainer):
     assert make_trainer(rewards=[spread, half]).reward_weights.tolist() == [1.0, 1.0]
     assert make_trainer(rewards=[spread, half], reward_weights=[1.0, -0.01]).reward_weights[1] < 0
     assert make_trainer().reward_weights[1] == torch.tensor(-0.01)
+    for weights in ([1.0], [1.0, 0.1, 0.1]):
+        with pytest.raises(InputError, match=r"^reward_weights: "):
+            make_trainer(rewards=[spread, half], reward_weights=weights)
 
 
 def test_evaluation_without_questions_asks_for_no_accuracy(model_folder, questions, make_trainer, tmp_path):

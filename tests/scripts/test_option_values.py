@@ -149,8 +149,6 @@ def test_what_only_a_library_would_find_out_is_refused(name, options, key):
     ("options", "key"),
     [
         (["--max_steps", "-1"], "max_steps"),
-        (["--reward_weights", "1"], "reward_weights"),
-        (["--reward_weights", "1", "0.1", "0.1"], "reward_weights"),
         (["--max_completion_length", "0"], "max_completion_length"),
         (["--temperature", "0"], "temperature"),
         (["--top_p", "1.5"], "top_p"),
