@@ -32,7 +32,10 @@ FREE_TEXTS = (
     *("resume_from_checkpoint", "model_name_or_path", "questions", "questions_config", "passages", "train_questions"),
     *("textbooks", "contamination", "decontaminate", "compare_with"),
 )
-RIGHT = [("off_policy_mask_threshold", "inf")]  # no mask
+RIGHT = [
+    ("off_policy_mask_threshold", "inf"),  # no mask
+    ("reward_weights", -5),  # a penalty's; the trainer counts its rewards
+]
 
 
 one_parser = functools.cache(RecipeParser)  # it takes longer to build than to use
