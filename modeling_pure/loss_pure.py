@@ -125,7 +125,7 @@ def hidden_states_loss(
 
 
 class LossWithoutLogits(CausalLMOutputWithPast):
-    """The output of a forward pass that made no logits, and says so where they are read."""
+    """Output of a forward pass without logits. Accessing `logits` raises an error that explains how to get them."""
 
     @property
     def logits(self) -> torch.Tensor | None:

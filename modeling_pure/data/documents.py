@@ -150,7 +150,7 @@ class Documents:
             if empty_passes == EMPTY_PASSES:  # few documents may by chance all be another reader's
                 raise SourceFailed(
                     f"{self.rows.key}: {self.rows.name}: no text for each of its {self.num_readers} readers"
-                    f"{self._skipped_note() or ', for it has no rows'}{self._last_fault}"
+                    f"{self._skipped_note() or ': the source has no rows'}{self._last_fault}"
                 )
             self.position = Position(epoch + 1)
             self.before_pass = {"given": self.given}

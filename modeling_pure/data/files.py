@@ -47,7 +47,7 @@ class SourceFiles:
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def leave_out(self, reason: str, files: list[str]) -> None:
-        """Note files that are not taken, for a reason."""
+        """Record skipped files under the reason."""
         if files:
             self.left_out.setdefault(reason, []).extend(files)
 

@@ -39,7 +39,7 @@ DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 def decompressed(file: BinaryIO, path: str) -> Any:
-    """The bytes of a file, decompressed if its suffix says so."""
+    """Return a stream of the file's bytes, decompressed according to its suffix."""
     decompress = DECOMPRESSORS.get(PurePath(lower_name(path)).suffix)
     return decompress(file) if decompress else file
 

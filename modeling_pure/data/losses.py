@@ -40,7 +40,7 @@ def add_losses(all_losses: list[Losses]) -> Losses:
 
 
 def too_many_lost(losses: Losses, max_skipped: float, behind: bool = False) -> str | None:
-    """What is too much of the losses, for a message; None while they are within the limit.
+    """Return a description of the losses that exceed the limit, or None if they are within it.
 
     Args:
         max_skipped: the share of the documents that may be lost beyond the first 100, and that of the source which may

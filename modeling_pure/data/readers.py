@@ -163,7 +163,7 @@ def to_text(value: object) -> str | Fault:
 
 
 def described(value: object) -> str:
-    """What a value is, for the message that it is no text."""
+    """Describe a value that is not text, for the error message."""
     if value is None:
         return "null"
     if isinstance(value, str):

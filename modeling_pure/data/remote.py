@@ -159,7 +159,7 @@ def last_error(state: RetryCallState) -> BaseException:
 def is_worth_another(state: RetryCallState) -> bool:
     """Whether a failed call is made again: after a transient error, and once where a file is said to be missing.
 
-    A busy Hub says so too, and fsspec remembers it.
+    A busy Hub may also report a missing file, and fsspec caches that answer.
     """
     if state.outcome is None or not state.outcome.failed:
         return False

@@ -24,7 +24,7 @@ class Source:
         config: the Hub data set's configuration (`en` for C4).
         format: `text` reads a column of text; `medqa` writes each question as the exam prompt with its answer.
         answer_formats: how the questions of a medqa source are answered, with the share of each format.
-        passages: a folder of books, for a medqa source. The `num_passages` (3) best passages for a question precede a
+        passages: folder of books for a medqa source. The `num_passages` (3) best passages for a question precede a
             share of the questions (`passages_share`, 0.5). All three are None without books.
         column: the column that holds the text.
         validation_path: held-out rows of this source; without it the first `validation_documents` documents of a text

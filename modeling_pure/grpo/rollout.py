@@ -39,7 +39,7 @@ class Rollout:
     Attributes:
         completion_ids: each with its end-of-text token, where it came to one.
         log_probs: of these tokens under the policy that acted; empty if TRL has sampled.
-        kept: how many tokens could have been drawn in the place of each; empty if TRL has sampled.
+        kept: size of the sampling set of each token; empty if TRL generated the completions.
         sampling_mask: these as bits, uint8 of shape (rows, longest completion, ceil(vocab / 8)) on the model's device,
             where scoring needs them; None where every token could be drawn.
     """

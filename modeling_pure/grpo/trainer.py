@@ -262,7 +262,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         return self._buffered_inputs[self._step % passes]
 
     def _calculate_rewards(self, *args: Any) -> torch.Tensor:
-        rewards = super()._calculate_rewards(*args)  # (completions of all devices, functions), NaN where there is none
+        rewards = super()._calculate_rewards(*args)  # (completions of all devices, functions); NaN is no reward
         infinite = [
             name for name, column in zip(self.reward_func_names, rewards.T, strict=True) if column.isinf().any()
         ]
