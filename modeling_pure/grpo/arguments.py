@@ -17,7 +17,7 @@ from trl import GRPOConfig
 from ..errors import InputError
 from ..medqa.formats import checked_formats
 from ..medqa.rewards import REWARD_WEIGHTS
-from ..options import check_above_zero, check_choices, check_numbers, check_shares, check_texts
+from ..options import check_choices, check_numbers, check_shares, check_texts
 from ..recipe import parse_value
 from ..training.arguments import equal_passes
 from ..training.kernels import check_attention_kernel
@@ -228,10 +228,8 @@ class PureGRPOConfig(GRPOConfig):
         check_trainer_options(self)
         check_choices(self, scale_rewards=SCALES, loss_type=LOSS_TYPES)
         check_numbers(self, max_tokens=0, prompts_per_step=1, updates_per_rollout=1, steps_per_generation=1)
-        check_numbers(self, num_generations=2, num_generations_eval=1, max_completion_length=1, top_k=0, beta=0)
+        check_numbers(self, num_generations=2, num_generations_eval=1, max_completion_length=1, beta=0)
         check_numbers(self, num_completions_to_print=0)
-        check_above_zero(self, "temperature", "top_p")
-        check_shares(self, "top_p")
         if self.off_policy_mask_threshold is not None and not self.off_policy_mask_threshold >= 0:  # inf: no mask
             raise InputError(f"off_policy_mask_threshold: expected 0 or more, found {self.off_policy_mask_threshold}")
         if self.reward_weights and not all(map(math.isfinite, self.reward_weights)):
@@ -266,6 +264,7 @@ class PureGRPOConfig(GRPOConfig):
 
     def _refuse_what_cannot_be_kept(self) -> None:
         """Refuse what no mask can stand for, and backends that give no masks back."""
+        sampling = self.sampling_params(())  # refuses values that cannot be sampled with
         if self.use_transformers_continuous_batching:
             raise InputError(
                 "use_transformers_continuous_batching: gives no masks back, and TRL leaves the weights in bf16"
@@ -274,7 +273,7 @@ class PureGRPOConfig(GRPOConfig):
             raise InputError(
                 "use_vllm: gives no masks back; say keep_sampling_mask false, top_p 1.0 and top_k 0, or leave it out"
             )
-        if self.use_vllm and self.sampling_params(()).truncates and self.vllm_importance_sampling_correction:
+        if self.use_vllm and sampling.truncates and self.vllm_importance_sampling_correction:
             raise InputError(
                 "use_vllm: with top_p, top_k or min_p TRL's importance correction takes the loss to nearly 0; say "
                 "top_p 1.0 and top_k 0"

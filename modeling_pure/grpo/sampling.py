@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import InputError
+from ..options import check_above_zero, check_numbers, check_shares
 
 # What `generation_kwargs` may hold beside the options of their own: all that takes words away, nothing that reweighs.
 MASKING_OPTIONS = ("suppress_tokens", "min_new_tokens")
@@ -28,12 +29,9 @@ class SamplingParams:
     min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise InputError(f"temperature: expected a number above 0, found {self.temperature}")
-        if self.top_k < 0:
-            raise InputError(f"top_k: expected a number of tokens, or 0 for no limit, found {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise InputError(f"top_p: expected a share above 0, at most 1, found {self.top_p}")
+        check_above_zero(self, "temperature", "top_p")
+        check_shares(self, "top_p")
+        check_numbers(self, top_k=0)
         if not 0 <= self.min_p < 1:
             raise InputError(f"min_p: expected a share from 0 up to 1, found {self.min_p}")
 
