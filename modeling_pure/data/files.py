@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 
+from ..compression import DECOMPRESSORS
 from ..errors import InputError, first_line
 from ..rows import (
     METADATA_FILES,
@@ -26,8 +27,7 @@ from .remote import open_file
 
 LINES = (".jsonl", ".json", ".ndjson")
 DOCUMENTS = (".txt",)  # a file is one document
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-SUFFIXES = (".parquet", *DOCUMENTS, *LINES, *(line + compression for line in LINES for compression in COMPRESSIONS))
+SUFFIXES = (".parquet", *DOCUMENTS, *LINES, *(line + compression for line in LINES for compression in DECOMPRESSORS))
 PIECE_BYTES = 16 << 20
 # How a file begins that is one array of objects, or one object over many lines.
 ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:\{|\]\s*$)")

@@ -1,19 +1,13 @@
 """The records of a file of lines or of one JSON array, whole or a range of bytes, plain or compressed."""
 
-import bz2
 import codecs
-import gzip
-import io
 import json
-import lzma
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-
+from ..compression import DECOMPRESSORS
 from ..errors import first_line
 from .files import ARRAY, Piece, lower_name
 
@@ -21,21 +15,6 @@ MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any 
 MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # of a line or a .txt file: no more is read of one before it is given up
 BETWEEN_OBJECTS = re.compile(r"[\s,\[\]]*")
 CHUNK = 1 << 20
-ZSTD_BYTES = 1 << 16  # so much of a file that breaks off is lost with its end
-
-
-def open_zstd(file: BinaryIO) -> io.BufferedReader:
-    """A zstd file as bytes, frame after frame; OSError if it breaks off or is damaged."""
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"), ZSTD_BYTES)
-
-
-DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": open_zstd,
-}
-DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 def decompressed(file: BinaryIO, path: str) -> Any:

@@ -11,9 +11,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..compression import DECOMPRESSION_ERRORS
 from ..errors import first_line
 from .files import DOCUMENTS, Piece, lower_name
-from .lines import DECOMPRESSION_ERRORS, MAX_BYTES, MAX_CHARACTERS, decompressed, records_of
+from .lines import MAX_BYTES, MAX_CHARACTERS, decompressed, records_of
 from .remote import SourceFailed, open_file
 
 BROKEN = "broken file"

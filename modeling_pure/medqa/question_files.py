@@ -1,38 +1,20 @@
 """The rows of question files: lines, arrays, or sets by name, as text or parquet, compressed or not."""
 
-import bz2
-import gzip
 import json
-import lzma
-import zlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..compression import DECOMPRESSION_ERRORS, DECOMPRESSORS, decompress
 from ..errors import InputError, first_line
 from ..rows import files_of_split, local_files, looks_local, names_in, open_rows, require_files, split_of
 
-
-def unpack_zstandard(content: bytes) -> bytes:
-    """The content of a `.zst` file."""
-    with pa.CompressedInputStream(pa.BufferReader(content), "zstd") as unpacked:
-        plain: bytes = unpacked.read()
-    return plain
-
-
-UNPACK: dict[bytes, Callable[[bytes], bytes]] = {  # by the first bytes, which endings need not agree with
-    b"\x1f\x8b": gzip.decompress,
-    b"BZh": bz2.decompress,
-    b"\xfd7zXZ": lzma.decompress,
-    b"\x28\xb5\x2f\xfd": unpack_zstandard,
-}
-PACKED = (".gz", ".bz2", ".xz", ".zst")
 TEXT = (".jsonl", ".ndjson", ".json")
-ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in PACKED))
+ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in DECOMPRESSORS))
 
 
 def question_rows(
@@ -90,8 +72,7 @@ def json_rows(key: str, file: str, config: str | None, name: str | None) -> list
     """The rows of a file of lines, of one array, or of one object."""
     try:
         content = Path(file).read_bytes()
-        unpack = next((way for magic, way in UNPACK.items() if content.startswith(magic)), bytes)
-        content = unpack(content)
+        content = decompress(content)
         data = parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
@@ -100,7 +81,7 @@ def json_rows(key: str, file: str, config: str | None, name: str | None) -> list
             f"{key}: '{file}' is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}); "
             f"convert it, as with: iconv -f {likely} -t UTF-8"
         ) from error
-    except (OSError, EOFError, ValueError, RecursionError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
+    except (*DECOMPRESSION_ERRORS, ValueError, RecursionError, pa.ArrowException) as error:
         raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
     return data if isinstance(data, list) else rows_of_object(key, file, data, config, name)
 

@@ -9,8 +9,9 @@ import re
 import pyarrow as pa
 import pytest
 
+from modeling_pure.compression import ZSTD_BYTES, open_zstd
 from modeling_pure.data.files import Piece, split_files
-from modeling_pure.data.lines import ZSTD_BYTES, array_objects, open_zstd
+from modeling_pure.data.lines import array_objects
 from modeling_pure.data.readers import Fault, read_piece
 from modeling_pure.data.remote import SourceFailed
 
