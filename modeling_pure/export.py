@@ -30,6 +30,7 @@ from .console import DISCLAIMER, print_block
 from .errors import InputError, RunStopped, first_line, run_script
 from .model_card import CARD_FILE, LOADING, TRUST, architecture, card_blocks, read_text, two_columns, write_model_card
 from .modeling_pure import PureForCausalLM
+from .options import check_output_folder
 from .training.checkpoint import check_model
 
 CONFIGS: dict[str, type[PreTrainedConfig]] = {"pure": PureConfig, "llama": LlamaConfig}
@@ -97,6 +98,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def check_out(name: str) -> Path:
     """The folder to write; `InputError` where something is there already."""
+    check_output_folder("OUT", name)
     out = Path(os.path.abspath(name))
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"OUT: '{name}' is there and is not an empty folder; give another name or empty it")

@@ -24,6 +24,7 @@ from .atomic import write_atomically
 from .console import DISCLAIMER, print_block, print_table
 from .errors import InputError, first_line, run_script
 from .medqa.report import markdown_table
+from .options import check_numbers, check_output_folder, check_texts
 from .recipe import RecipeParser
 from .tokenizer import load_tokenizer
 from .training.checkpoint import check_model
@@ -57,9 +58,9 @@ class GeneralArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with a model"})
 
     def __post_init__(self) -> None:
-        for name, value in (("limit", self.limit), ("batch_size", self.batch_size)):
-            if value is not None and value < 1:
-                raise InputError(f"{name}: expected 1 or more, found {value}")
+        check_numbers(self, limit=1, batch_size=1)
+        check_texts(self, "reference_model_name_or_path")
+        check_output_folder("output_dir", self.output_dir)
         if self.reference_model_name_or_path == self.model_name_or_path:
             raise InputError("reference_model_name_or_path: is the model itself; '' = none")
         for name, task in self.tasks.items():

@@ -11,9 +11,9 @@ from .errors import InputError
 LARGEST_SEED = 2**32 - 1  # numpy's
 
 
-def check_texts(options: Any) -> None:
+def check_texts(options: Any, *may_be_empty: str) -> None:
     """Raise `InputError` if an option that the class of `options` states is an empty text, or a list with one."""
-    for name in type(options).__annotations__:
+    for name in (name for name in type(options).__annotations__ if name not in may_be_empty):
         value = getattr(options, name)
         if value == "" or (isinstance(value, list) and "" in value):
             raise InputError(f"{name}: expected a value, found an empty text; leave it out for its default")
@@ -73,6 +73,15 @@ def check_output_folder(name: str, folder: str) -> None:
         raise InputError(f"{name}: '{folder}' cannot be a folder: '{place}' is a file")
     if not writable:
         raise InputError(f"{name}: no permission to write to '{place}'")
+
+
+def check_output_file(name: str, file: str) -> None:
+    """Raise `InputError` unless a file can be written in a folder that is there; nothing is written."""
+    check_output_folder(name, str(Path(file).parent))
+    if not Path(file).parent.is_dir():
+        raise InputError(f"{name}: no folder '{Path(file).parent}' for this file; make it first")
+    if Path(file).is_dir():
+        raise InputError(f"{name}: '{file}' is a folder; expected a file to write")
 
 
 def exists(place: Path) -> bool:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..atomic import write_atomically
 from ..errors import InputError, run_script
+from ..options import check_numbers, check_output_file, check_texts
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
@@ -56,6 +57,13 @@ class ReportArguments:
     coverage: str | None = field(
         default=None, metadata={"help": "json file for how much of each question the documents hold"}
     )
+
+    def __post_init__(self) -> None:
+        check_texts(self)
+        check_numbers(self, documents=0)
+        for name in ("report", "coverage"):
+            if file := getattr(self, name):
+                check_output_file(name, file)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -19,6 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from ..errors import InputError, run_script
+from ..options import check_numbers, check_output_file, check_texts
 from ..recipe import RecipeParser
 from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
@@ -36,7 +38,14 @@ class InspectArguments:
 
     rows: int = field(default=400, metadata={"help": "rows to read"})
     sample_characters: int = field(default=400, metadata={"help": "characters shown of a row of each source"})
-    picture: str = field(default="mixture.png", metadata={"help": "file for the picture"})
+    picture: str = field(default="mixture.png", metadata={"help": "file for the picture: .png, .svg or .pdf"})
+
+    def __post_init__(self) -> None:
+        check_texts(self)
+        check_numbers(self, rows=1, sample_characters=0)
+        check_output_file("picture", self.picture)
+        if (ending := Path(self.picture).suffix) not in (".png", ".svg", ".pdf"):
+            raise InputError(f"picture: expected a file that ends in .png, .svg or .pdf, found '{ending}'")
 
 
 @dataclass
@@ -61,8 +70,6 @@ def main() -> None:
     """Arguments, rows, tables and a picture."""
     parser = RecipeParser((InspectArguments, ModelArguments, DataArguments, PureTrainingArguments), __doc__)
     inspect, _, arguments, training = parser.parse_recipe(sys.argv[1:])
-    if inspect.rows < 1:
-        raise InputError(f"rows: expected a number above 0, found {inspect.rows}")
     tokenizer = load_document_tokenizer(arguments.tokenizer_name_or_path)
     opened = open_sources(parse_sources(arguments.sources), arguments, training.seed)
     mixture = Mixture(opened, tokenizer, arguments, training.seed)

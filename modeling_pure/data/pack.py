@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..atomic import write_atomically
 from ..errors import InputError, run_script
+from ..options import check_numbers, check_output_folder, check_texts
 from ..recipe import RecipeParser
 from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
@@ -50,6 +51,12 @@ class PackArguments:
     out: str | None = field(default=None, metadata={"help": "folder for the rows"})
     rows: int | None = field(default=None, metadata={"help": "rows to write; by default what the recipe's run takes"})
 
+    def __post_init__(self) -> None:
+        check_texts(self)
+        check_numbers(self, rows=1)
+        if self.out is not None:
+            check_output_folder("out", self.out)
+
 
 def main() -> None:
     """Arguments, sources, rows."""
@@ -59,8 +66,6 @@ def main() -> None:
         raise InputError("out: expected a folder for the rows")
     training.share_out(arguments.max_seq_length)
     rows = training.max_steps * training.rows_per_step if pack.rows is None else pack.rows
-    if rows < 1:
-        raise InputError(f"rows: expected a number above 0, found {rows}")
     tokenizer = load_document_tokenizer(arguments.tokenizer_name_or_path)
     sources = parse_sources(arguments.sources)
     folder = Path(pack.out)

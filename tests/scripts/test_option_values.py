@@ -13,13 +13,25 @@ import yaml
 import eval_medqa
 import train_grpo
 import train_pretrain
+from modeling_pure.data.decontaminate import ReportArguments
+from modeling_pure.data.inspect import InspectArguments
+from modeling_pure.data.pack import PackArguments
+from modeling_pure.doctor.__main__ import DoctorArguments
 from modeling_pure.errors import EXIT_CODES, InputError
+from modeling_pure.general import GeneralArguments
 from modeling_pure.recipe import RecipeParser
 
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "pretrain": train_pretrain.parse_arguments,
     "grpo": train_grpo.parse_arguments,
     "eval": eval_medqa.parse_arguments,
+}
+COMMANDS: dict[str, type] = {
+    "inspect": InspectArguments,
+    "pack": PackArguments,
+    "decontaminate": ReportArguments,
+    "general": GeneralArguments,
+    "doctor": DoctorArguments,
 }
 NEEDED = {"pretrain": {"sources": {"a": {"path": "a.jsonl", "weight": 1}}}}
 MAPPING, LISTS, NESTED = {"a": 1}, [[1, 2], ["a", "b"]], [[[1]], [{"a": 1}]]
@@ -31,14 +43,20 @@ FREE_TEXTS = (
     *("tokenizer_name_or_path", "packed_dir", "output_dir", "hub_model_id", "metric_for_best_model"),
     *("resume_from_checkpoint", "model_name_or_path", "questions", "questions_config", "passages", "train_questions"),
     *("textbooks", "contamination", "decontaminate", "compare_with"),
+    *("picture", "out", "report", "coverage", "reference_model_name_or_path"),
 )
 RIGHT = [
     ("off_policy_mask_threshold", "inf"),  # no mask
     ("reward_weights", -5),  # a penalty's; the trainer counts its rewards
+    ("reference_model_name_or_path", ""),  # no reference
 ]
 
 
 one_parser = functools.cache(RecipeParser)  # it takes longer to build than to use
+PARSERS |= {
+    name: lambda argv, kind=kind: one_parser((kind,), "").parse_recipe(argv) for name, kind in COMMANDS.items()
+}
+SCRIPTS = ("pretrain", "grpo", "eval")
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +121,7 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_its_option(name, tmp_pa
             unnamed += [(option, value, line) for line in lines if option not in line or "\n" in line]
             cases += len(lines)
     assert unnamed == []
-    assert cases > 200
+    assert cases > 200 or name in COMMANDS
     assert EXIT_CODES[InputError] == 2
 
 
@@ -115,13 +133,41 @@ def test_the_shown_default_is_taken(name, tmp_path, monkeypatch):
     assert refusal(PARSERS[name], ["--config", str(recipe)]) == ""
 
 
-@pytest.mark.parametrize("name", PARSERS)
+@pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize("place", ["a_file", "a_file/below", "a_file/below/that", "x" * 300, "zero\0byte"])
 def test_a_folder_that_cannot_be_written_to_is_refused(name, place, tmp_path):
     (tmp_path / "a_file").touch()
     needed = ["--sources", json.dumps(NEEDED[name]["sources"])] if name in NEEDED else []
     assert refusal(PARSERS[name], [*needed, "--output_dir", str(tmp_path / place)]).startswith("output_dir: ")
     assert list(tmp_path.iterdir()) == [tmp_path / "a_file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("inspect", "picture"),
+        ("pack", "out"),
+        ("decontaminate", "report"),
+        ("decontaminate", "coverage"),
+        ("general", "output_dir"),
+    ],
+)
+def test_a_place_that_a_command_cannot_write_to_is_refused(name, option, tmp_path):
+    (tmp_path / "a_file").touch()
+    assert refusal(PARSERS[name], [f"--{option}", str(tmp_path / "a_file" / "below.png")]).startswith(f"{option}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "file"),
+    [
+        ("inspect", "picture", "mixture.txt"),
+        ("inspect", "picture", "nowhere/mixture.png"),
+        ("decontaminate", "report", "nowhere/hits.jsonl"),
+        ("decontaminate", "coverage", "."),
+    ],
+)
+def test_a_file_that_a_command_cannot_write_is_refused_before_it_reads(name, option, file, tmp_path):
+    assert refusal(PARSERS[name], [f"--{option}", str(tmp_path / file)]).startswith(f"{option}: ")
 
 
 @pytest.mark.parametrize("name", ["pretrain", "grpo"])
