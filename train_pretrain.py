@@ -107,7 +107,7 @@ def build_trainer(
     documents = outside_documents(outside, data_args)
     held_out += validation_source_rows(documents, DocumentTokenizer(tokenizer), data_args)
     if isinstance(dataset, Mixture):
-        dataset.held_out |= {text for _, texts in documents for text in texts}
+        dataset.hold_out(documents)
     if checkpoint and (change := resume_data(checkpoint, dataset, training_args)) and training_args.process_index == 0:
         print(change)
     if isinstance(dataset, PackedMixture):

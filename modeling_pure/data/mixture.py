@@ -29,7 +29,7 @@ from .losses import add_losses, too_many_lost
 from .packing import WINDOW_CHARACTERS, PackedRows, redistribute_rows
 from .remote import SourceFailed
 from .schedule import Schedule
-from .sources import integer_weights
+from .sources import Source, integer_weights
 from .states import Counts, MixtureState, PackedRowsState, Progress, RankState, Row, TrainingRows
 from .tokenizer import DocumentTokenizer
 
@@ -117,6 +117,10 @@ class Mixture(TrainingRows[MixtureState]):
             state = self._state(worker, num_workers, dict(drawn), dict(states), schedule.state_dict())
             yield {"input_ids": row, "source": name, "data_state": state}
         raise RunStopped("sources: all have been read max_epochs times or have failed; nothing is left to train on")
+
+    def hold_out(self, documents: list[tuple[Source, list[str]]]) -> None:
+        """Train on no copy of these texts (`outside_documents`) either."""
+        self.held_out |= {text for _, texts in documents for text in texts}
 
     def _settings(self) -> dict[str, int | str]:
         """What a position depends on, by recipe key: it means nothing where these differ."""

@@ -25,7 +25,7 @@ from ..recipe import RecipeParser
 from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from .arguments import DataArguments
-from .held_out import describe_exams, describe_files, open_sources, validation_mixture
+from .held_out import describe_exams, describe_files, open_sources, outside_documents, validation_mixture
 from .mixture import Mixture
 from .packed import (
     FACTS_FILE,
@@ -38,7 +38,7 @@ from .packed import (
     rows_file,
     settings,
 )
-from .sources import parse_sources
+from .sources import parse_sources, parse_validation_sources
 from .states import MixtureState, Row
 
 ROWS_PER_FILE = 4096
@@ -77,6 +77,7 @@ def main() -> None:
         print(f"{folder}: has {there:,} rows already")
         return
     mixture = Mixture(open_sources(sources, arguments, training.seed), tokenizer, arguments, training.seed)
+    mixture.hold_out(outside_documents(parse_validation_sources(arguments.validation_sources, sources), arguments))
     validation = validation_mixture(mixture.opened, mixture.tokenize, mixture.row_length, arguments.validation_rows)
     for name, described in describe_exams(mixture.opened).items():
         print(f"answers of {name}: {described}")

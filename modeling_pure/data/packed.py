@@ -44,6 +44,7 @@ def settings(
         "max_seq_length": arguments.max_seq_length,
         "grpo_holdout": arguments.grpo_holdout,
         "decontaminate": arguments.decontaminate or [],
+        "validation_sources": arguments.validation_sources or {},
         "seed": seed,
     }
 

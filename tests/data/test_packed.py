@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.mixture import collate_rows
-from modeling_pure.data.pack import write_mixture
+from modeling_pure.data.pack import main, write_mixture
 from modeling_pure.data.packed import PackedMixture, open_table, token_rows
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError, RunStopped
@@ -79,6 +79,22 @@ def test_held_out_rows_are_packed_too(open_packed, make_mixture):
     expected = validation_mixture(mixture.opened, mixture.tokenize, 32, 200)
     rows = open_packed().validation_rows()
     np.testing.assert_array_equal([r["input_ids"] for r in rows], [r["input_ids"] for r in expected])
+
+
+def test_a_copy_of_a_text_outside_the_mixture_is_not_packed(recipe, corpus, tokenizer, tmp_path, monkeypatch):
+    given = yaml.safe_load(recipe.read_text())
+    copied = (corpus / "c4.jsonl").read_text().splitlines()[100:300]
+    (tmp_path / "outside.jsonl").write_text("\n".join(copied))
+    given |= {"max_steps": 100, "validation_sources": {"outside": {"path": f"{tmp_path}/outside.jsonl"}}}
+    given["validation_sources"]["outside"]["validation_documents"] = 200
+    (tmp_path / "recipe.yaml").write_text(yaml.dump(given, sort_keys=False))
+    monkeypatch.setattr("sys.argv", ["pack", "--config", f"{tmp_path}/recipe.yaml", "--out", f"{tmp_path}/rows"])
+    main()
+    table = open_table(tmp_path / "rows" / "rows-00000.arrow")
+    rows = token_rows(table)[table.column("source").to_numpy() == list(given["sources"]).index("c4")]
+    found = {int(number) for number in re.findall(r"c4 (\d+):", tokenizer.decode(rows.reshape(-1)))}
+    assert len(found & set(range(40, 100))) > 50
+    assert not found & set(range(100, 300))
 
 
 def batches(open_packed, steps: int, ranks=None, world_size: int = 1, workers: int = 0):
@@ -153,6 +169,7 @@ def test_packing_goes_on_after_a_kill(recipe, make_mixture, tmp_path, open_packe
         ({"seed": 1}, r"seed \(0\b.*\b1\)"),
         ({"grpo_holdout": 0.5}, r"grpo_holdout \(0\.0\b.*\b0\.5\)"),
         ({"decontaminate": ["x.jsonl"]}, r"decontaminate \(.*x\.jsonl"),
+        ({"validation_sources": {"b": {"path": "x.jsonl"}}}, r"validation_sources \(.*x\.jsonl"),
     ],
 )
 def test_rows_of_other_settings_are_refused(open_packed, changes, message):
