@@ -163,7 +163,13 @@ def describe_exams(opened: list[OpenSource]) -> dict[str, str]:
 
 def describe_files(opened: list[OpenSource]) -> dict[str, str]:
     """By name of each text source, its files and what its paths hold beside them."""
-    return {one.source.name: one.files.describe() for one in opened if one.files.taken}
+    described = {}
+    for one in opened:
+        if one.files.taken:
+            no_hub = one.source.config and not any(file.startswith("hf://") for file in one.files.taken)
+            not_used = f"; config {one.source.config} is not used: only data sets of the Hub have one" * bool(no_hub)
+            described[one.source.name] = one.files.describe() + not_used
+    return described
 
 
 def check_explanations(key: str, formats: dict[str, float], questions: list[Question], dev: list[Question]) -> None:

@@ -1,6 +1,7 @@
 """What is held out is decided once, is the same for every reader, and is never trained on."""
 
 import gzip
+import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modeling_pure.data.held_out import (
+    describe_files,
     outside_documents,
     split_questions,
     validation_mixture,
@@ -182,6 +184,13 @@ def test_texts_outside_the_mixture_are_read_in_rows_of_their_source(make_mixture
     rows = validation_source_rows(documents, mixture.tokenize, mixture.arguments)
     assert {row["source"] for row in rows} == {"two"}
     assert tokenizer.decode(rows[0]["input_ids"]).startswith("b 0")
+
+
+def test_a_configuration_of_local_files_is_said_not_to_be_used(make_mixture, tmp_path):
+    a, b = write_texts(tmp_path, "a", "b")
+    described = describe_files(make_mixture({"one": web(a) | {"config": "en"}, "two": web(b)}).opened)
+    assert re.search(r"\bconfig en\b", described["one"])
+    assert "config" not in described["two"]
 
 
 def test_a_dead_link_is_refused(make_mixture, tmp_path):
