@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .guard import Guard
-from .losses import add_row, no_losses, too_many_lost
+from .losses import add_losses, add_row, end_piece, no_losses, too_many_lost
 from .readers import LOST, Fault
 from .remote import SourceFailed
 from .source_rows import HELD_OUT, Rows
@@ -175,10 +175,12 @@ class Documents:
             if isinstance(value, Fault) and value.reason not in NO_LOSS:
                 self._last_fault = f"; the last is {self.rows.locate(piece, number)}: {value}"
                 self._check_losses()
-        self._check_losses(behind=True)
+        for losses in (self.seen, self.own):
+            end_piece(losses)
+        self._check_losses()
 
-    def _check_losses(self, behind: bool = False) -> None:
-        if too_many := too_many_lost(self.seen, self.max_skipped, behind):
+    def _check_losses(self) -> None:
+        if too_many := too_many_lost(self.seen, self.max_skipped):
             raise SourceFailed(
                 f"{self.rows.key}: {too_many}, more than max_skipped {self.max_skipped:g} allows"
                 f"{self._skipped_note()}{self._last_fault}"
@@ -239,4 +241,6 @@ def redistribute_documents(states: list[DocumentsState], first: bool) -> Documen
         "given": given,
         "before_pass": {"given": given},
         "skipped": dict(skipped),
+        "seen": slowest.get("seen") or no_losses(),
+        "losses": add_losses([state["losses"] for state in counted if "losses" in state]),
     }

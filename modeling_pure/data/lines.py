@@ -48,15 +48,16 @@ def array_objects(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
     decoder = json.JSONDecoder()
     # A byte that is no UTF-8 then costs the one text that it is in.
     characters = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
-    text, place = "", 0
+    text, place, bracket = "", 0, ""
     while True:
-        place = BETWEEN_OBJECTS.match(text, place).end()  # type: ignore[union-attr]  # it matches anywhere
+        gap: re.Match[str] = BETWEEN_OBJECTS.match(text, place)  # type: ignore[assignment]  # it matches anywhere
+        place, bracket = gap.end(), ([bracket] + [one for one in gap[0] if one in "[]"])[-1]
         try:
             value, end = decoder.raw_decode(text, place)
         except (ValueError, RecursionError) as error:
             text, place = text[place:], 0
             more = stream.read(max(CHUNK, len(text))) if len(text) <= MAX_BYTES else b""
-            if not more and text:
+            if not more and (text or bracket != "]"):
                 raise ValueError(f"in an array: {first_line(error)}") from error
             if not more:
                 return

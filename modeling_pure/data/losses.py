@@ -39,16 +39,20 @@ def add_losses(all_losses: list[Losses]) -> Losses:
     }
 
 
-def too_many_lost(losses: Losses, max_skipped: float, behind: bool = False) -> str | None:
+def end_piece(losses: Losses) -> None:
+    """Count the documents behind a damaged page: a page says little before its whole file has been read."""
+    losses["unusable"] += losses["behind"]
+    losses["behind"] = 0
+
+
+def too_many_lost(losses: Losses, max_skipped: float) -> str | None:
     """Return a description of the losses that exceed the limit, or None if they are within it.
 
     Args:
         max_skipped: the share of the documents that may be lost beyond the first 100, and that of the source which may
             be in files that break off.
-        behind: count documents behind a damaged page: a page says little before its whole file has been read.
     """
-    lost = losses["unusable"] + (losses["behind"] if behind else 0)
-    if lost > FREE_FAULTS + max_skipped * losses["documents"]:
+    if (lost := losses["unusable"]) > FREE_FAULTS + max_skipped * losses["documents"]:
         return f"{lost:,} of a pass's first {losses['documents']:,} documents cannot be used"
     if losses["broken"] > max_skipped + 1e-9:  # shares are rounded
         return f"files that break off are {losses['broken']:.1%} of the source".replace("%", " %")

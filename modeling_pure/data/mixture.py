@@ -205,13 +205,17 @@ class Mixture(TrainingRows[MixtureState]):
     def _check_losses(self, name: str, counts: list[Counts]) -> None:
         losses = add_losses([read["losses"] for read in counts if "losses" in read])
         too_many = too_many_lost(losses, self.arguments.max_skipped)
-        if too_many and self.arguments.on_source_failure == "stop":
-            skipped: Counter[str] = sum((Counter(read["skipped"]) for read in counts), Counter())
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
-            raise SourceFailed(
-                f"sources.{name}: {too_many}, more than max_skipped {self.arguments.max_skipped:g} allows (skipped by "
-                f"all readers: {reasons})"
-            )
+        if not too_many:
+            return
+        skipped: Counter[str] = sum((Counter(read["skipped"]) for read in counts), Counter())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+        failed = SourceFailed(
+            f"sources.{name}: {too_many}, more than max_skipped {self.arguments.max_skipped:g} allows (skipped by "
+            f"all readers: {reasons})"
+        )
+        if self.arguments.on_source_failure == "stop":
+            raise failed
+        logger.warning(f"{failed}; no reader alone has lost too much, so the source stays in the mixture")
 
     def check_readers(self, num_workers: int) -> None:
         """Raise `InputError` where a source has no document for the last reader: better now than in a worker later."""

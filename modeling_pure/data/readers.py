@@ -1,6 +1,7 @@
 """The rows of one piece of a source, each a text or the reason why it is none, from any row on."""
 
 import codecs
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def read_piece(
             if name.endswith(".parquet"):
                 rows = parquet_rows(key, piece.path, file, column, rng, start)
             elif name.endswith(DOCUMENTS):
-                rows = islice(enumerate([document_of(file.read(MAX_BYTES))]), start, None)
+                rows = islice(enumerate([document_of(file)]), start, None)
             else:
                 rows = islice(enumerate(texts_of(file, piece, column)), start, None)
             for number, value in rows:
@@ -109,12 +110,13 @@ def why_not_opened(key: str, path: str, column: str) -> str | None:
     return None
 
 
-def document_of(data: bytes) -> str | Fault:
-    """The text of a `.txt` file, without a byte order mark."""
-    text = to_text(data.removeprefix(codecs.BOM_UTF8))
-    if isinstance(text, Fault) and text.reason == "too long":
-        return Fault(text.reason, f"{text.detail}; {ONE_DOCUMENT}")
-    return text
+def document_of(file: BinaryIO) -> str | Fault:
+    """The text of a `.txt` file, without a byte order mark. With a fault the whole file is lost."""
+    text = to_text(file.read(MAX_BYTES).removeprefix(codecs.BOM_UTF8))
+    if isinstance(text, str):
+        return text
+    detail = f"{text.detail}; {ONE_DOCUMENT}" if text.reason == "too long" else text.detail
+    return replace(text, detail=detail, size=file.seek(0, io.SEEK_END))
 
 
 def texts_of(file: BinaryIO, piece: Piece, column: str) -> Iterator[str | Fault]:
@@ -157,7 +159,7 @@ def to_text(value: object) -> str | Fault:
             return Fault("no text", f"it is {described(text)}")
         text.encode()  # half of a surrogate pair, which JSON can spell, is no text
     except UnicodeError as error:
-        return Fault("not UTF-8", first_line(error))
+        return Fault("not UTF-8", first_line(error), len(value) if isinstance(value, bytes) else 0)
     if len(text) > MAX_CHARACTERS:
         return Fault("too long", f"{len(text):,} characters")
     return text

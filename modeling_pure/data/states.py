@@ -22,8 +22,9 @@ from .sources import Source
 class Losses(TypedDict):
     """What is lost of a pass so far, in documents, each 4 KB of a longer one counted as one.
 
-    `documents` counts all that were read, `unusable` those among them that are bad by themselves, `behind` those that
-    are lost since they follow a damaged page. `broken` is the share of the source in files that break off.
+    `documents` counts all that were read, `unusable` those that are lost, `behind` those behind a
+    damaged page of the piece that is being read, which are lost once it has been. `broken` is the share of the source
+    in files that break off.
     """
 
     documents: int

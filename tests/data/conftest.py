@@ -10,7 +10,7 @@ import pytest
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.readers import Fault
+from modeling_pure.data.readers import LOST, Fault
 from modeling_pure.data.sources import parse_sources
 
 
@@ -19,15 +19,16 @@ class NumberedRows:
 
     key = name = listing = "numbered"
 
-    def __init__(self, sizes: list[int], faulty: frozenset[int] = frozenset()):
-        self.sizes, self.faulty = sizes, faulty
+    def __init__(self, sizes: list[int], faulty: frozenset[int] = frozenset(), behind: range = range(0)):
+        self.sizes, self.faulty, self.behind = sizes, faulty, behind
         self.num_pieces = len(sizes)
 
     def read(self, piece: int, epoch: int, start: int):
         rows = list(range(self.sizes[piece]))
         random.Random(f"{epoch} {piece}").shuffle(rows)
         for row in rows[start:]:
-            yield row, Fault("no text") if row in self.faulty else f"{epoch} {piece} {row}"
+            fault = LOST if row in self.behind else Fault("no text")
+            yield row, fault if row in self.faulty or row in self.behind else f"{epoch} {piece} {row}"
 
     def locate(self, piece: int, number: int) -> str:
         return f"{piece} {number}"

@@ -66,6 +66,14 @@ def test_an_array_that_breaks_off_gives_what_was_before(tmp_path):
         texts(tmp_path / "b.json")
 
 
+@pytest.mark.parametrize("end", ["", ",", ", ", "\n"])
+def test_an_array_that_breaks_off_between_two_objects_breaks_off(tmp_path, end):
+    (tmp_path / "a.json").write_text(ARRAYS["one line"].partition(', {"id": 10,')[0] + end)
+    *before, fault = texts(tmp_path / "a.json")
+    assert before == TEXTS[:10]
+    assert fault.reason == "broken file"
+
+
 def test_a_byte_of_another_encoding_costs_one_text_of_an_array(tmp_path):
     data = json.dumps(ROWS[:3]).encode().replace(b"document 1", b"document \xe9")
     (tmp_path / "a.json").write_bytes(data)

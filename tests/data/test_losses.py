@@ -121,6 +121,62 @@ def test_a_text_that_is_too_long_counts_once(tmp_path, monkeypatch):
     assert read_all(path).skipped == {"too long": 1}
 
 
+def test_a_text_file_that_cannot_be_used_is_lost_with_all_its_bytes(tmp_path):
+    """Notes beside one file of thousands of documents, or five that are not UTF-8."""
+    for i in range(30):
+        (tmp_path / f"{i:02d}.txt").write_text(f"fever {i}")
+    for i in range(5):
+        (tmp_path / f"latin{i}.txt").write_bytes(b"caf\xe9 " * (30 * DOCUMENT_BYTES // 5))
+    with pytest.raises(SourceFailed, match=r"^sources\.web: 1\d\d .*\bnot UTF-8"):
+        read_folder(tmp_path)
+    for file in tmp_path.glob("latin*"):
+        file.unlink()
+    (tmp_path / "dump.txt").write_text("fever\n\ncough\n\n" * 1_000_000)
+    with pytest.raises(SourceFailed, match=r"^sources\.web: 3,\d\d\d .*\.jsonl"):
+        read_folder(tmp_path)
+
+
+def test_values_of_parquet_that_are_not_utf_8_are_lost_with_all_their_bytes(tmp_path):
+    values = [b"fever %d" % i for i in range(100)] + [b"caf\xe9 " * (30 * DOCUMENT_BYTES // 5)] * 6
+    pq.write_table(pa.table({"text": pa.array(values, pa.binary())}), tmp_path / "web.parquet")
+    with pytest.raises(SourceFailed, match=r"^sources\.web: 1\d\d .*\bnot UTF-8"):
+        read_all(tmp_path / "web.parquet")
+
+
+def read_folder(folder: Path) -> Documents:
+    pieces = split_files(KEY, sorted(map(str, folder.iterdir())))
+    documents = Documents(TextRows(KEY, pieces), max_epochs=1)
+    while documents.read(10**9, 500):
+        pass
+    return documents
+
+
+def test_rows_behind_damaged_pages_are_added_up_over_the_readers(make_mixture, tmp_path):
+    """Of 32 files the second half is behind a damaged page: 96 rows of each of four readers, which alone are free."""
+    for file in range(32):
+        write_jsonl(tmp_path / f"{file:02d}.jsonl", [{"text": f"fever {file} {i}"} for i in range(25)])
+    mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "validation_documents": 1}})
+    losses = []
+    for reader in range(4):
+        documents = Documents(NumberedRows([25] * 32, behind=range(13, 25)), 0, reader, 4, max_epochs=1)
+        assert len(documents.read(10**9, 100)) == 100  # seven of its eight files, and some of the last
+        losses.append(documents.counts())
+    assert [read["losses"]["unusable"] for read in losses] == [7 * 12] * 4
+    with pytest.raises(SourceFailed, match=r"^sources\.web: 336 "):
+        mixture._check_losses("web", losses)
+
+
+def test_another_number_of_readers_gives_no_new_free_losses():
+    rows, states = NumberedRows(SHARED, bad_rows(0.14)), []
+    for reader in range(2):
+        documents = Documents(rows, 0, reader, 2, max_epochs=1)
+        documents.read(10**9, 150)
+        states.append(documents.state_dict())
+    new = redistribute_documents(states, first=True)
+    assert new["losses"]["documents"] == sum(state["rows_read"] for state in states) > 300
+    assert new["seen"]["unusable"] == states[0]["seen"]["unusable"] > 30
+
+
 def cut_off_parquets(folder: Path, files: int, broken: int) -> None:
     for number in range(files):
         file = folder / f"{number:02d}.parquet"

@@ -176,8 +176,8 @@ FAULTS = [
     Fault(
         "rows behind a damaged page are not lost",
         DATA + "losses.py",
-        'losses["behind"] if behind else 0',
-        "0 if behind else 0",
+        'losses["unusable"] += losses["behind"]',
+        'losses["unusable"] += 0',
         "tests/data/test_faults.py",
     ),
     Fault(
