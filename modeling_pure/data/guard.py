@@ -8,6 +8,7 @@ import html
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
@@ -22,10 +23,15 @@ END_WORDS = 30
 TABLE_BITS = 24
 TABLE_SHIFT = np.uint64(64 - TABLE_BITS)
 
-# Characters that nobody sees (soft hyphens, zero-width spaces, marks of direction) and accents.
-UNSEEN = re.compile("[\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff]+")
+# Characters that nobody sees (soft hyphens, zero-width spaces, marks of direction, tags), accents, Arabic tatweel.
+UNSEEN = re.compile(
+    "[\u00ad\u0300-\u036f\u061c\u0640\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff"
+    "\U000e0000-\U000e0fff]+"
+)
+TAG = re.compile("</?[A-Za-z][^<>]*>")
 # Where a line ends, or ended, within a word; and the gap that some programs write behind a ligature.
-BREAK = re.compile("[-\u00ad\u2010\u2011\ufb00-\ufb06]\\s*")
+BREAK = re.compile("[-\u00ac\u00ad\u2010-\u2013\ufb00-\ufb06]\\s*")
+LINE_BREAK = re.compile("(?<=\\w)[-\u00ac\u00ad\u2010-\u2013][^\\S\n]*\n\\s*(?=\\w)")
 FIRST_WORD, LAST_NO_WORD = re.compile(r"\w+"), re.compile(r".*\W")
 NO_WORD = re.compile(r"[^\w\x00-\x7f]+")
 # Scripts without spaces between words: Thai to Burmese, Khmer, kana, Chinese.
@@ -93,8 +99,11 @@ class Guard:
         self.questions = list(unique.values())
         # Words beyond ASCII cost time in every document, and are only looked for where a question has some.
         self.other_scripts = any(in_other_script(question.question) for question in self.questions)
-        texts = [normalised(question.question, None, self.other_scripts) for question in self.questions]
-        self.vocabulary = {word.decode() for text in texts for word in words_of(text)}
+        # A question may come from a PDF too. Its line ends are seen; gaps are found by the words of other questions.
+        asked = [LINE_BREAK.sub("", question.question) for question in self.questions]
+        vocabulary = vocabulary_of(normalised(text, None, self.other_scripts) for text in asked)
+        texts = [normalised(text, vocabulary, self.other_scripts) for text in asked]
+        self.vocabulary = vocabulary_of(texts)
         self.grams: dict[bytes, list[tuple[int, int]]] = defaultdict(list)  # gram -> (question, place in it)
         self.gram_counts, self.ends = [], []
         for index, text in enumerate(texts):
@@ -151,15 +160,17 @@ def most_covering(matches: list[Match]) -> Match | None:
 def normalised(text: str, vocabulary: set[str] | None = None, other_scripts: bool = False) -> bytes:
     """A text as its words are compared: as UTF-8, without what PDFs and web pages put into it.
 
-    HTML entities, ligatures, full-width letters, accents and characters that nobody sees become plain letters or go.
-    Letters beyond ASCII become `?`, which is between words, or with `other_scripts` stay, those of scripts without
-    spaces as a word each.
+    HTML entities and tags, ligatures, full-width letters, accents and characters that nobody sees become plain letters
+    or go. Letters beyond ASCII become `?`, which is between words, or with `other_scripts` stay, those of scripts
+    without spaces as a word each.
 
     Args:
         vocabulary: words that may have been broken at the end of a line; the halves of others stay two words.
     """
     if "&" in text:
         text = html.unescape(html.unescape(text))  # some pages are escaped twice
+    if "<" in text:
+        text = TAG.sub(" ", text)
     if vocabulary is not None:
         text = joined_words(text, vocabulary)
     if text.isascii():
@@ -212,6 +223,11 @@ def in_other_script(text: str) -> bool:
     """Whether most letters of a text are none of ASCII's, even without accents."""
     letters = [letter for letter in unicodedata.normalize("NFKD", text) if letter.isalpha()]
     return sum(letter.isascii() for letter in letters) < len(letters) / 2
+
+
+def vocabulary_of(texts: Iterable[bytes]) -> set[str]:
+    """The different words of normalised texts."""
+    return {word.decode() for text in texts for word in words_of(text)}
 
 
 def words_of(text: bytes) -> list[bytes]:

@@ -79,6 +79,12 @@ LAYOUTS = {
     "soft hyphens": lambda text: at_line_ends(text, "\u00ad", 1),
     "soft hyphens at line ends": lambda text: at_line_ends(text, "\u00ad\n", 1),
     "zero-width spaces": lambda text: at_line_ends(text, "\u200b", 1),
+    "marks of direction": lambda text: at_line_ends(text, "\u2067", 1),
+    "Arabic letter marks": lambda text: at_line_ends(text, "\u061c", 1),
+    "tags of another plane": lambda text: at_line_ends(text, "\U000e0041", 1),
+    "dashes at line ends": lambda text: at_line_ends(text, "\u2013\n"),
+    "signs of negation at line ends": lambda text: at_line_ends(text, "\u00ac\n"),
+    "tags": lambda text: re.sub(r"(\w{5,})", r"<b class='x'>\1</b>", text),
     "byte order marks": lambda text: at_line_ends(text, "\ufeff", 1),
     "no-break spaces": lambda text: text.replace(" ", "\u00a0"),
     "entities": lambda text: text.replace(" ", "&nbsp;"),
@@ -101,11 +107,20 @@ def test_no_layout_of_a_pdf_or_a_page_hides_a_question(layout, other_scripts):
     assert match.coverage == 1
 
 
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if not re.search("hyphens|gaps|belongs", name)])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if not re.search("within|gaps|belongs", name)])
 def test_a_question_in_the_layout_of_a_page_is_found_in_plain_text(layout):
-    """A word that is broken in the question itself stays broken: nothing tells what it is."""
+    """A word that is broken within a line of the question stays broken: nothing tells what it is."""
     guard = Guard([Question(LAYOUTS[layout](PDF_QUESTION.question), ("a", "b", "c", "d"), 0), *QUESTIONS])
     assert guard.find(PDF_QUESTION.question).coverage == 1
+
+
+def test_a_gap_in_a_question_is_closed_if_another_question_knows_the_word():
+    gaps = LAYOUTS["gaps behind ligatures"](PDF_QUESTION.question)
+    words = Question(f"{PDF_QUESTION.question} What else?", ("a", "b", "c", "d"), 0)
+    assert "\ufb01 " in gaps
+    broken = Question(gaps, ("a", "b", "c", "d"), 0)
+    (match,) = (found for found in Guard([broken, words]).matches(words.question) if found.question == broken)
+    assert match.coverage == 1
 
 
 SCRIPTS = {
