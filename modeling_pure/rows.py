@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape, glob
@@ -15,9 +16,9 @@ LOCAL_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 # What lies in a data set's folder beside the data.
 METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "devset"), "validation"),
+    **dict.fromkeys(("test", "tests", "testing", "testset", "eval", "evaluation", "heldout", "holdout"), "test"),
 }
 NOT_WORDS = ("of", "json", "jsonl", "ndjson", "parquet", "txt", "gz", "bz", "xz", "zst")  # train-0-of-9.json.gz
 
@@ -75,8 +76,24 @@ def files_of_split(names: dict[str, str], split: str = "train") -> tuple[list[st
     Args:
         names: the files of one path, each with its path in the folder that they have in common.
     """
-    of_split = {file for file, name in names.items() if (split_of(name) or "train") == split} or set(names)
+    splits = splits_of(names)
+    of_split = {file for file in names if splits[file] == split} or set(names)
     return [file for file in names if file in of_split], [file for file in names if file not in of_split]
+
+
+def splits_of(names: dict[str, str]) -> dict[str, str]:
+    """The split of each file, by its name: that of `split_of`, or the word in which it differs from a file beside it.
+
+    `corpus_test_v2.jsonl` tells a split beside `corpus_train_v2.jsonl` alone.
+    """
+    alike: dict[str, dict[str, str]] = defaultdict(dict)
+    for file, name in names.items():
+        name = re.sub("[0-9]+", "0", name.lower())
+        for word in re.finditer("[a-z]+", name):
+            if word[0] in SPLIT_WORDS:
+                alike[f"{name[: word.start()]}*{name[word.end() :]}"][file] = SPLIT_WORDS[word[0]]
+    told = {file: split for splits in alike.values() if len({*splits.values()}) > 1 for file, split in splits.items()}
+    return {file: told.get(file) or split_of(name) or "train" for file, name in names.items()}
 
 
 def names_in(path: str, files: list[str]) -> dict[str, str]:

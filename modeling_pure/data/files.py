@@ -22,6 +22,7 @@ from ..rows import (
     looks_local,
     names_in,
     require_files,
+    splits_of,
 )
 from .remote import open_file
 
@@ -100,13 +101,16 @@ class Piece:
         return f"row {row} of '{self.path}'" + (f" counted from byte {self.begin}" if self.begin else "")
 
 
-def find_files(key: str, paths: list[str], config: str | None = None) -> SourceFiles:
+def find_files(
+    key: str, paths: list[str], config: str | None = None, splits: tuple[str, ...] = ("train",)
+) -> SourceFiles:
     """The files of a source, each once.
 
     Args:
         key: the recipe key that error messages name.
         paths: each a local file, glob or folder, a URL (a glob too, where its file system can list), or a Hub id.
         config: the Hub data set's configuration.
+        splits: the split to take where there are several, the first of these that is there.
 
     Raises:
         InputError: no such file or data set, or none of a kind that can be streamed.
@@ -114,7 +118,7 @@ def find_files(key: str, paths: list[str], config: str | None = None) -> SourceF
     found = SourceFiles()
     known: set[object] = set()
     for path in paths:
-        for file in files_of_path(key, path, config, found):
+        for file in files_of_path(key, path, config, splits, found):
             if not lower_name(file).endswith(SUFFIXES):
                 raise InputError(f"{key}: cannot stream '{file}'; expected one of {', '.join(SUFFIXES)}")
             if identity(file) in known:
@@ -126,10 +130,10 @@ def find_files(key: str, paths: list[str], config: str | None = None) -> SourceF
 
 
 def identity(file: str) -> object:
-    """What is the same for all paths and links to one file."""
+    """What is the same for all paths and links to one file; on the Hub for all its revisions."""
     local = file.removeprefix("file://")
     if "://" in local:
-        return local
+        return re.sub(r"^(hf://datasets/[^/]+/[^/@]+)@[^/]+", r"\1", local)
     try:
         facts = os.stat(local)
     except OSError:
@@ -137,7 +141,7 @@ def identity(file: str) -> object:
     return facts.st_dev, facts.st_ino
 
 
-def files_of_path(key: str, path: str, config: str | None, found: SourceFiles) -> list[str]:
+def files_of_path(key: str, path: str, config: str | None, splits: tuple[str, ...], found: SourceFiles) -> list[str]:
     """The files that one path of a source stands for; what it holds beside them is noted in `found`."""
     if "://" in path:
         try:
@@ -150,14 +154,14 @@ def files_of_path(key: str, path: str, config: str | None, found: SourceFiles) -
         if not files:
             raise InputError(f"{key}: no file matches '{path}'")
         folder = inner.split("*")[0].rpartition("/")[0]
-        return train_files({file: file.rpartition(folder + "/")[2] for file in files}, found)
+        return named_files({file: file.rpartition(folder + "/")[2] for file in files}, splits, found)
     if looks_local(path, SUFFIXES):
         path = str(Path(path).expanduser())
-        return files_of_local_path(key, path, found)
-    return hub_files(key, path, config)
+        return files_of_local_path(key, path, splits, found)
+    return hub_files(key, path, config, splits, found)
 
 
-def files_of_local_path(key: str, path: str, found: SourceFiles) -> list[str]:
+def files_of_local_path(key: str, path: str, splits: tuple[str, ...], found: SourceFiles) -> list[str]:
     """The files of a local path."""
     files = local_files(path, SUFFIXES)
     if os.path.isdir(path):
@@ -172,24 +176,32 @@ def files_of_local_path(key: str, path: str, found: SourceFiles) -> list[str]:
     elif len(files) > 1:
         found.leave_out("not of a kind that is read", [file for file in files if Path(file).name in METADATA_FILES])
         files = [file for file in files if Path(file).name not in METADATA_FILES]
-    return require_files(key, path, train_files(names_in(path, files), found))
+    return require_files(key, path, named_files(names_in(path, files), splits, found))
 
 
-def train_files(names: dict[str, str], found: SourceFiles) -> list[str]:
-    """Of a path's files those of the train split, if names tell splits apart."""
-    taken, others = files_of_split(names)
-    found.leave_out("not of the train split, by their names", others)
+def named_files(names: dict[str, str], splits: tuple[str, ...], found: SourceFiles) -> list[str]:
+    """Of a path's files those of the first split that is there, if names tell splits apart."""
+    there = {*splits_of(names).values()}
+    split = next((split for split in splits if split in there), splits[-1])
+    taken, others = files_of_split(names, split)
+    found.leave_out(f"not of the {split} split, by their names", others)
     return taken
 
 
-def hub_files(key: str, path: str, config: str | None) -> list[str]:
-    """The files of a Hub data set's train split, as `datasets` finds them, pinned to the newest commit."""
+def hub_files(key: str, path: str, config: str | None, splits: tuple[str, ...], found: SourceFiles) -> list[str]:
+    """The files of a split of a Hub data set, as `datasets` finds them, pinned to the newest commit."""
     from datasets import load_dataset_builder
 
-    splits = ask_hub(key, path, lambda: load_dataset_builder(path, config)).config.data_files
-    if "train" not in splits:
-        raise InputError(f"{key}: cannot open Hub data set '{path}': it has no train split, only {sorted(splits)}")
-    return [str(file) for file in splits["train"]]
+    there = ask_hub(key, path, lambda: load_dataset_builder(path, config)).config.data_files
+    taken = next((split for split in splits if split in there), None)
+    if taken is None:
+        raise InputError(
+            f"{key}: cannot open Hub data set '{path}': it has no {splits[-1]} split, only {sorted(there)}"
+        )
+    for split in there:
+        if split != taken:
+            found.leave_out(f"split {split}", [str(file) for file in there[split]])
+    return [str(file) for file in there[taken]]
 
 
 def split_files(key: str, files: list[str], timeout: float = 300.0, piece_bytes: int = PIECE_BYTES) -> list[Piece]:

@@ -25,6 +25,8 @@ from .sources import Source, integer_weights, parse_validation_sources
 from .states import Row
 from .tokenizer import DocumentTokenizer
 
+HELD_OUT_SPLITS = ("validation", "test", "train")  # of a folder or data set to hold out, the first that is there
+
 
 @dataclass
 class OpenSource:
@@ -69,16 +71,22 @@ def training_files(sources: list[Source], arguments: DataArguments) -> dict[str,
         if source.format == "medqa":
             continue
         found = find_files(source.key, source.paths, source.config)
-        again = {file: name for file in found.taken if (name := known.get((identity(file), source.column)))}
+        text = {file: (identity(file), column_of(file, source)) for file in found.taken}
+        again = {file: name for file in found.taken if (name := known.get(text[file]))}
         found.taken = [file for file in found.taken if file not in again]
         for name in dict.fromkeys(again.values()):
             found.leave_out(f"in sources.{name} already", [file for file in again if again[file] == name])
         if not found.taken:
             raise InputError(f"{source.key}.path: all its files are in {known_sources(again)} already")
         leave_out_broken(source, found, arguments)
-        known |= {(identity(file), source.column): source.name for file in found.taken}
+        known |= {text[file]: source.name for file in found.taken}
         files[source.name] = found
     return files
+
+
+def column_of(file: str, source: Source) -> str | None:
+    """The column that a source reads from a file; None if the file is one document."""
+    return None if lower_name(file).endswith(DOCUMENTS) else source.column
 
 
 def known_sources(again: dict[str, str]) -> str:
@@ -113,7 +121,7 @@ def check_held_out_files(sources: list[Source], arguments: DataArguments, files:
     outside = parse_validation_sources(arguments.validation_sources, sources)
     paths = [(key, [path], None) for key, path, one in held_out if one.format == "text"]
     for key, of_key, config in [*paths, *((one.key, one.paths, one.config) for one in outside)]:
-        for file in find_files(key, of_key, config).taken:
+        for file in find_files(key, of_key, config, HELD_OUT_SPLITS).taken:
             if identity(file) in trained:
                 name, path = trained[identity(file)]
                 raise InputError(f"{key}: '{file}' is among the files to train on: '{path}' of sources.{name}")
@@ -198,7 +206,8 @@ def open_text(source: Source, files: SourceFiles, arguments: DataArguments, seed
     if source.validation_path:
         first_documents(rows, 1)  # the source itself can be read too
         key = f"{source.key}.validation_path"
-        held_out = text_rows(key, source, find_files(key, [source.validation_path]), arguments, seed)
+        files_held_out = find_files(key, [source.validation_path], splits=HELD_OUT_SPLITS)
+        held_out = text_rows(key, source, files_held_out, arguments, seed)
         texts = [text for *_, text in first_documents(held_out, source.validation_documents)]
         return OpenSource(source, rows, texts, files=files)
     documents = first_documents(rows, source.validation_documents)
@@ -316,7 +325,8 @@ def validation_source_rows(
 
 def outside_rows(source: Source, arguments: DataArguments) -> TextRows:
     """The rows of a text outside the mixture."""
-    return text_rows(source.key, source, find_files(source.key, source.paths, source.config), arguments, 0)
+    files = find_files(source.key, source.paths, source.config, HELD_OUT_SPLITS)
+    return text_rows(source.key, source, files, arguments, 0)
 
 
 def mixed_rows(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[Row[Any]]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_pure.data.files import Piece, find_files, split_files
+from modeling_pure.data.files import Piece, find_files, identity, split_files
 from modeling_pure.data.readers import read_piece
 from modeling_pure.errors import InputError
 from modeling_pure.rows import ask_hub, open_rows, split_of
@@ -138,6 +138,28 @@ def test_of_splits_side_by_side_train_is_taken(tmp_path, place, pattern):
     assert names(url.taken) == names(found.taken)
 
 
+PAIRS = [
+    ("pubmed-train-part-{}", "pubmed-test-part-{}"),
+    ("corpus_train_v{}", "corpus_test_v{}"),
+    ("c4_train_en_{}", "c4_validation_en_{}"),
+    ("wiki.train.tokens.{}", "wiki.valid.tokens.{}"),
+    ("train{}", "heldout{}"),
+    ("train/part{}", "tests/part{}"),
+]
+
+
+@pytest.mark.parametrize(("train", "other"), PAIRS)
+def test_a_split_in_the_middle_of_names_is_told_by_the_file_beside_it(tmp_path, train, other):
+    for number in range(3):
+        for name in (train.format(number), other.format(10 + number)):
+            (tmp_path / f"{name}.jsonl").parent.mkdir(exist_ok=True)
+            (tmp_path / f"{name}.jsonl").write_text("{}\n")
+    found = find_files("sources.x", [f"{tmp_path}/**/*.jsonl"])
+    assert found.taken == sorted(f"{tmp_path}/{train.format(number)}.jsonl" for number in range(3))
+    held_out = find_files("sources.x", [f"{tmp_path}/**/*.jsonl"], splits=("validation", "test", "train"))
+    assert held_out.taken == sorted(f"{tmp_path}/{other.format(10 + number)}.jsonl" for number in range(3))
+
+
 def test_questions_are_read_of_the_split_that_is_asked_for(tmp_path):
     for name in ("train", "dev", "test"):
         write_jsonl(tmp_path / f"{name}.jsonl", [{"name": name}])
@@ -162,6 +184,12 @@ def test_what_a_folder_holds_beside_its_text_is_said(tmp_path):
     (tmp_path / "deep/d.jsonl").unlink()
     with pytest.raises(InputError, match=r"^sources\.x: .*\.csv.*\.arrow"):
         find_files("sources.x", [str(tmp_path)])
+
+
+def test_a_file_of_the_hub_is_one_file_at_every_revision():
+    plain = "hf://datasets/owner/name/en/a.jsonl"
+    assert identity(plain) == identity("hf://datasets/owner/name@0123abc/en/a.jsonl")
+    assert identity(plain) != identity("hf://datasets/owner/name/en/b.jsonl")
 
 
 def test_a_file_is_taken_once_by_whatever_path(folder):

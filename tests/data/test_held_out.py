@@ -174,6 +174,27 @@ def test_a_copy_of_a_held_out_text_is_not_trained_on_whatever_file_it_lies_in(ma
     assert texts == {f"a {i}": 2 for i in range(11, 30)} | {f"b {i}": 1 for i in range(11, 30)}
 
 
+def test_of_a_folder_to_hold_out_the_held_out_split_is_taken(make_mixture, tmp_path):
+    a, *_ = write_texts(tmp_path, "a")
+    folder = tmp_path / "splits"
+    folder.mkdir()
+    for name in ("train", "validation"):
+        write_jsonl(folder / f"{name}.jsonl", [{"text": f"{name} {i}"} for i in range(30)])
+    (one,) = make_mixture({"web": web(a, weight=1) | {"validation_path": str(folder)}}).opened
+    assert one.held_out[0] == "validation 0"
+    mixture = make_mixture({"web": web(a, weight=1)})
+    (outside,) = parse_validation_sources({"two": {"path": str(folder)}}, mixture.sources)
+    ((_, texts),) = outside_documents([outside], mixture.arguments)
+    assert texts[0] == "validation 0"
+
+
+def test_files_of_one_document_are_one_sources_whatever_its_column(make_mixture, tmp_path):
+    for i in range(30):
+        (tmp_path / f"{i}.txt").write_text(f"note {i} fever")
+    with pytest.raises(InputError, match=r"^sources\.two\.path: .*sources\.one\b"):
+        make_mixture({"one": web(str(tmp_path)), "two": web(str(tmp_path)) | {"column": "body"}})
+
+
 def test_texts_outside_the_mixture_are_read_in_rows_of_their_source(make_mixture, tokenizer, tmp_path):
     a, b, c = write_texts(tmp_path, "a", "b", "c")
     mixture = make_mixture({"one": web(a, weight=1)})
