@@ -40,7 +40,7 @@ def test_logits_loss_and_every_gradient_are_bit_equal(implementation):
     pure, llama = make_pair(implementation)
     ids = batch()
     labels = ids.masked_fill(ids % 5 == 0, -100)
-    ours, theirs = pure(ids, labels=labels, skip_logits=False), llama(ids, labels=labels)
+    ours, theirs = pure(ids, labels=labels), llama(ids, labels=labels)
     assert ours.logits.std() > 0.5
     assert torch.equal(ours.logits, theirs.logits)
     assert torch.equal(ours.loss, theirs.loss)
@@ -80,6 +80,6 @@ def test_masks_packing_and_the_cache_are_those_of_llama(implementation):
 def test_num_items_in_batch_reaches_the_loss():
     pure, llama = make_pair("sdpa")
     ids = batch()
-    ours = pure(ids, labels=ids, num_items_in_batch=100, skip_logits=False).loss
+    ours = pure(ids, labels=ids, num_items_in_batch=100).loss
     assert torch.equal(ours, llama(ids, labels=ids, num_items_in_batch=100).loss)
-    torch.testing.assert_close(ours, pure(ids, labels=ids, skip_logits=False).loss * 78 / 100)
+    torch.testing.assert_close(ours, pure(ids, labels=ids).loss * 78 / 100)

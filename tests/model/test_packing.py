@@ -6,7 +6,7 @@ from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from modeling_pure.modeling_pure import packed_lengths
+from modeling_pure.attention_pure import packed_lengths
 from tests.conftest import needs_compiler
 
 LENGTHS = (9, 15)

@@ -6,8 +6,8 @@ FAULTS = [
     Fault(
         "labels are not shifted",
         "modeling_pure/loss_pure.py",
-        "next_tokens = F.pad(labels, (0, 1), value=ignore_index)[:, 1:] if",
-        "next_tokens = labels if",
+        "return F.pad(labels, (0, 1), value=ignore_index)[..., 1:] if",
+        "return labels if",
         "tests/model/test_loss.py",
     ),
     Fault(
@@ -33,7 +33,7 @@ FAULTS = [
     ),
     Fault(
         "a document of one token is joined to the next in flash attention",
-        "modeling_pure/modeling_pure.py",
+        "modeling_pure/attention_pure.py",
         "F.pad(position_ids.diff() != 1, (1, 0), value=True)",
         "F.pad(position_ids.diff() < 0, (1, 0), value=True)",
         "tests/model/test_packing.py",
@@ -119,8 +119,8 @@ FAULTS = [
     Fault(
         "labels that were shifted before are shifted again",
         "modeling_pure/loss_pure.py",
-        "value=ignore_index)[:, 1:] if shift_labels is None else shift_labels",
-        "value=ignore_index)[:, 1:]",
+        "value=ignore_index)[..., 1:] if shift_labels is None else shift_labels",
+        "value=ignore_index)[..., 1:]",
         "tests/model/test_loss.py",
     ),
     Fault(
