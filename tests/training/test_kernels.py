@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import varlen
 
-from modeling_pure import PureConfig, PureForCausalLM, modeling_pure
+from modeling_pure import PureConfig, PureForCausalLM, attention_pure, modeling_pure
 from modeling_pure.attention_pure import expand_float32_heads
 from modeling_pure.data.mixture import document_boundaries
 from modeling_pure.errors import InputError
@@ -87,13 +87,13 @@ def test_lengths_keep_documents_apart_as_a_mask_does(model, packed, plain_kernel
 
 
 def test_no_mask_is_made_where_lengths_are_given(model, packed, plain_kernel, monkeypatch):
-    made, make = [], modeling_pure.create_causal_mask
+    made, make = [], attention_pure.create_causal_mask
 
     def create_causal_mask(**kwargs):
         made.append(make(**kwargs))
         return made[-1]
 
-    monkeypatch.setattr(modeling_pure, "create_causal_mask", create_causal_mask)
+    monkeypatch.setattr(attention_pure, "create_causal_mask", create_causal_mask)
     model.train()(**packed)
     assert len(made) == 1
     separate_documents_by_lengths(model)
