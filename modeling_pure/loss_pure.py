@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 from transformers.utils import TransformersKwargs
 
 CHUNK_TOKENS = 4096  # 0.8 GB of float32 logits at 50,304 words
@@ -99,7 +100,9 @@ def is_plain_head(head: nn.Linear, states: torch.Tensor) -> bool:
     if type(head) is not nn.Linear or "forward" in vars(head) or torch._C._are_functorch_transforms_active():
         return False
     hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
-    if any(hooks) or head.bias is not None or type(head.weight) not in (nn.Parameter, torch.Tensor):
+    if any(hooks) or _has_any_global_hook() or head.bias is not None:
+        return False
+    if type(head.weight) not in (nn.Parameter, torch.Tensor):
         return False
     dtype = compute_dtype(states)
     same_dtype = head.weight.dtype == states.dtype or torch.is_autocast_enabled(states.device.type)

@@ -228,6 +228,18 @@ def test_a_head_that_is_more_than_its_weight_gives_the_loss_of_its_logits(model,
     torch.testing.assert_close(nats.sum() / (batch[1][:, 1:] != -100).sum(), through.loss, rtol=1e-6, atol=0)
 
 
+def test_a_hook_of_every_module_is_one_of_the_head(model, batch):
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, given, out: 1.5 * out if module is model.lm_head else None
+    )
+    try:
+        found = [model(batch[0], labels=batch[1], skip_logits=skip).loss for skip in (True, False)]
+    finally:
+        hook.remove()
+    assert torch.equal(*found)
+    assert found[0] != model(batch[0], labels=batch[1]).loss
+
+
 def test_a_head_on_the_disk_trains_what_is_not(model, batch, tmp_path):
     model.save_pretrained(tmp_path)
     expected, gradients = loss_and_gradients(model, *batch)
