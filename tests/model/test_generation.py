@@ -2,15 +2,12 @@
 
 import pytest
 import torch
-from transformers import AutoTokenizer, ContinuousBatchingConfig, DynamicCache, GenerationConfig, pipeline
+from transformers import AutoTokenizer, DynamicCache, GenerationConfig, pipeline
 
 from modeling_pure import PureConfig, PureForCausalLM, PureModel
+from tests.model.twins import SMALL_BATCHES
 
 GREEDY = {"max_new_tokens": 10, "do_sample": False}
-SMALL_BATCHES = {
-    "continuous_batching_config": ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64),
-    "progress_bar": False,
-}
 
 
 @pytest.fixture
