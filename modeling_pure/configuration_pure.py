@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -15,7 +15,11 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
-HUB_FILES = ("configuration_pure.py", "loss_pure.py", "modeling_pure.py")
+if TYPE_CHECKING:
+    # transformers finds by text which files remote code is made of: a configuration loaded alone has all of them too.
+    from .modeling_pure import PureForCausalLM  # noqa: F401
+
+HUB_FILES = ("attention_pure.py", "configuration_pure.py", "loss_pure.py", "modeling_pure.py")
 
 SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -68,8 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def copy_hub_files(source: Path, destination: str | os.PathLike[str]) -> None:
     """Put the files that `trust_remote_code` needs into the checkpoint folder `destination`.
 
-    Only those that stand in `source` are copied: transformers gives a remote configuration a module folder of its own,
-    without the modeling file, and there the model does the copying.
+    transformers gives a remote configuration a module folder of its own, into which it copies them all.
     """
     destination = Path(destination)
     destination.mkdir(parents=True, exist_ok=True)

@@ -3,15 +3,19 @@
 Pushed to the Hub beside the model, so it imports torch and transformers only.
 """
 
-from dataclasses import fields
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from torch.nn.modules.module import _has_any_global_hook
+from transformers.utils import TransformersKwargs
 
 CHUNK_TOKENS = 4096  # 0.8 GB of float32 logits at 50,304 words
+LOSS_KEYWORDS = {
+    "shift_labels",
+    *TransformersKwargs.__annotations__,
+}  # that `hidden_states_loss` reads, or no loss does
 
 
 class PureTokenLoss(nn.Module):
@@ -28,7 +32,7 @@ class PureTokenLoss(nn.Module):
         The gradient, of the shape and dtype of the logits, is (softmax(logits) - one_hot(label)) / num_items.
         """
         scores, counted = logits.float(), (labels != -100)[:, None]
-        labels = labels.clamp(min=0)[:, None]
+        labels = labels.masked_fill(labels == -100, 0)[:, None]  # other labels outside the vocabulary are errors
         log_sums = scores.logsumexp(dim=-1, keepdim=True)
         nats = torch.where(counted, log_sums - scores.gather(1, labels), 0.0)
         one_hot = torch.arange(scores.shape[1], device=scores.device) == labels
@@ -67,32 +71,63 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 if grad_weight is not None:
                     grad_weight += gradient.t() @ hidden
                 del gradient  # or it would be there beside the logits of the next chunk
-        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype))
+        grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
+        ctx.save_for_backward(grad_hidden, grad_weight, hidden_states, weight, labels)
+        ctx.num_items, ctx.dtype = num_items, dtype
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The gradients of the forward pass, scaled."""
-        grad_hidden, grad_weight = ctx.saved_tensors
+        """The gradients of the forward pass, scaled; through logits if they are to be differentiated themselves."""
+        grad_hidden, grad_weight, *inputs, labels = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            hidden, head = (states.to(ctx.dtype) for states in inputs)
+            loss = F.cross_entropy((hidden @ head.t()).float(), labels, reduction="sum") / ctx.num_items
+            learned = [states for states in inputs if states.requires_grad]
+            gradients = iter(torch.autograd.grad(loss, learned, grad_loss, create_graph=True))
+            return *(next(gradients) if states.requires_grad else None for states in inputs), None, None, None
         grad_weight = None if grad_weight is None else grad_weight * grad_loss
         return grad_hidden * grad_loss, grad_weight, None, None, None
 
 
-def chunked_nats(hidden_states: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Nats of each label (tokens,), float32, 0 where it is -100; with no gradient and never all logits at once."""
-    head = weight.to(compute_dtype(hidden_states))
-    chunks = zip(*(x.split(CHUNK_TOKENS) for x in (hidden_states, labels)), strict=True)
-    with torch.no_grad(), torch.autocast(hidden_states.device.type, enabled=False):
-        return torch.cat(
-            [F.cross_entropy((h.to(head.dtype) @ head.t()).float(), y, reduction="none") for h, y in chunks]
-        )
+def is_plain_head(head: nn.Linear, states: torch.Tensor) -> bool:
+    """Whether the weight of a head is all that makes logits of hidden states, so that no call of it is needed.
+
+    Adapters, quantisers and parametrisations change the class of the head or of its weight; pruning, old spectral
+    norms and accelerate's offloading add hooks or replace `forward`. Transforms of `torch.func` have to look into the
+    loss, and the gradients of single logits vanish in float16.
+    """
+    if type(head) is not nn.Linear or "forward" in vars(head) or torch._C._are_functorch_transforms_active():
+        return False
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
+    if any(hooks) or _has_any_global_hook() or head.bias is not None:
+        return False
+    if type(head.weight) not in (nn.Parameter, torch.Tensor):
+        return False
+    dtype = compute_dtype(states)
+    same_dtype = head.weight.dtype == states.dtype or torch.is_autocast_enabled(states.device.type)
+    return head.weight.device == states.device and same_dtype and dtype != torch.float16
 
 
-def head_weight(head: nn.Module) -> torch.Tensor | None:
-    """The weight of a head that computes its product alone; adapters and tensor parallelism add to it, giving None."""
-    plain = isinstance(head, nn.Linear) and type(head.weight) in (nn.Parameter, torch.Tensor)
-    return head.weight if plain else None  # type: ignore[return-value]
+def next_tokens(labels: torch.Tensor, shift_labels: torch.Tensor | None, ignore_index: int = -100) -> torch.Tensor:
+    """Labels (batch, length) shifted to the position that predicts them; `shift_labels` are shifted already."""
+    return F.pad(labels, (0, 1), value=ignore_index)[..., 1:] if shift_labels is None else shift_labels
+
+
+@torch.no_grad()
+def token_nats(
+    head: nn.Module,
+    hidden_states: torch.Tensor,
+    labels: torch.Tensor,
+    shift_labels: torch.Tensor | None = None,
+    ignore_index: int = -100,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Nats of each label (batch, length), float32, 0 where it is `ignore_index`; never all logits at once."""
+    targets = next_tokens(labels, shift_labels, ignore_index).to(hidden_states.device)
+    chunks = zip(*(x.split(CHUNK_TOKENS) for x in (hidden_states.flatten(0, 1), targets.flatten())), strict=True)
+    nats = [F.cross_entropy(head(h).float(), y, ignore_index=ignore_index, reduction="none") for h, y in chunks]
+    return torch.cat(nats).view_as(targets)
 
 
 def hidden_states_loss(
@@ -100,56 +135,23 @@ def hidden_states_loss(
     labels: torch.Tensor,
     weight: torch.Tensor,
     token_loss: PureTokenLoss,
-    reduction: str,
     num_items_in_batch: torch.Tensor | int | None = None,
     shift_labels: torch.Tensor | None = None,
-    ignore_index: int = -100,
     **kwargs: Any,
 ) -> torch.Tensor:
     """The loss that transformers takes from logits, without them.
 
     Args:
         hidden_states: shape (batch, length, hidden).
-        labels: shape (batch, length), shifted here; with `shift_labels`, which are shifted already, not read.
+        labels: shape (batch, length), shifted here, -100 for none; with `shift_labels`, shifted already, not read.
         weight: of the head, shape (vocab, hidden).
-        reduction: "mean", over `num_items_in_batch` where it is given, or "none" for nats (batch, length).
+        num_items_in_batch: labels that the sum is divided by; those of this batch if it is None.
     """
-    next_tokens = F.pad(labels, (0, 1), value=ignore_index)[:, 1:] if shift_labels is None else shift_labels
-    next_tokens = next_tokens.masked_fill(next_tokens == ignore_index, -100).to(hidden_states.device)
-    tokens, targets = hidden_states.flatten(0, 1), next_tokens.flatten()
-    if reduction == "none":
-        return chunked_nats(tokens, weight, targets).view_as(next_tokens)
-    num_items = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
-    loss: torch.Tensor = ChunkedCrossEntropy.apply(tokens, weight, targets, num_items, token_loss)
+    targets = next_tokens(labels, shift_labels).flatten().to(hidden_states.device)
+    items = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
+    items = items.to(hidden_states.device) if isinstance(items, torch.Tensor) else items
+    loss: torch.Tensor = ChunkedCrossEntropy.apply(hidden_states.flatten(0, 1), weight, targets, items, token_loss)
     return loss
-
-
-class LossWithoutLogits(CausalLMOutputWithPast):
-    """Output of a forward pass without logits. Accessing `logits` raises an error that explains how to get them."""
-
-    @property
-    def logits(self) -> torch.Tensor | None:
-        """Raise `AttributeError`."""
-        raise AttributeError(
-            "This forward pass made no logits: in training, labels give the loss alone. Pass skip_logits=False to "
-            "the model to have logits as well."
-        )
-
-    @logits.setter
-    def logits(self, logits: torch.Tensor | None) -> None:
-        """Accept the field's default."""
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), tuple(self.get(field.name) for field in fields(CausalLMOutputWithPast))
-
-
-# FSDP2 reads every field of an output.
-LossWithoutLogits.__dataclass_fields__ = {
-    field.name: field for field in fields(CausalLMOutputWithPast) if field.name != "logits"
-}
 
 
 def compute_dtype(states: torch.Tensor) -> torch.dtype:

@@ -8,7 +8,7 @@ class behind `config: PureConfig`.
 import math
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +19,23 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationConfig, GenerationMixin
-from transformers.masking_utils import create_causal_mask
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_pure import CACHE, eager_attention_forward, expand_float32_heads, mask_and_lengths
 from .configuration_pure import PureConfig, copy_hub_files
-from .loss_pure import LossWithoutLogits, PureTokenLoss, compute_dtype, head_weight, hidden_states_loss
+from .loss_pure import LOSS_KEYWORDS, PureTokenLoss, compute_dtype, hidden_states_loss, is_plain_head, token_nats
 
-# transformers 5.24 renamed `past_key_values` to `cache` in arguments and outputs. Earlier versions pass the cache of
-# continuous batching to attention functions as `cache`, so the name is not read there.
-CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
+# Trainer's label smoothing shifts the labels of the classes in this table, and pipelines know text generators by it.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["pure"] = "PureForCausalLM"
 
 
 class PureRMSNorm(nn.Module):
@@ -47,6 +48,10 @@ class PureRMSNorm(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., hidden) to the same shape and dtype; the mean is computed in float32 inside the kernel."""
+        if torch.onnx.is_in_onnx_export():  # the exporter through TorchScript does not know rms_norm
+            states = hidden_states.float()
+            states = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + self.eps)
+            return states.to(hidden_states.dtype)
         # From torch 2.12 on, CUDA autocast would run rms_norm in float32 and so return float32.
         with maybe_autocast(hidden_states.device.type, enabled=False):
             return F.rms_norm(hidden_states, (self.hidden_size,), eps=self.eps)
@@ -97,44 +102,6 @@ def apply_rotary(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
     """Turn feature i together with feature i + head_dim/2. States are (batch, heads, length, head_dim)."""
     first, second = states.chunk(2, dim=-1)
     return states * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
-
-
-def eager_attention_forward(
-    module: "PureAttention",
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in plain matrix products: the reference for the kernels, and the one that can return its weights.
-
-    Query (batch, heads, length, head_dim), key and value with fewer heads; gives (batch, length, heads, head_dim).
-    """
-    key = key[:, :, None].expand(-1, -1, module.num_key_value_groups, -1, -1).flatten(1, 2)
-    value = value[:, :, None].expand(-1, -1, module.num_key_value_groups, -1, -1).flatten(1, 2)
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-def expand_float32_heads(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Repeat key and value heads for sdpa in float32 on a GPU; without a mask, return them as they are elsewhere.
-
-    The only fused kernel for float32 there, the memory-efficient one, does not share key heads between query heads;
-    sdpa would fall back to the kernel that materialises all (length x length) scores. With a mask, transformers
-    repeats the heads itself.
-    """
-    # The dtype is that of the values: under autocast the rotary embedding leaves queries and keys in float32.
-    if attention_mask is not None or not query.is_cuda or value.dtype != torch.float32:
-        return key, value
-    groups = query.shape[1] // key.shape[1]
-    return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
 
 
 def residual_init_std(config: PureConfig) -> float:
@@ -317,23 +284,10 @@ class PureModel(PurePreTrainedModel):
         # The rotary embedding is exact all the same: cosines and sines stay in the dtype of the weights.
         hidden_states = inputs_embeds.to(compute_dtype(inputs_embeds))
 
-        # The mask is made from what the caller gave. Looking for packing in positions we count ourselves would cost a
-        # device sync, a mask shuts out sdpa's flash kernel, and a cache made by now would hide packed documents.
-        implementation = self.config._attn_implementation
-        takes_lengths = "flash" in implementation or "varlen" in implementation
-        unmasked, causal_mask = attention_mask is None and past_key_values is None, None
-        if position_ids is not None and unmasked and "flash" in implementation and "cu_seq_lens_q" not in kwargs:
-            kwargs |= packed_lengths(position_ids.expand(inputs_embeds.shape[:2]))
-        one_document = position_ids is None and (implementation == "sdpa" or takes_lengths)
-        if not (unmasked and (one_document or (takes_lengths and "cu_seq_lens_q" in kwargs))):
-            cached: dict[str, Any] = {CACHE: past_key_values}
-            causal_mask = create_causal_mask(
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                **cached,
-            )
+        # From what the caller gave: a cache made by now would hide packed documents.
+        given = (attention_mask, position_ids, past_key_values)
+        causal_mask, lengths = mask_and_lengths(self.config, inputs_embeds, *given, "cu_seq_lens_q" in kwargs)
+        kwargs |= lengths
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
@@ -341,7 +295,7 @@ class PureModel(PurePreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
 
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
-        for layer in self.layers:
+        for layer in self.layers[: self.config.num_hidden_layers]:  # fewer while `generate` exits early
             # hidden_states goes by position: reentrant checkpointing follows gradients through those only.
             hidden_states = layer(
                 hidden_states,
@@ -352,14 +306,6 @@ class PureModel(PurePreTrainedModel):
                 **kwargs,
             )
         return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
-
-
-def packed_lengths(position_ids: torch.Tensor) -> dict[str, torch.Tensor | int]:
-    """Borders of packed documents (batch, length), for flash attention; transformers finds them in one row only."""
-    starts = F.pad(position_ids.diff() != 1, (1, 0), value=True)
-    offsets = F.pad(starts.flatten().nonzero().flatten(), (0, 1), value=position_ids.numel()).to(torch.int32)
-    longest = int(offsets.diff().max())
-    return {"cu_seq_lens_q": offsets, "cu_seq_lens_k": offsets, "max_length_q": longest, "max_length_k": longest}
 
 
 class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
@@ -391,6 +337,13 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
             if generation_config.suppress_tokens is None:
                 generation_config.suppress_tokens = self._followed
 
+    def _get_logits_processor(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
+        # `generate` has filled what the caller's own GenerationConfig leaves open; `generate_batch` does not.
+        if generation_config.suppress_tokens is None:
+            generation_config = copy(generation_config)
+            generation_config.suppress_tokens = self.generation_config.suppress_tokens
+        return super()._get_logits_processor(generation_config, *args, **kwargs)  # type: ignore[misc]
+
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs has `position_ids` too
         self,
@@ -411,14 +364,14 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         Labels are shifted inside, -100 is skipped. `logits_to_keep`: the last so many (0 = all), or 1D positions.
         With labels, a cache is returned only if `use_cache=True` asks for it.
 
-        In training with labels the loss comes from the hidden states in chunks and the output has no logits;
-        `skip_logits` (the name is Liger's) says otherwise. `reduction="none"` gives the nats of each token (batch,
-        length) in the place of their mean, without logits and without gradients, 0 where there is no label.
+        `skip_logits=True` (the name is Liger's) gives the same loss without logits: a plain head makes them in chunks
+        that are never kept. `reduction="none"` gives the nats of each token (batch, length) in the place of their
+        mean, without logits and without gradients, 0 where there is no label.
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f'reduction is "mean" or "none", not {reduction!r}.')
-        if skip_logits and labels is None:
-            raise ValueError("Without labels there are only logits: skip_logits needs labels.")
+        if labels is None and (skip_logits or reduction == "none"):
+            raise ValueError('Without labels there are only logits: skip_logits and reduction="none" need labels.')
         if use_cache is None and labels is not None:
             use_cache = False  # nobody generates after a loss, and compiled layers would guard on each cache
         out = self.model(
@@ -430,20 +383,19 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        cache = getattr(out, CACHE)
-        if skip_logits is None:
-            skip_logits = labels is not None and (self.training or reduction == "none")
-        loss: torch.Tensor | None = None
-        if skip_logits and labels is not None and (weight := head_weight(self.lm_head)) is not None:
-            loss = hidden_states_loss(out.last_hidden_state, labels, weight, self.token_loss, reduction, **kwargs)
-            return LossWithoutLogits(loss, None, cache, out.hidden_states, out.attentions)
-        if reduction == "none":
-            raise ValueError('reduction="none" reads the head\'s weight, which is here not all of the head.')
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(out.last_hidden_state[:, kept, :])
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss, logits, cache, out.hidden_states, out.attentions)
+        states, loss, logits = out.last_hidden_state[:, kept, :], None, None
+        ours = self.loss_function is ForCausalLMLoss and kwargs.keys() <= LOSS_KEYWORDS
+        if labels is not None and reduction == "none":
+            loss = token_nats(self.lm_head, states, labels, **kwargs)
+        elif labels is not None and skip_logits and ours and is_plain_head(self.lm_head, states):
+            loss = hidden_states_loss(states, labels, self.lm_head.weight, self.token_loss, **kwargs)
+        else:
+            logits = self.lm_head(states)
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        logits = None if skip_logits else logits
+        return CausalLMOutputWithPast(loss, logits, getattr(out, CACHE), out.hidden_states, out.attentions)
 
 
 __all__ = ["PureForCausalLM", "PureModel", "PurePreTrainedModel"]

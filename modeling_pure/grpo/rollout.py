@@ -17,9 +17,9 @@ import torch
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
+from ..attention_pure import CACHE
 from ..errors import first_line
 from ..loss_pure import compute_dtype
-from ..modeling_pure import CACHE
 from .log_probs import head_logits
 from .sampling import SampledTokens, SamplingParams, TokenSampler
 

@@ -12,8 +12,8 @@ import torch
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from ..attention_pure import CACHE
 from ..errors import InputError
-from ..modeling_pure import CACHE
 from .log_probs import token_log_probs
 
 ATTENTION = ("sdpa", "eager")  # those whose masks are tested to have holes

@@ -205,7 +205,7 @@ class PureTrainingArguments(TrainingArguments):
             ("average_tokens_across_devices", True, "gradients would be too small by the number of ranks"),
             ("logging_strategy", "steps", "steps that are not finite are looked for at log lines"),
             ("auto_find_batch_size", False, "not needed; a run out of memory halves its passes by itself"),
-            ("label_smoothing_factor", 0, "Trainer would not shift the labels and compute a wrong loss"),
+            ("label_smoothing_factor", 0, "labels are smoothed over logits, which training does not make"),
             ("use_liger_kernel", False, "Liger does not know this model and would do nothing"),
         ):
             if getattr(self, field_name) != value:

@@ -14,10 +14,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ..attention_pure import VARLEN, expand_float32_heads
 from ..errors import InputError
-from ..modeling_pure import PureForCausalLM, expand_float32_heads
+from ..modeling_pure import PureForCausalLM
 
-VARLEN = "varlen"
 # torch 2.12 made the option that allows fewer key heads than query heads explicit; 2.11 does not check.
 GROUPED_HEADS = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 OTHER_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]

@@ -263,7 +263,9 @@ class PureTrainer(DurableTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The loss, with the model's outputs if asked for; where it is not finite, its gradient is not either."""
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss, outputs = super().compute_loss(
+            model, inputs | {"skip_logits": not return_outputs}, True, num_items_in_batch
+        )
         loss = self.guard.poison(cast(torch.Tensor, loss))
         return (loss, outputs) if return_outputs else loss
 

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_pure import PureConfig, PureForCausalLM, export
 from modeling_pure.tokenizer import load_tokenizer
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
+from tests.model.twins import Twins, make_pair
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "SERVING.md").read_text()
@@ -110,3 +111,11 @@ def likeliest_letter(pure, gpt2) -> Callable[[str], int]:
             return int(pure(gpt2(prompt, return_tensors="pt").input_ids).logits[0, -1, letters].argmax())
 
     return likeliest_letter
+
+
+@pytest.fixture
+def pair() -> Twins:
+    """A Pure and a Llama of the same weights."""
+    pure, llama = make_pair("sdpa")
+    pure.generation_config.suppress_tokens = None
+    return pure.eval(), llama.eval()

@@ -63,6 +63,10 @@ lm.save_pretrained(work / "again")
 read(work / "again")
 lm.base_model.save_pretrained(work / "base_again")
 AutoModel.from_pretrained(work / "base_again", trust_remote_code=True)
+# As programs that merge weights do: a configuration whose model was never loaded.
+AutoConfig.from_pretrained(work / "source", trust_remote_code=True).save_pretrained(work / "config_alone")
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+report["in_table"] = type(lm).__bases__[0].__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 (work / "report.json").write_text(json.dumps(report))
 """
 
@@ -100,6 +104,7 @@ def work(tmp_path_factory) -> Path:
     with torch.no_grad():
         torch.save((model(ids).logits, model.model(ids).last_hidden_state), folder / "expected.pt")
     model.save_pretrained(folder / "plain")
+    model.save_pretrained(folder / "source")
     assert save_with_fsdp2(model, folder / "fsdp") == "FSDPPureForCausalLM"
 
     elsewhere = folder / "elsewhere"
@@ -124,7 +129,7 @@ def test_clean_process_loads_all_three_classes_with_equal_outputs(work, name):
         assert torch.equal(output, expected)
 
 
-@pytest.mark.parametrize("name", ["plain", "fsdp", "again", "base_again"])
+@pytest.mark.parametrize("name", ["plain", "fsdp", "again", "base_again", "config_alone"])
 def test_checkpoint_holds_our_code_and_no_other(work, name):
     auto_map = json.loads((work / name / "config.json").read_text())["auto_map"]
     assert auto_map == AUTO_MAP
@@ -132,6 +137,10 @@ def test_checkpoint_holds_our_code_and_no_other(work, name):
     package = Path(sys.modules[PureConfig.__module__].__file__).parent
     for file in HUB_FILES:
         assert (work / name / file).read_bytes() == (package / file).read_bytes()
+
+
+def test_remote_code_stands_in_the_table_of_causal_models(work):
+    assert json.loads((work / "report.json").read_text())["in_table"]
 
 
 def test_remote_code_is_refused_without_trust(work):

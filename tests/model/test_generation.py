@@ -5,6 +5,7 @@ import torch
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig, pipeline
 
 from modeling_pure import PureConfig, PureForCausalLM, PureModel
+from tests.model.twins import SMALL_BATCHES
 
 GREEDY = {"max_new_tokens": 10, "do_sample": False}
 
@@ -33,20 +34,30 @@ def without_cache(model: PureForCausalLM, ids: torch.Tensor) -> torch.Tensor:
         {"use_cache": False},
         {"cache_implementation": "static", "disable_compile": True},
         {"num_beams": 1, "prompt_lookup_num_tokens": 3},
+        {"assistant_early_exit": 2},
     ],
-    ids=["dynamic cache", "no cache", "static cache", "prompt lookup"],
+    ids=["dynamic cache", "no cache", "static cache", "prompt lookup", "early exit"],
 )
 def test_every_cache_gives_the_same_greedy_tokens(model, ids, how):
-    prompt = ids[:1] if "prompt_lookup_num_tokens" in how else ids
+    prompt = ids if how.keys().isdisjoint(["prompt_lookup_num_tokens", "assistant_early_exit"]) else ids[:1]
     expected = without_cache(model, prompt)
     assert not (expected[:, 24:] == model.config.eos_token_id).any()
     assert torch.equal(model.generate(prompt, **GREEDY, **how), expected)
+    assert model.config.num_hidden_layers == 4
+
+
+def test_a_model_runs_as_many_layers_as_its_configuration_says(model, ids):
+    model.config.num_hidden_layers = 2
+    found = model(ids)
+    assert len(found.past_key_values) == 2
+    model.model.layers = model.model.layers[:2]
+    assert torch.equal(found.logits, model(ids).logits)
 
 
 def test_continuous_batching_gives_the_same_greedy_tokens(model, ids):
     prompts = [ids[0].tolist(), ids[1, :11].tolist()]
     settings = GenerationConfig(**GREEDY, eos_token_id=-1, suppress_tokens=model.config.suppressed_tokens)
-    outputs = model.generate_batch(prompts, generation_config=settings, progress_bar=False)
+    outputs = model.generate_batch(prompts, generation_config=settings, **SMALL_BATCHES)
     generated = [output.generated_tokens for output in outputs.values()]
     expected = [without_cache(model, torch.tensor([prompt]))[0, len(prompt) :].tolist() for prompt in prompts]
     assert sorted(generated) == sorted(expected)
@@ -115,6 +126,18 @@ def test_spare_and_pad_ids_are_never_sampled(spare_model):
     assert spare_share(spare_model, generation_config=GenerationConfig(temperature=1.5, top_p=1.0)) == 0
     spare_model.generation_config.suppress_tokens = None
     assert spare_share(spare_model) > 0.3
+
+
+def test_continuous_batching_draws_no_spare_ids_with_settings_of_ones_own(spare_model):
+    with torch.no_grad():
+        states = spare_model.model(torch.tensor([[5, 6, 7]])).last_hidden_state[0, -1]
+        spare_model.lm_head.weight.zero_()
+        spare_model.lm_head.weight[50], spare_model.lm_head.weight[9] = 2 * states, states
+    settings = GenerationConfig(max_new_tokens=2, do_sample=False, eos_token_id=-1)
+    (output,) = spare_model.generate_batch([[5, 6, 7]], generation_config=settings, **SMALL_BATCHES).values()
+    assert output.generated_tokens[0] == 9
+    assert max(output.generated_tokens) < 40
+    assert settings.suppress_tokens is None
 
 
 def test_suppression_survives_saving_loading_and_a_lost_generation_config(spare_model, tmp_path):
@@ -198,6 +221,25 @@ def test_a_vocabulary_that_would_lose_a_special_token_is_not_resized():
         model.resize_token_embeddings(50, pad_to_multiple_of=64)
     assert (model.config.vocab_size, model.config.num_real_tokens) == (64, None)
     assert model.resize_token_embeddings(51).num_embeddings == 51
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_token_that_is_added_after_training_can_be_generated(tmp_path, again):
+    """An end-of-turn token, say: without it no turn would end."""
+    torch.manual_seed(0)
+    model = PureForCausalLM(PureConfig.from_preset("tiny", vocab_size=448, num_real_tokens=401)).eval()
+    model.save_pretrained(tmp_path)
+    model = PureForCausalLM.from_pretrained(tmp_path)
+    model.resize_token_embeddings(402, pad_to_multiple_of=64)
+    prompt = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        model.lm_head.weight[401] = 10 * model.model(prompt).last_hidden_state[0, -1]
+    if again:
+        model.save_pretrained(tmp_path)
+        model = PureForCausalLM.from_pretrained(tmp_path)
+    assert model(prompt).logits[0, -1].argmax() == 401
+    assert model.generate(prompt, max_new_tokens=1, do_sample=False)[0, -1] == 401
+    assert model.config.vocab_size == 448
 
 
 def test_suppressed_tokens_that_somebody_chose_stay_theirs(spare_model, tmp_path):

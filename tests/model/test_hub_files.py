@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from huggingface_hub import HfApi
+from transformers.dynamic_module_utils import get_relative_import_files
 
 import modeling_pure
 from modeling_pure import PureConfig, PureForCausalLM
@@ -31,13 +32,17 @@ def test_hub_file_imports_only_what_every_reader_has(name):
         if isinstance(node, ast.Import):
             assert {alias.name.split(".")[0] for alias in node.names} <= ALLOWED
         elif isinstance(node, ast.ImportFrom) and node.level:
-            # transformers finds the files to copy by text: only `from .name import` at the start of a line counts.
             assert node.level == 1
             assert node.module in siblings
-            assert node.col_offset == 0
         elif isinstance(node, ast.ImportFrom):
             assert node.module.split(".")[0] in ALLOWED
             assert node.module != "__future__", "postponed annotations turn config_class into a string"
+
+
+@pytest.mark.parametrize("name", ["configuration_pure.py", "modeling_pure.py"])
+def test_transformers_finds_every_file_from_each_that_is_loaded(name):
+    """It finds them by text, and a configuration that it loads alone is saved with the code of the model."""
+    assert {Path(file).name for file in get_relative_import_files(PACKAGE / name)} == set(HUB_FILES)
 
 
 def test_a_push_uploads_weights_configuration_and_code(model, monkeypatch):
@@ -91,6 +96,7 @@ def test_importing_the_package_loads_no_training_or_plotting_library():
     assert heavy & {name.split(".")[0] for name in loaded} == set()
     assert {name for name in loaded if name.startswith("modeling_pure.")} == {
         "modeling_pure.configuration_pure",
+        "modeling_pure.attention_pure",
         "modeling_pure.loss_pure",
         "modeling_pure.modeling_pure",
     }

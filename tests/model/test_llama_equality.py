@@ -2,33 +2,9 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache
 
-from modeling_pure import PureConfig, PureForCausalLM
-
-
-def make_pair(implementation: str, dtype: torch.dtype = torch.float32) -> tuple[PureForCausalLM, LlamaForCausalLM]:
-    """The real head shape (72 wide, four query heads to one key head) in a small model, and its Llama twin."""
-    shape = {
-        "vocab_size": 512,
-        "hidden_size": 288,
-        "intermediate_size": 352,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "rms_norm_eps": 1e-5,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 1,
-    }
-    torch.manual_seed(0)
-    config = PureConfig(**shape, num_real_tokens=None, initializer_range=0.08, head_initializer_range=0.08)
-    pure = PureForCausalLM._from_config(config, attn_implementation=implementation, dtype=dtype)
-    llama = LlamaForCausalLM._from_config(LlamaConfig(**shape), attn_implementation=implementation, dtype=dtype)
-    result = llama.load_state_dict(pure.state_dict(), strict=False)
-    assert not result.unexpected_keys
-    assert all("norm" in key for key in result.missing_keys)
-    return pure, llama
+from tests.model.twins import make_pair
 
 
 def batch() -> torch.Tensor:
@@ -40,7 +16,7 @@ def test_logits_loss_and_every_gradient_are_bit_equal(implementation):
     pure, llama = make_pair(implementation)
     ids = batch()
     labels = ids.masked_fill(ids % 5 == 0, -100)
-    ours, theirs = pure(ids, labels=labels, skip_logits=False), llama(ids, labels=labels)
+    ours, theirs = pure(ids, labels=labels), llama(ids, labels=labels)
     assert ours.logits.std() > 0.5
     assert torch.equal(ours.logits, theirs.logits)
     assert torch.equal(ours.loss, theirs.loss)
@@ -80,6 +56,6 @@ def test_masks_packing_and_the_cache_are_those_of_llama(implementation):
 def test_num_items_in_batch_reaches_the_loss():
     pure, llama = make_pair("sdpa")
     ids = batch()
-    ours = pure(ids, labels=ids, num_items_in_batch=100, skip_logits=False).loss
+    ours = pure(ids, labels=ids, num_items_in_batch=100).loss
     assert torch.equal(ours, llama(ids, labels=ids, num_items_in_batch=100).loss)
-    torch.testing.assert_close(ours, pure(ids, labels=ids, skip_logits=False).loss * 78 / 100)
+    torch.testing.assert_close(ours, pure(ids, labels=ids).loss * 78 / 100)

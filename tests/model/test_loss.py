@@ -1,13 +1,14 @@
 """The loss without logits is the loss with them, and so are its gradients; and there really are no logits."""
 
-import pickle
-from dataclasses import fields
-
 import pytest
 import torch
+from accelerate import cpu_offload
+from torch import nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.utils import prune
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from modeling_pure import loss_pure
+from modeling_pure import PureForCausalLM, loss_pure
 
 VOCAB, HIDDEN = 2048, 128
 
@@ -59,8 +60,8 @@ def test_it_is_the_plain_loss_in_float32(model, batch, monkeypatch, chunk, num_i
     """To 1e-6: sums over the vocabulary and over chunks are taken in another order, and nothing else differs."""
     monkeypatch.setattr(loss_pure, "CHUNK_TOKENS", chunk)
     kwargs = {} if num_items is None else {"num_items_in_batch": torch.tensor(num_items)}
-    plain, expected = loss_and_gradients(model, *batch, scale=3.0, skip_logits=False, **kwargs)
-    ours, found = loss_and_gradients(model.train(), *batch, scale=3.0, **kwargs)
+    plain, expected = loss_and_gradients(model, *batch, scale=3.0, **kwargs)
+    ours, found = loss_and_gradients(model.train(), *batch, scale=3.0, skip_logits=True, **kwargs)
     assert "logits" in plain
     assert "logits" not in ours
     torch.testing.assert_close(ours.loss, plain.loss, rtol=1e-6, atol=0)
@@ -77,10 +78,10 @@ def test_in_bfloat16_it_is_as_close_to_float32_as_the_plain_loss_is(model, batch
 
     A tenth is allowed for luck: the two round in another order.
     """
-    _, exact = loss_and_gradients(model, *batch, skip_logits=False)
+    _, exact = loss_and_gradients(model, *batch)
     with torch.autocast("cpu", torch.bfloat16):
-        plain, expected = loss_and_gradients(model, *batch, skip_logits=False)
-        ours, found = loss_and_gradients(model.train(), *batch)
+        plain, expected = loss_and_gradients(model, *batch)
+        ours, found = loss_and_gradients(model.train(), *batch, skip_logits=True)
     torch.testing.assert_close(ours.loss, plain.loss, rtol=2**-8, atol=0)
     assert ours.loss.dtype == torch.float32
     for name in exact:
@@ -91,10 +92,10 @@ def test_in_bfloat16_it_is_as_close_to_float32_as_the_plain_loss_is(model, batch
 def test_no_tensor_holds_more_logits_than_a_chunk(model, batch, monkeypatch, training):
     monkeypatch.setattr(loss_pure, "CHUNK_TOKENS", 16)
     with Shapes() as plain:
-        model.train(training)(*batch[:1], labels=batch[1], skip_logits=False)
+        model.train(training)(*batch[:1], labels=batch[1])
     with Shapes() as ours:
         if training:
-            model(*batch[:1], labels=batch[1]).loss.backward()
+            model(*batch[:1], labels=batch[1], skip_logits=True).loss.backward()
         else:
             model(*batch[:1], labels=batch[1], reduction="none")
     assert plain.logit_rows == 80
@@ -122,31 +123,31 @@ def test_labels_are_read_as_transformers_reads_them(model, batch, given, num_ite
     else:
         kwargs = {"labels": labels.masked_fill(labels == -100, 7), "ignore_index": 7}
     kwargs |= {} if num_items is None else {"num_items_in_batch": num_items}
-    ours = model.train()(ids, **kwargs)
-    plain = model(ids, skip_logits=False, **kwargs)
+    ours = model.train()(ids, skip_logits=True, **kwargs)
+    plain = model(ids, **kwargs)
     assert "logits" not in ours
     torch.testing.assert_close(ours.loss, plain.loss, rtol=1e-6, atol=0)
     assert not torch.isclose(ours.loss, model(ids, labels=labels).loss, rtol=1e-5) or given == "ignore_index"
 
 
-def test_who_reads_logits_that_were_not_made_learns_how_to_have_them(model, batch):
-    out = model.train()(batch[0], labels=batch[1], use_cache=True)
-    with pytest.raises(AttributeError, match="skip_logits=False"):
-        out.logits.argmax(-1)
-    assert not hasattr(out, "logits")
-    assert [getattr(out, field.name) for field in fields(out)] == [out.loss, None, None, None]  # FSDP2 reads them all
-    assert list(out) == ["loss"]
-    assert "loss=" in repr(out)
-    again = pickle.loads(pickle.dumps(type(out)(out.loss.detach())))
-    assert (type(again), again.loss) == (type(out), out.loss)
-    assert model(batch[0], labels=batch[1], skip_logits=False).logits.shape == (2, 40, VOCAB)
-    assert len(model(batch[0], labels=batch[1], return_dict=False)) == 1
+@pytest.mark.parametrize("training", [True, False])
+def test_labels_give_loss_and_logits_unless_logits_are_skipped(model, batch, training):
+    out = model.train(training)(batch[0], labels=batch[1])
+    assert out.logits.shape == (2, 40, VOCAB)
+    short = model(batch[0], labels=batch[1], skip_logits=True)
+    assert (list(short), short.logits) == (["loss"], None)
+    assert len(model(batch[0], labels=batch[1], skip_logits=True, return_dict=False)) == 1
+    torch.testing.assert_close(short.loss, out.loss, rtol=1e-6, atol=0)
+    last = [
+        model(batch[0], labels=batch[1][:, -9:], logits_to_keep=9, skip_logits=skip).loss for skip in (True, False)
+    ]
+    torch.testing.assert_close(*last, rtol=1e-6, atol=0)
 
 
 def test_a_head_that_does_not_learn_gets_no_gradient(model, batch):
-    _, expected = loss_and_gradients(model.train(), *batch)
+    _, expected = loss_and_gradients(model.train(), *batch, skip_logits=True)
     model.lm_head.requires_grad_(False)
-    _, found = loss_and_gradients(model, *batch)
+    _, found = loss_and_gradients(model, *batch, skip_logits=True)
     assert set(expected) - set(found) == {"lm_head.weight"}
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
@@ -160,20 +161,157 @@ def test_an_adapter_on_the_head_is_not_passed_over(model, batch):
         for name, weight in adapted.named_parameters():
             if "lora" in name:
                 weight.normal_(std=0.3)
-    ours = adapted(batch[0], labels=batch[1])
+    ours = adapted(batch[0], labels=batch[1], skip_logits=True)
     ours.loss.backward()
-    torch.testing.assert_close(ours.loss, adapted(batch[0], labels=batch[1], skip_logits=False).loss)
+    torch.testing.assert_close(ours.loss, adapted(batch[0], labels=batch[1]).loss)
     assert all(p.grad.any() for name, p in adapted.named_parameters() if "lora" in name)
 
 
 def test_what_cannot_be_given_is_refused(model, batch):
-    for kwargs, message in (({"reduction": "sum"}, "^reduction .*'sum'"), ({"skip_logits": True}, "skip_logits")):
-        with pytest.raises(ValueError, match=message):
+    for kwargs in ({"reduction": "sum"}, {"skip_logits": True}, {"reduction": "none"}):
+        with pytest.raises(ValueError, match=next(iter(kwargs))):
             model(batch[0], **kwargs)
 
 
-def test_evaluation_keeps_its_logits_and_a_mean(model, batch):
-    with torch.no_grad():
-        out = model.eval()(batch[0], labels=batch[1])
-    assert out.logits.shape == (2, 40, VOCAB)
-    assert out.loss.ndim == 0
+class Louder(nn.Linear):
+    """A linear layer that computes something else."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return 1.5 * super().forward(hidden_states)
+
+
+def replace_head(head: nn.Linear) -> nn.Linear:
+    louder = Louder(head.in_features, head.out_features, bias=False)
+    louder.weight = head.weight
+    return louder
+
+
+def add_bias(head: nn.Linear) -> None:
+    head.bias = nn.Parameter(torch.linspace(-1, 1, VOCAB))
+
+
+def replace_forward(head: nn.Linear) -> None:
+    forward = head.forward
+    head.forward = lambda hidden_states: 1.5 * forward(hidden_states)
+
+
+HEADS = {
+    "bias": add_bias,
+    "subclass": replace_head,
+    "forward": replace_forward,
+    "forward hook": lambda head: head.register_forward_hook(lambda module, given, out: 1.5 * out),
+    "pre-forward hook": lambda head: head.register_forward_pre_hook(lambda module, given: 1.5 * given[0]),
+    "backward hook": lambda head: head.register_full_backward_hook(lambda module, grad, out: (2 * grad[0],)),
+    "pre-backward hook": lambda head: head.register_full_backward_pre_hook(lambda module, out: (2 * out[0],)),
+    "old spectral norm": nn.utils.spectral_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "pruned": lambda head: prune.l1_unstructured(head, "weight", amount=0.5),
+    "offloaded": lambda head: cpu_offload(head, torch.device("cpu")),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_that_is_more_than_its_weight_gives_the_loss_of_its_logits(model, batch, name):
+    """To the bit: it goes through them."""
+    plain = model(batch[0], labels=batch[1]).loss
+    changed = HEADS[name](model.lm_head)
+    if type(changed) is Louder:
+        model.lm_head = changed
+    through, expected = loss_and_gradients(model, *batch)
+    ours, found = loss_and_gradients(model, *batch, skip_logits=True)
+    assert ours.logits is None
+    assert torch.equal(ours.loss, through.loss)
+    assert torch.equal(plain, ours.loss) == (name in ("backward hook", "pre-backward hook", "offloaded"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    nats = model(batch[0], labels=batch[1], reduction="none").loss
+    torch.testing.assert_close(nats.sum() / (batch[1][:, 1:] != -100).sum(), through.loss, rtol=1e-6, atol=0)
+
+
+def test_a_hook_of_every_module_is_one_of_the_head(model, batch):
+    hook = nn.modules.module.register_module_forward_hook(
+        lambda module, given, out: 1.5 * out if module is model.lm_head else None
+    )
+    try:
+        found = [model(batch[0], labels=batch[1], skip_logits=skip).loss for skip in (True, False)]
+    finally:
+        hook.remove()
+    assert torch.equal(*found)
+    assert found[0] != model(batch[0], labels=batch[1]).loss
+
+
+def test_a_head_on_the_disk_trains_what_is_not(model, batch, tmp_path):
+    model.save_pretrained(tmp_path)
+    expected, gradients = loss_and_gradients(model, *batch)
+    places = {"device_map": {"model": "cpu", "lm_head": "disk"}, "offload_folder": tmp_path / "disk"}
+    offloaded = PureForCausalLM.from_pretrained(tmp_path, **places).train()
+    ours, found = loss_and_gradients(offloaded, *batch, skip_logits=True)
+    torch.testing.assert_close(ours.loss, expected.loss, rtol=1e-6, atol=0)
+    assert set(gradients) - set(found) == {"lm_head.weight"}
+    assert max(relative_error(found[name], gradients[name]) for name in found) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "given", [{"ignore_index": 7}, {"shift_labels": True}, {"unknown": 1}, {"loss_function": True}, {"dtype": True}]
+)
+def test_what_a_loss_is_told_counts_without_logits_too(model, batch, given):
+    ids, labels = batch
+    if "loss_function" in given:
+        model.loss_function = lambda logits, labels, **kwargs: logits.square().mean()
+        given = {}
+    elif "ignore_index" in given:
+        labels = labels.masked_fill(labels == -100, 7)
+    elif "shift_labels" in given:
+        given = {"shift_labels": labels.roll(3, 1)}
+    elif "dtype" in given:
+        model.half()  # the gradient of a mean over 79 logits, let alone 30,000, is finer than float16
+        given = {}
+    through, expected = loss_and_gradients(model, ids, labels, **given)
+    ours, found = loss_and_gradients(model, ids, labels, skip_logits=True, **given)
+    torch.testing.assert_close(ours.loss, through.loss, rtol=1e-6, atol=0)
+    assert max(relative_error(found[name], expected[name]) for name in expected) < 1e-6
+
+
+@pytest.mark.parametrize("wrong", [-1, VOCAB])
+def test_labels_outside_the_vocabulary_are_errors(model, batch, wrong):
+    labels = batch[1].masked_fill(batch[1] == -100, wrong)
+    for how in ({}, {"skip_logits": True}, {"reduction": "none"}):
+        with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+            model(batch[0], labels=labels, **how)
+
+
+def test_gradients_of_gradients_are_those_of_the_plain_loss(model, batch):
+    """The two norms of a gradient penalty, by the same double backward pass."""
+    model.set_attn_implementation("eager")  # fused attention has no second derivative
+    found = []
+    for skip in (False, True):
+        model.zero_grad()
+        loss = 2 * model(batch[0], labels=batch[1], skip_logits=skip).loss
+        gradients = torch.autograd.grad(loss, list(model.parameters()), create_graph=True)
+        sum(gradient.square().sum() for gradient in gradients).backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert max(relative_error(*pair) for pair in zip(*found, strict=True)) < 1e-5
+
+
+def test_gradients_of_each_row_by_transforms_are_those_of_a_loop(model, batch):
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(weights, ids, labels):
+        inputs = {"labels": labels[None], "skip_logits": True}
+        return functional_call(model, weights, (ids[None],), inputs).loss
+
+    found = vmap(grad(loss), in_dims=(None, 0, 0))(weights, *batch)
+    for row in range(len(batch[0])):
+        _, expected = loss_and_gradients(model, batch[0][row : row + 1], batch[1][row : row + 1])
+        assert max(relative_error(found[name][row], expected[name]) for name in expected) < 1e-5
+
+
+def test_one_graph_without_logits_forward_and_backward(model, batch):
+    model.model.layers = model.model.layers[:1]
+    expected, gradients = loss_and_gradients(model, *batch, skip_logits=True)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    model.zero_grad()
+    loss = compiled(batch[0], labels=batch[1], skip_logits=True).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected.loss, rtol=1e-6, atol=0)
+    assert max(relative_error(p.grad, gradients[name]) for name, p in model.named_parameters()) < 1e-5

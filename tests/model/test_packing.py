@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from modeling_pure.modeling_pure import packed_lengths
+from modeling_pure.attention_pure import eager_attention_forward, packed_lengths
 from tests.conftest import needs_compiler
 
 LENGTHS = (9, 15)
@@ -150,6 +151,19 @@ def test_flash_attention_is_told_the_lengths_of_a_packed_batch(model, ids, posit
         torch.testing.assert_close(model(ids, position_ids=positions, **given).logits, packed, rtol=0, atol=0)
     model.config._attn_implementation = "sdpa"
     torch.testing.assert_close(packed, separate_logits(model, ids), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["my_varlen", "my_flash", "mine"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_registered_attention_gets_the_mask_that_it_registered(model, ids, positions, monkeypatch, name, packed):
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, name, eager_attention_forward)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, name, eager_mask)
+    lengths = torch.tensor([0, 9, 24, 33, 48], dtype=torch.int32)
+    inputs = {"position_ids": positions, "cu_seq_lens_q": lengths, "cu_seq_lens_k": lengths} if packed else {}
+    with torch.no_grad():
+        expected = model(ids, **inputs).logits
+        model.config._attn_implementation = name
+        torch.testing.assert_close(model(ids, **inputs).logits, expected, rtol=0, atol=2e-5)
 
 
 def test_documents_of_one_token_have_borders_of_their_own():

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch.nn import functional
+from transformers import Trainer, TrainingArguments
 
 from modeling_pure import PureForCausalLM
 from tests.conftest import needs_compiler
+from tests.model.twins import make_pair
 
 
 def loss_and_gradients(model, ids, forward=None, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -149,6 +151,36 @@ def test_lora_trains_reloads_and_merges(model, ids, tmp_path):
         torch.testing.assert_close(merged(ids).logits, trained, rtol=0, atol=1e-3)
     assert isinstance(merged, PureForCausalLM)
     assert (untrained - trained).abs().max() > 0.1
+
+
+def test_label_smoothing_of_the_stock_trainer_is_that_of_llama(tmp_path):
+    """Trainer shifts the labels of the classes in transformers' table of causal models."""
+    losses = []
+    for model in make_pair("sdpa"):
+        arguments = TrainingArguments(str(tmp_path), label_smoothing_factor=0.2, use_cpu=True, report_to="none")
+        ids = torch.randint(2, 512, (2, 40), generator=torch.Generator().manual_seed(1))
+        losses.append(Trainer(model, arguments).compute_loss(model.train(), {"input_ids": ids, "labels": ids}))
+    assert torch.equal(*losses)
+
+
+def test_an_export_through_torchscript_knows_every_operation(model, ids, tmp_path, monkeypatch):
+    """Writing the file takes the onnx package, converting the graph does not."""
+    monkeypatch.setattr("torch.onnx._internal.torchscript_exporter.onnx_proto_utils._add_onnxscript_fn", keep_bytes)
+    inputs = {"attention_mask": torch.ones_like(ids), "use_cache": False, "return_dict": False}
+    torch.onnx.export(model, (ids,), tmp_path / "model.onnx", kwargs=inputs, dynamo=False)
+    assert (tmp_path / "model.onnx").stat().st_size > 4 * model.num_parameters()
+
+
+def keep_bytes(model_bytes: bytes, custom_opsets: object) -> bytes:
+    return model_bytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_that_is_exported_is_the_same_norm(model, monkeypatch, dtype):
+    states = torch.randn(2, 8, 128).to(dtype)
+    expected = model.model.norm(states)
+    monkeypatch.setattr("torch.onnx.is_in_onnx_export", lambda: True)
+    torch.testing.assert_close(model.model.norm(states), expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
 
 
 def test_what_trl_and_accelerate_read_is_there(model, ids):

@@ -28,6 +28,7 @@ def test_a_run_leaves_a_model_curves_and_a_card(pretrained):
     assert "not-for-clinical-use" in card
     assert (pretrained / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in pretrained.glob("*.py")} == {
+        "attention_pure.py",
         "configuration_pure.py",
         "loss_pure.py",
         "modeling_pure.py",

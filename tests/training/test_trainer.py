@@ -32,6 +32,7 @@ def limit_rows(trainer, most: int, from_step: int = 1) -> list[int]:
     forward, passes = trainer.model.forward, []
 
     def limited(input_ids, **kwargs):
+        assert kwargs["skip_logits"]
         passes.append(len(input_ids))
         out = forward(input_ids=input_ids, **kwargs)
         if len(input_ids) > most and trainer.state.global_step + 1 >= from_step:
@@ -174,4 +175,5 @@ def test_outputs_come_with_the_loss_where_they_are_asked_for(make_trainer):
     trainer, ids = make_trainer(), torch.randint(1, 300, (2, 64))
     loss, outputs = trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids}, return_outputs=True)
     assert loss.item() == pytest.approx(outputs["loss"].item())
-    assert trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids}).item() == loss.item()
+    assert outputs["logits"].shape[:2] == (2, 64)
+    assert trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids}).item() == pytest.approx(loss.item())

@@ -6,8 +6,8 @@ FAULTS = [
     Fault(
         "labels are not shifted",
         "modeling_pure/loss_pure.py",
-        "next_tokens = F.pad(labels, (0, 1), value=ignore_index)[:, 1:] if",
-        "next_tokens = labels if",
+        "return F.pad(labels, (0, 1), value=ignore_index)[..., 1:] if",
+        "return labels if",
         "tests/model/test_loss.py",
     ),
     Fault(
@@ -33,7 +33,7 @@ FAULTS = [
     ),
     Fault(
         "a document of one token is joined to the next in flash attention",
-        "modeling_pure/modeling_pure.py",
+        "modeling_pure/attention_pure.py",
         "F.pad(position_ids.diff() != 1, (1, 0), value=True)",
         "F.pad(position_ids.diff() < 0, (1, 0), value=True)",
         "tests/model/test_packing.py",
@@ -119,8 +119,8 @@ FAULTS = [
     Fault(
         "labels that were shifted before are shifted again",
         "modeling_pure/loss_pure.py",
-        "value=ignore_index)[:, 1:] if shift_labels is None else shift_labels",
-        "value=ignore_index)[:, 1:]",
+        "value=ignore_index)[..., 1:] if shift_labels is None else shift_labels",
+        "value=ignore_index)[..., 1:]",
         "tests/model/test_loss.py",
     ),
     Fault(
@@ -136,5 +136,61 @@ FAULTS = [
         "config.num_real_tokens = min(len(tokenizer), config.vocab_size)",
         "pass",
         "tests/grpo/test_trainer.py -k spare_rows",
+    ),
+    Fault(
+        "a loss without logits passes over the hooks of the head",
+        "modeling_pure/loss_pure.py",
+        "if any(hooks) or _has_any_global_hook()",
+        "if _has_any_global_hook()",
+        "tests/model/test_loss.py -k more_than_its_weight",
+    ),
+    Fault(
+        "a loss without logits passes over a loss function that somebody set",
+        "modeling_pure/modeling_pure.py",
+        "ours = self.loss_function is ForCausalLMLoss and kwargs.keys() <= LOSS_KEYWORDS",
+        "ours = kwargs.keys() <= LOSS_KEYWORDS",
+        "tests/model/test_loss.py -k what_a_loss_is_told",
+    ),
+    Fault(
+        "a negative label is the first token",
+        "modeling_pure/loss_pure.py",
+        "labels = labels.masked_fill(labels == -100, 0)[:, None]",
+        "labels = labels.clamp(min=0)[:, None]",
+        "tests/model/test_loss.py -k outside_the_vocabulary",
+    ),
+    Fault(
+        "generation that exits early runs all layers",
+        "modeling_pure/modeling_pure.py",
+        "for layer in self.layers[: self.config.num_hidden_layers]:",
+        "for layer in self.layers:",
+        "tests/model/test_generation.py -k layers",
+    ),
+    Fault(
+        "continuous batching draws spare ids",
+        "modeling_pure/modeling_pure.py",
+        "        if generation_config.suppress_tokens is None:\n            generation_config = copy",
+        "        if False:\n            generation_config = copy",
+        "tests/model/test_generation.py -k continuous",
+    ),
+    Fault(
+        "a saved configuration leaves the model's code behind",
+        "modeling_pure/configuration_pure.py",
+        "    from .modeling_pure import PureForCausalLM  # noqa: F401\n",
+        "    pass\n",
+        "tests/model/test_hub_files.py -k every_file",
+    ),
+    Fault(
+        "Trainer's label smoothing does not shift labels",
+        "modeling_pure/modeling_pure.py",
+        'MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["pure"] = "PureForCausalLM"',
+        "",
+        "tests/model/test_training.py -k smoothing",
+    ),
+    Fault(
+        "an attention function gets no mask because of its name",
+        "modeling_pure/attention_pure.py",
+        "implementation == VARLEN",
+        '"varlen" in implementation',
+        "tests/model/test_packing.py -k registered",
     ),
 ]

@@ -1,0 +1,65 @@
+"""A Pure and a Llama of the same weights, and what tests that compare them share."""
+
+from typing import Any
+
+import torch
+from transformers import ContinuousBatchingConfig, DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from modeling_pure import PureConfig, PureForCausalLM
+
+Twins = tuple[PureForCausalLM, LlamaForCausalLM]
+PAD = 1
+SMALL_BATCHES = {  # continuous batching takes most of the memory otherwise
+    "continuous_batching_config": ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64),
+    "progress_bar": False,
+}
+
+
+def make_pair(implementation: str, dtype: torch.dtype = torch.float32) -> Twins:
+    """The real head shape (72 wide, four query heads to one key head) in a small model, and its Llama twin."""
+    shape = {
+        "vocab_size": 512,
+        "hidden_size": 288,
+        "intermediate_size": 352,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+    }
+    torch.manual_seed(0)
+    config = PureConfig(**shape, num_real_tokens=None, initializer_range=0.08, head_initializer_range=0.08)
+    pure = PureForCausalLM._from_config(config, attn_implementation=implementation, dtype=dtype)
+    llama = LlamaForCausalLM._from_config(LlamaConfig(**shape), attn_implementation=implementation, dtype=dtype)
+    result = llama.load_state_dict(pure.state_dict(), strict=False)
+    assert not result.unexpected_keys
+    assert all("norm" in key for key in result.missing_keys)
+    return pure, llama
+
+
+def padded(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The second prompt is shorter: its beginning is padding."""
+    ids, mask = ids.clone(), torch.ones_like(ids)
+    ids[1, :9], mask[1, :9] = PAD, 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    """Equal to the last bit, whatever they hold."""
+    if isinstance(ours, torch.Tensor):
+        assert ours.shape == theirs.shape
+        assert torch.equal(ours.nan_to_num(), theirs.nan_to_num())
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert_same(ours[name], theirs[name])
+    elif isinstance(ours, (list, tuple)):
+        assert len(ours) == len(theirs)
+        for pair in zip(ours, theirs, strict=True):
+            assert_same(*pair)
+    elif isinstance(ours, DynamicCache):
+        assert_same([(one.keys, one.values) for one in ours.layers], [(one.keys, one.values) for one in theirs.layers])
+    else:
+        assert ours == theirs
