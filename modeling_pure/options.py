@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ LARGEST_SEED = 2**32 - 1  # numpy's
 
 
 def check_texts(options: Any, *may_be_empty: str) -> None:
-    """Raise `InputError` if an option that the class of `options` states is an empty text, or a list with one."""
-    for name in (name for name in type(options).__annotations__ if name not in may_be_empty):
-        value = getattr(options, name)
+    """Raise `InputError` if an option that the class of `options` states is an empty text, or a list with one.
+
+    A default may be empty.
+    """
+    stated = type(options).__annotations__
+    for field in fields(options):
+        name, value = field.name, getattr(options, field.name)
+        if name not in stated or name in may_be_empty or value == field.default:
+            continue
         if value == "" or (isinstance(value, list) and "" in value):
             raise InputError(f"{name}: expected a value, found an empty text; leave it out for its default")
 

@@ -1,6 +1,7 @@
 """In the place of `trl.GRPOTrainer`: what TRL takes, logs and returns, ours does (TRL's tests: `test_trl_suite`)."""
 
 import inspect
+from dataclasses import field, make_dataclass
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from modeling_pure.errors import InputError
+from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.grpo.prompts import prompt_dataset
 from modeling_pure.grpo.trainer import PureGRPOTrainer
 from tests.grpo.conftest import make_windowed_model, spread
@@ -215,3 +217,8 @@ def test_rows_may_be_a_stream(make_trainer, questions):
     rows = Dataset.from_list([{"prompt": f"Case {i}:"} for i in range(8)]).to_iterable_dataset()
     trainer = make_trainer(rewards=spread, rows=rows, max_steps=2, save_steps=2)
     assert trainer.train().global_step == 2
+
+
+def test_a_configuration_may_state_options_again_whose_default_is_empty(tmp_path):
+    stated = make_dataclass("Stated", [("debug", str, field(default=""))], bases=(PureGRPOConfig,))
+    assert stated(output_dir=str(tmp_path), bf16=False).debug == []
