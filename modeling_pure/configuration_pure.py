@@ -102,6 +102,8 @@ class PureConfig(PreTrainedConfig):
             vary; at 0.001 it is ln(50304) = 10.83.
         rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`, or any of transformers' types "linear",
             "dynamic", "yarn", "longrope" and "llama3" with its parameters, for sequences longer than trained.
+        qk_norm: whether the query and key of each head are divided by their root mean square (Henry et al. 2020, as in
+            Qwen3), with no learned scale.
         answer_formats: formats of MedQA answers that the model was taught (`letter`, `text`, `reasoned`).
         pad_token_id: a token of its own. Were it the end-of-text token, masking padding would mask real ends too.
     """
@@ -135,6 +137,7 @@ class PureConfig(PreTrainedConfig):
     max_position_embeddings: int = 2048
     rope_parameters: dict[str, Any] | None = None
     rms_norm_eps: float = 1e-5
+    qk_norm: bool = False
     initializer_range: float = 0.02
     head_initializer_range: float = 0.001
     use_cache: bool = True

@@ -3,8 +3,8 @@
     python -m modeling_pure.export --to llama CHECKPOINT OUT
     python -m modeling_pure.export --to pure LLAMA_FOLDER OUT
 
-Pure is a Llama whose norm weights are all one, and Llama is what other programs know: docs/SERVING.md goes on from
-OUT to each of them. Both folders are loaded and compared before OUT has its name.
+Pure is a Llama whose norm weights are all one, or with `qk_norm` a Qwen3 (`--to qwen3`). Other programs know these:
+docs/SERVING.md says how each of them loads OUT. Both folders are loaded and compared before OUT has its name.
 """
 
 import argparse
@@ -21,7 +21,15 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .atomic import follow_umask
@@ -33,8 +41,13 @@ from .modeling_pure import PureForCausalLM
 from .options import check_output_folder
 from .training.checkpoint import check_model
 
-CONFIGS: dict[str, type[PreTrainedConfig]] = {"pure": PureConfig, "llama": LlamaConfig}
-MODELS: dict[str, type[PreTrainedModel]] = {"pure": PureForCausalLM, "llama": LlamaForCausalLM}
+CONFIGS: dict[str, type[PreTrainedConfig]] = {"pure": PureConfig, "llama": LlamaConfig, "qwen3": Qwen3Config}
+MODELS: dict[str, type[PreTrainedModel]] = {
+    "pure": PureForCausalLM,
+    "llama": LlamaForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
+}
+OTHERS = {False: "llama", True: "qwen3"}  # the layout by `qk_norm`
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 NAMES = [str(dtype).removeprefix("torch.") for dtype in DTYPES.values()]
 TOKENIZER_FILES = (
@@ -48,10 +61,13 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 HUB_PATTERNS = ["config.json", "generation_config.json", "model*.safetensors*", CARD_FILE, "curves.png"]
-# What Llama can be and Pure is not; Pure's configuration checks shapes, tied embeddings and RoPE.
-LLAMA_ALONE = {"attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0}
-NOT_CARRIED = {"architectures", "auto_map", "dtype", "model_type", "pretraining_tp", "transformers_version"}
-LAYOUT = """The layout is that of `LlamaForCausalLM`, with norm weights of one. It was exported from a Pure checkpoint,
+# What the others can be and Pure is not; Pure's configuration checks shapes, tied embeddings and RoPE.
+OTHERS_ALONE = {"attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "use_sliding_window": False}
+NOT_CARRIED = {
+    *("architectures", "auto_map", "dtype", "model_type", "transformers_version", "qk_norm"),
+    *("pretraining_tp", "layer_types", "max_window_layers", "sliding_window"),
+}
+LAYOUT = """The layout is that of `{}`, with norm weights of one. It was exported from a Pure checkpoint,
 and in fp32 every logit of the two is equal to the last bit."""
 ROUNDED = "The weights were rounded from {} to {} then; evaluations below are of those before."
 
@@ -59,10 +75,10 @@ ROUNDED = "The weights were rounded from {} to {} then; evaluations below are of
 def main() -> None:
     """Arguments, checks, the other layout, comparison, and only then the name."""
     args = parse_arguments(sys.argv[1:])
-    kind = "pure" if args.to == "llama" else "llama"
     out = check_out(args.out)
     folder = find_folder(args.checkpoint, args.revision)
-    config = read_config(folder, kind)
+    config = read_config(folder, args.to)
+    kind = config.model_type
     stored = check_weights(folder, kind)
     dtype = getattr(torch, args.dtype) if args.dtype else stored
     rounded = [name_of(stored), name_of(dtype)] if torch.promote_types(stored, dtype) != dtype else []
@@ -123,37 +139,41 @@ def find_folder(name: str, revision: str | None) -> Path:
     return folder
 
 
-def read_config(folder: Path, kind: str) -> PreTrainedConfig:
-    """The configuration of a checkpoint; `InputError` where it is not of this kind, or Pure cannot be it."""
+def read_config(folder: Path, to: str) -> PreTrainedConfig:
+    """The configuration of a checkpoint; `InputError` where it cannot be written in the layout `to`."""
+    kinds = [*OTHERS.values()] if to == "pure" else ["pure"]
     try:
         facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"CHECKPOINT: config.json is damaged: {first_line(error)}") from error
-    if facts.get("model_type") != kind:
-        raise InputError(f"CHECKPOINT: model_type is {facts.get('model_type')!r}, expected {kind!r} (see --to)")
+    if (kind := facts.get("model_type")) not in kinds:
+        raise InputError(f"CHECKPOINT: model_type is {kind!r}, expected {' or '.join(map(repr, kinds))} (see --to)")
     if facts.get("quantization_config"):
         raise InputError("CHECKPOINT: is quantised (quantization_config); export the checkpoint it was made of")
     try:
         config = CONFIGS[kind].from_pretrained(folder)
     except (StrictDataclassError, ValueError) as error:
         raise InputError(f"CHECKPOINT: config.json: {last_line(error)}") from error
-    if kind == "llama":
+    if to == "pure":
         convert_config(config, "pure")
+    elif to != OTHERS[config.qk_norm]:
+        raise InputError(f"--to: a checkpoint with qk_norm {config.qk_norm} is no {to}; take {OTHERS[config.qk_norm]}")
     return config
 
 
 def convert_config(config: PreTrainedConfig, to: str) -> PreTrainedConfig:
-    """The configuration in the other layout. What Llama has no field for travels along and comes back.
+    """The configuration in another layout. What that one has no field for travels along and comes back.
 
     Raises:
-        InputError: a Llama that is not in Pure's shape.
+        InputError: a Llama or Qwen3 that is not in Pure's shape.
     """
     fields = {name: value for name, value in config.to_dict().items() if name not in NOT_CARRIED}
-    if to == "llama":
-        return LlamaConfig(**fields)
-    for name, value in LLAMA_ALONE.items():
-        if fields.pop(name) != value:
+    if to != "pure":
+        return CONFIGS[to](**fields)
+    for name, value in OTHERS_ALONE.items():
+        if fields.pop(name, value) != value:
             raise InputError(f"CHECKPOINT: {name} is {getattr(config, name)}; Pure has only {value}")
+    fields["qk_norm"] = config.model_type == OTHERS[True]
     try:
         return PureConfig(**{"num_real_tokens": None, **fields})  # the default is GPT-2's
     except (StrictDataclassError, ValueError) as error:
@@ -166,7 +186,7 @@ def last_line(error: Exception) -> str:
 
 
 def check_weights(folder: Path, kind: str) -> torch.dtype:
-    """The dtype of the weights; `InputError` where there are several, or a Llama has weights that Pure has not."""
+    """The dtype of the weights; `InputError` where there are several, or some that Pure has not."""
     index, dtypes = folder / SAFE_WEIGHTS_INDEX_NAME, set()
     one_file = (folder / SAFE_WEIGHTS_NAME).is_file() or not index.is_file()
     names = {SAFE_WEIGHTS_NAME} if one_file else set(json.loads(index.read_text())["weight_map"].values())
@@ -176,9 +196,9 @@ def check_weights(folder: Path, kind: str) -> torch.dtype:
         with safe_open(folder / name, "pt") as weights:
             for key in weights.keys():  # noqa: SIM118  it is no dictionary
                 dtypes.add(weights.get_slice(key).get_dtype())
-                if kind == "llama" and key.endswith(".bias"):
+                if kind != "pure" and key.endswith(".bias"):
                     raise InputError(f"CHECKPOINT: has a bias ({key}), and Pure has none")
-                if kind == "llama" and key.endswith("norm.weight") and (weights.get_tensor(key) != 1).any():
+                if kind != "pure" and key.endswith("norm.weight") and (weights.get_tensor(key) != 1).any():
                     raise InputError(f"CHECKPOINT: {key} is not all ones; as Pure it would be another model")
     if len(dtypes) > 1 or not dtypes <= set(DTYPES):
         raise InputError(
@@ -286,16 +306,16 @@ def write_card(source: Path, folder: Path, config: PreTrainedConfig, to: str, ro
     """
     text = read_text(source / CARD_FILE)
     if not (card_blocks(text, "training") or card_blocks(text, "evaluation")):
-        ours = config if to == "llama" else convert_config(config, "pure")
+        ours = convert_config(config, "pure") if to == "pure" else config
         write_model_card(str(folder), "Pure", ours, {}, [])
         text = read_text(folder / CARD_FILE)
         text = replace_section(text, "Training", "The checkpoint came without a record of its training.")
     shape = two_columns(architecture(convert_config(config, to)))
-    loading = LOADING.format(option="" if to == "llama" else ", trust_remote_code=True")
-    words = [LAYOUT] if to == "llama" else []
+    loading = LOADING.format(option=", trust_remote_code=True" if to == "pure" else "")
+    words = [] if to == "pure" else [LAYOUT.format(MODELS[to].__name__)]
     words += [ROUNDED.format(*rounded)] if rounded else []
     text = replace_section(text, "Architecture", "\n\n".join([shape, *words]))
-    text = replace_section(text, "Loading", loading + ("" if to == "llama" else TRUST))
+    text = replace_section(text, "Loading", loading + (TRUST if to == "pure" else ""))
     (folder / CARD_FILE).write_text(text, encoding="utf-8")
     if (source / "curves.png").is_file():
         shutil.copyfile(source / "curves.png", folder / "curves.png")

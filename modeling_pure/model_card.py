@@ -187,6 +187,7 @@ def architecture(config: PreTrainedConfig) -> list[tuple[str, str]]:
         "num_attention_heads",
         "num_key_value_heads",
         "head_dim",
+        "qk_norm",
         "max_position_embeddings",
         "vocab_size",
         "tie_word_embeddings",

@@ -128,6 +128,7 @@ class PureAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=False)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
         self.o_proj.init_std = residual_init_std(config)  # type: ignore[assignment]
+        self.qk_norm = PureRMSNorm(self.head_dim, config.rms_norm_eps) if config.qk_norm else nn.Identity()
 
     def forward(
         self,
@@ -140,8 +141,8 @@ class PureAttention(nn.Module):
         """(batch, length, hidden) to the same shape, and the attention weights where the implementation has them."""
         input_shape = hidden_states.shape[:-1]
         split = (*input_shape, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(split).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(split).transpose(1, 2)
+        query = self.qk_norm(self.q_proj(hidden_states).view(split)).transpose(1, 2)
+        key = self.qk_norm(self.k_proj(hidden_states).view(split)).transpose(1, 2)
         value = self.v_proj(hidden_states).view(split).transpose(1, 2)
         query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
 

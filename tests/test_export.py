@@ -19,6 +19,8 @@ from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from modeling_pure import PureConfig, PureForCausalLM, export
@@ -161,6 +163,35 @@ def test_there_and_back_again_nothing_has_changed(convert, checkpoint, tmp_path)
     assert names == {file.name for file in (tmp_path / "again").iterdir()}
     for name in names - {"model.safetensors"}:  # its head may list the weights in another order
         assert (checkpoint / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_normalised_queries_and_keys_go_to_qwen3_and_back(convert, tmp_path, scaled):
+    rope = {"rope_type": "default", "rope_theta": 5000.0}
+    if scaled:
+        rope |= {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    save_pure(tmp_path / "pure", qk_norm=True, rope_parameters=rope)
+    assert "1,728" in numbers_in(convert("--to", "qwen3", tmp_path / "pure", tmp_path / "qwen3").out)  # weights of one
+    convert("--to", "pure", tmp_path / "qwen3", tmp_path / "again")
+    names = ("pure", "qwen3", "again")
+    pure, qwen3, again = (AutoModelForCausalLM.from_pretrained(tmp_path / name).eval() for name in names)
+    assert type(qwen3) is Qwen3ForCausalLM
+    with torch.no_grad():
+        assert torch.equal(pure(ids()).logits, qwen3(ids()).logits)
+        assert torch.equal(pure(ids()).logits, again(ids()).logits)
+    for file in ("config.json", "generation_config.json"):
+        assert (tmp_path / "pure" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    assert not hasattr(qwen3.config, "qk_norm")
+    assert "Qwen3ForCausalLM" in (tmp_path / "qwen3" / "README.md").read_text()
+
+
+def test_the_layout_that_does_not_fit_is_refused(convert, checkpoint, tmp_path):
+    refused(convert, "--to: .*qwen3.*llama", "--to", "qwen3", checkpoint, tmp_path / "out")
+    save_pure(tmp_path / "normed", qk_norm=True)
+    refused(convert, "--to: .*llama.*qwen3", "--to", "llama", tmp_path / "normed", tmp_path / "out")
+    config = Qwen3Config(**LLAMA_SHAPE, head_dim=72, use_sliding_window=True, sliding_window=8, max_window_layers=1)
+    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "window")
+    refused(convert, "CHECKPOINT: use_sliding_window ", "--to", "pure", tmp_path / "window", tmp_path / "out")
 
 
 ROPE = {

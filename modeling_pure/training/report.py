@@ -15,13 +15,15 @@ def training_bytes(config: PureConfig, parameters: int, args: TrainingArguments,
     """What a pass of compiled layers takes on each device, in bytes, by arithmetic.
 
     Saved for the backward pass are, for each token and layer, the inputs of both norms and what these give, queries,
-    keys, values and their mixture, and three of the width of the MLP; with checkpointing, a layer's input alone, and
-    the rest of one layer at a time. The loss holds a chunk of logits, twice in their dtype and twice in float32.
+    keys, values and their mixture, and three of the width of the MLP, with `qk_norm` queries and keys twice; with
+    checkpointing, a layer's input alone, and the rest of one layer at a time. The loss holds a chunk of logits, twice
+    in their dtype and twice in float32.
     """
     tokens = args.per_device_train_batch_size * length
     width = 2 if args.bf16 else 4
     keys = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
-    of_layer = width * tokens * (6 * config.hidden_size + 2 * keys + 3 * config.intermediate_size)
+    normed = config.hidden_size + keys if config.qk_norm else 0
+    of_layer = width * tokens * (6 * config.hidden_size + 2 * keys + normed + 3 * config.intermediate_size)
     activations = config.num_hidden_layers * of_layer
     if args.gradient_checkpointing:
         activations = config.num_hidden_layers * width * tokens * config.hidden_size + of_layer

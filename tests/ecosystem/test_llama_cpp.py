@@ -2,27 +2,39 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from modeling_pure import PureConfig, PureForCausalLM
 from modeling_pure.medqa.formats import format_prompt
-from tests.ecosystem.conftest import CONVERT, CONVERT_Q8, needs_runtimes, post, python_block, run
+from tests.ecosystem.conftest import (
+    CONVERT,
+    CONVERT_Q8,
+    EXPORT,
+    export_here,
+    needs_runtimes,
+    post,
+    python_block,
+    run,
+)
 from tests.processes import free_port
 
 pytestmark = needs_runtimes
 
 
-@pytest.fixture(scope="module", params=[CONVERT, CONVERT_Q8], ids=["f32", "q8_0"])
-def address(work, request) -> Iterator[str]:
-    """Of a llama.cpp server that has loaded what the document's command made."""
+@contextmanager
+def served(command: str, work: Path) -> Iterator[str]:
+    """The address of a llama.cpp server that has loaded what the document's command made."""
     import xllamacpp
 
     converter = Path(os.environ["RUNTIMES"]).resolve() / "llama.cpp" / "convert_hf_to_gguf.py"
-    run(request.param, work, **{"convert_hf_to_gguf.py": str(converter)})
+    run(command, work, **{"convert_hf_to_gguf.py": str(converter)})
     params = xllamacpp.CommonParams()
-    params.model.path = str(work / request.param.split()[-1])
+    params.model.path = str(work / command.split()[-1])
     params.port, params.n_ctx, params.n_parallel, params.cpuparams.n_threads = free_port(), 512, 1, 1
     # By default keys and values are rounded to 16 bits, which moves log-probabilities by about 0.01.
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
@@ -30,6 +42,13 @@ def address(work, request) -> Iterator[str]:
     server = xllamacpp.Server(params)
     yield server.listening_address
     del server
+
+
+@pytest.fixture(scope="module", params=[CONVERT, CONVERT_Q8], ids=["f32", "q8_0"])
+def address(work, request) -> Iterator[str]:
+    """Of a server of the document's GGUF."""
+    with served(request.param, work) as address:
+        yield address
 
 
 @pytest.fixture
@@ -43,12 +62,29 @@ def test_text_becomes_the_same_tokens(address, gpt2, questions):
         assert post(f"{address}/tokenize", {"content": text, "add_special": True})["tokens"] == gpt2(text).input_ids
 
 
+def greedy_tokens(model: Any, gpt2: Any, address: str, text: str) -> tuple[list[int], list[int]]:
+    """24 greedy tokens of transformers, and of a server."""
+    prompt = gpt2(text, return_tensors="pt").input_ids
+    expected = model.generate(prompt, max_new_tokens=24, do_sample=False)[0, prompt.shape[1] :].tolist()
+    body = {"prompt": text, "n_predict": 24, "temperature": 0, "return_tokens": True}
+    return expected, post(f"{address}/completion", body)["tokens"]
+
+
+def test_normalised_queries_and_keys_are_those_of_qwen3(pure, gpt2, questions, tmp_path):
+    config = PureConfig(**{**pure.config.to_dict(), "qk_norm": True})
+    model = PureForCausalLM(config).eval()
+    model.load_state_dict(pure.state_dict())
+    for saved in (model, gpt2):
+        saved.save_pretrained(tmp_path / "runs" / "grpo")
+    export_here(EXPORT.replace("llama", "qwen3"), tmp_path)
+    with served(CONVERT.replace("runs/llama", "runs/qwen3"), tmp_path) as address:
+        expected, found = greedy_tokens(model, gpt2, address, format_prompt(questions[0]))
+        assert found == expected != greedy_tokens(pure, gpt2, address, format_prompt(questions[0]))[0]
+
+
 def test_greedy_tokens_are_those_of_transformers(address, eight_bits, pure, gpt2, questions):
     for question in questions[:3]:
-        prompt = gpt2(format_prompt(question), return_tensors="pt").input_ids
-        expected = pure.generate(prompt, max_new_tokens=24, do_sample=False)[0, prompt.shape[1] :].tolist()
-        body = {"prompt": format_prompt(question), "n_predict": 24, "temperature": 0, "return_tokens": True}
-        found = post(f"{address}/completion", body)["tokens"]
+        expected, found = greedy_tokens(pure, gpt2, address, format_prompt(question))
         assert len(expected) == 24
         assert len(set(expected)) > 12
         # In eight bits near ties fall otherwise, and what follows one is another text.

@@ -36,8 +36,10 @@ SHAPE = {
 }
 GPT2_SHAPE = {"vocab_size": 411, "n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2}
 NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+PURE = {**SHAPE, "head_initializer_range": 0.2, "head_dim": 8, "num_real_tokens": 401}
 FAMILIES = {
-    "pure": lambda: PureConfig(**SHAPE, head_initializer_range=0.2, head_dim=8, num_real_tokens=401),
+    "pure": lambda: PureConfig(**PURE),
+    "pure with qk_norm": lambda: PureConfig(**PURE, qk_norm=True),
     "llama": lambda: LlamaConfig(**SHAPE),
     "qwen2": lambda: Qwen2Config(**SHAPE),
     "gpt_neox": lambda: GPTNeoXConfig(**{k: v for k, v in SHAPE.items() if k != "num_key_value_heads"}),

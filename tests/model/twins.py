@@ -1,13 +1,22 @@
-"""A Pure and a Llama of the same weights, and what tests that compare them share."""
+"""A Pure and a Llama (or a Qwen3) of the same weights, and what tests that compare them share."""
 
 from typing import Any
 
 import torch
-from transformers import ContinuousBatchingConfig, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    ContinuousBatchingConfig,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from modeling_pure import PureConfig, PureForCausalLM
 
-Twins = tuple[PureForCausalLM, LlamaForCausalLM]
+PEERS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+Twins = tuple[PureForCausalLM, PreTrainedModel]
 PAD = 1
 SMALL_BATCHES = {  # continuous batching takes most of the memory otherwise
     "continuous_batching_config": ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64),
@@ -15,8 +24,8 @@ SMALL_BATCHES = {  # continuous batching takes most of the memory otherwise
 }
 
 
-def make_pair(implementation: str, dtype: torch.dtype = torch.float32) -> Twins:
-    """The real head shape (72 wide, four query heads to one key head) in a small model, and its Llama twin."""
+def make_pair(implementation: str, dtype: torch.dtype = torch.float32, peer: str = "llama") -> Twins:
+    """The real head shape (72 wide, four query heads to one key head) in a small model, and its twin in `PEERS`."""
     shape = {
         "vocab_size": 512,
         "hidden_size": 288,
@@ -24,19 +33,22 @@ def make_pair(implementation: str, dtype: torch.dtype = torch.float32) -> Twins:
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 1,
+        "head_dim": 72,
         "rms_norm_eps": 1e-5,
         "bos_token_id": 0,
         "eos_token_id": 0,
         "pad_token_id": 1,
     }
     torch.manual_seed(0)
-    config = PureConfig(**shape, num_real_tokens=None, initializer_range=0.08, head_initializer_range=0.08)
+    ranges = {"initializer_range": 0.08, "head_initializer_range": 0.08}
+    config = PureConfig(**shape, **ranges, num_real_tokens=None, qk_norm=peer == "qwen3")
     pure = PureForCausalLM._from_config(config, attn_implementation=implementation, dtype=dtype)
-    llama = LlamaForCausalLM._from_config(LlamaConfig(**shape), attn_implementation=implementation, dtype=dtype)
-    result = llama.load_state_dict(pure.state_dict(), strict=False)
+    peer_config, peer_model = PEERS[peer]
+    twin = peer_model._from_config(peer_config(**shape), attn_implementation=implementation, dtype=dtype)
+    result = twin.load_state_dict(pure.state_dict(), strict=False)
     assert not result.unexpected_keys
     assert all("norm" in key for key in result.missing_keys)
-    return pure, llama
+    return pure, twin
 
 
 def padded(ids: torch.Tensor) -> dict[str, torch.Tensor]:

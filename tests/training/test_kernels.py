@@ -137,8 +137,11 @@ def test_the_operator_of_torch_takes_what_we_give_it(monkeypatch):
 
 
 @needs_compiler
-def test_compiled_layers_give_the_same_numbers_and_compile_once(model, ids):
-    model.train()
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_compiled_layers_give_the_same_numbers_and_compile_once(config, ids, qk_norm):
+    config.qk_norm = qk_norm
+    torch.manual_seed(0)
+    model = PureForCausalLM(config).train()
     batch = {"input_ids": ids, "labels": ids, "skip_logits": True}
     loss, expected = loss_and_gradients(model, batch)
     names = set(model.state_dict())
