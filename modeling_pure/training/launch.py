@@ -15,7 +15,7 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, get_int_from_env, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, get_int_from_env, is_deepspeed_available, parse_flag_from_env
 from torch.distributed.distributed_c10d import _get_default_store
 from transformers import TrainingArguments
 
@@ -51,10 +51,17 @@ def join_processes(args: TrainingArguments) -> None:
 
     Without an accelerator, accelerate needs `use_cpu`, or processes of plain torchrun would each be a run of its own;
     and transformers passes `ddp_timeout` on for other devices only.
+
+    Raises:
+        InputError: DeepSpeed is asked for, which accelerate does not start on CPUs.
     """
-    if not torch.accelerator.is_available() and (args.bf16 or "LOCAL_RANK" in os.environ):
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and (args.bf16 or "LOCAL_RANK" in os.environ):
         args.use_cpu = True
+    if "deepspeed" in engines(args) and (on_cpu or args.use_cpu or not is_deepspeed_available()):
+        raise InputError("deepspeed: needs GPUs and pip install deepspeed; leave it out here")
     if args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        PartialState._reset_state()  # of a run before, in the same process; transformers does so as well
         PartialState(cpu=True, backend=args.ddp_backend, timeout=args.ddp_timeout_delta)
 
 
@@ -68,15 +75,16 @@ def check_processes(args: TrainingArguments) -> None:
         )
 
 
+def engines(args: TrainingArguments) -> set[str]:
+    """What options or the launcher ask for beside DDP."""
+    stated = {"deepspeed": args.deepspeed, "fsdp": args.fsdp, "megatron_lm": None}
+    return {name for name, given in stated.items() if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}")}
+
+
 def check_engine(args: TrainingArguments, accelerator: Any) -> None:
     """Raise `InputError` unless accelerate has the precision and the engine that options and launcher ask for."""
-    asked = {
-        "deepspeed": bool(args.deepspeed) or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"),
-        "fsdp": bool(args.fsdp) or parse_flag_from_env("ACCELERATE_USE_FSDP"),
-        "megatron_lm": parse_flag_from_env("ACCELERATE_USE_MEGATRON_LM"),
-    }
     has = accelerator.distributed_type.value
-    for name in [name for name, wanted in asked.items() if wanted and name.upper() != has]:
+    for name in engines(args) - {has.lower()}:
         raise InputError(
             f"{name}: accelerate does not start it on {args.device.type} with {args.world_size} process(es) (it has "
             f"{has}); leave it out, or start it by accelerate launch on GPUs"
@@ -89,8 +97,10 @@ def check_engine(args: TrainingArguments, accelerator: Any) -> None:
 
 
 def describe_precision(accelerator: Any) -> str:
-    """The precision of forward and backward passes, and of the weights."""
-    return "bf16 autocast, fp32 weights" if accelerator.mixed_precision == "bf16" else "fp32"
+    """The precision of forward and backward passes and of the weights, and the compiler of the whole model, if any."""
+    compiler = accelerator.state.dynamo_plugin.backend.value.lower()
+    precision = "bf16 autocast, fp32 weights" if accelerator.mixed_precision == "bf16" else "fp32"
+    return precision if compiler == "no" else f"{precision}, model compiled by {compiler}"
 
 
 def describe_processes(args: TrainingArguments, accelerator: Any) -> str:

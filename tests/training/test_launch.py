@@ -28,6 +28,7 @@ from modeling_pure.training.launch import (
     describe_precision,
     describe_processes,
     lock_folder,
+    lost_ranks,
     naming_lost_ranks,
     run_lock,
 )
@@ -106,6 +107,8 @@ def test_ranks_that_do_not_answer_are_named(group_of_one, tmp_path, monkeypatch)
     assert "rank 2" not in str(lost.value)
     with pytest.raises(RuntimeError, match="^size mismatch$"), naming_lost_ranks(args):
         raise RuntimeError("size mismatch")
+    monkeypatch.setattr(dist.PrefixStore, "check", lambda *_: time.sleep(60))  # it is that of rank 0, which hangs
+    assert [line.split(",")[0] for line in lost_ranks(1, 3)] == ["rank 0"]
 
 
 # ---- precision and engine -------------------------------------------------------------------------------------------
@@ -135,6 +138,8 @@ def test_precision_comes_from_the_launcher_too(monkeypatch, tmp_path, kind, laun
 
 def test_the_start_up_block_shows_what_accelerate_has(monkeypatch, make_trainer):
     assert describe_precision(make_trainer().accelerator) == "fp32"
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "AOT_EAGER")
+    assert "aot_eager" in describe_precision(make_trainer().accelerator)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     trainer = make_trainer()
     assert trainer.accelerator.mixed_precision == "bf16"
@@ -148,6 +153,16 @@ def test_what_accelerate_does_not_start_is_refused(monkeypatch, make_trainer):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InputError, match=r"^fsdp: .*\bNO\b"):
         make_trainer()
+
+
+@pytest.mark.parametrize("kind", [PureTrainingArguments, PureGRPOConfig])
+@pytest.mark.parametrize("by", ["option", "launcher"])
+def test_deepspeed_on_a_cpu_machine_is_refused(monkeypatch, tmp_path, kind, by):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda *_: False)
+    if by == "launcher":
+        monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(InputError, match="^deepspeed: "):
+        kind(output_dir=str(tmp_path), **({"deepspeed": {"zero_optimization": {}}} if by == "option" else {}))
 
 
 @pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP", "MEGATRON_LM"])
