@@ -14,31 +14,19 @@ import pytest
 import train_grpo
 import train_pretrain
 from modeling_pure.training.launch import LOCK_FILE
-from tests.processes import ROOT, Program, free_port
+from tests.processes import ROOT, free_port, hold
 from tests.scripts.conftest import metrics
 from tests.scripts.runs import contents, launches
 
-# Locks a folder as a run does.
-HOLDER = """
-import sys, time
-from pathlib import Path
-from modeling_pure.training.launch import lock_folder
-lock = lock_folder(Path(sys.argv[1]))
-Path(sys.argv[1], "metrics.jsonl").touch()
-time.sleep(120)
-"""
 PLAIN = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
 
 
 @pytest.fixture
 def held(tmp_path):
     """A folder in which another process trains, and that process."""
-    program = Program("-c", HOLDER, tmp_path)
-    while program.poll() is None and not (tmp_path / "metrics.jsonl").exists():
-        time.sleep(0.01)
+    program = hold(tmp_path)
     yield tmp_path, program
-    program.send_signal(signal.SIGKILL)
-    program.wait()
+    program.kill_group(signal.SIGKILL)
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "grpo", "sft"])

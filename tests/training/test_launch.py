@@ -32,19 +32,9 @@ from modeling_pure.training.launch import (
     naming_lost_ranks,
     run_lock,
 )
-from tests.processes import Program, free_port
+from tests.processes import free_port, hold
 
 ROOT = Path(__file__).parents[2]
-# Locks a folder, and leaves a child behind as data workers are.
-HOLDER = """
-import os, sys, time
-from pathlib import Path
-from modeling_pure.training.launch import lock_folder
-lock = lock_folder(Path(sys.argv[1]))
-if os.fork():
-    Path(sys.argv[1]).with_name("forked").touch()
-time.sleep(120)
-"""
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("accelerate_configs/*.yaml")), ids=lambda path: path.stem)
@@ -185,11 +175,9 @@ def test_an_engine_is_there_or_refused(monkeypatch, kind, has):
 @pytest.fixture
 def held(tmp_path):
     """A folder that another process has locked, and that process."""
-    program = Program("-c", HOLDER, tmp_path / "run")
-    while program.poll() is None and not (tmp_path / "forked").exists():
-        time.sleep(0.01)
+    program = hold(tmp_path / "run")
     yield tmp_path / "run", program
-    os.killpg(program.pid, signal.SIGKILL)  # also what the process left behind
+    program.kill_group(signal.SIGKILL)  # also what the process left behind
 
 
 def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(held):
