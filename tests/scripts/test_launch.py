@@ -16,7 +16,7 @@ import train_pretrain
 from modeling_pure.training.launch import LOCK_FILE
 from tests.processes import ROOT, free_port, hold
 from tests.scripts.conftest import metrics
-from tests.scripts.runs import contents, launches
+from tests.scripts.runs import contents, launches, lines_of_training, same_weights
 
 PLAIN = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
 
@@ -41,6 +41,19 @@ def test_two_runs_never_share_a_folder(held, train_here, pretrain_recipe, phase)
     assert len(said.splitlines()) == 1
     assert re.search(rf"\b{program.pid}\b", said)
     assert contents(folder) == before
+
+
+def test_bf16_of_the_launcher_is_that_of_the_option(train_here, pretrain_recipe, tmp_path, monkeypatch):
+    short = "--max_steps", 1, "--warmup_steps", 0, "--eval_steps", 1, "--save_strategy", "no"
+    options = "--config", pretrain_recipe, *short, "--dataloader_num_workers", 0, "--output_dir"
+    folders = [tmp_path / name for name in ("fp32", "option", "launcher")]
+    train_here(*options, folders[0])
+    train_here(*options, folders[1], "--bf16", "true")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert "bf16 autocast" in train_here(*options, folders[2])[0]
+    fp32, option, launcher = (lines_of_training(folder) for folder in folders)
+    assert option == launcher != fp32
+    assert same_weights(*folders[1:])
 
 
 # ---- two processes --------------------------------------------------------------------------------------------------
