@@ -150,10 +150,10 @@ FAULTS = [
     ),
     Fault(
         "a refused run leaves an empty folder",
-        TRAINING + "rehearsal.py",
+        TRAINING + "launch.py",
         "place.rmdir()",
         "pass",
-        "tests/training/test_rehearsal.py",
+        "tests/training/test_launch.py",
     ),
     Fault(
         "a schedule is built when training starts",
