@@ -118,7 +118,7 @@ def run_lock(args: TrainingArguments) -> Iterator[None]:
     """Keep a second run out of the run folder; take the folder away if this run made it and leaves nothing in it.
 
     The first process holds the lock. It is one of a process (`lockf`), which data workers do not inherit, so that a
-    killed run's lock is free at once.
+    killed run's lock is free at once; and which is gone as soon as this process opens and closes the file once more.
 
     Raises:
         InputError: another run has the folder, or it cannot be written; on all ranks.
@@ -192,7 +192,7 @@ def naming_lost_ranks(args: TrainingArguments) -> Iterator[None]:
     Raises:
         RankLost: a rank did not answer within `ddp_timeout`, or closed its connections.
     """
-    if args.world_size == 1:
+    if args.world_size == 1 or not dist.is_initialized():
         yield
         return
     _get_default_store().set(f"pure/process/{args.process_index}", this_process())
