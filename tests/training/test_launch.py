@@ -70,7 +70,10 @@ def group_of_one(monkeypatch):
 
 @pytest.mark.parametrize("kind", [PureTrainingArguments, PureGRPOConfig])
 def test_torchrun_starts_a_group_on_cpus_with_the_timeout_of_the_run(group_of_one, tmp_path, kind):
-    kind(output_dir=str(tmp_path), ddp_timeout=77)
+    args = kind(output_dir=str(tmp_path), ddp_timeout=77)
+    assert (
+        args.distributed_state.distributed_type == DistributedType.MULTI_CPU
+    )  # a group that accelerate takes part in
     backend = dist.group.WORLD._get_backend(torch.device("cpu"))
     assert backend.name() == "gloo"
     assert backend.options._timeout == timedelta(seconds=77)
