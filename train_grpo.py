@@ -62,14 +62,21 @@ from modeling_pure.training.checkpoint import (
 )
 from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_facts
 from modeling_pure.training.kernels import describe_attention
+from modeling_pure.training.launch import describe_precision, describe_processes, naming_lost_ranks, run_lock
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.publishing import push_finished
-from modeling_pure.training.rehearsal import before_anything_is_written, rehearse
+from modeling_pure.training.rehearsal import refusals_as_input_errors, rehearse
 
 
 def main() -> None:
     """Arguments, questions, training, and what the run leaves behind."""
     script_args, training_args = parse_arguments(sys.argv[1:])
+    with naming_lost_ranks(training_args), run_lock(training_args):
+        train(script_args, training_args)
+
+
+def train(script_args: GRPOScriptArguments, training_args: PureGRPOConfig) -> None:
+    """The run, in a folder that is its own."""
     check_model("model_name_or_path", script_args.model_name_or_path)
     check_hub(training_args)
     checkpoint = checkpoint_to_resume(training_args)
@@ -83,7 +90,7 @@ def main() -> None:
     config = model_config(script_args.model_name_or_path, training_args)
     shares = cast(dict[str, float], script_args.answer_formats)  # a string has been parsed
     asking = Asking(shares or default_formats(config), script_args.chat, script_args.algorithm == "sft")
-    with before_anything_is_written(training_args.output_dir):
+    with refusals_as_input_errors():
         trainer = build_trainer(script_args, training_args, config, asking)
         if training_args.eval_strategy != "no":
             rehearse(trainer)
@@ -250,7 +257,8 @@ def describe_run(
             + ("at the end the best weights are taken" if args.load_best_model_at_end else "the best one is kept"),
             "memory": memory(trainer),
             "attention": describe_attention(trainer.model, args.device, bool(args.bf16)),
-            "device": f"{args.device}, {args.world_size} process(es), {'bf16 autocast' if args.bf16 else 'fp32'}",
+            "precision": describe_precision(trainer.accelerator),
+            "device": describe_processes(args, trainer.accelerator),
             "run folder": args.output_dir,
             **hub_facts(args),
             "begins": f"from {checkpoint}" if checkpoint else "at step 0",

@@ -43,9 +43,10 @@ from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
 from modeling_pure.training.checkpoint import already_finished, complete_step
 from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_facts
 from modeling_pure.training.kernels import describe_attention
+from modeling_pure.training.launch import describe_precision, describe_processes, naming_lost_ranks, run_lock
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.publishing import push_finished
-from modeling_pure.training.rehearsal import before_anything_is_written, rehearse
+from modeling_pure.training.rehearsal import refusals_as_input_errors, rehearse
 from modeling_pure.training.report import model_flops, training_memory
 from modeling_pure.training.run_folder import Recipe, check_recipe, note_launch, write_recipe
 from modeling_pure.training.trainer import PureTrainer, resume_data
@@ -54,6 +55,14 @@ from modeling_pure.training.trainer import PureTrainer, resume_data
 def main() -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
     model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:])
+    with naming_lost_ranks(training_args), run_lock(training_args):
+        train(model_args, data_args, training_args, recipe)
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, training_args: PureTrainingArguments, recipe: Recipe
+) -> None:
+    """The run, in a folder that is its own."""
     check_hub(training_args)
     checkpoint = checkpoint_to_resume(training_args)
     sources = parse_sources(data_args.sources)
@@ -63,7 +72,7 @@ def main() -> None:
     if already_finished(training_args.output_dir, training_args.max_steps):
         push_finished(training_args)
         return
-    with before_anything_is_written(training_args.output_dir):
+    with refusals_as_input_errors():
         trainer = build_trainer(model_args, data_args, training_args, checkpoint, facts)
         rehearse(trainer)
     if trainer.is_world_process_zero():
@@ -179,11 +188,10 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             "compute": f"{compute} PFLOP (6N + 12LhS); log lines and the progress bar say the hours left",
             "speed": describe_peak(trainer.throughput.peak),
             "memory": training_memory(config, parameters, args, mixture.row_length),
-            "precision": ("bf16 autocast, fp32 weights" if args.bf16 else "fp32")
+            "precision": describe_precision(trainer.accelerator)
             + (", layers compiled" if args.compile_layers else ""),
             "attention": describe_attention(trainer.model, args.device, bool(args.bf16)),
-            "device": f"{args.device}, {args.world_size} process(es)"
-            + (", weights sharded (FSDP)" if trainer.is_fsdp_enabled else ""),
+            "device": describe_processes(args, trainer.accelerator),
             "run folder": args.output_dir,
             **hub_facts(trainer.args),
             "begins": f"from {checkpoint}" if checkpoint else "at step 0",

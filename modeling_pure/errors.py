@@ -14,6 +14,10 @@ class RunStopped(Exception):
     """A run stopped by a rule of ours while it was under way. The message is one line, as of `InputError`."""
 
 
+class RankLost(Exception):
+    """A process of the run hangs or has ended, which the others have found out. The message is one line."""
+
+
 class RunInterrupted(Exception):
     """A run that a signal has stopped, after a checkpoint; its exit code is the one a shell gives for the signal."""
 
@@ -23,7 +27,7 @@ class RunInterrupted(Exception):
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-EXIT_CODES: dict[type[Exception], int] = {InputError: 2, RunStopped: 3}
+EXIT_CODES: dict[type[Exception], int] = {RankLost: 1, InputError: 2, RunStopped: 3}
 
 
 def run_script(main: Callable[[], int | None], name: str) -> None:

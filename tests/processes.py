@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import chdir
 from pathlib import Path
 
@@ -92,6 +93,26 @@ def enter(command: list[str], environment: dict[str, str], files: list[Path], fi
     else:
         sys.argv = command
         runpy.run_path(command[0], run_name="__main__")
+
+
+# Locks a folder as a run does, and starts a child as data workers are.
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from modeling_pure.training.launch import lock_folder
+lock = lock_folder(Path(sys.argv[1]))
+if os.fork():
+    print("locked")
+time.sleep(120)
+"""
+
+
+def hold(folder: Path) -> Program:
+    """A program that has locked a run folder; end its group after use."""
+    program = Program("-c", HOLDER, folder)
+    while program.poll() is None and not (program.files[0].exists() and program.files[0].read_text()):
+        time.sleep(0.01)
+    return program
 
 
 def free_port() -> int:

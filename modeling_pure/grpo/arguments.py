@@ -21,6 +21,7 @@ from ..options import check_choices, check_numbers, check_shares, check_texts
 from ..recipe import parse_value
 from ..training.arguments import equal_passes
 from ..training.kernels import check_attention_kernel
+from ..training.launch import check_processes, choose_bf16, join_processes
 from ..training.trainer_options import check_schedule, check_trackers, check_trainer_options
 from .sampling import MASKING_OPTIONS, SamplingParams
 
@@ -196,9 +197,7 @@ class PureGRPOConfig(GRPOConfig):
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
     def __post_init__(self) -> None:
-        if self.bf16 is None:
-            emulated = {"including_emulation": False}
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(**emulated)
+        self.bf16 = choose_bf16(self.bf16)
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every weight takes part in every pass
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
@@ -208,8 +207,10 @@ class PureGRPOConfig(GRPOConfig):
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
             self.greater_is_better = not any(kind in (self.metric_for_best_model or "") for kind in ("loss", "nll"))
         self._check_options()
+        join_processes(self)
         self._share_out()
         super().__post_init__()
+        check_processes(self)
         check_schedule(self)
         check_trackers(self)
         check_attention_kernel(self.attention_kernel)

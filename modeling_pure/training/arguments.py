@@ -13,6 +13,7 @@ from ..errors import InputError, first_line
 from ..options import check_choices, check_numbers, check_texts
 from ..tokenizer import check_vocabulary
 from .kernels import check_attention_kernel
+from .launch import check_processes, choose_bf16, join_processes
 from .trainer_options import check_schedule, check_trackers, check_trainer_options
 
 OPTIMIZERS = ("adamw", "muon")
@@ -169,8 +170,7 @@ class PureTrainingArguments(TrainingArguments):
         self.per_device_train_batch_size, self.gradient_accumulation_steps = size, passes
 
     def __post_init__(self) -> None:
-        if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        self.bf16 = choose_bf16(self.bf16)
         if self.compile_layers is None:
             self.compile_layers = torch.cuda.is_available() and not self.torch_compile
         # Every weight takes part in every step, and no buffer ever changes: nothing to look for, nothing to send.
@@ -188,7 +188,9 @@ class PureTrainingArguments(TrainingArguments):
         check_texts(self)
         check_numbers(self, max_steps=1, max_nonfinite_steps=1, tokens_per_step=1)
         check_trainer_options(self)
+        join_processes(self)
         super().__post_init__()
+        check_processes(self)
         self._refuse_what_cannot_be()
         check_schedule(self)
         check_trackers(self)

@@ -1,10 +1,8 @@
 """Trying what a run will need before it writes anything: the trainer is built, and an evaluation is run in small."""
 
-import contextlib
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,19 +13,12 @@ QUESTIONS = 2  # a process
 
 
 @contextmanager
-def before_anything_is_written(output_dir: str) -> Iterator[None]:
-    """Report what a library refuses as `InputError`, and take away the empty folders that its trainer has made."""
-    folder = Path(output_dir)
-    existed = folder.exists()
+def refusals_as_input_errors() -> Iterator[None]:
+    """Report what a library refuses while a trainer is built as `InputError`."""
     try:
         yield
-    except BaseException as error:
-        for place in [] if existed else [*sorted(folder.rglob("*"), reverse=True), folder]:
-            with contextlib.suppress(OSError):  # it is not empty
-                place.rmdir()
-        if isinstance(error, ValueError | ImportError | NotImplementedError):
-            raise InputError(first_line(error)) from error
-        raise
+    except (ValueError, ImportError, NotImplementedError) as error:
+        raise InputError(first_line(error)) from error
 
 
 def rehearse(trainer: Any) -> None:

@@ -27,6 +27,7 @@ from .checkpoint import (
     write_file_list,
 )
 from .hub import create_repository, repository_id
+from .launch import check_engine
 from .publishing import Publisher
 from .run_folder import folder_of
 from .signals import StopOnSignal
@@ -49,6 +50,7 @@ class DurableTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_engine(self.args, self.accelerator)
         config, tokenizer = cast(Any, self.model.config), cast(Any, self.processing_class)
         if tokenizer is not None and 0 < (getattr(config, "num_real_tokens", None) or 0) < len(tokenizer):
             config.num_real_tokens = min(len(tokenizer), config.vocab_size)  # it has taken some of the spare rows

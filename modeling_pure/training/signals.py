@@ -41,7 +41,8 @@ class StopOnSignal(TrainerCallback):
         """Listen from now on."""
         self.handlers = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         if args.world_size > 1 and self.ranks is None:
-            self.ranks = dist.new_group(backend="gloo")
+            # Its time is up first: NCCL ends a process without a line of ours.
+            self.ranks = dist.new_group(backend="gloo", timeout=0.9 * args.ddp_timeout_delta)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -16,6 +16,7 @@ from .run_folder import folder_of
 
 LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    "ddp_timeout": 1,
     **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps"), 0),
     **dict.fromkeys(("save_total_limit", "dataloader_num_workers"), 0),
 }

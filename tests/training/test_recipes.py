@@ -108,6 +108,7 @@ def test_what_processes_cannot_share_is_refused(monkeypatch):
     with pytest.raises(InputError, match=r"^updates_per_rollout: .*\b3\b.*\b5$"):  # of 4 passes each, for 3 rounds
         PureGRPOConfig(use_cpu=True, updates_per_rollout=5, num_iterations=3)
     monkeypatch.setattr(PureTrainingArguments, "world_size", 1)
+    monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(InputError, match=r"^gradient_accumulation_steps: 3 .*\b16\b.*\b16\b"):
         parse_pretrain(*recipe, "--gradient_accumulation_steps", "3")
 

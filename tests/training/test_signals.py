@@ -2,9 +2,11 @@
 
 import os
 import signal
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from modeling_pure.errors import RunInterrupted
@@ -21,7 +23,8 @@ def group(tmp_path):
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_signal_that_comes_while_the_ranks_agree_stops_the_run_after_the_next_step(group, monkeypatch, world_size):
-    stop, args = StopOnSignal(), SimpleNamespace(world_size=world_size)
+    timeout = timedelta(seconds=70)
+    stop, args = StopOnSignal(), SimpleNamespace(world_size=world_size, ddp_timeout_delta=timeout)
     state = SimpleNamespace(global_step=1, max_steps=9)
     control = SimpleNamespace(should_save=False, should_training_stop=False, should_log=False)
     agree = dist.all_reduce
@@ -32,6 +35,8 @@ def test_a_signal_that_comes_while_the_ranks_agree_stops_the_run_after_the_next_
 
     stop.on_train_begin(args, state, control)
     try:
+        if world_size > 1:  # a rank that hangs is noticed in time
+            assert stop.ranks._get_backend(torch.device("cpu")).options._timeout <= timeout
         monkeypatch.setattr(dist, "all_reduce", interrupted)
         if world_size == 1:
             os.kill(os.getpid(), signal.SIGTERM)

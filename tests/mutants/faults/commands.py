@@ -6,8 +6,8 @@ FAULTS = [
     Fault(
         "bad input ends with another exit code",
         "modeling_pure/errors.py",
-        "{InputError: 2, RunStopped: 3}",
-        "{InputError: 1, RunStopped: 3}",
+        "{RankLost: 1, InputError: 2, RunStopped: 3}",
+        "{RankLost: 1, InputError: 1, RunStopped: 3}",
         "tests/test_errors.py",
     ),
     Fault(

@@ -1,0 +1,231 @@
+"""What a run's processes owe each other: one number of them, one precision and engine, one folder, one end."""
+
+import errno
+import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, get_int_from_env, is_deepspeed_available, parse_flag_from_env
+from torch.distributed.distributed_c10d import _get_default_store
+from transformers import TrainingArguments
+
+from ..errors import InputError, RankLost, first_line
+from .run_folder import folder_of
+
+LOCK_FILE = "_run.lock"  # in the run folder, while a run lasts
+PRECISIONS = ("no", "bf16")
+SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]  # set by launchers
+ANSWER_SECONDS = 3.0  # for ranks to find out that a connection has failed
+
+# ---- before the run -------------------------------------------------------------------------------------------------
+
+
+def choose_bf16(stated: bool | None) -> bool:
+    """Whether to train in bf16: as stated, else as the launcher says, else if the GPU supports it.
+
+    Raises:
+        InputError: `accelerate launch --mixed_precision` asks for fp16 or fp8, or contradicts the option.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if launched not in PRECISIONS:
+        raise InputError(f"mixed_precision: {launched}, by accelerate launch; the model trains in bf16 or fp32")
+    if launched == "bf16" and stated is False:
+        raise InputError("bf16: false, but accelerate launch says mixed_precision bf16; leave one of them out")
+    if stated is None and launched == "no":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(stated) or launched == "bf16"
+
+
+def join_processes(args: TrainingArguments) -> None:
+    """Start the process group of a run on CPUs.
+
+    Without an accelerator, accelerate needs `use_cpu`, or processes of plain torchrun would each be a run of its own;
+    and transformers passes `ddp_timeout` on for other devices only.
+
+    Raises:
+        InputError: DeepSpeed is asked for, which accelerate does not start on CPUs.
+    """
+    on_cpu = not torch.accelerator.is_available()
+    if on_cpu and (args.bf16 or "LOCAL_RANK" in os.environ):
+        args.use_cpu = True
+    if "deepspeed" in engines(args) and (on_cpu or args.use_cpu or not is_deepspeed_available()):
+        raise InputError("deepspeed: needs GPUs and pip install deepspeed; leave it out here")
+    if args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        PartialState._reset_state()  # of a run before, in the same process; transformers does so as well
+        PartialState(cpu=True, backend=args.ddp_backend, timeout=args.ddp_timeout_delta)
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """Raise `InputError` unless as many processes train together as the launcher has started."""
+    started = get_int_from_env(SIZES, 1)
+    if started != args.world_size:
+        raise InputError(
+            f"WORLD_SIZE: the environment says {started} processes, but {args.world_size} would train together; start "
+            "them by torchrun or accelerate launch, which also set RANK, LOCAL_RANK and MASTER_ADDR, or unset it"
+        )
+
+
+def engines(args: TrainingArguments) -> set[str]:
+    """What options or the launcher ask for beside DDP."""
+    stated = {"deepspeed": args.deepspeed, "fsdp": args.fsdp, "megatron_lm": None}
+    return {name for name, given in stated.items() if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}")}
+
+
+def check_engine(args: TrainingArguments, accelerator: Any) -> None:
+    """Raise `InputError` unless accelerate has the precision and the engine that options and launcher ask for."""
+    has = accelerator.distributed_type.value
+    for name in engines(args) - {has.lower()}:
+        raise InputError(
+            f"{name}: accelerate does not start it on {args.device.type} with {args.world_size} process(es) (it has "
+            f"{has}); leave it out, or start it by accelerate launch on GPUs"
+        )
+    if accelerator.mixed_precision != PRECISIONS[bool(args.bf16)]:
+        raise InputError(
+            f"bf16: {bool(args.bf16)}, but accelerate has {accelerator.mixed_precision}; the model trains in bf16 or "
+            "fp32, and all settings have to say the same"
+        )
+
+
+def describe_precision(accelerator: Any) -> str:
+    """The precision of forward and backward passes and of the weights, and the compiler of the whole model, if any."""
+    compiler = accelerator.state.dynamo_plugin.backend.value.lower()
+    precision = "bf16 autocast, fp32 weights" if accelerator.mixed_precision == "bf16" else "fp32"
+    return precision if compiler == "no" else f"{precision}, model compiled by {compiler}"
+
+
+def describe_processes(args: TrainingArguments, accelerator: Any) -> str:
+    """The device, the number of processes, and how they share the work."""
+    kind = accelerator.distributed_type.value
+    how = {"NO": "", "FSDP": ", weights sharded (FSDP)"}.get(kind, f", {kind}")
+    return f"{args.device}, {args.world_size} process(es){how}"
+
+
+# ---- one run in a folder --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def run_lock(args: TrainingArguments) -> Iterator[None]:
+    """Keep a second run out of the run folder; take the folder away if this run made it and leaves nothing in it.
+
+    The first process holds the lock. It is one of a process (`lockf`), which data workers do not inherit, so that a
+    killed run's lock is free at once; and which is gone as soon as this process opens and closes the file once more.
+
+    Raises:
+        InputError: another run has the folder, or it cannot be written; on all ranks.
+    """
+    folder = Path(folder_of(args))
+    existed, lock, refusal = folder.exists(), None, ""
+    if args.process_index == 0:
+        try:
+            lock = lock_folder(folder)
+        except InputError as error:
+            refusal = str(error)
+    (refusal,) = broadcast_object_list([refusal])
+    if refusal:
+        raise InputError(refusal)
+    try:
+        yield
+    finally:
+        if lock:
+            (folder / LOCK_FILE).unlink(missing_ok=True)
+            lock.close()
+            for place in [] if existed else [*sorted(folder.rglob("*"), reverse=True), folder]:
+                with suppress(OSError):  # it is not empty
+                    place.rmdir()
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Lock a folder for this process and write down which one that is; the lock lasts until the file is closed.
+
+    Raises:
+        InputError: another process has it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("a+")
+    except OSError as error:
+        raise InputError(f"output_dir: cannot write to '{folder}': {error}") from error
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            with file:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+            raise InputError(
+                f"output_dir: a run in '{folder}' is under way: {holder}; wait for its end, stop it, or take another "
+                "output_dir"
+            ) from error
+        print(f"output_dir: '{folder}' cannot be locked ({error}): make sure that no other run uses it")
+    if not os.fstat(file.fileno()).st_nlink:  # removed by a run that ended just now
+        file.close()
+        return lock_folder(folder)
+    with suppress(OSError):  # a full disk: the lock holds all the same
+        file.truncate(0)
+        file.write(f"{this_process()}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
+        file.flush()
+    return file
+
+
+def this_process() -> str:
+    """The host and number of this process."""
+    return f"host {socket.gethostname()}, process {os.getpid()}"
+
+
+# ---- ranks that do not answer ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def naming_lost_ranks(args: TrainingArguments) -> Iterator[None]:
+    """Turn the error of a connection between ranks into one line that names those that hang or have ended.
+
+    Raises:
+        RankLost: a rank did not answer within `ddp_timeout`, or closed its connections.
+    """
+    if args.world_size == 1 or not dist.is_initialized():
+        yield
+        return
+    _get_default_store().set(f"pure/process/{args.process_index}", this_process())
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo has no class of its own
+            raise
+        lost = lost_ranks(args.process_index, args.world_size)
+        raise RankLost(
+            f"{' and '.join(lost) or 'a rank'} hangs or has ended (ddp_timeout {args.ddp_timeout:g} s): "
+            f"{first_line(error)[:300]}"
+        ) from error
+
+
+def lost_ranks(rank: int, world_size: int) -> list[str]:
+    """The ranks that do not say through the group's store that a connection has failed, as the others do."""
+    lost = ["rank 0, which holds the store,"]  # unless the store answers
+
+    def ask() -> None:
+        store = _get_default_store()
+        store.set(f"pure/answer/{rank}", "")
+        time.sleep(ANSWER_SECONDS)
+        silent = [other for other in range(world_size) if not store.check([f"pure/answer/{other}"])]
+        places = {other: f"pure/process/{other}" for other in silent}
+        known = {other: store.get(place).decode() for other, place in places.items() if store.check([place])}
+        lost[:] = [f"rank {other} ({known.get(other, 'not started')})" for other in silent]
+
+    def ask_quietly() -> None:
+        with suppress(RuntimeError):
+            ask()
+
+    asking = threading.Thread(target=ask_quietly, daemon=True)
+    asking.start()
+    asking.join(2 * ANSWER_SECONDS)
+    return list(lost)
