@@ -297,9 +297,9 @@ def finish(trainer: PureGRPOTrainer | AnswerTrainer, script_args: GRPOScriptArgu
 
 def card_evaluations(trainer: PureGRPOTrainer | AnswerTrainer, questions: str) -> list[CardEvaluation]:
     """Dev accuracies of the weights that are saved, by letter and text, where they were measured."""
-    state, best = trainer.state, trainer.ends_with_best
-    step = state.best_global_step if best else state.global_step
-    metrics = {name: value for line in state.log_history if line["step"] == step for name, value in line.items()}
+    history, best = trainer.state.log_history, trainer.ends_with_best
+    step = trainer.best_saved()[1] if best else trainer.state.global_step
+    metrics = {name: value for line in history if line["step"] == step for name, value in line.items()}
     return dev_evaluations(
         trainer.questions, [questions], metrics, trainer.args.metric_for_best_model if best else None
     )

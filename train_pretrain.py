@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, TrainerState, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from modeling_pure import PureForCausalLM
 from modeling_pure.console import DISCLAIMER, print_block
@@ -263,10 +263,11 @@ def finish(trainer: PureTrainer) -> None:
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return
+    best, _, metric = trainer.best_saved()
     results = {
         "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
         **validation_facts(metrics),
-        "best checkpoint": best_checkpoint(trainer.state),
+        "best checkpoint": f"{best.name} ({metric:.4f})" if best else "none",
     }
     write_card(trainer, results, metrics)
     panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
@@ -276,13 +277,6 @@ def finish(trainer: PureTrainer) -> None:
     trainer.save_state()  # last: it says that the folder holds all of the above
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
-
-
-def best_checkpoint(state: TrainerState) -> str:
-    """The name of the best checkpoint and its metric; "none" if no checkpoint was saved at the best step."""
-    if state.best_metric is None or state.best_model_checkpoint is None:
-        return "none"
-    return f"{Path(state.best_model_checkpoint).name} ({state.best_metric:.4f})"
 
 
 def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str, float]) -> None:
