@@ -258,12 +258,12 @@ def guarded(mixture: TrainingRows[Any]) -> str:
 
 def finish(trainer: PureTrainer) -> None:
     """Final validation, the model in the run's folder, its card and the curves."""
+    best, _, metric = trainer.best_saved()
     metrics = trainer.evaluate()
     output_dir = trainer.args.output_dir
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return
-    best, _, metric = trainer.best_saved()
     results = {
         "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
         **validation_facts(metrics),
