@@ -107,7 +107,7 @@ def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) ->
         if accuracies:
             facts[f"dev accuracy by {scorer}"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at last"
     if trainer.ends_with_best:
-        _, step, metric = trainer.best_saved()
-        chosen = f"{trainer.args.metric_for_best_model} {metric:.3f}"
+        _, step, value = trainer.best_saved()
+        chosen = f"{trainer.args.metric_for_best_model} {value:.3f}"
         facts["taken"] = f"step {step}, {chosen}: the best of the run, so flattering"
     return facts

@@ -217,7 +217,7 @@ class DurableTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # every rank has written its part
             best, _, _ = self.best_saved()
-            self.state.best_model_checkpoint = best and str(best)
+            self.state.best_model_checkpoint = str(best) if best else None
             if self.args.should_save:
                 self._add_to_checkpoint(staging / name)
                 self.state.save_to_json(str(staging / name / STATE_FILE))
