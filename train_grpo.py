@@ -65,6 +65,7 @@ from modeling_pure.training.kernels import describe_attention
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.publishing import push_finished
 from modeling_pure.training.rehearsal import before_anything_is_written, rehearse
+from modeling_pure.training.trainer_options import seed_of_data
 
 
 def main() -> None:
@@ -150,7 +151,7 @@ def build_trainer(
         training_args.metric_for_best_model = asking.best_metric
     questions, dev_questions = questions_to_ask(script_args, training_args, config, tokenizer, asking)
     num_prompts = training_args.prompts_of_run
-    seed, holdout = training_args.seed, script_args.grpo_holdout
+    seed, holdout = seed_of_data(training_args), script_args.grpo_holdout
     dev_prompts = partial(prompt_dataset, dev_questions, len(dev_questions), seed)
     shared = {
         "args": training_args,

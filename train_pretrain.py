@@ -49,6 +49,7 @@ from modeling_pure.training.rehearsal import before_anything_is_written, rehears
 from modeling_pure.training.report import model_flops, training_memory
 from modeling_pure.training.run_folder import Recipe, check_recipe, note_launch, write_recipe
 from modeling_pure.training.trainer import PureTrainer, resume_data
+from modeling_pure.training.trainer_options import seed_of_data
 
 
 def main() -> None:
@@ -135,7 +136,7 @@ def build_data(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Mixture | PackedMixture, list[Row[Any]]]:
     """The rows to train on, of this rank, and the held-out rows."""
-    seed = training_args.seed
+    seed = seed_of_data(training_args)
     this_rank = (training_args.train_batch_size, training_args.process_index, training_args.world_size)
     if data_args.packed_dir:
         packed = PackedMixture(sources, tokenizer, data_args, seed, *this_rank)

@@ -2,8 +2,9 @@
 
     python train_pretrain.py --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/c4/*.parquet'
 
-A key that holds a mapping (`sources`) takes dotted overrides; `null` is Python's None, in both places. `--help` shows the options that our own dataclasses
-state; all others of the Hugging Face class below them are accepted too, and named at the foot of the page.
+A key that holds a mapping (`sources`) takes dotted overrides; `null` is None, here and there. `--help` shows the
+options that our own dataclasses state; all others of the Hugging Face class below them are accepted too, and named at
+the foot of the page.
 """
 
 import argparse

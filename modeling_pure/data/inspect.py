@@ -22,6 +22,7 @@ from ..errors import InputError, run_script
 from ..recipe import RecipeParser
 from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
+from ..training.trainer_options import seed_of_data
 from .arguments import DataArguments
 from .estimate import tokens_per_pass
 from .held_out import describe_exams, describe_files, open_sources
@@ -64,8 +65,8 @@ def main() -> None:
     if inspect.rows < 1:
         raise InputError(f"rows: expected a number above 0, found {inspect.rows}")
     tokenizer = load_document_tokenizer(arguments.tokenizer_name_or_path)
-    opened = open_sources(parse_sources(arguments.sources), arguments, training.seed)
-    mixture = Mixture(opened, tokenizer, arguments, training.seed)
+    opened = open_sources(parse_sources(arguments.sources), arguments, seed_of_data(training))
+    mixture = Mixture(opened, tokenizer, arguments, seed_of_data(training))
     sample = read_sample(mixture, inspect.rows)
     training.share_out(arguments.max_seq_length)
     tokens = training.max_steps * training.rows_per_step * mixture.row_length

@@ -3,7 +3,6 @@
 import math
 
 from ..medqa.card import DEV_METRICS
-from ..medqa.rewards import REWARD_WEIGHTS
 from ..training.report import state_memory
 from .arguments import PureGRPOConfig
 from .sft import AnswerTrainer
@@ -34,7 +33,7 @@ INERT = "WITHOUT EFFECT: "
 def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -> dict[str, str]:
     """What a step, a rollout and the whole run consist of."""
     prompts, total = args.prompts, args.max_steps * args.prompts / args.num_iterations
-    right, short, *others = args.reward_weights or REWARD_WEIGHTS
+    right, short, *others = args.reward_weights or (1, 1)
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     return {
         "step": f"{prompts:g} prompts x {args.num_generations} completions = {args.completions_per_step}",

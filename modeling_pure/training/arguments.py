@@ -6,16 +6,23 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, SchedulerType, TrainingArguments
-from transformers.training_args import OptimizerNames
 
 from ..configuration_pure import PRESETS, PureConfig
 from ..errors import InputError, first_line
-from ..options import check_choices, check_numbers, check_texts
+from ..options import check_choices, check_numbers
 from ..tokenizer import check_vocabulary
 from .kernels import check_attention_kernel
-from .trainer_options import check_schedule, check_trackers, check_trainer_options
+from .trainer_options import check_built_options, check_trainer_options
 
 OPTIMIZERS = ("adamw", "muon")
+REFUSED = {
+    "num_train_epochs": "max_steps is the length of a run; `max_epochs` of a source limits its own",
+    "logging_strategy": "steps that are not finite are looked for at log lines",
+    **dict.fromkeys(
+        ("optim", "optim_args", "optim_target_modules"),
+        "a step that is not finite can be skipped by `optimizer: adamw` or `muon` only",
+    ),
+}
 
 
 @dataclass
@@ -116,7 +123,7 @@ class PureTrainingArguments(TrainingArguments):
         default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb, trackio, ..., all or none"}
     )
     dataloader_num_workers: int = field(default=2, metadata={"help": "processes that read and tokenise; 0 = none"})
-    seed: int = field(default=0, metadata={"help": "of weights, document order and option order"})
+    seed: int = field(default=0, metadata={"help": "of weights, and of the data's order without data_seed"})
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
@@ -169,13 +176,11 @@ class PureTrainingArguments(TrainingArguments):
         self.per_device_train_batch_size, self.gradient_accumulation_steps = size, passes
 
     def __post_init__(self) -> None:
-        if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         if self.compile_layers is None:
-            self.compile_layers = torch.cuda.is_available() and not self.torch_compile
+            whole = self.torch_compile or self.torch_compile_backend or self.torch_compile_mode
+            self.compile_layers = torch.cuda.is_available() and not whole
         # Every weight takes part in every step, and no buffer ever changes: nothing to look for, nothing to send.
         self.ddp_find_unused_parameters = self.ddp_broadcast_buffers = False
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         # Trainer would replay and tokenise every batch seen so far; our rows carry their position (data.mixture).
         self.ignore_data_skip = True
         # The filter hides a NaN behind the mean of earlier losses and costs a device synchronisation a step.
@@ -185,38 +190,12 @@ class PureTrainingArguments(TrainingArguments):
             self.lr_scheduler_kwargs = {"min_lr": 3e-5}
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
             self.greater_is_better = "accuracy" in (self.metric_for_best_model or "")
-        check_texts(self)
         check_numbers(self, max_steps=1, max_nonfinite_steps=1, tokens_per_step=1)
-        check_trainer_options(self)
-        super().__post_init__()
-        self._refuse_what_cannot_be()
-        check_schedule(self)
-        check_trackers(self)
-
-    def _refuse_what_cannot_be(self) -> None:
-        """Raise `InputError` for options that would lose, spoil or not do what they say."""
         check_choices(self, optimizer=OPTIMIZERS)
+        check_trainer_options(self, **REFUSED)
         check_attention_kernel(self.attention_kernel)
-        if self.optim != OptimizerNames.ADAMW_TORCH_FUSED:
-            raise InputError("optim: a step that is not finite can be skipped by `optimizer: adamw` or `muon` only")
-        for field_name, value, why in (
-            ("save_only_model", False, "such a checkpoint cannot be gone on from"),
-            ("fp16", False, "small gradients would be lost; the model trains in bf16 or fp32"),
-            ("average_tokens_across_devices", True, "gradients would be too small by the number of ranks"),
-            ("logging_strategy", "steps", "steps that are not finite are looked for at log lines"),
-            ("auto_find_batch_size", False, "not needed; a run out of memory halves its passes by itself"),
-            ("label_smoothing_factor", 0, "Trainer would not shift the labels and compute a wrong loss"),
-            ("use_liger_kernel", False, "Liger does not know this model and would do nothing"),
-        ):
-            if getattr(self, field_name) != value:
-                raise InputError(f"{field_name}: {why}")
-        if self.n_gpu > 1:
-            raise InputError(
-                f"{self.n_gpu} GPUs and one process: start torchrun --nproc_per_node={self.n_gpu}, or choose one by "
-                "CUDA_VISIBLE_DEVICES=0"
-            )
-        if self.save_strategy == "best":
-            raise InputError("save_strategy: best saves too late for a signal; the best one is kept with steps, too")
+        super().__post_init__()
+        check_built_options(self)
 
 
 def equal_passes(rows: int, at_most: int) -> tuple[int, int]:

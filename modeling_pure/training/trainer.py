@@ -158,6 +158,8 @@ class PureTrainer(DurableTrainer):
             batch_size=self.args.train_batch_size,
             collate_fn=self.data_collator,
             num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
             persistent_workers=workers > 0,
             pin_memory=self.args.dataloader_pin_memory,
             worker_init_fn=leave_signals_to_the_run,
