@@ -65,7 +65,7 @@ from modeling_pure.training.kernels import describe_attention
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.publishing import push_finished
 from modeling_pure.training.rehearsal import before_anything_is_written, rehearse
-from modeling_pure.training.trainer_options import seed_of_data
+from modeling_pure.training.trainer_options import refuse, seed_of_data
 
 
 def main() -> None:
@@ -103,6 +103,9 @@ def parse_arguments(argv: list[str]) -> tuple[GRPOScriptArguments, PureGRPOConfi
     parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
     script_args, training_args = parser.parse_recipe(argv)
     check_numbers(training_args, max_steps=1)  # the prompts of the run are listed before it starts
+    refuse(training_args, {"num_train_epochs": "max_steps is the length of a run"})
+    if training_args.remove_unused_columns:
+        raise InputError("remove_unused_columns: the rewards read the columns that Trainer would remove")
     return script_args, training_args
 
 
@@ -164,9 +167,9 @@ def build_trainer(
     if not dev_questions and training_args.eval_strategy != "no":
         raise InputError("eval_strategy: the questions hold none of the dev split to answer; say no")
     if script_args.algorithm == "sft":
-        model = AutoModelForCausalLM.from_pretrained(
-            script_args.model_name_or_path, dtype="float32", trust_remote_code=training_args.trust_remote_code
-        )
+        given = cast(dict[str, Any], training_args.model_init_kwargs or {})
+        settings = {"dtype": "float32", "trust_remote_code": training_args.trust_remote_code, **given}
+        model = AutoModelForCausalLM.from_pretrained(script_args.model_name_or_path, **settings)
         teach_formats(model.config, asking.shares)
         return AnswerTrainer(model=model, peft_config=lora(script_args), **shared)
     ends = end_ids(config, generation_config(script_args.model_name_or_path, config), tokenizer)

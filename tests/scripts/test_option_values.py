@@ -162,6 +162,8 @@ def test_what_only_a_library_would_find_out_is_refused(name, options, key):
         (["--max_completion_length", "0"], "max_completion_length"),
         (["--temperature", "0"], "temperature"),
         (["--top_p", "1.5"], "top_p"),
+        (["--num_train_epochs", "1"], "num_train_epochs"),
+        (["--remove_unused_columns", "true"], "remove_unused_columns"),
         (["--loss_type", "ppo"], "loss_type"),
         (["--importance_sampling_level", "word"], "importance_sampling_level"),
         (["--multi_objective_aggregation", "mean"], "multi_objective_aggregation"),
