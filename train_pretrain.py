@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.training_args import OptimizerNames
 
 from modeling_pure import PureForCausalLM
 from modeling_pure.console import DISCLAIMER, print_block
@@ -176,7 +177,9 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             **describe_text_files(mixture),
             **describe_answers(mixture),
             "validation": describe_validation(trainer),
-            "optimizer": "Muon for the layers, AdamW for the rest" if args.optimizer == "muon" else "AdamW, fused",
+            "optimizer": "Muon for the layers, AdamW for the rest"
+            if args.optimizer == "muon"
+            else OptimizerNames(args.optim).value,
             "compute": f"{compute} PFLOP (6N + 12LhS); log lines and the progress bar say the hours left",
             "speed": describe_peak(trainer.throughput.peak),
             "memory": training_memory(config, parameters, args, mixture.row_length),

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, SchedulerType, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from ..configuration_pure import PRESETS, PureConfig
 from ..errors import InputError, first_line
@@ -18,10 +19,6 @@ OPTIMIZERS = ("adamw", "muon")
 REFUSED = {
     "num_train_epochs": "max_steps is the length of a run; `max_epochs` of a source limits its own",
     "logging_strategy": "steps that are not finite are looked for at log lines",
-    **dict.fromkeys(
-        ("optim", "optim_args", "optim_target_modules"),
-        "a step that is not finite can be skipped by `optimizer: adamw` or `muon` only",
-    ),
 }
 
 
@@ -84,7 +81,8 @@ class PureTrainingArguments(TrainingArguments):
         default=1, metadata={"help": "forward passes in an optimizer step, where tokens_per_step is not stated"}
     )
     optimizer: str = field(
-        default="adamw", metadata={"help": "adamw, or muon: Muon for the matrices of the layers, AdamW for the rest"}
+        default="adamw",
+        metadata={"help": "adamw, or another by `optim`; muon: Muon for the layers, AdamW for the rest"},
     )
     learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "schedule after warm-up"})
@@ -185,7 +183,6 @@ class PureTrainingArguments(TrainingArguments):
         self.ignore_data_skip = True
         # The filter hides a NaN behind the mean of earlier losses and costs a device synchronisation a step.
         self.logging_nan_inf_filter = False
-        self.prediction_loss_only = True
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == SchedulerType.COSINE_WITH_MIN_LR:
             self.lr_scheduler_kwargs = {"min_lr": 3e-5}
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
@@ -194,6 +191,10 @@ class PureTrainingArguments(TrainingArguments):
         check_choices(self, optimizer=OPTIMIZERS)
         check_trainer_options(self, **REFUSED)
         check_attention_kernel(self.attention_kernel)
+        if "layerwise" in self.optim or (self.optimizer == "muon" and self.optim != OptimizerNames.ADAMW_TORCH_FUSED):
+            raise InputError(
+                f"optim: expected no layerwise one, and none beside `optimizer: muon`, found {self.optim}"
+            )
         super().__post_init__()
         check_built_options(self)
 

@@ -67,6 +67,8 @@ def check_trainer_options(args: TrainingArguments, **refused: str) -> None:
     check_texts(args)
     refuse(args, {**REFUSED, **refused})
     refuse_idle(args, "fsdp_config", bool(args.fsdp), "fsdp")
+    low_rank = any(kind in args.optim for kind in ("galore", "apollo"))
+    refuse_idle(args, "optim_target_modules", low_rank, "an `optim` of GaLore or APOLLO")
     check_choices(
         args,
         lr_scheduler_type=SchedulerType,

@@ -18,7 +18,6 @@ from modeling_pure.errors import InputError
 from modeling_pure.grpo.prompts import Asking, prompt_dataset
 from tests.conftest import with_chat_template
 from tests.grpo.conftest import GPT2_SHAPE
-from tests.scripts.runs import untimed
 
 UNMASKED = {"keep_sampling_mask": False, "top_p": 1.0, "top_k": 0}
 OFF_POLICY = {"learning_rate": 0.1, "num_iterations": 2}
@@ -148,11 +147,13 @@ def traces(trainer: Any, printed: str) -> dict[str, Any]:
         return hashlib.sha256(b"".join(weights)).hexdigest()
 
     timed = ("_runtime", "_second", "step_time")
-    lines = untimed(trainer.state.log_history)
     return {
         "weights": digest(trainer.model),
         "reference": digest(trainer.ref_model),
-        "log": [{name: value for name, value in line.items() if not name.endswith(timed)} for line in lines],
+        "log": [
+            {name: value for name, value in line.items() if not name.endswith(timed)}
+            for line in trainer.state.log_history
+        ],
         "files": sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()),
         "attention": trainer.model.config._attn_implementation,
         "callbacks": sorted(type(callback).__name__ for callback in trainer.callback_handler.callbacks),

@@ -18,7 +18,6 @@ from transformers import TrainingArguments
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.training.arguments import PureTrainingArguments
-from tests.scripts.runs import untimed
 
 SAVING = {"save_strategy": "steps", "save_steps": 1}
 EVALUATING = {"eval_strategy": "steps", "eval_steps": 1}
@@ -47,6 +46,8 @@ ACTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "activation_checkpointing_kwargs": (NO_RNG, "checkpointing", CHECKPOINTING),
     "gradient_checkpointing": (True, "checkpointing", {}),
     "gradient_checkpointing_kwargs": (NO_RNG, "checkpointing", CHECKPOINTING),
+    "optim": ("adamw_torch", "optimizer", {}),
+    "optim_args": ("momentum=0.9", "weights", {"optim": "sgd"}),
     "torch_compile": (True, "compiled", {}),
     "torch_compile_backend": ("eager", "compiled", {}),
     "torch_compile_mode": ("max-autotune", "compiled", {}),
@@ -91,6 +92,8 @@ ELSEWHERE = {
     **dict.fromkeys(("log_level_replica", "log_on_each_node", "save_on_each_node"), "machines, by Trainer"),
     **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed"), "test_pretrain_parallel"),
     "resume_from_checkpoint": "test_pretrain",
+    "prediction_loss_only": "predict, in test_trainer",
+    "optim_target_modules": "GaLore and APOLLO, by Trainer",
 }
 
 # Field: a value that changes nothing, because what it asks for is always, or never, the case.
@@ -101,7 +104,6 @@ NEED_NOT = {
     "ddp_broadcast_buffers": True,  # no buffer changes
     "ignore_data_skip": False,  # rows carry their position
     "logging_nan_inf_filter": True,  # steps that are not finite are skipped and counted
-    "prediction_loss_only": False,
     "dataloader_persistent_workers": True,
     "remove_unused_columns": False,
     "local_rank": 0,  # the launcher's environment says it
@@ -127,9 +129,6 @@ REFUSED: dict[str, Any] = {
 REFUSED_IN_PRETRAINING = {
     "num_train_epochs": 1,
     "logging_strategy": "epoch",
-    "optim": "adafactor",
-    "optim_args": "a=1",
-    "optim_target_modules": "all-linear",
 }
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 OURS = ("data_seed", "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "save_total_limit")
@@ -172,18 +171,19 @@ def traces(trainer: Any, evaluated: list[int]) -> dict[str, Any]:
     """What a run has left behind that an option may change."""
     folder, model = Path(trainer.args.output_dir), trainer.model
     weights = b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
-    lines = untimed(trainer.state.log_history)
+    lines, timed = trainer.state.log_history, ("_runtime", "_second", "_delta", "hours_left")
     loader, layer = trainer.get_train_dataloader(), model.model.layers[0]
     context, checkpointed = loader.multiprocessing_context, getattr(layer, "_gradient_checkpointing_func", None)
     return {
         "folder": folder.name,
         "weights": hashlib.sha256(weights).hexdigest(),
-        "log": [{n: v for n, v in line.items() if not n.endswith(("_runtime", "_second", "_delta"))} for line in lines]
+        "log": [{n: v for n, v in line.items() if not n.endswith(timed)} for line in lines]
         + [sorted(line) for line in lines],
         "files": sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()),
         "best": trainer.best_saved()[1:],
         "evaluated": evaluated,
         "checkpointing": (layer.gradient_checkpointing, checkpointed and checkpointed.keywords),
+        "optimizer": str(trainer.optimizer),
         "compiled": str(trainer.accelerator.state.dynamo_plugin),
         "cache": model.config.use_cache,
         "verbosity": transformers.logging.get_verbosity(),
