@@ -99,8 +99,9 @@ def seed_of_data(args: TrainingArguments) -> int:
 
 def refuse(args: TrainingArguments, reasons: dict[str, str]) -> None:
     """Raise `InputError` with the reason for an option that is not at Trainer's default."""
-    for name in reasons.keys() & changed(args, TrainingArguments):
-        raise InputError(f"{name}: {reasons[name]}")
+    for name in changed(args, TrainingArguments):
+        if name in reasons:
+            raise InputError(f"{name}: {reasons[name]}")
 
 
 def refuse_idle(args: TrainingArguments, prefix: str | tuple[str, ...], in_use: bool, needs: str) -> None:

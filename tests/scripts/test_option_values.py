@@ -145,7 +145,6 @@ def test_a_folder_that_cannot_be_written_to_is_refused(name, place, tmp_path):
         (["--per_device_eval_batch_size", "0"], "per_device_eval_batch_size"),
         (["--torch_compile_backend", "inductr"], "torch_compile_backend"),
         (["--torch_compile_mode", "fast"], "torch_compile_mode"),
-        (["--gradient_checkpointing_kwargs", "nonsense"], "activation_checkpointing_kwargs"),
         (["--max_steps", "null"], "max_steps"),
         (["--adam_beta2", "1"], "adam_beta2"),
     ],
@@ -189,6 +188,7 @@ def test_a_schedule_without_settings_needs_none(kind):
     ("options", "key"),
     [
         (["--log_level", "loud"], "log_level"),
+        (["--gradient_checkpointing_kwargs", "nonsense"], "checkpointing_kwargs"),  # or by its new name
         (["--debug", "nonsense"], "debug"),
         (["--deepspeed", "nowhere.json"], "deepspeed"),
         (["--fsdp", "full_shard", "--fsdp_config", "nowhere.json"], "fsdp_config"),  # the error names the file alone
