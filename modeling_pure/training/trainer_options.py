@@ -8,6 +8,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 from transformers.training_args import OptimizerNames, trainer_log_levels
 
@@ -45,6 +46,7 @@ REFUSED = {
     **dict.fromkeys(("train_sampling_strategy", "length_column_name"), FIXED_ORDER),
 }
 COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+RESOLVED = {"accelerator_config": AcceleratorConfig()}  # of None
 MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")
 
 
@@ -66,7 +68,8 @@ def check_trainer_options(args: TrainingArguments, **refused: str) -> None:
     args.report_to = args.report_to or "none"
     check_texts(args)
     refuse(args, {**REFUSED, **refused})
-    refuse_idle(args, "fsdp_config", bool(args.fsdp), "fsdp")
+    filled_in = isinstance(args.fsdp_config, dict) and not any(args.fsdp_config.values())  # by older versions
+    refuse_idle(args, "fsdp_config", bool(args.fsdp) or filled_in, "fsdp")
     low_rank = any(kind in args.optim for kind in ("galore", "apollo"))
     refuse_idle(args, "optim_target_modules", low_rank, "an `optim` of GaLore or APOLLO")
     check_choices(
@@ -112,13 +115,13 @@ def refuse_idle(args: TrainingArguments, prefix: str | tuple[str, ...], in_use: 
 
 
 def changed(args: TrainingArguments, kind: type[Any]) -> list[str]:
-    """The fields of a dataclass that have another value in `args` than their default."""
-    return [
-        field.name
-        for field in dataclasses.fields(kind)
-        if getattr(args, field.name)
-        != (field.default if field.default_factory is dataclasses.MISSING else field.default_factory())
-    ]
+    """The fields of a dataclass that have another value in `args` than their default, or than Trainer makes of it."""
+    names = []
+    for field in dataclasses.fields(kind):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if getattr(args, field.name) not in (default, RESOLVED.get(field.name, default)):
+            names.append(field.name)
+    return names
 
 
 def check_built_options(args: TrainingArguments) -> None:

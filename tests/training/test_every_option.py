@@ -167,6 +167,11 @@ def test_what_is_refused_is_refused_by_its_name(tmp_path):
         PureTrainingArguments(output_dir=str(tmp_path), fsdp_config={"min_num_params": 1})
 
 
+def test_a_copy_of_the_arguments_is_accepted(tmp_path):
+    args = PureTrainingArguments(output_dir=str(tmp_path), use_cpu=True, max_steps=3)
+    assert dataclasses.replace(args, max_steps=4).max_steps == 4
+
+
 def traces(trainer: Any, evaluated: list[int]) -> dict[str, Any]:
     """What a run has left behind that an option may change."""
     folder, model = Path(trainer.args.output_dir), trainer.model
