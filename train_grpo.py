@@ -66,6 +66,7 @@ from modeling_pure.training.launch import describe_precision, describe_processes
 from modeling_pure.training.plots import plot_metrics
 from modeling_pure.training.publishing import push_finished
 from modeling_pure.training.rehearsal import refusals_as_input_errors, rehearse
+from modeling_pure.training.trainer_options import refuse, seed_of_data
 
 
 def main() -> None:
@@ -109,6 +110,9 @@ def parse_arguments(argv: list[str]) -> tuple[GRPOScriptArguments, PureGRPOConfi
     parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
     script_args, training_args = parser.parse_recipe(argv)
     check_numbers(training_args, max_steps=1)  # the prompts of the run are listed before it starts
+    refuse(training_args, {"num_train_epochs": "max_steps is the length of a run"})
+    if training_args.remove_unused_columns:
+        raise InputError("remove_unused_columns: the rewards read the columns that Trainer would remove")
     return script_args, training_args
 
 
@@ -157,7 +161,7 @@ def build_trainer(
         training_args.metric_for_best_model = asking.best_metric
     questions, dev_questions = questions_to_ask(script_args, training_args, config, tokenizer, asking)
     num_prompts = training_args.prompts_of_run
-    seed, holdout = training_args.seed, script_args.grpo_holdout
+    seed, holdout = seed_of_data(training_args), script_args.grpo_holdout
     dev_prompts = partial(prompt_dataset, dev_questions, len(dev_questions), seed)
     shared = {
         "args": training_args,
@@ -170,9 +174,9 @@ def build_trainer(
     if not dev_questions and training_args.eval_strategy != "no":
         raise InputError("eval_strategy: the questions hold none of the dev split to answer; say no")
     if script_args.algorithm == "sft":
-        model = AutoModelForCausalLM.from_pretrained(
-            script_args.model_name_or_path, dtype="float32", trust_remote_code=training_args.trust_remote_code
-        )
+        given = cast(dict[str, Any], training_args.model_init_kwargs or {})
+        settings = {"dtype": "float32", "trust_remote_code": training_args.trust_remote_code, **given}
+        model = AutoModelForCausalLM.from_pretrained(script_args.model_name_or_path, **settings)
         teach_formats(model.config, asking.shares)
         return AnswerTrainer(model=model, peft_config=lora(script_args), **shared)
     ends = end_ids(config, generation_config(script_args.model_name_or_path, config), tokenizer)
@@ -305,9 +309,9 @@ def finish(trainer: PureGRPOTrainer | AnswerTrainer, script_args: GRPOScriptArgu
 
 def card_evaluations(trainer: PureGRPOTrainer | AnswerTrainer, questions: str) -> list[CardEvaluation]:
     """Dev accuracies of the weights that are saved, by letter and text, where they were measured."""
-    state, best = trainer.state, trainer.ends_with_best
-    step = state.best_global_step if best else state.global_step
-    metrics = {name: value for line in state.log_history if line["step"] == step for name, value in line.items()}
+    history, best = trainer.state.log_history, trainer.ends_with_best
+    step = trainer.best_saved()[1] if best else trainer.state.global_step
+    metrics = {name: value for line in history if line["step"] == step for name, value in line.items()}
     return dev_evaluations(
         trainer.questions, [questions], metrics, trainer.args.metric_for_best_model if best else None
     )

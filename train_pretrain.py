@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, TrainerState, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.training_args import OptimizerNames
 
 from modeling_pure import PureForCausalLM
 from modeling_pure.console import DISCLAIMER, print_block
@@ -50,6 +51,7 @@ from modeling_pure.training.rehearsal import refusals_as_input_errors, rehearse
 from modeling_pure.training.report import model_flops, training_memory
 from modeling_pure.training.run_folder import Recipe, check_recipe, note_launch, write_recipe
 from modeling_pure.training.trainer import PureTrainer, resume_data
+from modeling_pure.training.trainer_options import seed_of_data
 
 
 def main() -> None:
@@ -144,7 +146,7 @@ def build_data(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Mixture | PackedMixture, list[Row[Any]]]:
     """The rows to train on, of this rank, and the held-out rows."""
-    seed = training_args.seed
+    seed = seed_of_data(training_args)
     this_rank = (training_args.train_batch_size, training_args.process_index, training_args.world_size)
     if data_args.packed_dir:
         packed = PackedMixture(sources, tokenizer, data_args, seed, *this_rank)
@@ -184,7 +186,9 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             **describe_text_files(mixture),
             **describe_answers(mixture),
             "validation": describe_validation(trainer),
-            "optimizer": "Muon for the layers, AdamW for the rest" if args.optimizer == "muon" else "AdamW, fused",
+            "optimizer": "Muon for the layers, AdamW for the rest"
+            if args.optimizer == "muon"
+            else OptimizerNames(args.optim).value,
             "compute": f"{compute} PFLOP (6N + 12LhS); log lines and the progress bar say the hours left",
             "speed": describe_peak(trainer.throughput.peak),
             "memory": training_memory(config, parameters, args, mixture.row_length),
@@ -266,6 +270,7 @@ def guarded(mixture: TrainingRows[Any]) -> str:
 
 def finish(trainer: PureTrainer) -> None:
     """Final validation, the model in the run's folder, its card and the curves."""
+    best, _, metric = trainer.best_saved()
     metrics = trainer.evaluate()
     output_dir = trainer.args.output_dir
     trainer.save_model()
@@ -274,7 +279,7 @@ def finish(trainer: PureTrainer) -> None:
     results = {
         "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
         **validation_facts(metrics),
-        "best checkpoint": best_checkpoint(trainer.state),
+        "best checkpoint": f"{best.name} ({metric:.4f})" if best else "none",
     }
     write_card(trainer, results, metrics)
     panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
@@ -284,13 +289,6 @@ def finish(trainer: PureTrainer) -> None:
     trainer.save_state()  # last: it says that the folder holds all of the above
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
-
-
-def best_checkpoint(state: TrainerState) -> str:
-    """The name of the best checkpoint and its metric; "none" if no checkpoint was saved at the best step."""
-    if state.best_metric is None or state.best_model_checkpoint is None:
-        return "none"
-    return f"{Path(state.best_model_checkpoint).name} ({state.best_metric:.4f})"
 
 
 def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str, float]) -> None:

@@ -2,11 +2,13 @@
 
     python train_pretrain.py --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/c4/*.parquet'
 
-A key that holds a mapping (`sources`) takes dotted overrides. `--help` shows the options that our own dataclasses
-state; all others of the Hugging Face class below them are accepted too, and named at the foot of the page.
+A key that holds a mapping (`sources`) takes dotted overrides; `null` is None, here and there. `--help` shows the
+options that our own dataclasses state; all others of the Hugging Face class below them are accepted too, and named at
+the foot of the page.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 from difflib import get_close_matches
@@ -19,6 +21,7 @@ from transformers import HfArgumentParser
 from .errors import InputError, first_line
 from .plain_yaml import RecipeLoader, refuse_ambiguous
 
+LIBRARY_ERRORS = (ValueError, TypeError, ImportError, OSError)
 ONE_START = ("resume_from_checkpoint", "allow_recipe_change")
 
 
@@ -54,10 +57,13 @@ class RecipeParser(HfArgumentParser):
                 action.option_strings = action.option_strings[:1]  # --a-b is accepted too, but shown as --a_b
                 action.metavar = "VALUE"
             kind: Any = action.type
+            hint = self.hints.get(action.dest, "")
             if kind is dict or getattr(kind, "__origin__", None) is dict:
                 action.type = parse_mapping
-            elif kind is str and "dict" in self.hints[action.dest]:
+            elif kind is str and "dict" in hint:
                 action.type = mapping_as_json
+            elif "str" in hint and ("bool" in hint or "False" in hint):
+                action.type = word_or_bool
         # The page follows our own order, not that of the class below.
         page = self._optionals._group_actions
         page.sort(key=lambda action: shown.index(action.dest) if action.dest in shown else len(shown))
@@ -80,38 +86,65 @@ class RecipeParser(HfArgumentParser):
         names = (option.lstrip("-").partition("=")[0].replace("-", "_") for option in options)
         self.given = {*recipe, *names}
         # Recipe values pass through the same checks as the command line, which follows them and so wins.
-        arguments = [text for key, value in recipe.items() for text in self.as_arguments(key, value)]
-        try:
-            *parsed, unknown = self.parse_args_into_dataclasses(arguments + options, return_remaining_strings=True)
-        except (ValueError, TypeError, ImportError) as error:
-            raise InputError(first_line(error)) from error
-        if unknown:
+        exact = argparse.Namespace()  # what no text stands for: null, lists that may be empty, mappings
+        arguments = [text for key, value in recipe.items() for text in self.as_arguments(key, value, exact)]
+        parsed, unknown = self.parse_known_args(arguments + options, exact)
+        if unknown or (unknown := [f"--{key}" for key in recipe if key not in known]):
             raise InputError(f"unknown option '{unknown[0]}'{suggestion(unknown[0], [f'--{name}' for name in known])}")
-        return tuple(parsed[: len(self.dataclass_types)])
+        try:
+            return self.build(vars(parsed))
+        except LIBRARY_ERRORS as error:
+            raise InputError(self.naming(first_line(error), vars(parsed))) from error
 
-    def as_arguments(self, key: str, value: Any) -> list[str]:
-        """A recipe entry as command-line arguments; null leaves an option at its default.
+    def build(self, values: dict[str, Any]) -> tuple[Any, ...]:
+        """The dataclasses, filled from the values of all options."""
+        fields = [[field.name for field in dataclasses.fields(kind) if field.init] for kind in self.dataclass_types]
+        return tuple(
+            kind(**{name: values[name] for name in names})
+            for kind, names in zip(self.dataclass_types, fields, strict=True)
+        )
+
+    def naming(self, message: str, values: dict[str, Any]) -> str:
+        """A library's message behind the option that it is about: the given one without which it is not raised."""
+        for name in sorted(self.given & values.keys()):
+            if name in message:
+                return message
+        for name in sorted(self.given & values.keys()):
+            with contextlib.suppress(*LIBRARY_ERRORS, InputError):
+                self.build({**values, name: self.get_default(name)})
+                return f"{name}: {message}"
+        return message
+
+    def as_arguments(self, key: str, value: Any, exact: argparse.Namespace) -> list[str]:
+        """A recipe entry as command-line arguments; what no text stands for is put into `exact` instead.
 
         Raises:
-            InputError: a mapping or a list for an option that takes one value, or a word that may be true or false.
+            InputError: a value of another kind than the option's, or a word that may be true or false.
         """
+        hint = self.hints.get(key, "")
         if value is None:
+            if hint and "None" not in hint:
+                raise InputError(f"{key}: expected a value, found null; leave it out for its default")
+            setattr(exact, key, None)
             return []
         if isinstance(value, dict):
-            if "dict" not in self.hints.get(key, ""):
+            if "dict" not in hint:
                 raise InputError(f"{key}: expected one value, found a mapping of {sorted(map(str, value))}")
             refuse_ambiguous(key, value)
             try:
-                return [f"--{key}", json.dumps(value)]
+                setattr(exact, key, json.loads(json.dumps(value)))
             except TypeError as error:  # dates, bytes and sets, which YAML has
                 raise InputError(f"{key}: {first_line(error)}") from error
+            return []
         if isinstance(value, list):
-            action = next(action for action in self._actions if action.dest == key)
-            several = action.nargs in ("+", "*")
-            if not several or any(isinstance(one, dict | list) for one in value):
-                one = "a mapping" if action.type is parse_mapping else "one value"
-                raise InputError(f"{key}: expected {'plain values' if several else one}, found {value}")
-            return [f"--{key}", *map(str, value)] if value or action.default else []
+            if "list" not in hint or any(isinstance(one, dict | list) for one in value):
+                wanted = "plain values" if "list" in hint else "a mapping" if "dict" in hint else "one value"
+                raise InputError(f"{key}: expected {wanted}, found {value}")
+            several = any(action.dest == key and action.nargs in ("+", "*") for action in self._actions)
+            if several and value:
+                return [f"--{key}", *map(str, value)]
+            setattr(exact, key, [str(one) for one in value])
+            return []
         return [f"--{key}={value}"]
 
     def merged_recipe(self, parsed: tuple[Any, ...]) -> dict[str, Any]:
@@ -145,25 +178,26 @@ def inherited_options_note(dataclass_types: tuple[type, ...]) -> str | None:
 
 
 def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]], list[str]]:
-    """The recipe's path, the dotted overrides, and the other arguments of a command line."""
+    """The recipe's path, the overrides that are YAML (dotted ones, and null), and the other arguments."""
     path: str | None = None
     overrides: list[tuple[str, str]] = []
     options: list[str] = []
-    arguments = iter(argv)
-    for argument in arguments:
+    rest = list(argv)
+    while rest:
+        argument = rest.pop(0)
         name, has_value, value = argument.partition("=")
-        if name == "--config" or (name.startswith("--") and "." in name):
-            if not has_value:
-                try:
-                    value = next(arguments)
-                except StopIteration:
-                    raise InputError(f"{name}: expected a value") from None
-            if name == "--config":
-                path = value
-            else:
-                overrides.append((name[2:], value))
-        else:
+        is_null = (value if has_value else rest[:1]) in ("null", ["null"])
+        if name != "--config" and not (name.startswith("--") and ("." in name or is_null)):
             options.append(argument)
+            continue
+        if not has_value:
+            if not rest:
+                raise InputError(f"{name}: expected a value")
+            value = rest.pop(0)
+        if name == "--config":
+            path = value
+        else:
+            overrides.append((name[2:] if "." in name else name[2:].replace("-", "_"), value))
     return path, overrides, options
 
 
@@ -202,6 +236,11 @@ def parse_value(text: str) -> Any:
         return yaml.load(text, RecipeLoader)
     except yaml.YAMLError:
         return text
+
+
+def word_or_bool(text: str) -> str | bool:
+    """True or false, or another word."""
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def mapping_as_json(text: str) -> str:

@@ -25,6 +25,7 @@ from ..errors import InputError, run_script
 from ..options import check_numbers, check_output_file, check_texts
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
+from ..training.trainer_options import seed_of_data
 from .arguments import DataArguments
 from .guard import Coverage, Guard, Held, Match, most_covering
 from .held_out import evaluation_guard, open_sources
@@ -70,7 +71,7 @@ def main() -> None:
     """For each source of a recipe, the documents that hold an evaluation question."""
     parser = RecipeParser((ReportArguments, ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
     report, _, arguments, training = parser.parse_recipe(sys.argv[1:])
-    opened = open_sources(parse_sources(arguments.sources), arguments, training.seed)
+    opened = open_sources(parse_sources(arguments.sources), arguments, seed_of_data(training))
     guard = evaluation_guard(opened, arguments)
     if guard is None:
         raise InputError("decontaminate: expected a file or Hub id of evaluation questions, or a medqa source")

@@ -24,6 +24,7 @@ from ..options import check_numbers, check_output_file, check_texts
 from ..recipe import RecipeParser
 from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
+from ..training.trainer_options import seed_of_data
 from .arguments import DataArguments
 from .estimate import tokens_per_pass
 from .held_out import describe_exams, describe_files, open_sources
@@ -71,8 +72,8 @@ def main() -> None:
     parser = RecipeParser((InspectArguments, ModelArguments, DataArguments, PureTrainingArguments), __doc__)
     inspect, _, arguments, training = parser.parse_recipe(sys.argv[1:])
     tokenizer = load_document_tokenizer(arguments.tokenizer_name_or_path)
-    opened = open_sources(parse_sources(arguments.sources), arguments, training.seed)
-    mixture = Mixture(opened, tokenizer, arguments, training.seed)
+    opened = open_sources(parse_sources(arguments.sources), arguments, seed_of_data(training))
+    mixture = Mixture(opened, tokenizer, arguments, seed_of_data(training))
     sample = read_sample(mixture, inspect.rows)
     training.share_out(arguments.max_seq_length)
     tokens = training.max_steps * training.rows_per_step * mixture.row_length

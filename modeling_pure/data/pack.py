@@ -24,6 +24,7 @@ from ..options import check_numbers, check_output_folder, check_texts
 from ..recipe import RecipeParser
 from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
+from ..training.trainer_options import seed_of_data
 from .arguments import DataArguments
 from .held_out import describe_exams, describe_files, open_sources, outside_documents, validation_mixture
 from .mixture import Mixture
@@ -69,14 +70,15 @@ def main() -> None:
     tokenizer = load_document_tokenizer(arguments.tokenizer_name_or_path)
     sources = parse_sources(arguments.sources)
     folder = Path(pack.out)
-    made_with = settings(sources, tokenizer, arguments, training.seed)
+    seed = seed_of_data(training)
+    made_with = settings(sources, tokenizer, arguments, seed)
     facts: PackedFacts = {"settings": made_with, "rows_per_file": ROWS_PER_FILE}
     if (folder / FACTS_FILE).exists():
         read_facts(folder, made_with)
     if (there := count_rows(folder, ROWS_PER_FILE)) >= rows:
         print(f"{folder}: has {there:,} rows already")
         return
-    mixture = Mixture(open_sources(sources, arguments, training.seed), tokenizer, arguments, training.seed)
+    mixture = Mixture(open_sources(sources, arguments, seed), tokenizer, arguments, seed)
     mixture.hold_out(outside_documents(parse_validation_sources(arguments.validation_sources, sources), arguments))
     validation = validation_mixture(mixture.opened, mixture.tokenize, mixture.row_length, arguments.validation_rows)
     for name, described in describe_exams(mixture.opened).items():

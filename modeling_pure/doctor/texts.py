@@ -22,6 +22,7 @@ from ..errors import InputError, RunStopped, first_line
 from ..medqa.questions import read_questions
 from ..tokenizer import check_vocabulary
 from ..training import hub
+from ..training.trainer_options import seed_of_data
 from .context import FAIL, PASS, SKIPPED, WARN, Context, Finding, on_hub, paths_of
 
 GO_ONLINE = "connect, unset HF_HUB_OFFLINE, or point the recipe at local files"
@@ -80,7 +81,8 @@ def check_source(context: Context, source: Source) -> Finding:
     """Whether a source can be opened as a run does: its held-out documents, and one for the last of all readers."""
     if skipped := out_of_reach(context, paths_of(source)):
         return skipped
-    seed, readers, began = context.training.seed, max(1, context.training.dataloader_num_workers), time.perf_counter()
+    seed = seed_of_data(context.training)
+    readers, began = max(1, context.training.dataloader_num_workers), time.perf_counter()
     try:
         (one,) = open_sources([source], replace(context.data, validation_sources=None), seed)
         documents = Documents(one.rows, seed, readers - 1, readers, source.max_epochs, context.data.max_skipped)
@@ -136,7 +138,7 @@ def check_packed(context: Context) -> Finding:
     """Whether a folder of packed rows is of this recipe, and holds as many as the run needs."""
     args, cure = context.training, "python -m modeling_pure.data.pack goes on with it"
     try:
-        packed = PackedMixture(context.sources, context.tokenizer, context.data, args.seed)
+        packed = PackedMixture(context.sources, context.tokenizer, context.data, seed_of_data(args))
         packed.check_rows(args.max_steps * args.rows_per_step)
         next(iter(packed))
     except (InputError, RunStopped) as error:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, cast
 
-import torch
 from trl import GRPOConfig
 
 from ..errors import InputError
@@ -21,13 +20,24 @@ from ..options import check_choices, check_numbers, check_shares, check_texts
 from ..recipe import parse_value
 from ..training.arguments import equal_passes
 from ..training.kernels import check_attention_kernel
-from ..training.launch import check_processes, choose_bf16, join_processes
-from ..training.trainer_options import check_schedule, check_trackers, check_trainer_options
+from ..training.launch import join_processes
+from ..training.trainer_options import check_built_options, check_trainer_options, refuse_idle
 from .sampling import MASKING_OPTIONS, SamplingParams
 
 ALGORITHMS = ("grpo", "sft")
 SCALES = ("group", "batch", "none", True, False)
+IMPORTANCE_LEVELS, AGGREGATIONS = ("token", "sequence"), ("sum_then_normalize", "normalize_then_sum")
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")  # TRL asks at the first loss
+# Options that have no effect unless another has this value.
+BELONG_TO = (
+    ("vllm_", "use_vllm", True),
+    ("sapo_", "loss_type", "sapo"),
+    ("vespo_", "loss_type", "vespo"),
+    (("entropy_coef_", "entropy_target"), "use_adaptive_entropy", True),
+    ("ref_model_", "sync_ref_model", True),
+    (("log_unique_prompts", "log_completions_hub_repo"), "log_completions", True),
+    ("transformers_continuous_batching_config", "use_transformers_continuous_batching", True),
+)
 
 
 @dataclass
@@ -138,7 +148,9 @@ class PureGRPOConfig(GRPOConfig):
         default_factory=lambda: REWARD_WEIGHTS,  # itself: other rewards than MedQA's then count 1 each
         metadata={"help": "of a right answer and of the length penalty"},
     )
-    scale_rewards: str = field(default="none", metadata={"help": "advantage = reward - group mean, undivided"})
+    scale_rewards: str | bool = field(  # type: ignore[assignment]  # TRL documents both
+        default="none", metadata={"help": "advantage = reward - group mean, undivided"}
+    )
     loss_type: str = field(default="grpo", metadata={"help": "how token losses are averaged; grpo = per sequence"})
     shuffle_dataset: bool | None = field(
         default=False, metadata={"help": "shuffle the prompts; they already come in another order at every epoch"}
@@ -177,7 +189,7 @@ class PureGRPOConfig(GRPOConfig):
     report_to: list[str] | None = field(
         default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb, trackio, ..., all or none"}
     )
-    seed: int = field(default=0, metadata={"help": "of question order, option order and sampling"})
+    seed: int = field(default=0, metadata={"help": "of sampling, and of the questions' order without data_seed"})
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
@@ -197,10 +209,8 @@ class PureGRPOConfig(GRPOConfig):
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
     def __post_init__(self) -> None:
-        self.bf16 = choose_bf16(self.bf16)
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every weight takes part in every pass
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         self.metric_is_default = self.metric_for_best_model is None
         if self.metric_is_default:
             self.metric_for_best_model = "eval_medqa_accuracy"
@@ -210,13 +220,9 @@ class PureGRPOConfig(GRPOConfig):
         join_processes(self)
         self._share_out()
         super().__post_init__()
-        check_processes(self)
-        check_schedule(self)
-        check_trackers(self)
+        check_built_options(self)
         check_attention_kernel(self.attention_kernel)
         self._refuse_what_cannot_be_kept()
-        if self.save_strategy == "best":
-            raise InputError("save_strategy: steps, epoch or no; the best checkpoint is kept with steps, too")
         # As TRL allows, a rollout may feed part of an update, and a step parts of groups: no whole number stands then.
         if not self.updates % 1:
             self.updates_per_rollout = int(self.updates)
@@ -224,23 +230,21 @@ class PureGRPOConfig(GRPOConfig):
             self.prompts_per_step = int(self.prompts)
 
     def _check_options(self) -> None:
-        """Raise `InputError` for values that neither TRL nor this trainer can use."""
-        check_texts(self)
+        """Raise `InputError` for values that neither TRL nor this trainer can use, and for those without effect."""
         check_trainer_options(self)
-        check_choices(self, scale_rewards=SCALES, loss_type=LOSS_TYPES)
+        check_choices(self, scale_rewards=SCALES, loss_type=LOSS_TYPES, importance_sampling_level=IMPORTANCE_LEVELS)
+        check_choices(self, multi_objective_aggregation=AGGREGATIONS)
         check_numbers(self, max_tokens=0, prompts_per_step=1, updates_per_rollout=1, steps_per_generation=1)
         check_numbers(self, num_generations=2, num_generations_eval=1, max_completion_length=1, beta=0)
-        check_numbers(self, num_completions_to_print=0)
+        check_numbers(self, num_completions_to_print=0, generation_batch_size=1)
         if self.off_policy_mask_threshold is not None and not self.off_policy_mask_threshold >= 0:  # inf: no mask
             raise InputError(f"off_policy_mask_threshold: expected 0 or more, found {self.off_policy_mask_threshold}")
         if self.reward_weights and not all(map(math.isfinite, self.reward_weights)):
             raise InputError(f"reward_weights: expected numbers, found {self.reward_weights}")
-        for name, why in (
-            ("fp16", "small gradients would be lost; the model trains in bf16 or fp32"),
-            ("use_liger_kernel", "Liger computes a loss of its own, without masks; leave it out"),
-        ):
-            if getattr(self, name):
-                raise InputError(f"{name}: {why}")
+        if self.sync_ref_model and not self.beta:
+            raise InputError("sync_ref_model: has no effect without beta above 0")
+        for prefix, needs, value in BELONG_TO:
+            refuse_idle(self, prefix, getattr(self, needs) == value, f"{needs} {value}")
 
     def _share_out(self) -> None:
         """Take from `prompts_per_step` and `updates_per_rollout` the passes of a step and of a rollout."""
@@ -254,6 +258,10 @@ class PureGRPOConfig(GRPOConfig):
                 )
             size, passes = equal_passes(int(share), self.per_device_train_batch_size)
             self.per_device_train_batch_size, self.gradient_accumulation_steps = size, passes
+        if self.generation_batch_size is not None:  # TRL takes one of the two
+            if self.updates_per_rollout or self.steps_per_generation != type(self).steps_per_generation:
+                raise InputError("generation_batch_size: stands for steps_per_generation; leave out all but one")
+            self.steps_per_generation = None  # type: ignore[assignment]  # TRL fills it in
         if self.updates_per_rollout is not None:
             passes = self.updates_per_rollout * self.gradient_accumulation_steps
             if passes < 1 or passes % self.num_iterations:
@@ -267,9 +275,8 @@ class PureGRPOConfig(GRPOConfig):
         """Refuse what no mask can stand for, and backends that give no masks back."""
         sampling = self.sampling_params(())  # refuses values that cannot be sampled with
         if self.use_transformers_continuous_batching:
-            raise InputError(
-                "use_transformers_continuous_batching: gives no masks back, and TRL leaves the weights in bf16"
-            )
+            name = "use_transformers_" + ("paged" if self.use_transformers_paged else "continuous_batching")
+            raise InputError(f"{name}: gives no masks back, and TRL leaves the weights in bf16")
         if self.use_vllm and self.keep_sampling_mask:
             raise InputError(
                 "use_vllm: gives no masks back; say keep_sampling_mask false, top_p 1.0 and top_k 0, or leave it out"

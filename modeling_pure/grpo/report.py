@@ -3,7 +3,6 @@
 import math
 
 from ..medqa.card import DEV_METRICS
-from ..medqa.rewards import REWARD_WEIGHTS
 from ..training.report import state_memory
 from .arguments import PureGRPOConfig
 from .sft import AnswerTrainer
@@ -34,7 +33,7 @@ INERT = "WITHOUT EFFECT: "
 def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -> dict[str, str]:
     """What a step, a rollout and the whole run consist of."""
     prompts, total = args.prompts, args.max_steps * args.prompts / args.num_iterations
-    right, short, *others = args.reward_weights or REWARD_WEIGHTS
+    right, short, *others = args.reward_weights or (1, 1)
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     return {
         "step": f"{prompts:g} prompts x {args.num_generations} completions = {args.completions_per_step}",
@@ -107,6 +106,7 @@ def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) ->
         if accuracies:
             facts[f"dev accuracy by {scorer}"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at last"
     if trainer.ends_with_best:
-        chosen = f"{trainer.args.metric_for_best_model} {trainer.state.best_metric:.3f}"
-        facts["taken"] = f"step {trainer.state.best_global_step}, {chosen}: the best of the run, so flattering"
+        _, step, value = trainer.best_saved()
+        chosen = f"{trainer.args.metric_for_best_model} {value:.3f}"
+        facts["taken"] = f"step {step}, {chosen}: the best of the run, so flattering"
     return facts

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from peft import PeftConfig, get_peft_model
-from torch.utils.data import SequentialSampler
+from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
@@ -140,8 +140,11 @@ class AnswerTrainer(DurableTrainer):
         loss = -(scored.log_probs * of_answers).sum() / tokens
         return (loss, scored) if return_outputs else loss
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset if dataset is None else dataset)
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler[int]:
+        rows: Any = self.train_dataset if dataset is None else dataset
+        if not self.args.shuffle_dataset:
+            return SequentialSampler(rows)
+        return RandomSampler(rows, generator=torch.Generator().manual_seed(self.args.seed))  # TRL's order
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"

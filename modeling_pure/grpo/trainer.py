@@ -115,6 +115,8 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
                 raise
             self.left_to_trl = self.prefix_obstacle = self.rollout_obstacle = str(error)
             logger.warning(f"TRL's own code samples and scores: {error}")
+        if self.args.cache_implementation and not self.generates:
+            raise InputError("cache_implementation: has no effect; transformers' `generate` does not sample here")
         self.sampling_params = self.args.sampling_params(self._never_sampled())
         if self.generates and not self._is_vlm:
             suppressed = [*self.sampling_params.suppress_tokens] or None

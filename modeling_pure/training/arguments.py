@@ -10,13 +10,17 @@ from transformers.training_args import OptimizerNames
 
 from ..configuration_pure import PRESETS, PureConfig
 from ..errors import InputError, first_line
-from ..options import check_choices, check_numbers, check_texts
+from ..options import check_choices, check_numbers
 from ..tokenizer import check_vocabulary
 from .kernels import check_attention_kernel
-from .launch import check_processes, choose_bf16, join_processes
-from .trainer_options import check_schedule, check_trackers, check_trainer_options
+from .launch import join_processes
+from .trainer_options import check_built_options, check_trainer_options
 
 OPTIMIZERS = ("adamw", "muon")
+REFUSED = {
+    "num_train_epochs": "max_steps is the length of a run; `max_epochs` of a source limits its own",
+    "logging_strategy": "steps that are not finite are looked for at log lines",
+}
 
 
 @dataclass
@@ -78,7 +82,8 @@ class PureTrainingArguments(TrainingArguments):
         default=1, metadata={"help": "forward passes in an optimizer step, where tokens_per_step is not stated"}
     )
     optimizer: str = field(
-        default="adamw", metadata={"help": "adamw, or muon: Muon for the matrices of the layers, AdamW for the rest"}
+        default="adamw",
+        metadata={"help": "adamw, or another by `optim`; muon: Muon for the layers, AdamW for the rest"},
     )
     learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate"})
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "schedule after warm-up"})
@@ -117,7 +122,7 @@ class PureTrainingArguments(TrainingArguments):
         default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb, trackio, ..., all or none"}
     )
     dataloader_num_workers: int = field(default=2, metadata={"help": "processes that read and tokenise; 0 = none"})
-    seed: int = field(default=0, metadata={"help": "of weights, document order and option order"})
+    seed: int = field(default=0, metadata={"help": "of weights, and of the data's order without data_seed"})
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
@@ -170,55 +175,30 @@ class PureTrainingArguments(TrainingArguments):
         self.per_device_train_batch_size, self.gradient_accumulation_steps = size, passes
 
     def __post_init__(self) -> None:
-        self.bf16 = choose_bf16(self.bf16)
         if self.compile_layers is None:
-            self.compile_layers = torch.cuda.is_available() and not self.torch_compile
+            whole = self.torch_compile or self.torch_compile_backend or self.torch_compile_mode
+            self.compile_layers = torch.cuda.is_available() and not whole
         # Every weight takes part in every step, and no buffer ever changes: nothing to look for, nothing to send.
         self.ddp_find_unused_parameters = self.ddp_broadcast_buffers = False
-        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         # Trainer would replay and tokenise every batch seen so far; our rows carry their position (data.mixture).
         self.ignore_data_skip = True
         # The filter hides a NaN behind the mean of earlier losses and costs a device synchronisation a step.
         self.logging_nan_inf_filter = False
-        self.prediction_loss_only = True
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == SchedulerType.COSINE_WITH_MIN_LR:
             self.lr_scheduler_kwargs = {"min_lr": 3e-5}
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
             self.greater_is_better = "accuracy" in (self.metric_for_best_model or "")
-        check_texts(self)
         check_numbers(self, max_steps=1, max_nonfinite_steps=1, tokens_per_step=1)
-        check_trainer_options(self)
+        check_choices(self, optimizer=OPTIMIZERS)
+        check_trainer_options(self, **REFUSED)
+        check_attention_kernel(self.attention_kernel)
+        if "layerwise" in self.optim or (self.optimizer == "muon" and self.optim != OptimizerNames.ADAMW_TORCH_FUSED):
+            raise InputError(
+                f"optim: expected no layerwise one, and none beside `optimizer: muon`, found {self.optim}"
+            )
         join_processes(self)
         super().__post_init__()
-        check_processes(self)
-        self._refuse_what_cannot_be()
-        check_schedule(self)
-        check_trackers(self)
-
-    def _refuse_what_cannot_be(self) -> None:
-        """Raise `InputError` for options that would lose, spoil or not do what they say."""
-        check_choices(self, optimizer=OPTIMIZERS)
-        check_attention_kernel(self.attention_kernel)
-        if self.optim != OptimizerNames.ADAMW_TORCH_FUSED:
-            raise InputError("optim: a step that is not finite can be skipped by `optimizer: adamw` or `muon` only")
-        for field_name, value, why in (
-            ("save_only_model", False, "such a checkpoint cannot be gone on from"),
-            ("fp16", False, "small gradients would be lost; the model trains in bf16 or fp32"),
-            ("average_tokens_across_devices", True, "gradients would be too small by the number of ranks"),
-            ("logging_strategy", "steps", "steps that are not finite are looked for at log lines"),
-            ("auto_find_batch_size", False, "not needed; a run out of memory halves its passes by itself"),
-            ("label_smoothing_factor", 0, "labels are smoothed over logits, which training does not make"),
-            ("use_liger_kernel", False, "Liger does not know this model and would do nothing"),
-        ):
-            if getattr(self, field_name) != value:
-                raise InputError(f"{field_name}: {why}")
-        if self.n_gpu > 1:
-            raise InputError(
-                f"{self.n_gpu} GPUs and one process: start torchrun --nproc_per_node={self.n_gpu}, or choose one by "
-                "CUDA_VISIBLE_DEVICES=0"
-            )
-        if self.save_strategy == "best":
-            raise InputError("save_strategy: best saves too late for a signal; the best one is kept with steps, too")
+        check_built_options(self)
 
 
 def equal_passes(rows: int, at_most: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -23,18 +23,13 @@ class NotFinite(RunStopped):
     """The loss or a gradient was not finite in too many steps in a row."""
 
 
-class SkipsSteps(Protocol):
-    """An optimizer that skips a step if `found_inf` is 1 (float32, shape ()), as fused AdamW does."""
-
-    found_inf: torch.Tensor | None
-
-
 class NonFiniteGuard:
-    """Skips the optimizer steps whose loss or gradient is not finite; the decision never leaves the device.
+    """Skips the optimizer steps whose loss or gradient is not finite; fused AdamW and Muon decide on the device.
 
     A loss that is not finite makes the gradient NaN, so that the gradient's norm says everything, and on all ranks.
     `found_inf`, the flag of `torch.amp.GradScaler`, then keeps the optimizer from changing anything: fused AdamW reads
-    it in its kernel, and `MuonWithAdamW` puts the weights back. The learning rate and the data move on.
+    it in its kernel, and `MuonWithAdamW` puts the weights back. The learning rate and the data move on. For any other
+    optimizer the host waits for the norm, and takes the gradients away.
 
     Args:
         max_steps: so many such steps in a row stop the run, at the next log line.
@@ -61,11 +56,14 @@ class NonFiniteGuard:
         self.losses += 1
         return torch.where(finite, loss, 0.0)
 
-    def check(self, grad_norm: torch.Tensor, optimizer: SkipsSteps, step: int) -> torch.Tensor:
+    def check(self, grad_norm: torch.Tensor, optimizer: Any, step: int) -> torch.Tensor:
         """Tell the optimizer whether to skip this step; returns the norm as a plain tensor."""
         grad_norm = grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm
         bad = ~torch.isfinite(grad_norm)
-        optimizer.found_inf = bad.float()
+        if getattr(optimizer, "_step_supports_amp_scaling", False):  # torch's mark of those that read the flag
+            optimizer.found_inf = bad.float()
+        elif isinstance(optimizer, torch.optim.Optimizer) and bad:  # DeepSpeed's is none, and steps by itself
+            optimizer.zero_grad()
         self.in_a_row = torch.where(bad, self.in_a_row + 1, 0)
         self.last_of_longest = torch.where(self.in_a_row > self.longest, step, self.last_of_longest)
         self.longest = torch.maximum(self.longest, self.in_a_row)

@@ -52,10 +52,10 @@ def check_hub(args: TrainingArguments) -> None:
     """
     if not args.push_to_hub:
         return
-    if args.hub_strategy not in PUSHED or args.hub_always_push:
+    if args.hub_strategy not in PUSHED:
         raise InputError(
-            f"hub_strategy: expected one of {[kind.value for kind in PUSHED]}, without hub_always_push: a checkpoint "
-            "that has to wait for a push makes room for a newer one"
+            f"hub_strategy: expected one of {[kind.value for kind in PUSHED]}: a checkpoint that waits for a push "
+            "makes room for a newer one"
         )
     repo_id = repository_id(args)
     if args.process_index == 0:

@@ -1,6 +1,7 @@
 """A Trainer whose checkpoints are whole or not there, and which a signal stops without losing anything."""
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -83,8 +84,7 @@ class DurableTrainer(Trainer):
         if checkpoint and self.has_finished(Path(checkpoint)):
             # Trainer would make one step too many.
             self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
-            best = Path(checkpoint).with_name(f"checkpoint-{self.state.best_global_step}")
-            self._load_from_checkpoint(str(best) if self.ends_with_best else checkpoint)
+            self._load_from_checkpoint(str(self.best_saved()[0]) if self.ends_with_best else checkpoint)
             return TrainOutput(self.state.global_step, 0.0, {})
         if checkpoint and self.args.should_save:
             leave_later_checkpoints(Path(checkpoint), self._run_folder)
@@ -121,8 +121,23 @@ class DurableTrainer(Trainer):
     @property
     def ends_with_best(self) -> bool:
         """Whether the best checkpoint's weights are taken at the end: asked for, measured, and still on this disk."""
-        best = self._run_folder / f"checkpoint-{self.state.best_global_step}"
-        return bool(self.args.load_best_model_at_end and self.state.best_global_step) and not checkpoint_fault(best)
+        best, _, _ = self.best_saved()
+        return bool(self.args.load_best_model_at_end and best) and not checkpoint_fault(cast(Path, best))
+
+    def best_saved(self) -> tuple[Path | None, int, float]:
+        """The best checkpoint of the run, its step and its metric; (None, 0, nan) if none was measured.
+
+        `TrainerState` notes the best validation, which may be that of a step that was not saved.
+        """
+        metric = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
+        lines = [line for line in self.state.log_history if not math.isnan(line.get(metric, math.nan))]
+        measured = {line["step"]: line[metric] for line in lines}
+        written = checkpoint_folders(self._staging) if self._staging else []  # about to have its name
+        saved = {step for step, _ in [*checkpoint_folders(self._run_folder), *written] if step in measured}
+        if not saved:
+            return None, 0, math.nan
+        step = (max if self.args.greater_is_better else min)(sorted(saved), key=measured.__getitem__)
+        return self._run_folder / f"checkpoint-{step}", step, measured[step]
 
     def has_finished(self, checkpoint: Path) -> bool:
         """Whether a checkpoint is that of the last step, or epoch."""
@@ -203,9 +218,8 @@ class DurableTrainer(Trainer):
         with self._staged() as staging:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # every rank has written its part
-            best = run_folder / f"checkpoint-{self.state.best_global_step}"
-            if self.state.best_global_step and (best.name == name or best.exists()):
-                self.state.best_model_checkpoint = str(best)
+            best, _, _ = self.best_saved()
+            self.state.best_model_checkpoint = str(best) if best else None
             if self.args.should_save:
                 self._add_to_checkpoint(staging / name)
                 self.state.save_to_json(str(staging / name / STATE_FILE))

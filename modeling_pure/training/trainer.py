@@ -71,14 +71,36 @@ def resume_data(checkpoint: str | Path, dataset: TrainingRows[Any], args: PureTr
         return f"the data begin anew: {error}"
 
 
+def check_given(args: Any, train_dataset: Any, eval_dataset: Any, **others: Any) -> TrainingRows[Any]:
+    """The training rows, once everything that `PureTrainer` is given has been looked at.
+
+    Raises:
+        InputError: something that Trainer takes and a run on a mixture does not.
+    """
+    wanted = {"args": PureTrainingArguments, "train_dataset": TrainingRows, "eval_dataset": list}
+    for (name, kind), given in zip(wanted.items(), (args, train_dataset, eval_dataset or []), strict=True):
+        if not isinstance(given, kind):
+            cure = "; transformers.Trainer takes other data, and trains this model as any other"
+            raise InputError(f"{name}: expected a {kind.__name__}, found a {type(given).__name__}{cure}")
+    for name in ("data_collator", "compute_metrics", "preprocess_logits_for_metrics"):
+        if others.get(name) is not None:
+            raise InputError(f"{name}: a mixture has its own batches, and evaluation its own metrics; leave it out")
+    return cast(TrainingRows[Any], train_dataset)
+
+
 class PureTrainer(DurableTrainer):
     """A Trainer for `Mixture`. Every rank builds its own batches; none waits for rank 0, and no step for its host.
+
+    Takes what `Trainer` takes, in its order, but for data of another kind.
 
     Args:
         eval_dataset: held-out rows with the name of their `source`, in the mixture or outside it.
         document_mask: whether the documents of a row are kept from attending to each other.
         questions: MedQA dev questions to answer at each validation.
         recipe: what a checkpoint says it was made with (`run_folder.check_recipe`).
+
+    Raises:
+        InputError: it is given what it cannot use, or questions or Muon under FSDP.
     """
 
     model: PureForCausalLM
@@ -90,17 +112,22 @@ class PureTrainer(DurableTrainer):
 
     def __init__(
         self,
-        *args: Any,
-        train_dataset: TrainingRows[Any],
+        model: Any = None,
+        args: PureTrainingArguments | None = None,
+        data_collator: None = None,
+        train_dataset: TrainingRows[Any] | None = None,
+        eval_dataset: list[Row[Any]] | None = None,
+        *more: Any,
         document_mask: bool = False,
         questions: list[Question] | None = None,
         recipe: Recipe | None = None,
         **kwargs: Any,
     ) -> None:
+        train_dataset = check_given(args, train_dataset, eval_dataset, data_collator=data_collator, **kwargs)
         self.data_position, self.tokenizer = DataPosition(), train_dataset.tokenizer
         self.document_end = self.tokenizer.eos_token_id if document_mask else None
         collator = partial(collate_rows, document_end=self.document_end)
-        super().__init__(*args, train_dataset=train_dataset, data_collator=collator, **kwargs)
+        super().__init__(model, args, collator, train_dataset, eval_dataset, *more, **kwargs)
         self.add_callback(self.data_position)
         if self.args.optimizer == "muon" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise InputError("optimizer: muon needs whole matrices, which are cut up here; take adamw, or DDP")
@@ -158,6 +185,8 @@ class PureTrainer(DurableTrainer):
             batch_size=self.args.train_batch_size,
             collate_fn=self.data_collator,
             num_workers=workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
             persistent_workers=workers > 0,
             pin_memory=self.args.dataloader_pin_memory,
             worker_init_fn=leave_signals_to_the_run,
@@ -325,6 +354,8 @@ class PureTrainer(DurableTrainer):
         """Loss, perplexity ratios and bits per byte of the held-out rows, and MedQA dev accuracy (`validation`)."""
         args = self.args
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not isinstance(rows, list) or not rows:
+            raise InputError(f"eval_dataset: expected rows of a mixture, in a list, found {type(rows).__name__}")
         size = args.per_device_eval_batch_size
         batches = [self.data_collator(rows[i : i + size]) for i in range(0, len(rows), size)]
         ranks = (args.process_index, args.world_size, self.accelerator.reduce)

@@ -1,5 +1,6 @@
 """Checks of Trainer's options before anything is built: what Trainer finds out later, or with a traceback."""
 
+import dataclasses
 import math
 from typing import Any, cast
 
@@ -7,39 +8,141 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
-from transformers.training_args import OptimizerNames
+from transformers.training_args import OptimizerNames, trainer_log_levels
 
 from ..errors import InputError, first_line
-from ..options import check_above_zero, check_choices, check_numbers, check_output_folder, check_seeds
+from ..options import check_above_zero, check_choices, check_numbers, check_output_folder, check_seeds, check_texts
+from .launch import check_processes, choose_bf16
 from .run_folder import folder_of
 
 LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
     "ddp_timeout": 1,
-    **dict.fromkeys(("learning_rate", "weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps"), 0),
+    **dict.fromkeys(("weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps"), 0),
     **dict.fromkeys(("save_total_limit", "dataloader_num_workers"), 0),
 }
+NO_PREDICTIONS = "evaluation computes its metrics itself and gathers no predictions"
+NO_PRECISION = "evaluation runs in the precision of training"
+FIXED_ORDER = "the order of the rows is that of data_seed"
+# What would have no effect, or spoil something: refused unless it has Trainer's default.
+REFUSED = {
+    "save_only_model": "such a checkpoint cannot be resumed",
+    "fp16": "small gradients would be lost; the model trains in bf16 or fp32",
+    "average_tokens_across_devices": "gradients would be too small by the number of ranks",
+    "auto_find_batch_size": "a step would lose rows; set per_device_train_batch_size",
+    "label_smoothing_factor": "no loss here smooths its labels",
+    "accelerator_config": "the run itself gives each process its batches",
+    "parallelism_config": "a step is shared by data parallelism or FSDP alone",
+    "enable_jit_checkpoint": "a signal saves a checkpoint without it",
+    "restore_callback_states_from_checkpoint": "what a resumed run needs of its callbacks is always restored",
+    "hub_always_push": "a checkpoint is pushed once the one before has arrived",
+    "dataloader_drop_last": "every batch is full",
+    "dataloader_in_order": "a checkpoint notes a place in the rows, which holds in their order only",
+    "do_predict": "there is nothing to predict after training",
+    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), "Liger knows neither this model nor GRPO's masks"),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), NO_PRECISION),
+    **dict.fromkeys(("eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object"), NO_PREDICTIONS),
+    **dict.fromkeys(("batch_eval_metrics", "include_for_metrics", "label_names"), NO_PREDICTIONS),
+    **dict.fromkeys(("train_sampling_strategy", "length_column_name"), FIXED_ORDER),
+}
+COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+RESOLVED = {"accelerator_config": AcceleratorConfig()}  # of None
+MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")
 
 
-def check_trainer_options(args: TrainingArguments) -> None:
-    """Raise `InputError` for a word, number or folder that no run can use. Call it before Trainer's own checks."""
+def check_trainer_options(args: TrainingArguments, **refused: str) -> None:
+    """Fill in the defaults of this machine, and check what Trainer would find out late, or never.
+
+    Call it before Trainer's own checks.
+
+    Args:
+        args: the arguments of either phase.
+        refused: options and reasons that this phase has beside `REFUSED`.
+
+    Raises:
+        InputError: a word, number or folder that no run can use, or an option without effect.
+    """
+    args.bf16 = choose_bf16(args.bf16)
+    args.dataloader_pin_memory = args.dataloader_pin_memory and torch.cuda.is_available()
+    args.report_to = args.report_to or "none"
+    check_texts(args)
+    refuse(args, {**REFUSED, **refused})
+    filled_in = isinstance(args.fsdp_config, dict) and not any(args.fsdp_config.values())  # by older versions
+    refuse_idle(args, "fsdp_config", bool(args.fsdp) or filled_in, "fsdp")
+    low_rank = any(kind in args.optim for kind in ("galore", "apollo"))
+    refuse_idle(args, "optim_target_modules", low_rank, "an `optim` of GaLore or APOLLO")
     check_choices(
         args,
         lr_scheduler_type=SchedulerType,
         eval_strategy=IntervalStrategy,
         logging_strategy=IntervalStrategy,
-        save_strategy=SaveStrategy,
+        save_strategy=[kind for kind in SaveStrategy if kind != SaveStrategy.BEST],  # steps keep the best one, too
         hub_strategy=HubStrategy,
         optim=OptimizerNames,
+        log_level=trainer_log_levels,
+        log_level_replica=trainer_log_levels,
+        torch_compile_mode=COMPILE_MODES,
     )
+    if args.torch_compile_backend is not None:  # to list them takes torch a second
+        check_choices(args, torch_compile_backend=torch.compiler.list_backends(exclude_tags=()))
     check_numbers(args, **LEAST)
-    check_above_zero(args, "eval_steps", "save_steps", "logging_steps")
+    check_above_zero(args, "learning_rate", "eval_steps", "save_steps", "logging_steps")
     check_seeds(args, "seed", "data_seed")
     for name in ("adam_beta1", "adam_beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise InputError(f"{name}: expected a number from 0 to below 1, found {getattr(args, name)}")
     check_output_folder("output_dir", folder_of(args))
+
+
+def seed_of_data(args: TrainingArguments) -> int:
+    """The seed of the order of documents, questions and options."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
+def refuse(args: TrainingArguments, reasons: dict[str, str]) -> None:
+    """Raise `InputError` with the reason for an option that is not at Trainer's default."""
+    for name in changed(args, TrainingArguments):
+        if name in reasons:
+            raise InputError(f"{name}: {reasons[name]}")
+
+
+def refuse_idle(args: TrainingArguments, prefix: str | tuple[str, ...], in_use: bool, needs: str) -> None:
+    """Raise `InputError` for an option that begins so and is changed, unless what it belongs to is in use."""
+    for name in changed(args, type(args)):
+        if name.startswith(prefix) and not in_use:
+            raise InputError(f"{name}: has no effect without {needs}")
+
+
+def changed(args: TrainingArguments, kind: type[Any]) -> list[str]:
+    """The fields of a dataclass that have another value in `args` than their default, or than Trainer makes of it."""
+    names = []
+    for field in dataclasses.fields(kind):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if getattr(args, field.name) not in (default, RESOLVED.get(field.name, default)):
+            names.append(field.name)
+    return names
+
+
+def check_built_options(args: TrainingArguments) -> None:
+    """Check what is known only after Trainer's own checks.
+
+    Raises:
+        InputError: a text for a mapping, processes that train apart, a schedule or tracker that cannot be had.
+    """
+    for name in args._VALID_DICT_FIELDS:
+        value = getattr(args, name)
+        if name not in MAY_BE_PATHS and not isinstance(value, dict | None):
+            raise InputError(f"{name}: expected a mapping, found {value!r}")
+    if args.n_gpu > 1:
+        raise InputError(
+            f"{args.n_gpu} GPUs and one process: start torchrun --nproc_per_node={args.n_gpu}, or choose one by "
+            "CUDA_VISIBLE_DEVICES=0"
+        )
+    check_processes(args)
+    check_schedule(args)
+    check_trackers(args)
 
 
 def check_schedule(args: TrainingArguments) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -62,7 +63,13 @@ def row_nats(
     for number in (start + rank for start in shown):
         batch = batches[min(number, len(batches) - 1)]
         inputs = {k: v.to(model.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}
-        of_token = model(**inputs, reduction="none").loss[:, :-1].double()
+        out = model(**inputs, reduction="none")
+        if out.loss.dim():
+            of_token = out.loss[:, :-1].double()
+        else:  # another class, which does not know of the reduction
+            logits = out.logits[:, :-1].flatten(0, 1).float()
+            of_token = F.cross_entropy(logits, inputs["labels"][:, 1:].flatten(), reduction="none")
+            of_token = of_token.view(len(out.logits), -1).double()
         if number < len(batches):
             of_text = of_token if is_text is None else of_token * is_text[inputs["input_ids"][:, 1:]]
             place = slice(first_rows[number], first_rows[number + 1])

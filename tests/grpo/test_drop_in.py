@@ -222,3 +222,17 @@ def test_rows_may_be_a_stream(make_trainer, questions):
 def test_a_configuration_may_state_options_again_whose_default_is_empty(tmp_path):
     stated = make_dataclass("Stated", [("debug", str, field(default=""))], bases=(PureGRPOConfig,))
     assert stated(output_dir=str(tmp_path), bf16=False).debug == []
+
+
+def test_predictions_and_several_sets_to_evaluate_are_as_trls(make_trainer, questions, tmp_path):
+    rows = prompt_dataset(questions, 4, seed=0).select(range(4))
+    measured = {}
+    for trainer_class in (GRPOTrainer, PureGRPOTrainer):
+        trainer = make_trainer(trainer_class=trainer_class, output_dir=str(tmp_path / trainer_class.__name__))
+        trainer.questions, trainer.eval_dataset = [], {"one": rows, "two": rows}
+        prediction = trainer.predict(rows)
+        assert prediction.predictions is None
+        assert len(prediction.metrics) >= 3
+        measured[trainer_class] = trainer.evaluate()
+    theirs = {name for name in measured[GRPOTrainer] if "preparation" not in name}
+    assert {"eval_one_loss", "eval_two_loss"} < theirs <= measured[PureGRPOTrainer].keys()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from trl.trainer.utils import RepeatSampler
 
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig
@@ -127,6 +128,12 @@ def test_a_step_holds_as_many_prompts_as_grpo_s_in_its_order(make_answer_trainer
     ]
     assert len(shown) == len(prompts)
     assert all(text.startswith(prompt) for text, prompt in zip(shown, prompts, strict=True))
+
+
+def test_shuffled_prompts_come_in_the_order_of_grpo(make_answer_trainer):
+    trainer = make_answer_trainer({"letter": 1.0}, shuffle_dataset=True)
+    grpo = RepeatSampler(trainer.train_dataset, mini_repeat_count=1, shuffle=True, seed=trainer.args.seed)
+    assert [*trainer._get_train_sampler()] == [*grpo] != [*range(len(trainer.train_dataset))]
 
 
 def test_rows_teach_the_format_s_own_answer(make_answer_trainer, explained):

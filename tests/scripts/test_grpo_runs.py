@@ -275,3 +275,15 @@ def test_the_card_of_adapters_has_the_accuracy_of_the_weights_that_are_taken(alg
     assert re.search(rf"\bstep {best}, eval_medqa_nll\b", card.content)
     (entry,) = card.data.eval_results
     assert entry.metric_value == pytest.approx(lines[best]["eval_medqa_accuracy"], abs=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "sft"])
+def test_both_algorithms_load_the_model_as_they_are_asked_to(algorithm, grpo_here, monkeypatch):
+    attention = []
+    monkeypatch.setattr(
+        train_grpo, "finish", lambda trainer, *args: attention.append(trainer.model.config._attn_implementation)
+    )
+    monkeypatch.setattr(train_grpo, "look_before", lambda trainer: None)
+    short = ["--algorithm", algorithm, "--max_steps", "1", "--eval_strategy", "no"]
+    grpo_here(*short, "--model_init_kwargs", "{attn_implementation: eager}")
+    assert attention == ["eager"]

@@ -49,6 +49,7 @@ RIGHT = [
     ("off_policy_mask_threshold", "inf"),  # no mask
     ("reward_weights", -5),  # a penalty's; the trainer counts its rewards
     ("reference_model_name_or_path", ""),  # no reference
+    ("scale_rewards", "true"),
 ]
 
 
@@ -186,6 +187,11 @@ def test_a_file_that_a_command_cannot_write_is_refused_before_it_reads(name, opt
         (["--fp16", "true"], "fp16"),
         (["--use_liger_kernel", "true"], "use_liger_kernel"),
         (["--learning_rate", "1e400"], "learning_rate"),
+        (["--learning_rate", "0"], "learning_rate"),
+        (["--per_device_eval_batch_size", "0"], "per_device_eval_batch_size"),
+        (["--torch_compile_backend", "inductr"], "torch_compile_backend"),
+        (["--torch_compile_mode", "fast"], "torch_compile_mode"),
+        (["--max_steps", "null"], "max_steps"),
         (["--adam_beta2", "1"], "adam_beta2"),
     ],
 )
@@ -201,6 +207,15 @@ def test_what_only_a_library_would_find_out_is_refused(name, options, key):
         (["--max_completion_length", "0"], "max_completion_length"),
         (["--temperature", "0"], "temperature"),
         (["--top_p", "1.5"], "top_p"),
+        (["--num_train_epochs", "1"], "num_train_epochs"),
+        (["--remove_unused_columns", "true"], "remove_unused_columns"),
+        (["--loss_type", "ppo"], "loss_type"),
+        (["--importance_sampling_level", "word"], "importance_sampling_level"),
+        (["--multi_objective_aggregation", "mean"], "multi_objective_aggregation"),
+        (["--sync_ref_model", "true", "--beta", "0"], "sync_ref_model"),
+        (["--generation_kwargs", "nonsense"], "generation_kwargs"),
+        (["--generation_batch_size", "64", "--updates_per_rollout", "2"], "generation_batch_size"),
+        (["--generation_batch_size", "64", "--steps_per_generation", "2"], "generation_batch_size"),
     ],
 )
 def test_what_no_grpo_run_can_use_is_refused(options, key):
@@ -212,6 +227,35 @@ def test_a_schedule_without_settings_needs_none(kind):
     argv = ["--sources", json.dumps(NEEDED["pretrain"]["sources"]), "--lr_scheduler_type", kind]
     _, _, training, _ = train_pretrain.parse_arguments(argv)
     assert training.lr_scheduler_kwargs is None
+
+
+@pytest.mark.parametrize("name", ["pretrain", "grpo"])
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        (["--log_level", "loud"], "log_level"),
+        (["--gradient_checkpointing_kwargs", "nonsense"], "checkpointing_kwargs"),  # or by its new name
+        (["--debug", "nonsense"], "debug"),
+        (["--deepspeed", "nowhere.json"], "deepspeed"),
+        (["--fsdp", "full_shard", "--fsdp_config", "nowhere.json"], "fsdp_config"),  # the error names the file alone
+    ],
+)
+def test_the_error_of_a_library_names_the_option(name, options, key):
+    needed = ["--sources", json.dumps(NEEDED[name]["sources"])] if name in NEEDED else []
+    assert key in refusal(PARSERS[name], [*needed, *options])
+
+
+def test_a_rollout_may_be_given_in_completions():
+    _, training = train_grpo.parse_arguments(["--generation_batch_size", "64", "--use_cpu", "true"])
+    assert (training.generation_batch_size, training.steps_per_generation, training.updates) == (64, 2, 0.5)
+
+
+@pytest.mark.parametrize(("given", "scale"), [("true", "group"), ("false", "none"), ("batch", "batch")])
+def test_the_scale_of_rewards_may_be_a_truth_value(given, scale, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"scale_rewards: {given}")
+    for argv in (["--config", str(recipe)], ["--scale_rewards", given]):
+        assert train_grpo.parse_arguments(argv)[1].scale_rewards == scale
 
 
 # ---- YAML -----------------------------------------------------------------------------------------------------------
@@ -286,3 +330,57 @@ def test_a_shared_part_of_a_recipe_may_be_merged(read):
 @pytest.mark.parametrize("value", ["!!binary aGk=", "!!set {a, b}", "!!timestamp 2024-01-01"])
 def test_a_value_that_is_no_json_is_refused_by_its_key(read, value):
     assert read(f"sources: {{a: {{path: {value}, weight: 1}}}}\n").startswith("sources: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "default"),
+    [
+        ("pretrain", "save_total_limit", 3),
+        ("pretrain", "lr_scheduler_kwargs", {"min_lr": 3e-5}),
+        ("pretrain", "metric_for_best_model", "eval_loss"),
+        ("grpo", "off_policy_mask_threshold", 0.05),
+        ("grpo", "reward_weights", [1.0, -0.01]),
+        ("grpo", "max_grad_norm", 1.0),  # is no option that may be None
+    ],
+)
+def test_null_is_none_and_no_default(name, option, default, tmp_path):
+    more = {"lr_scheduler_type": "linear"} if option == "lr_scheduler_kwargs" else {}
+    recipe = tmp_path / "recipe.yaml"
+    sources = NEEDED.get(name, {})
+
+    def value(*argv: str, **given) -> Any:
+        recipe.write_text(yaml.safe_dump({**sources, **given}))
+        return getattr(PARSERS[name](["--config", str(recipe), *argv])[-2 if name == "pretrain" else -1], option)
+
+    assert value() == default
+    for argv, given in (([], {option: None, **more}), ([f"--{option}", "null"], more), ([f"--{option}=null"], more)):
+        if option == "max_grad_norm":
+            with pytest.raises(InputError, match="^max_grad_norm: "):
+                value(*argv, **given)
+        else:
+            assert value(*argv, **given) is None
+    if option == "save_total_limit":  # the command line has the last word, either way
+        assert value("--save_total_limit", "null", save_total_limit=2) is None
+        assert value("--save-total-limit", "null", save_total_limit=2) is None
+        assert value("--save_total_limit", "2", save_total_limit=None) == 2
+
+
+def test_lists_are_lists_and_mappings_are_yaml(read, tmp_path):
+    _, training = read(SOURCES + "report_to: [tensorboard, flyte]\n")
+    assert training.report_to == ["tensorboard", "flyte"]
+    for none in ("[]", "none", "null"):
+        assert read(SOURCES + f"report_to: {none}\n")[1].report_to == []
+    assert read(SOURCES, "--report_to", "tensorboard", "flyte")[1].report_to == ["tensorboard", "flyte"]
+    recipe = tmp_path / "grpo.yaml"
+    recipe.write_text("optim_target_modules: [q_proj, v_proj]\noptim: galore_adamw\nuse_cpu: true\n")
+    assert train_grpo.parse_arguments(["--config", str(recipe)])[1].optim_target_modules == ["q_proj", "v_proj"]
+    _, training = read(
+        SOURCES, "--lr_scheduler_kwargs", "{min_lr: 1e-5}", "--model_overrides", "{num_hidden_layers: 2}"
+    )
+    assert training.lr_scheduler_kwargs == {"min_lr": 1e-5}
+
+
+def test_true_false_or_a_word(read):
+    for given, taken in (("non_padding", "non_padding"), ("true", "all"), ("false", "no"), ("all", "all")):
+        assert read(SOURCES + f"include_num_input_tokens_seen: {given}\n")[1].include_num_input_tokens_seen == taken
+    assert read(SOURCES + "trackio_static_space_id: false\n")[1].trackio_static_space_id is False

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from modeling_pure.training.arguments import OPTIMIZERS
 from modeling_pure.training.health import NotFinite, loss_spike
 from modeling_pure.training.trainer import PureTrainer
 from tests.training.conftest import losses
@@ -36,11 +37,12 @@ def state_of(trainer: PureTrainer) -> list[torch.Tensor]:
     return kept
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd", "adamw_torch", "adafactor"])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("step", [1, 3])
 def test_a_step_that_is_not_finite_changes_nothing(make_trainer, optimizer, where, step):
-    trainer = make_trainer(optimizer=optimizer, max_steps=5, warmup_steps=0)
+    named = {"optimizer": optimizer} if optimizer in OPTIMIZERS else {"optim": optimizer}
+    trainer = make_trainer(**named, max_steps=5, warmup_steps=0)
     spoil(trainer, {step}, where)
     around = {}
 

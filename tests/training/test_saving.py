@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from modeling_pure.errors import RunStopped
 from modeling_pure.training.checkpoint import FILE_LIST, checkpoint_fault, checkpoint_folders
+from modeling_pure.training.trainer import PureTrainer
 
 
 def test_every_file_and_the_list_of_them_are_on_the_disk_before_a_checkpoint_has_its_name(make_trainer, monkeypatch):
@@ -81,3 +84,28 @@ def test_a_run_that_is_made_longer_takes_its_next_step_at_the_rate_of_the_longer
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     assert len(straight.rates) == 6
     assert longer.rates == straight.rates[2:]
+
+
+@pytest.mark.parametrize("greater", [False, True])
+def test_the_best_of_the_saved_checkpoints_is_kept_and_taken_at_the_end(make_trainer, monkeypatch, greater):
+    losses = {1: 0.1, 2: 0.5, 3: 0.05, 4: 0.3, 5: 0.2, 6: 0.4}  # the best ones are never saved
+
+    def evaluate(self, *args, **kwargs):
+        metrics = {"eval_loss": losses[self.state.global_step] * (-1 if greater else 1)}
+        self.log(metrics)
+        return metrics
+
+    monkeypatch.setattr(PureTrainer, "evaluate", evaluate)
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+    settings |= {"save_total_limit": 1, "load_best_model_at_end": True, "greater_is_better": greater}
+    trainer = make_trainer(**settings)
+    trainer.train()
+    run = Path(trainer.args.output_dir)
+    again = make_trainer(**settings)
+    again.train(resume_from_checkpoint=True)
+    assert [step for step, _ in checkpoint_folders(run)] == [4, 6]
+    assert trainer.state.best_model_checkpoint == str(run / "checkpoint-4")
+    for one in (trainer, again):
+        assert one.best_saved() == (run / "checkpoint-4", 4, -0.3 if greater else 0.3)
+        saved = load_file(run / "checkpoint-4/model.safetensors")
+        assert all(torch.equal(value, saved[name]) for name, value in one.model.state_dict().items())

@@ -1,14 +1,20 @@
 """One step: memory that runs out, what Trainer waits for, and what a log line says."""
 
+import copy
+import dataclasses
 from itertools import islice
 
 import pytest
 import torch
+from datasets import Dataset
+from torch.utils.data import SequentialSampler
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 from modeling_pure.data.mixture import collate_rows
 from modeling_pure.errors import InputError, RunStopped
 from modeling_pure.training.report import training_flops
 from modeling_pure.training.throughput import Throughput, peak_tflops
+from modeling_pure.training.trainer import PureTrainer
 from tests.conftest import numbers_in
 from tests.training.conftest import losses
 
@@ -109,7 +115,9 @@ def test_gradient_checkpointing_changes_no_number(make_trainer):
     ("given", "message"),
     [
         ({"optimizer": "adam"}, "optimizer: .*'adamw'.*'muon'.*'adam'$"),
-        ({"optim": "adafactor"}, "optim: "),
+        ({"optim": "galore_adamw_layerwise", "optim_target_modules": "all-linear"}, "optim: "),
+        ({"optim": "sgd", "optimizer": "muon"}, "optim: "),
+        ({"optim_target_modules": "all-linear"}, "optim_target_modules: "),
         ({"max_nonfinite_steps": 0}, "max_nonfinite_steps: .*0$"),
         ({"auto_find_batch_size": True}, "auto_find_batch_size: "),
         ({"save_only_model": True}, "save_only_model: "),
@@ -177,3 +185,102 @@ def test_outputs_come_with_the_loss_where_they_are_asked_for(make_trainer):
     assert loss.item() == pytest.approx(outputs["loss"].item())
     assert outputs["logits"].shape[:2] == (2, 64)
     assert trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids}).item() == pytest.approx(loss.item())
+
+
+# ---- in the place of Trainer ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_its_place(make_trainer):
+    """Make a trainer of the parts of another, some of them replaced, in Trainer's order."""
+
+    def make(cls=PureTrainer, **changes):
+        made = make_trainer(max_steps=3)
+        parts = {"model": made.model, "args": made.args, "data_collator": None, "train_dataset": made.train_dataset}
+        parts |= {"eval_dataset": made.eval_dataset, "processing_class": made.tokenizer}
+        positional = [changes.pop(name, value) for name, value in parts.items()]
+        return cls(*positional, **changes)
+
+    return make
+
+
+OPTIMIZERS = {
+    "sgd": (torch.optim.SGD, {"lr": 0.1}),
+    "adamw": (torch.optim.AdamW, {"lr": 0.001}),
+    "adagrad": (torch.optim.Adagrad, {"lr": 0.01}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_and_schedule_may_be_given(name, in_its_place, make_trainer):
+    kind, settings = OPTIMIZERS[name]
+    args = make_trainer(max_steps=3, lr_scheduler_type="constant", weight_decay=0.0).args
+    by_class = in_its_place(optimizer_cls_and_kwargs=OPTIMIZERS[name], args=args)
+    by_class.train()
+    model = make_trainer().model
+    optimizer = kind(model.parameters(), **settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    given = in_its_place(model=model, optimizers=(optimizer, schedule))
+    given.train()
+    assert type(given.optimizer.optimizer) is type(by_class.optimizer.optimizer) is kind
+    assert losses(given)[-1] < losses(given)[0]
+    if name != "adamw":  # whose own weight decay is another
+        assert losses(given) == losses(by_class)
+
+
+def test_predictions_are_the_logits_of_the_rows(in_its_place, make_trainer):
+    trainer = in_its_place()
+    rows = trainer.eval_dataset[:3]
+    found = trainer.predict(rows)
+    batch = collate_rows(rows)
+    with torch.no_grad():
+        out = trainer.model.eval()(input_ids=batch["input_ids"], labels=batch["labels"])
+        logits = trainer.model(input_ids=batch["input_ids"]).logits
+    assert torch.equal(torch.from_numpy(found.predictions), logits)
+    assert found.label_ids.tolist() == batch["labels"].tolist()
+    assert found.metrics["test_loss"] == pytest.approx(out.loss.item(), rel=1e-6)
+    assert in_its_place(args=make_trainer(prediction_loss_only=True).args).predict(rows).predictions is None
+
+
+def test_a_llama_is_trained_as_trainer_trains_it(in_its_place, make_trainer):
+    torch.manual_seed(0)
+    shape = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    model = LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2, max_position_embeddings=64))
+    again = copy.deepcopy(model)
+    ours = in_its_place(model=model)
+    ours.train()
+    ids = [row["input_ids"].tolist() for row in islice(make_trainer().train_dataset, 12)]
+    rows = [{"input_ids": row, "labels": row} for row in ids]
+    fields = [field.name for field in dataclasses.fields(TrainingArguments)]
+    settings = {name: getattr(ours.args, name) for name in fields if name not in ("local_rank", "debug")}
+    args = TrainingArguments(**settings)
+    stock = Trainer(again, args, None, Dataset.from_list(rows))
+    stock._get_train_sampler = lambda dataset=None: SequentialSampler(stock.train_dataset)
+    stock.train()
+    assert losses(ours) == pytest.approx(losses(stock), rel=1e-6)
+    with torch.no_grad():
+        expected = model(**{name: collate_rows(ours.eval_dataset)[name] for name in ("input_ids", "labels")}).loss
+    assert ours.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("args", TrainingArguments(use_cpu=True)),
+        ("train_dataset", Dataset.from_list([{"input_ids": [1, 2]}])),
+        ("eval_dataset", Dataset.from_list([{"input_ids": [1, 2]}])),
+        ("eval_dataset", {"one": [], "two": []}),
+        ("data_collator", default_data_collator),
+        ("compute_metrics", len),
+        ("preprocess_logits_for_metrics", len),
+    ],
+)
+def test_what_is_made_for_other_data_is_refused(name, value, in_its_place):
+    with pytest.raises(InputError, match=f"^{name}: "):
+        in_its_place(**{name: value})
+
+
+def test_only_rows_of_a_mixture_are_evaluated(in_its_place):
+    for rows in (Dataset.from_list([{"input_ids": [1, 2]}]), []):
+        with pytest.raises(InputError, match="^eval_dataset: "):
+            in_its_place().evaluate(rows)

@@ -6,6 +6,20 @@ GRPO = "modeling_pure/grpo/"
 
 FAULTS = [
     Fault(
+        "options that belong to another one are accepted without it",
+        "modeling_pure/grpo/arguments.py",
+        "for prefix, needs, value in BELONG_TO:",
+        "for prefix, needs, value in ():",
+        "tests/grpo/test_every_option.py",
+    ),
+    Fault(
+        "the baseline is never shuffled",
+        "modeling_pure/grpo/sft.py",
+        "if not self.args.shuffle_dataset:",
+        "if True:",
+        "tests/grpo/test_sft.py",
+    ),
+    Fault(
         "the temperature is not applied in the backward pass",
         GRPO + "log_probs.py",
         "grad_log_probs = grad_log_probs / ctx.temperature",

@@ -20,6 +20,34 @@ FAULTS = [
         "tests/training/test_health.py",
     ),
     Fault(
+        "a step that is not finite is taken by an optimizer that reads no flag",
+        TRAINING + "health.py",
+        "elif isinstance(optimizer, torch.optim.Optimizer) and bad:",
+        "elif False:",
+        "tests/training/test_health.py",
+    ),
+    Fault(
+        "the best checkpoint is one that was not saved",
+        TRAINING + "saving.py",
+        "[*checkpoint_folders(self._run_folder), *written] if step in measured",
+        "measured.items()",
+        "tests/training/test_saving.py",
+    ),
+    Fault(
+        "data_seed does nothing",
+        TRAINING + "trainer_options.py",
+        "return args.seed if args.data_seed is None else args.data_seed",
+        "return args.seed",
+        "tests/training/test_every_option.py",
+    ),
+    Fault(
+        "options without effect are accepted",
+        TRAINING + "trainer_options.py",
+        "refuse(args, {**REFUSED, **refused})",
+        "refuse(args, refused)",
+        "tests/training/test_every_option.py",
+    ),
+    Fault(
         "bad steps in a row are never forgotten",
         TRAINING + "health.py",
         "torch.where(bad, self.in_a_row + 1, 0)",
@@ -179,8 +207,10 @@ FAULTS = [
     Fault(
         "a mapping is taken for a text",
         "modeling_pure/recipe.py",
-        """if "dict" not in self.hints.get(key, ""):""",
-        "if False:",
+        """            if "dict" not in hint:
+                raise""",
+        """            if False:
+                raise""",
         "tests/scripts/test_option_values.py",
     ),
     Fault(
