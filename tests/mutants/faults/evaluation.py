@@ -92,8 +92,22 @@ FAULTS = [
     Fault(
         "questions that have a record are asked again",
         MEDQA + "journal.py",
-        "if first + i not in self.records]",
-        "if first + i not in {}]",
+        "if any(first + i not in self.records for i in batch)]",
+        "if any(first + i not in {} for i in batch)]",
+        "tests/scripts/test_eval.py",
+    ),
+    Fault(
+        "what a process could not score ends that process alone",
+        MEDQA + "asked.py",
+        "        except NotFinite as error:\n            return error.index",
+        "        except ZeroDivisionError:\n            return 0",
+        "tests/scripts/test_eval.py",
+    ),
+    Fault(
+        "processes share out questions and not batches",
+        MEDQA + "journal.py",
+        "for i in batch)]",
+        "for i in batch)]\n        todo = [[i] for batch in todo for i in batch]",
         "tests/scripts/test_eval.py",
     ),
     Fault(
