@@ -67,9 +67,9 @@ from modeling_pure.training.publishing import push_finished
 from modeling_pure.training.rehearsal import before_anything_is_written, rehearse
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Arguments, questions, training, and what the run leaves behind."""
-    script_args, training_args = parse_arguments(sys.argv[1:])
+    script_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
     check_model("model_name_or_path", script_args.model_name_or_path)
     check_hub(training_args)
     checkpoint = checkpoint_to_resume(training_args)

@@ -51,9 +51,9 @@ from modeling_pure.training.run_folder import Recipe, check_recipe, note_launch,
 from modeling_pure.training.trainer import PureTrainer, resume_data
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
-    model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:])
+    model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
     check_hub(training_args)
     checkpoint = checkpoint_to_resume(training_args)
     sources = parse_sources(data_args.sources)

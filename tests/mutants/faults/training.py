@@ -6,6 +6,13 @@ TRAINING = "modeling_pure/training/"
 
 FAULTS = [
     Fault(
+        "signals are listened to in any thread",
+        TRAINING + "signals.py",
+        "if threading.current_thread() is threading.main_thread():",
+        "if True:",
+        "tests/scripts/test_pretrain.py",
+    ),
+    Fault(
         "a checkpoint without an optimizer is resumed with a fresh one",
         "modeling_pure/training/hub.py",
         "        require_optimizer(found, by_deepspeed=bool(args.deepspeed_plugin))\n",
