@@ -3,8 +3,9 @@
     python eval_medqa.py --config recipes/a100_2day/eval.yaml
 
 Questions are asked as the model was taught, with lm-evaluation-harness's letters beside it, in fp32. The folder it
-fills explains itself: report.html, report.md, eval.json, predictions.jsonl. A stopped run continues with the same
-command; nothing is scored twice. Compare such folders with `python -m modeling_pure.medqa.compare`.
+fills explains itself: report.html, report.md, eval.json, predictions.jsonl. Several processes (`accelerate launch`,
+torchrun) share the questions out. A stopped run continues with the same command, with any number of processes; nothing
+is scored twice. Compare such folders with `python -m modeling_pure.medqa.compare`.
 """
 
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from rich.progress import track
 from safetensors import SafetensorError
@@ -22,12 +24,11 @@ import modeling_pure  # noqa: F401  registers the model type "pure"
 from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.errors import InputError, first_line, run_script
 from modeling_pure.medqa.arguments import EvalArguments
-from modeling_pure.medqa.asked import Asked, Sampling
+from modeling_pure.medqa.asked import Asked, Item, Sampling
 from modeling_pure.medqa.card import card_evaluation
 from modeling_pure.medqa.evaluation import Inputs, evaluate, read_inputs
 from modeling_pure.medqa.formats import chat_prompt
 from modeling_pure.medqa.formulations import Plan, make_plan
-from modeling_pure.medqa.journal import Item
 from modeling_pure.medqa.permutations import ORDERS
 from modeling_pure.medqa.report import print_report, write_report
 from modeling_pure.medqa.results import write_evaluation
@@ -41,9 +42,10 @@ from modeling_pure.training.checkpoint import check_model
 ANSWER_TOKENS, REASONED_TOKENS = 32, 1024  # longest completions by default
 
 
-def main() -> None:
-    """Arguments, questions, model, scores, report."""
-    args = parse_arguments(sys.argv[1:])
+def main(argv: list[str] | None = None) -> None:
+    """Arguments, questions, model, scores, report; the first process prints and writes."""
+    args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    processes = PartialState(cpu=not torch.cuda.is_available())
     check_model("model_name_or_path", args.model_name_or_path)
     config = load(AutoConfig, args)
     tokenizer = load_tokenizer("model_name_or_path", args.model_name_or_path)
@@ -53,14 +55,17 @@ def main() -> None:
         chat_prompt(tokenizer, "")
     inputs = read_inputs(args, plan.headline.name)
     asked = Asked(load_model(args), tokenizer, args.data_set, args.batch_size, plan.headline, sampling)
-    describe_run(args, inputs, asked, plan)
+    if processes.is_main_process:
+        describe_run(args, inputs, asked, plan)
     results, predictions, journals = evaluate(args, inputs, asked, plan, progress)
-    folder = Path(args.output_dir)
-    write_report(folder, results)
-    write_evaluation(folder, results, predictions)
-    for journal in journals:
-        journal.file.unlink()
-    show(args, results)
+    if processes.is_main_process:
+        folder = Path(args.output_dir)
+        write_report(folder, results)
+        write_evaluation(folder, results, predictions)
+        for journal in journals:
+            journal.file.unlink()
+        show(args, results)
+    processes.destroy_process_group()
 
 
 def parse_arguments(argv: list[str]) -> EvalArguments:
@@ -125,7 +130,7 @@ def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked, plan: Plan) 
             **({"passages": f"of {book.path}: {book.description}"} if book else {}),
             "tokens": f"{tokens:,} of prompts, about {2 * parameters * tokens / 1e15:.3g} PFLOP to read them once",
             "memory": f"{4 * parameters / 1e9:.2f} GB of weights (fp32); a forward pass has {args.batch_size} prompts",
-            "device": str(asked.model.device),
+            "device": f"{asked.model.device}, {PartialState().num_processes} process(es)",
             "beside it": ", ".join(inputs.others),
             **({"contamination": args.contamination} if args.contamination else {}),
             "folder": args.output_dir,
@@ -137,8 +142,8 @@ def describe_run(args: EvalArguments, inputs: Inputs, asked: Asked, plan: Plan) 
 
 
 def progress(records: Iterable[Item], total: int) -> Iterable[Item]:
-    """A bar with the time left."""
-    return track(records, description="scoring", total=total)
+    """A bar with the time left, on the first process."""
+    return track(records, description="scoring", total=total, disable=not PartialState().is_main_process)
 
 
 def show(args: EvalArguments, results: Results) -> None:

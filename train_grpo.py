@@ -69,9 +69,9 @@ from modeling_pure.training.rehearsal import refusals_as_input_errors, rehearse
 from modeling_pure.training.trainer_options import refuse, seed_of_data
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Arguments, questions, training, and what the run leaves behind."""
-    script_args, training_args = parse_arguments(sys.argv[1:])
+    script_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
     with naming_lost_ranks(training_args), run_lock(training_args):
         train(script_args, training_args)
 

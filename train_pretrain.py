@@ -54,9 +54,9 @@ from modeling_pure.training.trainer import PureTrainer, resume_data
 from modeling_pure.training.trainer_options import seed_of_data
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
-    model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:])
+    model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
     with naming_lost_ranks(training_args), run_lock(training_args):
         train(model_args, data_args, training_args, recipe)
 

@@ -9,39 +9,26 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from .rollout import Rollout, gather_rollout
-from .sampling import SamplingParams, TokenSampler, pack_bits
+from .sampling import SampledTokens, SamplingParams, TokenSampler
 
 
-class KeepRecorder(LogitsProcessor):
-    """Cuts unlikely tokens off and remembers the rest.
+class DrawTokens(LogitsProcessor):
+    """Draws each token itself and leaves it to `generate` as the only possible one.
 
-    A processor of the caller runs before transformers' own cuts and would not see what these leave; so it makes the
-    cuts itself, and `generate` is asked for none.
+    Args:
+        uniform: a number from 0 up to 1 for each token, float64 of shape (rows, longest completion).
     """
 
-    def __init__(self, sampler: TokenSampler) -> None:
-        self.sampler = sampler
-        self.dense: torch.Tensor | None = None
-        self.log_probs: list[torch.Tensor] = []
-        self.kept: list[torch.Tensor] = []
-        self.masks: list[torch.Tensor] = []
+    def __init__(self, sampler: TokenSampler, uniform: torch.Tensor) -> None:
+        self.sampler, self.uniform = sampler, uniform
+        self.drawn: list[SampledTokens] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities (batch, vocab) of what is kept, -inf elsewhere; notes the token that was drawn last."""
-        self.note_drawn(input_ids[:, -1:])
-        step = torch.tensor([len(self.kept)], device=scores.device)
-        ids, log_probs = self.sampler.candidates(scores, step)
-        self.dense = torch.full_like(scores, -torch.inf, dtype=torch.float32).scatter_(-1, ids, log_probs)
-        kept = self.dense > -torch.inf
-        self.kept.append(kept.sum(-1))
-        if self.sampler.params.masks:
-            self.masks.append(pack_bits(kept))
-        return self.dense
-
-    def note_drawn(self, tokens: torch.Tensor) -> None:
-        """Take down the log-probabilities of the tokens (rows, 1) that were drawn from what the last call returned."""
-        if self.dense is not None:
-            self.log_probs.append(self.dense.gather(-1, tokens)[:, 0])
+        """Scores (batch, vocab) of 0 for the token that was drawn, -inf elsewhere."""
+        step = len(self.drawn)
+        drawn = self.sampler(scores, torch.tensor([step], device=scores.device), self.uniform[:, step])
+        self.drawn.append(drawn)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, drawn.tokens[:, None], 0.0)
 
 
 @torch.no_grad()
@@ -53,17 +40,24 @@ def generate_completions(
     eos_token_ids: list[int],
     pad_token_id: int,
     fp32_head: bool = True,
+    uniform: torch.Tensor | None = None,
 ) -> Rollout:
-    """`rollout.sample_completions`, with another use of random numbers.
+    """`rollout.sample_completions`, which draws the same tokens.
 
     `fp32_head` is left to the model, whose head TRL has cast; not where it is tied, which under bf16 is then rounded.
     """
+    if uniform is None:
+        uniform = torch.rand(len(prompt_ids), max_new_tokens, dtype=torch.float64)
     longest = max(map(len, prompt_ids))
     prompts = torch.tensor([[pad_token_id] * (longest - len(ids)) + ids for ids in prompt_ids], device=model.device)
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=model.device)
-    recorder = KeepRecorder(TokenSampler(params, eos_token_ids, model.device))
+    draw = DrawTokens(TokenSampler(params, eos_token_ids, model.device), uniform.to(model.device))
     settings = GenerationConfig(
-        do_sample=True, max_new_tokens=max_new_tokens, eos_token_id=eos_token_ids, pad_token_id=pad_token_id, top_k=0
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos_token_ids,
+        pad_token_id=pad_token_id,
+        suppress_tokens=[*params.suppress_tokens] or None,
     )
     # What the model's own configuration says and ours does not would be taken from it.
     own, model.generation_config = model.generation_config, GenerationConfig()
@@ -73,11 +67,12 @@ def generate_completions(
             prompts,
             attention_mask=mask,
             generation_config=settings,
-            logits_processor=LogitsProcessorList([recorder]),
+            logits_processor=LogitsProcessorList([draw]),
         )
     finally:
         model.generation_config = own
-    recorder.note_drawn(output[:, -1:])
-    log_probs, kept = torch.stack(recorder.log_probs, 1), torch.stack(recorder.kept, 1)
-    masks = torch.stack(recorder.masks, 1) if recorder.masks else None
-    return gather_rollout(output[:, longest:], log_probs, kept, masks, eos_token_ids)
+    log_probs, kept = (torch.stack([getattr(one, name) for one in draw.drawn], 1) for name in ("log_probs", "kept"))
+    masks = [one.mask for one in draw.drawn if one.mask is not None]
+    return gather_rollout(
+        output[:, longest:], log_probs, kept, torch.stack(masks, 1) if masks else None, eos_token_ids
+    )

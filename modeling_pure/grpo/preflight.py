@@ -16,6 +16,7 @@ from ..medqa.formats import ANSWER_FORMATS
 from ..medqa.metrics.medqa_accuracy.medqa_accuracy import wilson_interval
 from ..medqa.questions import LETTERS
 from ..medqa.rewards import AnswerReward
+from .sampling import uniform_numbers
 from .trainer import PureGRPOTrainer
 
 PROMPTS = 32  # over all processes and formats; with 16 samples each an accuracy is known to about 4 points
@@ -106,14 +107,18 @@ def preflight(trainer: PureGRPOTrainer) -> list[Preflight]:
     The processes share the prompts out. A group earns the same where all its samples are right or all are wrong; the
     length penalty is left out.
     """
-    rank, world = trainer.args.process_index, trainer.args.world_size
-    rows = first_prompts(trainer.train_dataset)[rank::world]
+    rank, world, number = trainer.args.process_index, trainer.args.world_size, trainer.args.num_generations
+    prompts = first_prompts(trainer.train_dataset)
+    shape = len(prompts), number, trainer.args.max_completion_length
+    uniform = uniform_numbers(f"preflight {trainer.args.seed}", shape[0] * number, shape[2]).view(shape)[rank::world]
+    rows = prompts[rank::world]
     devices = [trainer.args.device.index or 0] if trainer.args.device.type == "cuda" else []
-    at_once = max(1, trainer.args.generation_batch_size // world // trainer.args.num_generations)  # as in training
+    at_once = max(1, trainer.args.generation_batch_size // world // number)  # as in training
     samples: list[Sample] = []
     with torch.random.fork_rng(devices):
         for start in range(0, len(rows), at_once):
-            samples += sample_groups(trainer, rows[start : start + at_once], (rank, start))
+            batch = slice(start, start + at_once)
+            samples += sample_groups(trainer, rows[batch], (rank, start), uniform[batch].flatten(0, 1))
     return summarise(gather_object(samples))
 
 
@@ -125,10 +130,12 @@ def first_prompts(prompts: Dataset) -> list[dict[str, Any]]:
     return [prompts[i] for places in first for i in places]
 
 
-def sample_groups(trainer: PureGRPOTrainer, rows: list[dict[str, Any]], name: tuple[int, int]) -> list[Sample]:
+def sample_groups(
+    trainer: PureGRPOTrainer, rows: list[dict[str, Any]], name: tuple[int, int], uniform: torch.Tensor
+) -> list[Sample]:
     """What is to be known of each completion to some prompts; `name` tells their groups from all others."""
     prompt_ids, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
-    rollout = trainer.sample([ids for ids in prompt_ids for _ in range(trainer.args.num_generations)])
+    rollout = trainer.sample([ids for ids in prompt_ids for _ in range(trainer.args.num_generations)], uniform)
     texts = trainer._tokenizer.batch_decode(rollout.completion_ids, skip_special_tokens=True)
     of_group = [i // trainer.args.num_generations for i in range(len(texts))]
     asked = [rows[group] for group in of_group]

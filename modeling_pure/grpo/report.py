@@ -73,7 +73,7 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
         "rollouts": "vLLM" if args.use_vllm else rollouts + (trainer.rollout_obstacle or ""),
         "scoring": f"whole rows, because {trainer.prefix_obstacle}"
         if trainer.prefix_obstacle
-        else "prompts run once a group; whole groups are shuffled",
+        else "prompts run once a group; groups stay whole",
     }
 
 

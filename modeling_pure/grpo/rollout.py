@@ -205,9 +205,14 @@ class Decoding:
     def __init__(self, model: PreTrainedModel, sampler: TokenSampler, fp32_head: bool, pad_token_id: int) -> None:
         self.model, self.sampler, self.fp32_head, self.pad_token_id = model, sampler, fp32_head, pad_token_id
 
-    def start(self, groups: list[list[int]], counts: list[int], max_new_tokens: int) -> None:
-        """Run the prompts, one a group, and draw the first token of each of their `counts` completions."""
-        device, slots = self.model.device, max(counts)
+    def start(self, groups: list[list[int]], counts: list[int], uniform: torch.Tensor) -> None:
+        """Run the prompts, one a group, and draw the first token of each of their `counts` completions.
+
+        Args:
+            uniform: a number from 0 up to 1 for each token, float64 of shape (completions, longest completion).
+        """
+        device, slots, max_new_tokens = self.model.device, max(counts), uniform.shape[1]
+        self.uniform = uniform.to(device)
         lengths = torch.tensor([len(prompt) for prompt in groups])
         prompts = torch.full((len(groups), int(lengths.max())), self.pad_token_id)
         for row, prompt in enumerate(groups):
@@ -268,8 +273,8 @@ class Decoding:
 
     def _draw(self, hidden: torch.Tensor) -> None:
         logits = head_logits(self.model.get_output_embeddings(), hidden, self.fp32_head)
-        uniform = torch.rand(len(self.ids) - 1, dtype=torch.float64, device=logits.device)
-        drawn = self.sampler(logits, self.step, uniform[self.place.clamp(max=len(uniform) - 1)])
+        row = self.place.clamp(max=len(self.uniform) - 1)
+        drawn = self.sampler(logits, self.step, self.uniform[row, self.step.expand(len(row))])
         self._write(drawn)
         self.tokens.copy_(drawn.tokens[:, None])
         self.finished |= (drawn.tokens[:, None] == self.sampler.eos).any(1)
@@ -324,16 +329,23 @@ def sample_completions(
     eos_token_ids: list[int],
     pad_token_id: int,
     fp32_head: bool = True,
+    uniform: torch.Tensor | None = None,
 ) -> Rollout:
     """Sample a completion to each prompt; equal neighbours are a group, whose prompt is run once.
 
     Distributed as what `generate(do_sample=True)` gives with the same settings.
+
+    Args:
+        uniform: the numbers to draw with, float64 of shape (prompts, max_new_tokens); those of torch's generator if
+            None.
     """
+    if uniform is None:
+        uniform = torch.rand(len(prompt_ids), max_new_tokens, dtype=torch.float64)
     runs = [(prompt, len(list(rows))) for prompt, rows in groupby(prompt_ids)]
     sampler = TokenSampler(params, eos_token_ids, model.device)
     decoding = Decoding(model, sampler, fp32_head, pad_token_id)
     with torch.no_grad(), cast_once(model):
-        decoding.start([prompt for prompt, _ in runs], [count for _, count in runs], max_new_tokens)
+        decoding.start([prompt for prompt, _ in runs], [count for _, count in runs], uniform)
         with attention_of(model, ATTENTION):
             decode(decoding, max_new_tokens)
     rows = slice(len(prompt_ids))

@@ -6,6 +6,7 @@ in training. A bit a word is stored, as the set cannot be worked out again: in b
 """
 
 import math
+import random
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +117,15 @@ class TokenSampler:
             least = log_probs.amax(-1, keepdim=True) + math.log(params.min_p)
             scores = scores.masked_fill(log_probs < least, -torch.inf)
         return ids, scores.log_softmax(-1)
+
+
+def uniform_numbers(key: str, rows: int, tokens: int) -> torch.Tensor:
+    """Numbers from 0 up to 1 to draw tokens with, float64 of shape (rows, tokens) on the CPU.
+
+    They depend on the key and the shape alone: every process can take those of its rows in a batch that they share.
+    """
+    generator = torch.Generator().manual_seed(random.Random(key).getrandbits(63))
+    return torch.rand(rows, tokens, dtype=torch.float64, generator=generator)
 
 
 def draw(log_probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:

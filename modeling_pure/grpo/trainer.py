@@ -32,6 +32,7 @@ from .budget import SaveAfterRollout, TokenBudget
 from .generate import generate_completions
 from .inputs import check_prompt_ids, check_training_rows
 from .rollout import Rollout, evaluating, sample_completions
+from .sampling import uniform_numbers
 from .self_check import rollout_fault, scoring_is_right
 from .shared_prefix import add_scoring, group_rows, refuse_changed_logits, shared_prefix_obstacle
 
@@ -82,6 +83,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         if args.reward_weights is not None and len(args.reward_weights) != rewards:
             raise InputError(f"reward_weights: expected {rewards}, one for each reward, found {args.reward_weights}")
         self._sampling_mask: torch.Tensor | None = None  # of the batch that is scored next, as bits
+        self._rollout_of_step = ("", 0)  # the step that was sampled for last, and how often
         self.fp32_head = args.cast_lm_head_to_fp32
         if has_tied_head(model, args):
             args.cast_lm_head_to_fp32 = False  # the embeddings would be cast too; the scorer casts the product alone
@@ -185,8 +187,13 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     # ---- rollouts -------------------------------------------------------------------------------------------------
 
-    def sample(self, prompt_ids: list[list[int]]) -> Rollout:
-        """Completions to prompts, equal neighbours being a group."""
+    def sample(self, prompt_ids: list[list[int]], uniform: torch.Tensor | None = None) -> Rollout:
+        """Completions to prompts, equal neighbours being a group.
+
+        Args:
+            uniform: the numbers to draw with, of shape (prompts, max_completion_length); those of torch's generator
+                if None.
+        """
         if self.generates:
             with evaluating(self.model):
                 completion_ids, _ = super()._generate_single_turn(prompt_ids, None, {}, self.num_generations)
@@ -201,7 +208,18 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
                 self.eos_token_ids,
                 self._tokenizer.pad_token_id,
                 self.fp32_head,
+                uniform,
             )
+
+    def _numbers_of_rows(self, rows: int) -> torch.Tensor:
+        """The random numbers of this process's rows, which would be theirs in the batch of one process, too."""
+        step = f"{'train' if self.model.training else 'eval'} {self.state.global_step}"
+        before, number = self._rollout_of_step
+        number = number + 1 if step == before else 0
+        self._rollout_of_step = step, number
+        first = self.args.process_index * rows
+        key = f"rollout {self.args.seed} {step} {number}"
+        return uniform_numbers(key, first + rows, self.args.max_completion_length)[first:]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """TRL's, but no tokenizer ends a prompt; and in a question the spelling of a special token is letters."""
@@ -219,7 +237,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         if self.use_vllm or self.generates:
             with evaluating(self.model):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        rollout = self.sample(prompt_ids)
+        rollout = self.sample(prompt_ids, self._numbers_of_rows(len(prompt_ids)))
         log_probs = [log_prob for row in rollout.log_probs for log_prob in row]
         counts = [sum(map(sum, rollout.kept)), len(log_probs), sum(not math.isfinite(x) for x in log_probs)]
         # Added up over the ranks, of which none may stop alone.
@@ -254,12 +272,13 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         return output
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """TRL's, but for the shuffle: whole groups change places, so that a micro-batch can share their prompts."""
+        """TRL's, but for the shuffle: groups stay whole, so that a micro-batch can share their prompts."""
         if self.left_to_trl or not self.model.training:
             return super()._prepare_inputs(generation_batch)
         passes = self.args.steps_per_generation
         if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
-            rollout = shuffle_groups(self._generate_and_score_completions(generation_batch))
+            updates = max(1, passes // self.args.gradient_accumulation_steps)
+            rollout = deal_groups(self._generate_and_score_completions(generation_batch), updates)
             self._buffered_inputs = split_tensor_dict(rollout, passes)
         return self._buffered_inputs[self._step % passes]
 
@@ -359,6 +378,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """TRL's sampled rewards on the dev prompts, and beside them accuracies in which no reward has a say."""
+        self._rollout_of_step = ("", 0)  # evaluated again, a step is sampled again
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         if self.questions:
             ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
@@ -404,12 +424,14 @@ def model_config(name_or_path: str, args: PureGRPOConfig) -> PreTrainedConfig:
     return config.get_text_config()
 
 
-def shuffle_groups(rollout: dict[str, Any]) -> dict[str, Any]:
-    """The rows of a rollout in another order, in which neighbours with the same prompt stay neighbours."""
+def deal_groups(rollout: dict[str, Any], updates: int) -> dict[str, Any]:
+    """The rows of a rollout in the order of the updates made on it: each takes every `updates`-th group.
+
+    Neighbours with the same prompt stay neighbours. An update has the groups that it would have with another number of
+    processes, as long as each process has the same number of groups for every update.
+    """
     prompts = rollout["prompt_ids"].masked_fill(rollout["prompt_mask"] == 0, -1)
-    of_group = group_rows(prompts)
-    places = torch.randperm(int(of_group[-1]) + 1).to(of_group.device)  # drawn on the CPU: equal on every device
-    order = places[of_group].argsort(stable=True)
+    order = (group_rows(prompts) % updates).argsort(stable=True)
     return {
         name: value[order.to(value.device)] if torch.is_tensor(value) and value.dim() else value
         for name, value in rollout.items()

@@ -1,9 +1,11 @@
 """A model with the settings that scorers need, and the records that they give."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..tokenizer import prompt_ids, text_ids
@@ -14,7 +16,7 @@ from .scoring import context_length
 from .tasks import Task
 
 Record = dict[str, Any]  # the result of one question, as plain JSON; each scorer documents its keys
-Records = Iterator[tuple[int, Record]]  # with the question's index
+Item = tuple[int, Record]  # with the question's index
 
 
 class NotFinite(Exception):
@@ -23,6 +25,42 @@ class NotFinite(Exception):
     def __init__(self, index: int) -> None:
         super().__init__(f"question {index}")
         self.index = index
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Questions in batches by their indices, and the function that asks one batch.
+
+    Rounding depends on the other rows of a forward pass, so a batch is never cut: not for the processes that share the
+    batches, and not for what an unfinished evaluation still has to ask.
+    """
+
+    indices: list[list[int]]
+    ask: Callable[[list[int]], list[Record]]
+
+    def __iter__(self) -> Iterator[Item]:
+        return self.records(self.indices)
+
+    def records(self, indices: list[list[int]]) -> Iterator[Item]:
+        """Records of some batches, in their order, on every process; each round, every process asks one batch.
+
+        Raises:
+            NotFinite: on all processes alike.
+        """
+        rank, world = PartialState().process_index, PartialState().num_processes
+        for start in range(0, len(indices), world):
+            of_round = indices[start : start + world]
+            found: list[list[Record] | int] = gather_object([self._ask(batch) for batch in of_round[rank : rank + 1]])
+            for batch, records in zip(of_round, found, strict=True):
+                if isinstance(records, int):
+                    raise NotFinite(records)
+                yield from zip(batch, records, strict=True)
+
+    def _ask(self, batch: list[int]) -> list[Record] | int:
+        try:
+            return self.ask(batch)
+        except NotFinite as error:
+            return error.index
 
 
 @dataclass(frozen=True)

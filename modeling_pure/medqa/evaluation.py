@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from tqdm import tqdm
 
 from ..console import DISCLAIMER
@@ -246,7 +247,9 @@ class Run:
             fit_passages(
                 question, asked.tokenizer, asked.longest_prompt(question), asked.prompt, asked.formulation.chat
             )
-            for question in tqdm(book.questions, desc="passages", unit="question", disable=None)
+            for question in tqdm(
+                book.questions, desc="passages", unit="question", disable=PartialState().process_index > 0 or None
+            )
         ]
         self.retrieval = {
             "path": book.path,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
-from .asked import Asked, NotFinite, Record, Records
+from .asked import Asked, Batches, NotFinite, Record
 from .ends import end_tokens
 from .formats import from_chat
 from .questions import Question
@@ -14,20 +14,25 @@ from .rewards import REWARD_WEIGHTS, Correct, LengthPenalty
 from .scoring import sorted_batches
 
 
-@torch.inference_mode()
-def score_generations(asked: Asked, questions: list[Question]) -> Records:
+def score_generations(asked: Asked, questions: list[Question]) -> Batches:
     """A record of each question, with a list over its completions for each key but `cut`: see `Judge`."""
     sampling = asked.sampling
     prompts, cut = asked.encode([asked.prompt(question) for question in questions], sampling.max_new_tokens)
     judge = Judge(asked)
-    for batch in sorted_batches(list(map(len, prompts)), 1 if sampling.num_samples else asked.batch_size):
+
+    @torch.inference_mode()
+    def ask(batch: list[int]) -> list[Record]:
         torch.manual_seed(sampling.seed + int(questions[batch[0]].digest[:12], 16))
         try:
             of_batch = generate(asked, [prompts[i] for i in batch], judge.ends)
         except NotFinite as error:
             raise NotFinite(batch[error.index // max(1, sampling.num_samples)]) from error
-        for i, completions in zip(batch, of_batch, strict=True):
-            yield i, {**judge.record(questions[i], completions), "cut": cut[i]}
+        return [
+            {**judge.record(questions[i], completions), "cut": cut[i]}
+            for i, completions in zip(batch, of_batch, strict=True)
+        ]
+
+    return Batches(sorted_batches(list(map(len, prompts)), 1 if sampling.num_samples else asked.batch_size), ask)
 
 
 class Judge:

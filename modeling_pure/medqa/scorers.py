@@ -1,4 +1,4 @@
-"""The scorers. Each takes questions and gives a record of each, batch by batch.
+"""The scorers. Each takes questions and gives their batches, with the function that makes records of one.
 
     letter     log-likelihoods of the labels after the prompt, as lm-evaluation-harness scores
     text       log-likelihoods of the options' texts after the same prompt
@@ -12,7 +12,7 @@ rounding in the last bits of fp32; sampled completions are drawn question by que
 import math
 from collections.abc import Sequence
 
-from .asked import Asked, NotFinite, Record, Records
+from .asked import Asked, Batches, NotFinite, Record
 from .generation import score_generations
 from .questions import Question
 from .scoring import continuation_log_likelihoods, label_log_likelihoods, sorted_batches
@@ -20,19 +20,21 @@ from .scoring import continuation_log_likelihoods, label_log_likelihoods, sorted
 PREMISE = "Answer:"
 
 
-def score_letters(asked: Asked, questions: list[Question]) -> Records:
+def score_letters(asked: Asked, questions: list[Question]) -> Batches:
     """`log_likelihoods`: of each label after the prompt, in nats."""
     prompts = [asked.prompt(question) for question in questions]
     ids, cut = asked.encode(prompts)
-    for batch in sorted_batches(list(map(len, ids)), asked.batch_size):
+
+    def ask(batch: list[int]) -> list[Record]:
         of_batch = [prompts[i] for i in batch]
         scores = label_log_likelihoods(asked.model, asked.tokenizer, of_batch, asked.task.labels).tolist()
         require_finite(batch, scores)
-        for i, row in zip(batch, scores, strict=True):
-            yield i, {"log_likelihoods": row, "cut": cut[i]}
+        return [{"log_likelihoods": row, "cut": cut[i]} for i, row in zip(batch, scores, strict=True)]
+
+    return Batches(sorted_batches(list(map(len, ids)), asked.batch_size), ask)
 
 
-def score_texts(asked: Asked, questions: list[Question]) -> Records:
+def score_texts(asked: Asked, questions: list[Question]) -> Batches:
     """`log_likelihoods`: of each option's text after the prompt, in nats, and its `tokens`.
 
     `characters` are those of the option. `unconditional` is the log-likelihood after "Answer:" alone: what it leaves
@@ -40,8 +42,8 @@ def score_texts(asked: Asked, questions: list[Question]) -> Records:
     "Surface Form Competition").
     """
     prompts = [asked.prompt(question) for question in questions]
-    lengths = list(map(len, asked.encode(prompts)[0]))
-    for batch in sorted_batches(lengths, max(1, asked.batch_size // len(asked.task.labels))):
+
+    def ask(batch: list[int]) -> list[Record]:
         owners = [i for i in batch for _ in questions[i].options]
         texts = [text for i in batch for text in asked.continuations(questions[i])]
         given = continuation_log_likelihoods(asked.model, asked.tokenizer, [prompts[i] for i in owners], texts)
@@ -49,6 +51,7 @@ def score_texts(asked: Asked, questions: list[Question]) -> Records:
         alone = continuation_log_likelihoods(asked.model, asked.tokenizer, [PREMISE] * len(different), different)
         by_text = dict(zip(different, alone.sums, strict=True))
         require_finite(owners, [(total, by_text[text]) for total, text in zip(given.sums, texts, strict=True)])
+        records: list[Record] = []
         start = 0
         for i in batch:
             of_question = slice(start, start := start + len(questions[i].options))
@@ -59,7 +62,11 @@ def score_texts(asked: Asked, questions: list[Question]) -> Records:
                 "characters": [len(option) for option in questions[i].options],
                 "cut": any(given.cut[of_question]),
             }
-            yield i, record
+            records.append(record)
+        return records
+
+    lengths = list(map(len, asked.encode(prompts)[0]))
+    return Batches(sorted_batches(lengths, max(1, asked.batch_size // len(asked.task.labels))), ask)
 
 
 def require_finite(owners: list[int], rows: Sequence[Sequence[float]]) -> None:

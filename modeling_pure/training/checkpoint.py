@@ -94,6 +94,20 @@ def resume_point(output_dir: str | Path, resume_from_checkpoint: str | None) -> 
     return folder
 
 
+def require_optimizer(checkpoint: Path, by_deepspeed: bool) -> None:
+    """Raise `InputError` for a checkpoint without the optimizer that a run needs: DeepSpeed keeps its own.
+
+    All other kinds of runs write and read the same: one process, DDP, FSDP2.
+    """
+    if by_deepspeed and not any(checkpoint.glob("global_step*")):
+        raise InputError(f"resume_from_checkpoint: '{checkpoint}' was written without DeepSpeed; resume it without")
+    if not by_deepspeed and not (checkpoint / "optimizer.pt").is_file():
+        raise InputError(
+            f"resume_from_checkpoint: '{checkpoint}' has no optimizer.pt; it was saved under DeepSpeed, by a former "
+            "version under FSDP, or by save_only_model: resume it as it was written, or start in another output_dir"
+        )
+
+
 def callback_attributes(checkpoint: str | Path, callback: str) -> dict[str, Any]:
     """What a stateful callback left in a checkpoint's trainer_state.json.
 

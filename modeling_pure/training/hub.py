@@ -29,7 +29,7 @@ from transformers.trainer_utils import HubStrategy
 
 from ..data.remote import is_transient
 from ..errors import DISK_FULL, InputError, first_line
-from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_step, resume_point
+from .checkpoint import STATE_FILE, checkpoint_fault, checkpoint_step, require_optimizer, resume_point
 from .run_folder import folder_of
 
 T = TypeVar("T")
@@ -123,6 +123,8 @@ def checkpoint_to_resume(args: TrainingArguments) -> Path | None:
                 raise InputError(f"resume_from_checkpoint: there is no {LAST_CHECKPOINT}/ in '{asked}'")
         elif not found and args.push_to_hub and args.hub_strategy == HubStrategy.CHECKPOINT:
             found = download_checkpoint(repository_id(args), args.hub_revision, args)
+    if found:
+        require_optimizer(found, by_deepspeed=bool(args.deepspeed_plugin))
     steps = {*gather_object([checkpoint_step(found) if found else 0])}
     if len(steps) > 1:
         raise InputError(

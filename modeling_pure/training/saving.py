@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, Trainer, TrainerState
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
 from ..atomic import follow_umask
-from ..errors import RunInterrupted, RunStopped, first_line
+from ..errors import InputError, RunInterrupted, RunStopped, first_line
 from ..model_card import write_model_card
 from .checkpoint import (
     STATE_FILE,
@@ -31,6 +32,7 @@ from .hub import create_repository, repository_id
 from .launch import check_engine
 from .publishing import Publisher
 from .run_folder import folder_of
+from .sharding import load_optimizer, load_weights, whole
 from .signals import StopOnSignal
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,8 @@ class DurableTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_engine(self.args, self.accelerator)
+        if self.is_fsdp_enabled:
+            self._save_whole_weights()
         config, tokenizer = cast(Any, self.model.config), cast(Any, self.processing_class)
         if tokenizer is not None and 0 < (getattr(config, "num_real_tokens", None) or 0) < len(tokenizer):
             config.num_real_tokens = min(len(tokenizer), config.vocab_size)  # it has taken some of the spare rows
@@ -113,6 +117,13 @@ class DurableTrainer(Trainer):
         if last is None:
             raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
         return str(last)
+
+    def _save_whole_weights(self) -> None:
+        """Save what one process would, whatever `fsdp_state_dict_type` says: Trainer would end without a model."""
+        plugin = cast(Any, self.accelerator.state).fsdp_plugin
+        if plugin.fsdp_version != 2:
+            raise InputError("fsdp_version: 1 is not supported; set it to 2, as accelerate_configs/fsdp2.yaml does")
+        plugin.set_state_dict_type("FULL_STATE_DICT")
 
     @property
     def _run_folder(self) -> Path:
@@ -197,9 +208,33 @@ class DurableTrainer(Trainer):
         return result
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and self.is_fsdp_enabled:
+            load_optimizer(cast(Any, self.optimizer), Path(checkpoint, OPTIMIZER_NAME))
+            schedule = cast(LambdaLR, self.lr_scheduler)
+            schedule.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint:
             self._follow_schedule()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        state = whole(cast(Any, self.optimizer).state_dict(), keep=self.args.should_save)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir, OPTIMIZER_NAME))
+            torch.save(cast(LambdaLR, self.lr_scheduler).state_dict(), Path(output_dir, SCHEDULER_NAME))
+        return None
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        return load_weights(model or self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        if not self.is_fsdp_enabled:
+            return super()._load_best_model()
+        return self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
 
     def _follow_schedule(self) -> None:
         """Take the next step at the rate of this run's schedule: the checkpoint's may be that of a shorter run."""

@@ -38,8 +38,9 @@ class StopOnSignal(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Listen from now on."""
-        self.handlers = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
+        """Listen from now on, where Python allows it: a worker of Ray trains in another thread than the main one."""
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         if args.world_size > 1 and self.ranks is None:
             # Its time is up first: NCCL ends a process without a line of ours.
             self.ranks = dist.new_group(backend="gloo", timeout=0.9 * args.ddp_timeout_delta)

@@ -26,9 +26,9 @@ class Counted(PureGRPOTrainer):
 
     rollouts = 0
 
-    def sample(self, prompt_ids):
+    def sample(self, prompt_ids, *numbers):
         self.rollouts += 1
-        return super().sample(prompt_ids)
+        return super().sample(prompt_ids, *numbers)
 
 
 def weights(trainer) -> torch.Tensor:

@@ -108,7 +108,7 @@ def test_completions_are_read_in_the_format_of_their_prompt(chat, make_trainer, 
     trainer = make_trainer(chat_tokenizer=with_chat_template(tokenizer)) if chat else make_trainer()
     trainer.train_dataset, asked = prompts, iter(rows)
 
-    def samples(prompt_ids: list[list[int]]) -> Rollout:
+    def samples(prompt_ids: list[list[int]], uniform: torch.Tensor) -> Rollout:
         """Of each group the first two are right."""
         texts = [answer(row, i < 2) for _, row in zip(prompt_ids[::4], asked, strict=False) for i in range(4)]
         ids = [[*tokenizer(text.lstrip() if chat else text).input_ids, tokenizer.eos_token_id] for text in texts]

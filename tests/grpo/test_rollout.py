@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from modeling_pure.grpo import rollout as module
 from modeling_pure.grpo.generate import generate_completions
 from modeling_pure.grpo.rollout import Decoding, completion_length, gather_rollout, sample_completions
-from modeling_pure.grpo.sampling import SamplingParams, TokenSampler, draw, unpack_bits
+from modeling_pure.grpo.sampling import SamplingParams, TokenSampler, draw, uniform_numbers, unpack_bits
 from modeling_pure.grpo.shared_prefix import score_completions
 from tests.grpo.conftest import FAMILIES, make_model, make_windowed_model
 
@@ -55,28 +55,46 @@ def generated(model, prompts, ends, tokens: int, suppress=(5, 6)) -> list[list[i
     return [row[: completion_length(row, ends)] for row in rows]
 
 
-def sampled(model, prompts, ends, tokens: int, sample=sample_completions):
-    return sample(model, prompts, SamplingParams(**SETTINGS, suppress_tokens=(5, 6)), tokens, ends, PAD)
+def sampled(model, prompts, ends, tokens: int, sample=sample_completions, uniform=None):
+    params = SamplingParams(**SETTINGS, suppress_tokens=(5, 6))
+    return sample(model, prompts, params, tokens, ends, PAD, uniform=uniform)
 
 
-def draw_as_we_do(probs: torch.Tensor, num_samples: int) -> torch.Tensor:
+def drawing_as_we_do(uniform: torch.Tensor):
     """In the place of `torch.multinomial`, which takes a random number for each word."""
-    likeliest, ids = probs.topk(SETTINGS["top_k"])
-    return ids.gather(1, draw(likeliest.log(), torch.rand(len(probs), dtype=torch.float64)))
+    columns = iter(uniform.T)
+
+    def multinomial(probs: torch.Tensor, num_samples: int) -> torch.Tensor:
+        likeliest, ids = probs.topk(SETTINGS["top_k"])
+        return ids.gather(1, draw(likeliest.log(), next(columns)))
+
+    return multinomial
 
 
 @pytest.mark.parametrize("ends", [ONE_END, MANY_ENDS], ids=["one_end", "many_ends"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_seed_gives_the_tokens_of_generate(family, ends, monkeypatch):
+def test_the_same_numbers_give_the_tokens_of_generate(family, ends, monkeypatch):
     monkeypatch.setattr(module, "WINDOW", 4)  # buffers grow, masks are added, and with many ends the batch shrinks
     model, prompts = make_model(family).eval(), make_prompts((11, 4), (5, 4), (8, 4))
-    torch.manual_seed(3)
-    ours = sampled(model, prompts, ends, 12).completion_ids
-    monkeypatch.setattr(torch, "multinomial", draw_as_we_do)
-    torch.manual_seed(3)
+    uniform = uniform_numbers("numbers", 12, 12)
+    ours = sampled(model, prompts, ends, 12, uniform=uniform).completion_ids
+    assert ours == sampled(model, prompts, ends, 12, generate_completions, uniform).completion_ids
+    monkeypatch.setattr(torch, "multinomial", drawing_as_we_do(uniform))
     assert ours == generated(model, prompts, ends, 12)
     if ends is MANY_ENDS:
         assert len({len(row) for row in ours}) > 1
+
+
+@pytest.mark.parametrize("sample", [sample_completions, generate_completions])
+def test_completions_are_those_of_their_rows_in_any_part_of_the_batch(sample):
+    """As two processes sample the batch of one, also where they share a group."""
+    model, prompts = make_model("pure").eval(), make_prompts((11, 4), (5, 4), (8, 4))
+    uniform = uniform_numbers("numbers", 12, 12)
+    whole = sampled(model, prompts, MANY_ENDS, 12, sample, uniform).completion_ids
+    parts = [slice(0, 6), slice(6, 12)]
+    shared = [sampled(model, prompts[part], MANY_ENDS, 12, sample, uniform[part]).completion_ids for part in parts]
+    assert whole == [*shared[0], *shared[1]]
+    assert len({tuple(ids) for ids in whole}) > 6
 
 
 def scores_of(model, prompts, rollout, temperature: float) -> torch.Tensor:
@@ -194,7 +212,7 @@ def test_a_step_reads_nothing_from_the_device_and_leaves_its_tensors_where_they_
     params = SamplingParams(**SETTINGS, min_p=0.01, suppress_tokens=(5, 6), min_new_tokens=2)
     decoding = Decoding(model, TokenSampler(params, ONE_END, torch.device("cpu")), True, PAD)
     with torch.no_grad(), module.attention_of(model, "sdpa"):
-        decoding.start([[3, 4, 5], [6, 7]], [2, 2], 8)
+        decoding.start([[3, 4, 5], [6, 7]], [2, 2], uniform_numbers("numbers", 4, 8))
     tensors = {name: value.data_ptr() for name, value in vars(decoding).items() if isinstance(value, torch.Tensor)}
     with torch.no_grad(), module.attention_of(model, module.ATTENTION), NothingIsRead():
         decoding.advance()
@@ -208,7 +226,7 @@ def started(model: PreTrainedModel) -> Decoding:
     """A batch of two groups after its first token."""
     decoding = Decoding(model, TokenSampler(SamplingParams(), ONE_END, torch.device("cpu")), True, PAD)
     with torch.no_grad():
-        decoding.start([[3, 4, 5], [6, 7]], [2, 2], 8)
+        decoding.start([[3, 4, 5], [6, 7]], [2, 2], uniform_numbers("numbers", 4, 8))
     return decoding
 
 

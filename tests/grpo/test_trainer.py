@@ -13,7 +13,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from modeling_pure import PureForCausalLM
 from modeling_pure.errors import InputError, RunStopped
 from modeling_pure.grpo import rollout, shared_prefix
-from modeling_pure.grpo.trainer import PureGRPOTrainer, shuffle_groups
+from modeling_pure.grpo.trainer import PureGRPOTrainer, deal_groups
 from tests.grpo.conftest import make_windowed_model
 
 CUTS = {"top_p": 0.9, "top_k": 50, "temperature": 0.7}
@@ -26,8 +26,8 @@ class Watched(PureGRPOTrainer):
         self.rollouts, self.passes = [], []
         super().__init__(*args, **kwargs)
 
-    def sample(self, prompt_ids):
-        self.rollouts.append(super().sample(prompt_ids))
+    def sample(self, prompt_ids, *numbers):
+        self.rollouts.append(super().sample(prompt_ids, *numbers))
         return self.rollouts[-1]
 
     def _compute_loss(self, model, inputs):
@@ -92,7 +92,7 @@ SURVIVES = {
     },
     "one update": {"steps_per_generation": 2},
     "checkpointing": {"gradient_checkpointing": True},
-    "truncated completions masked": {"mask_truncated_completions": True},
+    "truncated completions masked": {"mask_truncated_completions": True, "max_completion_length": 60},
     "evaluation": {"eval_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 3},
     "sequence ratios": {"importance_sampling_level": "sequence"},
     "entropy": {"entropy_coef": 0.01, "top_entropy_quantile": 0.5},
@@ -201,9 +201,24 @@ def test_probabilities_that_are_no_numbers_stop_the_run(make_trainer):
         trainer._generate_single_turn([[3, 4], [3, 4]])
 
 
-@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6), seed=st.integers(0, 99))
-def test_groups_are_shuffled_whole(sizes, seed):
-    torch.manual_seed(seed)
+def test_random_numbers_belong_to_the_rows_of_a_step_and_not_to_a_process(make_trainer, monkeypatch):
+    trainer = make_trainer(eval_strategy="steps", eval_steps=1)
+
+    def numbers(rows: int, rank: int = 0, times: int = 1) -> torch.Tensor:
+        monkeypatch.setattr(type(trainer.args), "process_index", rank)
+        trainer._rollout_of_step = ("", 0)
+        return torch.stack([trainer._numbers_of_rows(rows) for _ in range(times)])
+
+    trainer.model.train()
+    first, second = numbers(8, times=2)
+    assert torch.equal(torch.cat([numbers(2, rank, 2) for rank in range(4)], 1), torch.stack([first, second]))
+    trainer.state.global_step = 1
+    drawn = [first, second, *numbers(8), trainer.model.eval() and numbers(8)[0]]
+    assert len({tuple(row.tolist()) for one in drawn for row in one}) == 4 * 8
+
+
+@given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6), updates=st.integers(1, 4))
+def test_groups_are_dealt_whole(sizes, updates):
     numbers = torch.tensor([group for group, size in enumerate(sizes) for _ in range(size)])
     rows = {
         "prompt_ids": torch.stack([numbers, numbers], 1),
@@ -211,11 +226,25 @@ def test_groups_are_shuffled_whole(sizes, seed):
         "completion_ids": torch.arange(len(numbers))[:, None],
         "num_items_in_batch": torch.tensor(7),
     }
-    shuffled = shuffle_groups(rows)
+    shuffled = deal_groups(rows, updates)
     assert sorted(shuffled["completion_ids"][:, 0].tolist()) == list(range(len(numbers)))
     assert torch.equal(numbers[shuffled["completion_ids"][:, 0]], shuffled["prompt_ids"][:, 0])
     assert int((shuffled["prompt_ids"][1:, 0] != shuffled["prompt_ids"][:-1, 0]).sum()) == len(sizes) - 1
     assert shuffled["num_items_in_batch"] == 7
+    groups = range(len(sizes))
+    assert shuffled["prompt_ids"][:, 0].unique_consecutive().tolist() == sorted(groups, key=lambda g: g % updates)
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_an_update_has_the_groups_of_one_process_on_any_number(world):
+    """16 groups of 3, two updates: each process deals out its own part."""
+    numbers = torch.arange(16).repeat_interleave(3)[:, None]
+    updates = [set(), set()]
+    for own in numbers.chunk(world):
+        dealt = deal_groups({"prompt_ids": own, "prompt_mask": torch.ones_like(own)}, 2)["prompt_ids"]
+        for update, part in zip(updates, dealt.chunk(2), strict=True):
+            update |= {*part.flatten().tolist()}
+    assert updates == [{*range(0, 16, 2)}, {*range(1, 16, 2)}]
 
 
 @pytest.mark.parametrize(

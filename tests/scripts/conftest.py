@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from packaging.version import Version
 import eval_medqa
 import train_pretrain
 from modeling_pure.errors import run_script
+from modeling_pure.medqa.asked import Batches
 from modeling_pure.training.callbacks import MetricsFile
 from tests.processes import ROOT, Program, free_port, run
 
@@ -166,6 +168,24 @@ def run_two(*options: str, script: str = "train_pretrain.py", machine: str = "mu
     return result.stdout + result.stderr
 
 
+def start_ranks(*command: object, number: int = 2, **environment: str) -> list[Program]:
+    """Start a script on several processes of this machine, with what torchrun puts into their environment."""
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "true"}
+    place |= {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number), **environment}
+    ranks = map(str, range(number))
+    return [Program(*command, environment={**place, "RANK": rank, "LOCAL_RANK": rank}) for rank in ranks]
+
+
+def run_ranks(*command: object, expect: int = 0, **more: Any) -> list[str]:
+    """Run a script on several processes, all of which have to end with `expect`; returns what each said."""
+    programs = start_ranks(*command, **more)
+    said = ["".join(program.communicate(timeout=300)) for program in programs]
+    assert [program.returncode for program in programs] == [expect] * len(said), "\n".join(
+        text[-3000:] for text in said
+    )
+    return said
+
+
 @pytest.fixture
 def evaluate(train_here, pretrained, corpus):
     """Evaluate the pretrained model on all questions, in this process; returns what was printed and the results."""
@@ -177,6 +197,17 @@ def evaluate(train_here, pretrained, corpus):
         return printed, json.loads((folder / "eval.json").read_text()) if expect == 0 else printed.err
 
     return evaluate
+
+
+def stops_after_one(asked, questions) -> Batches:
+    """A scorer that is interrupted after the first question."""
+
+    def ask(batch):
+        if batch != [0]:
+            raise KeyboardInterrupt
+        return [{"log_likelihoods": [0.0, -9.0, -9.0, -9.0], "cut": False}]
+
+    return Batches([[i] for i in range(len(questions))], ask)
 
 
 def predictions_of(folder: Path) -> list[dict]:

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from scipy.stats import fisher_exact
+from transformers import AutoTokenizer
 
 import eval_medqa
 from modeling_pure.console import DISCLAIMER
@@ -18,7 +21,7 @@ from modeling_pure.medqa import compare, scorers
 from modeling_pure.medqa.card import SCORED_BY_LETTER
 from tests.conftest import question_row, write_jsonl
 from tests.processes import run
-from tests.scripts.conftest import kill_once_written, predictions_of
+from tests.scripts.conftest import kill_once_written, predictions_of, run_ranks, start_ranks, stops_after_one
 
 
 def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
@@ -123,12 +126,87 @@ def test_a_killed_evaluation_goes_on_and_scores_nothing_twice(evaluate, pretrain
     assert predictions_of(stopped) == predictions_of(tmp_path / "straight")
 
 
-def test_what_another_evaluation_left_is_neither_taken_over_nor_lost(evaluate, tmp_path, monkeypatch):
-    def stops(asked, questions):
-        yield 0, {"log_likelihoods": [0.0, -9.0, -9.0, -9.0], "cut": False}
-        raise KeyboardInterrupt
+EVERYTHING = ["--scorer", "generate", "--num_samples", "2", "--max_new_tokens", "4", "--beside", "letter", "text"]
+EVERYTHING += ["--batch_size", "7", "--permutations", "4"]
 
-    monkeypatch.setitem(scorers.SCORERS, "cloze", stops)
+
+def files_of(folder) -> dict[str, str]:
+    """The files of an evaluation, without its folder and its time."""
+    texts = {file.name: file.read_text() for file in folder.iterdir() if file.suffix in (".json", ".jsonl", ".md")}
+    return {
+        name: re.sub(r"\"seconds\": .*|\| time .*", "", text.replace(str(folder), "")) for name, text in texts.items()
+    }
+
+
+@pytest.mark.slow
+def test_processes_share_an_evaluation_and_any_number_goes_on_as_one(
+    evaluate, pretrained, corpus, tmp_path, monkeypatch
+):
+    """Two processes are killed and three go on: the journal holds the lines of one process, and all files are its."""
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    journals = {}
+
+    def keep(folder, *results):
+        journals.update({file.name: file.read_bytes() for file in folder.glob("records-*")})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eval_medqa, "write_report", keep)
+        evaluate(alone, *EVERYTHING)
+    evaluate(alone, *EVERYTHING)
+    command = [
+        "eval_medqa.py",
+        "--model_name_or_path",
+        pretrained,
+        "--questions",
+        corpus / "questions.jsonl",
+        *EVERYTHING,
+    ]
+    command += ["--split", "all", "--update_card", "false", "--output_dir", shared]
+    ranks = start_ranks(*command)
+    while not any(file.read_bytes().count(b"\n") > 20 for file in shared.glob("records-*")):
+        assert {rank.poll() for rank in ranks} == {None}
+        time.sleep(0.02)
+    for rank in ranks:
+        rank.kill_group(signal.SIGKILL)
+        rank.wait()
+    (left,) = shared.glob("records-*")
+    assert 0 < len(left.read_bytes()) < len(journals[left.name])
+    assert journals[left.name].startswith(left.read_bytes())
+    first, *others = run_ranks(*command, number=3)
+    assert "3 process" in first
+    assert not any("3 process" in said for said in others)
+    assert files_of(shared) == files_of(alone)
+    assert {"eval.json", "predictions.jsonl", "report.md"} == {*files_of(shared)}
+
+
+@pytest.mark.slow
+def test_a_question_that_one_process_cannot_score_ends_all_with_its_row(pretrained, corpus, tmp_path):
+    """The shortest question is asked last, by one of three."""
+    model = tmp_path / "model"
+    shutil.copytree(pretrained, model, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
+    rows = [json.loads(line) for line in (corpus / "questions.jsonl").read_text().splitlines()][:7]
+    weights = load_file(model / "model.safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows[4]["question"] = "~"
+    (bad,) = tokenizer("~").input_ids
+    weights["model.embed_tokens.weight"][bad] = torch.nan
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    command = [
+        "eval_medqa.py",
+        "--model_name_or_path",
+        model,
+        "--questions",
+        write_jsonl(tmp_path / "rows.jsonl", rows),
+    ]
+    command += ["--split", "all", "--batch_size", "1", "--output_dir", tmp_path / "eval"]
+    for said in run_ranks(*command, number=3, expect=2):
+        assert re.search(r"error: model_name_or_path: .*\brow 4\b", said.splitlines()[-1])
+    (left,) = (tmp_path / "eval").glob("records-*")
+    assert len(left.read_text().splitlines()) == 1 + 6
+
+
+def test_what_another_evaluation_left_is_neither_taken_over_nor_lost(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setitem(scorers.SCORERS, "cloze", stops_after_one)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path, "--scorer", "cloze")
     (left,) = tmp_path.glob("records-*")

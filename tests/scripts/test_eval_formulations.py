@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from dataclasses import replace
+from itertools import count
 
 import pytest
 from scipy.stats import binomtest
@@ -12,7 +14,7 @@ from modeling_pure.medqa import compare, scorers
 from modeling_pure.medqa.formats import format_prompt
 from modeling_pure.medqa.splits import select_split
 from tests.conftest import write_jsonl
-from tests.scripts.conftest import predictions_of
+from tests.scripts.conftest import predictions_of, stops_after_one
 
 
 @pytest.fixture
@@ -125,23 +127,27 @@ def test_a_stop_within_any_formulation_loses_no_record(evaluate, tmp_path, monke
 
     def counting(scorer, stop_after=None):
         def score(asked, questions):
-            for number, (item, record) in enumerate(scorer(asked, questions)):
-                if number == stop_after:
+            batches, number = scorer(asked, questions), count()
+
+            def ask(batch):
+                if next(number) == stop_after:
                     raise KeyboardInterrupt
-                scored.append((asked.formulation.name, questions[item]))
-                yield item, record
+                scored.extend((asked.formulation.name, questions[item]) for item in batch)
+                return batches.ask(batch)
+
+            return replace(batches, ask=ask)
 
         return score
 
     original = {**scorers.SCORERS}
-    for stopped_in, stop_after in (("text", 20), ("letter", 10), (None, None)):
+    for stopped_in, stop_after in (("text", 20), ("letter", 2), (None, None)):
         for name in ("text", "letter"):
             stop = stop_after if name == stopped_in else None
             monkeypatch.setitem(scorers.SCORERS, name, counting(original[name], stop))
         if stopped_in:
             with pytest.raises(KeyboardInterrupt):
                 evaluate(tmp_path / "stopped", *options, split="dev")
-    assert len(scored) == 13 * 4 + 10
+    assert len(scored) == 13 * 4 + 8
     assert len([*(tmp_path / "stopped").glob("records-*")]) == 2
     _, resumed = evaluate(tmp_path / "stopped", *options, split="dev")
     assert len(scored) == len(set(scored)) == 2 * 13 * 4
@@ -223,12 +229,8 @@ def test_other_passages_are_another_evaluation(evaluate, books, tmp_path, monkey
     """Records asked with other books are not taken over."""
     options = ["--passages", books, "--num_passages", "1"]
 
-    def stops(asked, questions):
-        yield 0, {"log_likelihoods": [0.0, -9.0, -9.0, -9.0], "cut": False}
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setitem(scorers.SCORERS, "letter", stops)
+        patch.setitem(scorers.SCORERS, "letter", stops_after_one)
         with pytest.raises(KeyboardInterrupt):
             evaluate(tmp_path / "eval", *options, split="dev")
     write_jsonl(books / "one.jsonl", [{"text": "fever cough rash pain"}])

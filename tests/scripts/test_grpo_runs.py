@@ -16,7 +16,7 @@ import train_grpo
 from modeling_pure.errors import InputError
 from modeling_pure.export import find_folder
 from tests.conftest import numbers_in
-from tests.scripts.conftest import metrics, ranks_resume_on_cpus, run_two
+from tests.scripts.conftest import metrics, ranks_resume_on_cpus, run_ranks, run_two
 
 
 @pytest.fixture
@@ -165,6 +165,46 @@ def test_the_baseline_learns_from_the_same_prompts_and_goes_on_after_a_stop(grpo
     assert equal(weights_of(tmp_path), weights_of(again))
 
 
+def completions_of(folder) -> list[list[tuple]]:
+    """What was sampled in each rollout, for which prompt, and how it was rewarded."""
+    tables = map(pandas.read_parquet, sorted(folder.glob("completions/*.parquet")))
+    return [list(table[["prompt", "completion", "correct", "length_penalty"]].itertuples(False)) for table in tables]
+
+
+def passes(steps_per_generation: int, gradient_accumulation_steps: int) -> list[str]:
+    """Options of GRPO."""
+    return [
+        *("--steps_per_generation", str(steps_per_generation)),
+        *("--gradient_accumulation_steps", str(gradient_accumulation_steps)),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("group", "alone", "shared"),
+    [("4", passes(4, 2), passes(2, 1)), ("16", passes(4, 4), passes(2, 2))],
+    ids=["two updates a rollout", "a group on two processes"],
+)
+def test_two_processes_sample_and_learn_as_one(group, alone, shared, grpo_here, grpo_recipe, tmp_path):
+    """At an equal global batch: what is sampled after updates, too, and what is sampled before the first step."""
+    options = ["--eval_strategy", "no", "--max_completion_length", "12", "--num_generations", group]
+    printed = grpo_here(*options, *alone, folder=tmp_path / "one")
+    command = ["--config", grpo_recipe, *options, *shared, "--output_dir", tmp_path / "two"]
+    said, _ = run_ranks("train_grpo.py", *command)
+    one, two = completions_of(tmp_path / "one"), completions_of(tmp_path / "two")
+    assert [len(rollout) for rollout in one] == [16] * 4
+    assert one == two
+    assert len({row[:2] for rollout in one for row in rollout}) > 16
+    for name, weight in weights_of(tmp_path / "one").items():
+        torch.testing.assert_close(weights_of(tmp_path / "two")[name], weight, rtol=0, atol=1e-4)
+    looked = [
+        [line for line in text.splitlines() if re.match(r"(sampled|readable|clipped) ", line)]
+        for text in (printed, said)
+    ]
+    assert looked[0]
+    assert looked[0] == looked[1]
+
+
 @ranks_resume_on_cpus
 def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grpo_recipe, tmp_path):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
@@ -265,7 +305,7 @@ def test_a_run_resumes_after_a_stop(algorithm, lora, grpo_here, first_steps, tmp
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])
 def test_the_card_of_adapters_has_the_accuracy_of_the_weights_that_are_taken(algorithm, grpo_here, tmp_path):
     options = ["--algorithm", algorithm, "--lora_rank", "2", "--learning_rate", "0.5", "--entropy_coef", "0.1"]
-    options += ["--max_steps", "8", "--metric_for_best_model", "eval_medqa_nll"]
+    options += ["--max_steps", "8", "--metric_for_best_model", "eval_medqa_nll", "--seed", "1"]
     grpo_here(*options, "--load_best_model_at_end", "true")
     lines = {line["step"]: line for line in metrics(tmp_path) if "eval_medqa_nll" in line}
     best = json.loads((tmp_path / "trainer_state.json").read_text())["best_global_step"]

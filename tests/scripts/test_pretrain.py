@@ -5,16 +5,36 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import eval_medqa
 import modeling_pure  # noqa: F401  registers the model type
+import train_grpo
+import train_pretrain
 from modeling_pure.console import DISCLAIMER
+from modeling_pure.errors import InputError
 from tests.conftest import numbers_in
 from tests.processes import ROOT, free_port, run
 from tests.scripts.conftest import metrics, ranks_resume_on_cpus
 from tests.scripts.runs import launches, same_weights
+
+
+@pytest.mark.parametrize("script", [train_pretrain, train_grpo, eval_medqa])
+def test_a_script_takes_its_arguments_from_a_caller(script):
+    with pytest.raises(InputError, match="'--nonsense"):
+        script.main(["--nonsense", "1"])
+
+
+def test_a_run_trains_outside_the_main_thread(pretrain_recipe, tmp_path):
+    """As on Ray; only the main thread may listen to signals."""
+    options = ["--config", str(pretrain_recipe), "--max_steps", "1", "--output_dir", str(tmp_path)]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(train_pretrain.main, options).result()
+    assert (tmp_path / "model.safetensors").exists()
 
 
 def test_a_run_leaves_a_model_curves_and_a_card(pretrained):

@@ -6,6 +6,7 @@ sure that there are two.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from modeling_pure.training.checkpoint import write_file_list
 from tests.processes import ROOT, free_port, run
-from tests.scripts.conftest import fsdp2_goes_on, metrics, run_two
-from tests.scripts.runs import launches
+from tests.scripts.conftest import fsdp2_goes_on, metrics, ranks_resume_on_cpus, run_ranks, run_two
+from tests.scripts.runs import launches, same_weights, start_from
 
 SHARDED = "tests/scripts/fsdp_on_cpu.py"
 
@@ -80,6 +82,86 @@ def test_fsdp2_is_the_run_of_one_process_and_goes_on(options, alone, tmp_path):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert "checkpoint-8" in run_two(*options, "--output_dir", tmp_path, script=SHARDED, machine="fsdp2")
     assert_same_run(alone, tmp_path)
+
+
+def train_two(kind: str, *options: object) -> None:
+    """Train on two processes: `ddp`, or FSDP2 with that state dict."""
+    if kind == "ddp":
+        run_ranks("train_pretrain.py", *options)
+        return
+    fsdp = {"FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": f"{kind}_STATE_DICT"}
+    fsdp |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "PureDecoderLayer"}
+    said = run_ranks(SHARDED, *options, ACCELERATE_USE_FSDP="true", **fsdp)
+    assert "(FSDP)" in said[0]
+
+
+@pytest.fixture(scope="module")
+def sharded(options, tmp_path_factory) -> Path:
+    """A run whose weights are sharded, with accelerate's own choice of a state dict."""
+    folder = tmp_path_factory.mktemp("sharded")
+    train_two("SHARDED", *options, "--output_dir", folder)
+    return folder
+
+
+@pytest.mark.slow
+@fsdp2_goes_on
+def test_sharded_state_ends_with_a_model_and_leaves_the_checkpoints_of_one_process(alone, sharded):
+    assert_same_run(alone, sharded)
+    for step in (4, 8, 12):
+        one, other = ({file.name: file for file in (run / f"checkpoint-{step}").iterdir()} for run in (alone, sharded))
+        assert {name for name in one if "rng_state" not in name} == {name for name in other if "rng_state" not in name}
+        states = [torch.load(files["optimizer.pt"], weights_only=True) for files in (one, other)]
+        assert states[0]["param_groups"] == states[1]["param_groups"]
+        for number, state in states[0]["state"].items():
+            for name, value in state.items():
+                torch.testing.assert_close(states[1]["state"][number][name], value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+@fsdp2_goes_on
+@ranks_resume_on_cpus
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("alone", "SHARDED"),
+        ("alone", "FULL"),
+        ("alone", "ddp"),
+        ("sharded", "one"),
+        ("sharded", "ddp"),
+        ("sharded", "FULL"),
+    ],
+)
+def test_a_checkpoint_goes_on_under_other_kinds(before, after, alone, options, train_here, tmp_path, request):
+    start_from(request.getfixturevalue(before), tmp_path, 8)
+    command = [*options, "--output_dir", tmp_path]
+    if after == "one":
+        train_here(*command)
+    else:
+        train_two(after, *command)
+    assert launches(tmp_path)[-1]["from_step"] == 8
+    assert_same_run(alone, tmp_path)
+
+
+@pytest.mark.slow
+@fsdp2_goes_on
+@ranks_resume_on_cpus
+def test_a_run_that_stopped_after_its_last_step_ends_with_its_model(sharded, options, tmp_path):
+    start_from(sharded, tmp_path, 12)
+    train_two("SHARDED", *options, "--output_dir", tmp_path)
+    assert same_weights(sharded, tmp_path)
+
+
+@pytest.mark.parametrize("left", ["optimizer.bin", "global_step4/states.pt"], ids=["former FSDP", "DeepSpeed"])
+def test_a_checkpoint_without_an_optimizer_of_ours_is_refused(left, options, alone, train_here, tmp_path):
+    """As DeepSpeed writes it, and FSDP before its checkpoints were those of one process."""
+    folder = start_from(alone, tmp_path / "run", 4) / "checkpoint-4"
+    (folder / left).parent.mkdir(exist_ok=True)
+    (folder / "optimizer.pt").rename(folder / left)
+    write_file_list(folder)
+    before = sorted(tmp_path.rglob("*"))
+    _, line = train_here(*options, "--output_dir", tmp_path / "run", expect=2)
+    assert re.search(r"error: resume_from_checkpoint: .*checkpoint-4\b", line.splitlines()[-1])
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_two_machines_are_the_run_of_one_process(options, alone, tmp_path):

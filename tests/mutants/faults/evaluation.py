@@ -92,9 +92,30 @@ FAULTS = [
     Fault(
         "questions that have a record are asked again",
         MEDQA + "journal.py",
-        "if first + i not in self.records]",
-        "if first + i not in {}]",
+        "if any(first + i not in self.records for i in batch)]",
+        "if any(first + i not in {} for i in batch)]",
         "tests/scripts/test_eval.py",
+    ),
+    Fault(
+        "what a process could not score ends that process alone",
+        MEDQA + "asked.py",
+        "        except NotFinite as error:\n            return error.index",
+        "        except ZeroDivisionError:\n            return 0",
+        "tests/medqa/test_journal.py",
+    ),
+    Fault(
+        "every process writes the journal",
+        MEDQA + "journal.py",
+        "        if not self.is_kept_here:\n            return\n",
+        "",
+        "tests/medqa/test_journal.py",
+    ),
+    Fault(
+        "a batch that was cut off is asked without its first questions",
+        MEDQA + "journal.py",
+        "todo = [batch for batch in",
+        "todo = [[i for i in batch if first + i not in self.records] for batch in",
+        "tests/medqa/test_journal.py",
     ),
     Fault(
         "records of one formulation are taken for another",

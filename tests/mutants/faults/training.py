@@ -6,6 +6,20 @@ TRAINING = "modeling_pure/training/"
 
 FAULTS = [
     Fault(
+        "signals are listened to in any thread",
+        TRAINING + "signals.py",
+        "if threading.current_thread() is threading.main_thread():",
+        "if True:",
+        "tests/scripts/test_pretrain.py",
+    ),
+    Fault(
+        "a checkpoint without an optimizer is resumed with a fresh one",
+        "modeling_pure/training/hub.py",
+        "        require_optimizer(found, by_deepspeed=bool(args.deepspeed_plugin))\n",
+        "        pass\n",
+        "tests/scripts/test_pretrain_parallel.py",
+    ),
+    Fault(
         "the mean of the loss counts each row's first token",
         TRAINING + "trainer.py",
         'batch["labels"].numel() - len(batch["labels"])',

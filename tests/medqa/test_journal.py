@@ -1,0 +1,105 @@
+"""The journal of several processes is that of one; threads stand for processes and meet where results are gathered."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from modeling_pure.errors import InputError
+from modeling_pure.medqa import asked as asked_module
+from modeling_pure.medqa import journal as journal_module
+from modeling_pure.medqa.asked import Batches, NotFinite
+from modeling_pure.medqa.journal import Journal
+
+BATCHES = [[4, 2], [0, 6], [1, 5], [3, 7], [8]]
+
+
+class Asking:
+    """Evaluates nine questions on several processes, whose records say which batch they came in."""
+
+    def __init__(self, monkeypatch, folder, number: int, bad: int | None = None) -> None:
+        self.folder, self.number, self.bad = folder, number, bad
+        self.asked: list[list[int]] = []
+        self.parts: dict[int, list] = {}
+        self.barrier, self.local = threading.Barrier(number, timeout=20), threading.local()
+        for module in (asked_module, journal_module):
+            monkeypatch.setattr(module, "PartialState", self.state)
+        monkeypatch.setattr(asked_module, "gather_object", self.gather)
+        monkeypatch.setattr(journal_module, "broadcast_object_list", self.broadcast)
+
+    def state(self) -> SimpleNamespace:
+        rank = self.local.rank
+        return SimpleNamespace(process_index=rank, num_processes=self.number, is_main_process=rank == 0)
+
+    def gather(self, own: list) -> list:
+        self.parts[self.local.rank] = own
+        self.barrier.wait()
+        found = [one for rank in range(self.number) for one in self.parts[rank]]
+        self.barrier.wait()
+        return found
+
+    def broadcast(self, own: list) -> list:
+        return [dict(one) for one in self.gather(own if self.local.rank == 0 else [])]
+
+    def ask(self, batch: list[int]) -> list[dict]:
+        self.asked.append(batch)
+        if self.bad in batch:
+            raise NotFinite(self.bad)
+        return [{"log_likelihoods": [i / 3], "batch": batch} for i in batch]
+
+    def collect(self, rank: int) -> list[dict] | str:
+        self.local.rank = rank
+        journal = Journal(self.folder, {"model": "m"})
+        try:
+            batches = Batches(BATCHES, self.ask)
+            return journal.collect(lambda *_: batches, None, [None] * 9, lambda records, _: records)
+        except InputError as error:
+            return str(error)
+
+    def run(self) -> list:
+        with ThreadPoolExecutor(self.number) as pool:
+            return list(pool.map(self.collect, range(self.number)))
+
+    @property
+    def file(self):
+        (file,) = self.folder.glob("records-*")
+        return file
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path) -> Asking:
+    asking = Asking(monkeypatch, tmp_path / "alone", 1)
+    (asking.records,) = asking.run()
+    return asking
+
+
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_batches_are_shared_out_whole_and_written_in_the_order_of_one(number, alone, monkeypatch, tmp_path):
+    asking = Asking(monkeypatch, tmp_path / "shared", number)
+    assert asking.run() == [alone.records] * number
+    assert sorted(asking.asked) == sorted(BATCHES)
+    assert asking.file.read_bytes() == alone.file.read_bytes()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("kept", [1, 2, 4, 9])
+def test_any_number_of_processes_goes_on_with_whole_batches(number, kept, alone, monkeypatch, tmp_path):
+    """Also where a batch was half written down: its rest is asked beside the questions that it would have been."""
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    lines = alone.file.read_bytes().splitlines(keepends=True)
+    (folder / alone.file.name).write_bytes(b"".join(lines[: 1 + kept]) + lines[-1][:9])
+    asking = Asking(monkeypatch, folder, number)
+    assert asking.run() == [alone.records] * number
+    assert sorted(asking.asked) == sorted(BATCHES[kept // 2 :] if kept < 9 else [])
+    assert asking.file.read_bytes() == alone.file.read_bytes()
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_what_one_process_cannot_score_ends_all_and_keeps_what_came_before(number, alone, monkeypatch, tmp_path):
+    asking = Asking(monkeypatch, tmp_path / "bad", number, bad=5)
+    first, *others = asking.run()
+    assert "row 5" in first
+    assert others == [first] * (number - 1)
+    assert asking.file.read_bytes() == b"".join(alone.file.read_bytes().splitlines(keepends=True)[:5])
