@@ -258,6 +258,13 @@ class PureConfig(PreTrainedConfig):
         suppressed = {self.pad_token_id, *range(self.real_tokens, self.vocab_size)}.difference(ends)
         return sorted(token for token in suppressed if token is not None)
 
+    def is_spare(self, tokens: list[int]) -> bool:
+        """Whether some ids are what `suppressed_tokens` gives for some `num_real_tokens` and some ends of text."""
+        ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        rows = {*tokens}.difference({self.pad_token_id, *ends})
+        first = min(rows, default=self.vocab_size)
+        return bool(tokens) and rows == {*range(first, self.vocab_size)}.difference({self.pad_token_id, *ends})
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with overrides checked like arguments; `from_pretrained` calls this.

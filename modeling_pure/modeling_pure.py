@@ -335,7 +335,8 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
     def generation_config(self, generation_config: GenerationConfig) -> None:
         if generation_config is not self.__dict__.get("_generation_config"):
             self._generation_config, self._followed = generation_config, self.config.suppressed_tokens or None
-            if generation_config.suppress_tokens is None:
+            # One that was saved may be that of another vocabulary.
+            if generation_config.suppress_tokens is None or self.config.is_spare(generation_config.suppress_tokens):
                 generation_config.suppress_tokens = self._followed
 
     def _get_logits_processor(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.mutants.faults import FAULTS
+
 ROOT = Path(__file__).parents[1]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 FOLDERS = (".github", "deploy", "docs", "examples", "modeling_pure", "recipes")
@@ -67,3 +69,9 @@ def test_a_release_needs_the_version_and_a_dated_section(tag, heading, ok, tmp_p
     assert (code == 0) == ok
     if ok:
         assert (tmp_path / "notes.md").read_text() == "\nx\n\n"
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.what)
+def test_a_fault_can_be_planted(fault):
+    assert (ROOT / fault.file).read_text().count(fault.old) == 1
+    assert all((ROOT / word).exists() for word in fault.tests.split() if word.startswith("tests/"))

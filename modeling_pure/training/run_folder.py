@@ -22,7 +22,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "nu
 # all devices, which they may share in another way; paths may move, the data say themselves whether they are the same.
 FIXED = (
     *("preset", "model_overrides", "sources", "max_seq_length", "document_mask", "grpo_holdout", "decontaminate"),
-    *("rows_per_step", "seed", "optimizer", "optim", "optim_args"),
+    *("rows_per_step", "seed", "data_seed", "optimizer", "optim", "optim_args"),
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
     *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 )

@@ -1,5 +1,7 @@
 """Decoding gives the same text by every road, and never a token that cannot be read."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoTokenizer, DynamicCache, GenerationConfig, pipeline
@@ -256,6 +258,27 @@ def test_suppressed_tokens_that_somebody_chose_stay_theirs(spare_model, tmp_path
     assert loaded.generation_config.suppress_tokens == []
     loaded.generation_config = GenerationConfig(max_new_tokens=3)
     assert loaded.generation_config.suppress_tokens == [1, *range(42, 64)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "suppressed"),
+    [
+        ({"num_real_tokens": 60}, [1, *range(60, 64)]),
+        ({"num_real_tokens": 30}, [1, *range(30, 64)]),
+        ({"num_real_tokens": 56, "eos_token_id": [0, 55]}, [1, *range(56, 64)]),
+        ({"num_real_tokens": 64}, [1]),
+    ],
+)
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_vocabulary_that_changes_when_a_model_is_loaded_is_followed(
+    spare_model, tmp_path, changes, suppressed, edited
+):
+    spare_model.save_pretrained(tmp_path)
+    if edited:
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    loaded = PureForCausalLM.from_pretrained(tmp_path, **({} if edited else changes))
+    assert loaded.generation_config.suppress_tokens == suppressed
 
 
 def test_a_vocabulary_without_spare_rows_suppresses_nothing():
