@@ -237,6 +237,9 @@ class PureGRPOConfig(GRPOConfig):
         check_numbers(self, max_tokens=0, prompts_per_step=1, updates_per_rollout=1, steps_per_generation=1)
         check_numbers(self, num_generations=2, num_generations_eval=1, max_completion_length=1, beta=0)
         check_numbers(self, num_completions_to_print=0, generation_batch_size=1)
+        check_numbers(self, num_iterations=1, ref_model_sync_steps=1)
+        if self.pad_to_multiple_of != "auto":
+            check_numbers(self, pad_to_multiple_of=1)
         if self.off_policy_mask_threshold is not None and not self.off_policy_mask_threshold >= 0:  # inf: no mask
             raise InputError(f"off_policy_mask_threshold: expected 0 or more, found {self.off_policy_mask_threshold}")
         if self.reward_weights and not all(map(math.isfinite, self.reward_weights)):

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from ..errors import InputError, first_line
 
 QUESTIONS = 2  # a process
+REFUSALS = (ValueError, ImportError, NotImplementedError, HfHubHTTPError, OfflineModeIsEnabled)
 
 
 @contextmanager
@@ -17,7 +19,11 @@ def refusals_as_input_errors() -> Iterator[None]:
     """Report what a library refuses while a trainer is built as `InputError`."""
     try:
         yield
-    except (ValueError, ImportError, NotImplementedError) as error:
+    except REFUSALS as error:
+        raise InputError(first_line(error)) from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):  # else it is no option's fault
+            raise
         raise InputError(first_line(error)) from error
 
 

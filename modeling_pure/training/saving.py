@@ -102,8 +102,11 @@ class DurableTrainer(Trainer):
         return result
 
     def few_rows(self) -> Any:
-        """The rows of `eval_dataset` that `rehearse` evaluates: two for each process."""
-        return self.eval_dataset.select(range(min(len(self.eval_dataset), 2 * self.args.world_size)))
+        """The rows of `eval_dataset` to rehearse with: two for each process, and one of each answer format."""
+        rows = self.eval_dataset
+        formats = rows["answer_format"][:] if "answer_format" in rows.column_names else []
+        first_ones = {formats.index(name) for name in set(formats)}
+        return rows.select(sorted({*range(min(len(rows), 2 * self.args.world_size)), *first_ones}))
 
     def checkpoint_to_resume(self, given: str | bool | None) -> str | None:
         """The folder that `train` is given, of which True means the last complete one of the run.

@@ -21,7 +21,7 @@ LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
     "ddp_timeout": 1,
     **dict.fromkeys(("weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps"), 0),
-    **dict.fromkeys(("save_total_limit", "dataloader_num_workers"), 0),
+    **dict.fromkeys(("save_total_limit", "dataloader_num_workers", "neftune_noise_alpha"), 0),
 }
 NO_PREDICTIONS = "evaluation computes its metrics itself and gathers no predictions"
 NO_PRECISION = "evaluation runs in the precision of training"
@@ -49,6 +49,7 @@ REFUSED = {
 }
 COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 RESOLVED = {"accelerator_config": AcceleratorConfig()}  # of None
+CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop"}
 MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")
 
 
@@ -135,6 +136,11 @@ def check_built_options(args: TrainingArguments) -> None:
         value = getattr(args, name)
         if name not in MAY_BE_PATHS and not isinstance(value, dict | None):
             raise InputError(f"{name}: expected a mapping, found {value!r}")
+    wrong = set(args.gradient_checkpointing_kwargs or {}) - CHECKPOINTING
+    if wrong:
+        raise InputError(f"gradient_checkpointing_kwargs: unknown {sorted(wrong)}; expected {sorted(CHECKPOINTING)}")
+    if not all("=" in setting for setting in (args.optim_args or "=").split(",")):
+        raise InputError(f"optim_args: expected name=value, name=value, found '{args.optim_args}'")
     if args.n_gpu > 1:
         raise InputError(
             f"{args.n_gpu} GPUs and one process: start torchrun --nproc_per_node={args.n_gpu}, or choose one by "

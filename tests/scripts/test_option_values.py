@@ -193,6 +193,9 @@ def test_a_file_that_a_command_cannot_write_is_refused_before_it_reads(name, opt
         (["--torch_compile_mode", "fast"], "torch_compile_mode"),
         (["--max_steps", "null"], "max_steps"),
         (["--adam_beta2", "1"], "adam_beta2"),
+        (["--neftune_noise_alpha", "-5"], "neftune_noise_alpha"),
+        (["--optim_args", "foo"], "optim_args"),
+        (["--gradient_checkpointing_kwargs", "{foo: 1}"], "gradient_checkpointing_kwargs"),
     ],
 )
 def test_what_only_a_library_would_find_out_is_refused(name, options, key):
@@ -205,6 +208,9 @@ def test_what_only_a_library_would_find_out_is_refused(name, options, key):
     [
         (["--max_steps", "-1"], "max_steps"),
         (["--max_completion_length", "0"], "max_completion_length"),
+        (["--num_iterations", "0"], "num_iterations"),
+        (["--pad_to_multiple_of", "0"], "pad_to_multiple_of"),
+        (["--sync_ref_model", "true", "--ref_model_sync_steps", "0"], "ref_model_sync_steps"),
         (["--temperature", "0"], "temperature"),
         (["--top_p", "1.5"], "top_p"),
         (["--num_train_epochs", "1"], "num_train_epochs"),

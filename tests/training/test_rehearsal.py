@@ -1,12 +1,15 @@
 """An evaluation is tried before a run starts, and the run is the same as without it."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 
 from modeling_pure.errors import InputError
 from modeling_pure.training.rehearsal import refusals_as_input_errors, rehearse
+from modeling_pure.training.saving import DurableTrainer
 from tests.training.conftest import losses
 
 
@@ -45,6 +48,22 @@ def test_a_metric_is_looked_for_only_if_the_run_evaluates(make_trainer):
 def test_what_a_library_refuses_is_one_line(error):
     with pytest.raises(InputError, match="^two$"), refusals_as_input_errors():
         raise error
+
+
+def test_a_fault_of_the_code_keeps_its_traceback():
+    with pytest.raises(InputError, match="'foo'"), refusals_as_input_errors():
+        raise TypeError("__init__() got an unexpected keyword argument 'foo'")
+    with pytest.raises(TypeError), refusals_as_input_errors():
+        raise TypeError("'<' not supported between instances of 'int' and 'str'")
+
+
+def test_every_answer_format_is_rehearsed():
+    formats = ["text", "text", "text", "letter", "text", "reasoned"]
+    args = SimpleNamespace(world_size=1)
+    trainer = SimpleNamespace(eval_dataset=Dataset.from_dict({"answer_format": formats}), args=args)
+    assert DurableTrainer.few_rows(trainer)["answer_format"][:] == ["text", "text", "letter", "reasoned"]
+    trainer.eval_dataset = Dataset.from_dict({"prompt": formats})
+    assert len(DurableTrainer.few_rows(trainer)) == 2
 
 
 @pytest.mark.parametrize(("steps", "warnings"), [(6, 0), (7, 1)])
