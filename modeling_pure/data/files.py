@@ -42,10 +42,12 @@ class SourceFiles:
     Args:
         taken: sorted within each path: local paths, or URLs that fsspec opens.
         left_out: the names of other files, by the reason why they are not taken.
+        remark: what else `describe` says.
     """
 
     taken: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    remark: str = ""
 
     def leave_out(self, reason: str, files: list[str]) -> None:
         """Record skipped files under the reason."""
@@ -60,7 +62,7 @@ class SourceFiles:
         if self.taken and all(lower_name(file).endswith(DOCUMENTS) for file in self.taken):
             described += ", each one document"
         left_out = (f"; left out: {described_names(names)} ({why})" for why, names in self.left_out.items())
-        return described + "".join(left_out)
+        return described + "".join(left_out) + self.remark
 
 
 def described_names(files: list[str]) -> str:

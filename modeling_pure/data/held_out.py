@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..medqa.passages import Library
+from ..medqa.question_files import ENDINGS, files_to_read
 from ..medqa.questions import Question, read_questions
 from ..medqa.splits import select_split
+from ..rows import files_below, looks_local
 from ..tokenizer import load_document_tokenizer
 from .arguments import DataArguments
 from .files import DOCUMENTS, SourceFiles, find_files, identity, lower_name, split_files
@@ -36,7 +39,7 @@ class OpenSource:
     rows: TextRows | ExamRows
     held_out: list[str]
     dev: list[Question] = field(default_factory=list)
-    files: SourceFiles = field(default_factory=SourceFiles)  # of a text source
+    files: SourceFiles = field(default_factory=SourceFiles)  # none of questions on the Hub
 
 
 def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> list[OpenSource]:
@@ -71,6 +74,8 @@ def training_files(sources: list[Source], arguments: DataArguments) -> dict[str,
         if source.format == "medqa":
             continue
         found = find_files(source.key, source.paths, source.config)
+        if source.config and not any(file.startswith("hf://") for file in found.taken):
+            found.remark = f"; config {source.config} is not used: only data sets of the Hub have one"
         text = {file: (identity(file), column_of(file, source)) for file in found.taken}
         again = {file: name for file in found.taken if (name := known.get(text[file]))}
         found.taken = [file for file in found.taken if file not in again]
@@ -161,7 +166,18 @@ def open_exam(source: Source, arguments: DataArguments, seed: int) -> OpenSource
         room = DocumentTokenizer(tokenizer), arguments.max_seq_length
         open_book = OpenBook(share, len(library), library.left_out, *room)
     rows = ExamRows(source.key, questions, seed, formats, open_book)
-    return OpenSource(source, rows, ExamRows(source.key, dev, 0, formats, open_book).texts(), dev)
+    held_out = ExamRows(source.key, dev, 0, formats, open_book).texts()
+    return OpenSource(source, rows, held_out, dev, exam_files(source))
+
+
+def exam_files(source: Source) -> SourceFiles:
+    """The local files that the questions of a medqa source come from."""
+    (path,), found = source.paths, SourceFiles()
+    if looks_local(path, ENDINGS):
+        found.taken = files_to_read(source.key, path, "train")
+        beside = map(str, files_below(path)) if Path(path).is_dir() else []
+        found.leave_out("not questions to train on", [file for file in beside if file not in found.taken])
+    return found
 
 
 def describe_exams(opened: list[OpenSource]) -> dict[str, str]:
@@ -170,14 +186,8 @@ def describe_exams(opened: list[OpenSource]) -> dict[str, str]:
 
 
 def describe_files(opened: list[OpenSource]) -> dict[str, str]:
-    """By name of each text source, its files and what its paths hold beside them."""
-    described = {}
-    for one in opened:
-        if one.files.taken:
-            no_hub = one.source.config and not any(file.startswith("hf://") for file in one.files.taken)
-            not_used = f"; config {one.source.config} is not used: only data sets of the Hub have one" * bool(no_hub)
-            described[one.source.name] = one.files.describe() + not_used
-    return described
+    """By name of each source with files, what it takes of its paths and what they hold beside that."""
+    return {one.source.name: one.files.describe() for one in opened if one.files.taken}
 
 
 def check_explanations(key: str, formats: dict[str, float], questions: list[Question], dev: list[Question]) -> None:

@@ -91,7 +91,7 @@ def by_letter(name: str, value: Any) -> dict[str, Any]:
         texts = value["value"] if isinstance(value["value"], list) else []
         value = [{"key": key, "value": text} for key, text in zip(value["key"], texts, strict=False)]
     if isinstance(value, Mapping):
-        return {f"{name}.{letter}": option for letter, option in value.items()}
+        value = [{"key": str(letter), "value": option} for letter, option in value.items()]
     if not isinstance(value, list):
         raise FieldError(name, f"expected a mapping of letters or a list, found {kind(value)}")
     if not any(isinstance(one, Mapping) for one in value):
@@ -100,7 +100,8 @@ def by_letter(name: str, value: Any) -> dict[str, Any]:
     for i, one in enumerate(value):
         if not isinstance(one, Mapping) or not {*one} >= KEYED:
             raise FieldError(f"{name}[{i}]", f"expected key and value, found {kind(one)}")
-        field = f"{name}.{checked_text(f'{name}[{i}].key', one['key'])}"
+        letter = checked_text(f"{name}[{i}].key", one["key"])
+        field = f"{name}.{letter.upper() if len(letter) == 1 else letter}"
         if field in keyed:
             raise FieldError(field, "is there twice")
         keyed[field] = one["value"]
@@ -112,6 +113,9 @@ def right_answer(row: Row, options: list[str]) -> int:
 
     An index counts from 0 and may be a letter; `answer` may also be the option's text.
     """
+    answers = row.get("answer")
+    if isinstance(answers, list) and len(answers) == 1:  # bigbio's
+        row = {**row, "answer": answers[0]}
     fields = [name for name in ("answer_idx", "label", "cop") if name in row]
     name, answer = present(row, *fields) or next(iter(fields), None), present(row, "answer")
     if name is None:
@@ -128,8 +132,8 @@ def by_index(name: str, value: Any, number: int) -> int:
     """The index that a letter or a whole number gives."""
     if isinstance(value, str):
         text = value.strip()
-        if text and text in LETTERS[:number] and len(text) == 1:
-            return LETTERS.index(text)
+        if len(text) == 1 and text.upper() in LETTERS[:number]:
+            return LETTERS.index(text.upper())
         if not text.isdecimal():
             raise FieldError(name, f"{value!r} is none of {', '.join(LETTERS[:number])}")
         value = int(text)

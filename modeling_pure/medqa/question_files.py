@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ..compression import DECOMPRESSION_ERRORS, DECOMPRESSORS, decompress
 from ..errors import InputError, first_line
-from ..rows import files_of_split, local_files, looks_local, names_in, open_rows, require_files, split_of
+from ..rows import files_of_split, local_files, looks_local, names_in, open_rows, require_files, splits_of
 
 TEXT = (".jsonl", ".ndjson", ".json")
 ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in DECOMPRESSORS))
@@ -52,7 +52,7 @@ def files_to_read(key: str, path: str, split: str) -> list[str]:
         if not file.lower().endswith(ENDINGS):
             raise InputError(f"{key}: cannot read '{file}'; expected one of {', '.join(ENDINGS)}")
     names = names_in(path, files)
-    splits = {split_of(name) or "train" for name in names.values()}
+    splits = {*splits_of(names).values()}
     if split == "train" and "train" not in splits and Path(path).is_dir():  # a glob may mean them
         found = ", ".join(names.values())
         raise InputError(f"{key}: '{path}' holds no file of the train split, only {found}; name the file to take")
@@ -73,6 +73,8 @@ def json_rows(key: str, file: str, config: str | None, name: str | None) -> list
     try:
         content = Path(file).read_bytes()
         content = decompress(content)
+        if b"\0" in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # which UTF-8 text has not
+            raise InputError(f"{key}: '{file}' is not UTF-8 text; convert it, as with: iconv -f UTF-16LE -t UTF-8")
         data = parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1

@@ -92,14 +92,22 @@ def read_questions(
     Raises:
         InputError: names the file, the row and the field that cannot be read.
     """
-    questions = []
-    try:
+
+    def read() -> list[Question]:
+        questions = []
         for place, row in question_rows(key, path, config, split, name):
             try:
                 questions.append(read_row(row))
             except (KeyError, TypeError, ValueError) as error:
                 wrong = str(error) if isinstance(error, FieldError) else f"{type(error).__name__}: {error}"
                 raise InputError(f"{key}: {place} is not a question: {wrong}; expected {columns}") from error
+        return questions
+
+    try:
+        try:
+            questions = read()
+        except FileNotFoundError:  # of a busy Hub
+            questions = read()
     except (OSError, ValueError, TypeError) as error:  # of the Hub's rows
         raise InputError(f"{key}: cannot read '{path}': {first_line(error)}") from error
     if not questions:

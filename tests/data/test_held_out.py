@@ -207,6 +207,18 @@ def test_texts_outside_the_mixture_are_read_in_rows_of_their_source(make_mixture
     assert tokenizer.decode(rows[0]["input_ids"]).startswith("b 0")
 
 
+def test_the_files_of_questions_are_said_too(make_mixture, sources, questions, tmp_path):
+    folder = tmp_path / "exam"
+    folder.mkdir()
+    for name in ("train", "dev"):
+        write_jsonl(folder / f"{name}.jsonl", map(question_row, questions))
+    (folder / "more.csv").write_text("a,b")
+    opened = make_mixture(sources | {"usmle": sources["usmle"] | {"path": str(folder)}}).opened
+    described = describe_files(opened)["usmle"]
+    assert described.startswith("1 file, ")
+    assert all(name in described for name in ("dev.jsonl", "more.csv"))
+
+
 def test_a_configuration_of_local_files_is_said_not_to_be_used(make_mixture, tmp_path):
     a, b = write_texts(tmp_path, "a", "b")
     described = describe_files(make_mixture({"one": web(a) | {"config": "en"}, "two": web(b)}).opened)

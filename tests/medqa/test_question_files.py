@@ -61,6 +61,16 @@ LAYOUTS = {
         "answer": [q.options[q.answer]][0],
         "options": [{"key": k, "value": v} for k, v in reversed([*zip("ABCD", q.options, strict=True)])],
     },
+    "bigbio, the answer as a list": lambda q: {
+        "question": q.question,
+        "choices": list(q.options),
+        "answer": [q.options[q.answer]],
+    },
+    "letters in lower case": lambda q: {
+        "question": q.question,
+        "options": dict(zip("abcd", q.options, strict=True)),
+        "answer_idx": q.letter.lower(),
+    },
     "bigbio as columns": lambda q: {
         "question": q.question,
         "answer_idx": q.letter,
@@ -193,6 +203,7 @@ def test_a_letter_that_is_another_options_text_needs_its_index(questions, tmp_pa
     [
         ('{"question": "caf\xe9"}'.encode("latin-1"), "0xe9 in line 1"),
         ("[]".encode("utf-16"), "UTF-16"),
+        ('[{"question": "x"}]'.encode("utf-16-le"), "UTF-16"),
         (b'{"question": "x"}\n{"options": {"A": "x", "A": "y"}}', "line 2.*'A'"),
         (b'{"question": "x"}\n{"question": \n', "line 2"),
         (b'["a", "b"]', "row 0"),
@@ -252,3 +263,21 @@ def test_of_a_folder_with_all_splits_one_is_read(questions, tmp_path):
     with pytest.raises(InputError, match=r"^questions: .*dev\.jsonl"):
         read_questions("questions", str(tmp_path))
     assert read_questions("questions", str(tmp_path / "test*")) == questions[2:3]  # named by the user
+
+
+def test_a_hub_that_does_not_find_a_file_while_it_is_read_is_asked_again(questions, monkeypatch):
+    calls = []
+
+    class Rows:
+        def __iter__(self):
+            calls.append(1)
+            if len(calls) < failures:
+                raise FileNotFoundError("busy")
+            yield from map(question_row, questions)
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: Rows())
+    failures = 2
+    assert same(read_questions("questions", "owner/name"), questions)
+    failures = 9
+    with pytest.raises(InputError, match="^questions: .*'owner/name'.*busy"):
+        read_questions("questions", "owner/name")
