@@ -38,7 +38,7 @@ from .console import DISCLAIMER, print_block
 from .errors import InputError, RunStopped, first_line, run_script
 from .model_card import CARD_FILE, LOADING, TRUST, architecture, card_blocks, read_text, two_columns, write_model_card
 from .modeling_pure import PureForCausalLM
-from .options import check_output_folder
+from .options import CommandLine, check_output_folder
 from .training.checkpoint import check_model
 
 CONFIGS: dict[str, type[PreTrainedConfig]] = {"pure": PureConfig, "llama": LlamaConfig, "qwen3": Qwen3Config}
@@ -101,9 +101,7 @@ def main() -> None:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="modeling_pure.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandLine("export", __doc__)
     parser.add_argument("--to", choices=list(MODELS), required=True, help="the layout to write")
     parser.add_argument("--dtype", choices=NAMES, help="of the weights; by default as they are stored")
     parser.add_argument("--revision", help="branch, tag or commit, where CHECKPOINT is a Hub id")

@@ -1,15 +1,29 @@
 """Checks of option values that all argument classes share. Each raises `InputError` with the option's name."""
 
+import argparse
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import InputError
 
 LARGEST_SEED = 2**32 - 1  # numpy's
+AS_WRITTEN = argparse.RawDescriptionHelpFormatter
+
+
+class CommandLine(argparse.ArgumentParser):
+    """A parser of a command without a recipe. Its errors are `InputError`: one line, not the whole usage."""
+
+    def __init__(self, name: str, description: str) -> None:
+        prog = f"python -m modeling_pure.{name}"
+        super().__init__(prog=prog, description=description, formatter_class=AS_WRITTEN, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `InputError`."""
+        raise InputError(message)
 
 
 def check_texts(options: Any, *may_be_empty: str) -> None:

@@ -195,6 +195,8 @@ def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]],
                 raise InputError(f"{name}: expected a value")
             value = rest.pop(0)
         if name == "--config":
+            if path is not None:
+                raise InputError(f"--config: given twice, '{path}' and '{value}'; put both into one recipe")
             path = value
         else:
             overrides.append((name[2:] if "." in name else name[2:].replace("-", "_"), value))

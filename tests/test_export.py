@@ -388,7 +388,8 @@ def test_nothing_is_overwritten(convert, checkpoint, tmp_path):
     for out in (tmp_path / "out", tmp_path / "out" / "mine.txt"):
         refused(convert, f"OUT: '{out}' ", "--to", "llama", checkpoint, out)
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
-    assert "usage:" in convert("--to", "gguf", checkpoint, tmp_path / "other", expect=2)[1]
+    (line,) = convert("--to", "gguf", checkpoint, tmp_path / "other", expect=2)[1].splitlines()
+    assert "--to" in line
 
 
 def test_what_does_not_compute_the_same_is_not_left_behind(convert, checkpoint, tmp_path, monkeypatch):

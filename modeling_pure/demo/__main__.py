@@ -8,7 +8,6 @@ also trains the same model on the same prompts in three other ways: cross entrop
 answers alone, and GRPO on answers alone.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -25,10 +24,12 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..console import DISCLAIMER, print_block, print_table
+from ..errors import run_script
 from ..medqa import formats
 from ..medqa.compare import paired
 from ..medqa.questions import Question, read_questions
 from ..medqa.results import read_evaluation
+from ..options import CommandLine, check_seeds
 from ..training.callbacks import METRICS_FILE, read_metrics
 from . import facts, table, world
 
@@ -51,10 +52,11 @@ CONSOLE = Console(highlight=False)
 
 def main() -> int:
     """Run every stage that is not done, then show what came out; 1 where GRPO did not raise the accuracy."""
-    parser = argparse.ArgumentParser(prog="python -m modeling_pure.demo", description=__doc__.split("\n")[0])
+    parser = CommandLine("demo", __doc__)
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and sampling (default: 0)")
     parser.add_argument("--twins", action="store_true", help="also train in three other ways on the same prompts")
     options = parser.parse_args()
+    check_seeds(options, "seed")
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (facts, world, formats))
     digest = run_stage("world", "", sources, build_world)
     for name, command in stages(options.seed, options.twins).items():
@@ -180,4 +182,4 @@ def sample_answer(question: Question) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main, "modeling_pure.demo")

@@ -7,13 +7,13 @@ McNemar test, and, where there are several, Holm's adjusted p-values. What is co
 `--formulation letter` the answers by letter of each, and so on.
 """
 
-import argparse
 from dataclasses import replace
 
 import numpy as np
 
 from ..console import print_table
 from ..errors import InputError, run_script
+from ..options import CommandLine
 from .metrics import load_metric
 from .questions import Question
 from .results import Evaluation, read_evaluations, require_same_questions
@@ -26,11 +26,7 @@ HEAD = ["model", "accuracy (95 % Wilson)", "difference (95 % bootstrap)", "gaine
 
 def main() -> None:
     """Read, refuse what cannot be compared, print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m modeling_pure.medqa.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandLine("medqa.compare", __doc__)
     parser.add_argument("results", nargs="+", metavar="EVAL.json", help="eval.json of an evaluation, or its folder")
     parser.add_argument("--formulation", metavar="NAME", help="compare these answers instead of the headlines")
     options = parser.parse_args()

@@ -13,12 +13,15 @@ import yaml
 import eval_medqa
 import train_grpo
 import train_pretrain
+from modeling_pure import export
 from modeling_pure.data.decontaminate import ReportArguments
 from modeling_pure.data.inspect import InspectArguments
 from modeling_pure.data.pack import PackArguments
+from modeling_pure.demo import __main__ as demo
 from modeling_pure.doctor.__main__ import DoctorArguments
 from modeling_pure.errors import EXIT_CODES, InputError
 from modeling_pure.general import GeneralArguments
+from modeling_pure.medqa import compare
 from modeling_pure.recipe import RecipeParser
 
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
@@ -95,6 +98,28 @@ def wrong_values(action: argparse.Action) -> Iterator[Any]:
         yield from NO_BOOL
     else:
         yield from [""] if action.dest in FREE_TEXTS else NO_WORD
+
+
+@pytest.mark.parametrize(
+    ("main", "argv", "named"),
+    [
+        (export.main, ["--to", "foo"], "--to"),
+        (export.main, [], "--to"),
+        (compare.main, [], "EVAL.json"),
+        (demo.main, ["--seed", "-1"], "seed"),
+        (demo.main, ["--seed", "many"], "--seed"),
+        (demo.main, ["--twin"], "--twin"),
+    ],
+)
+def test_a_command_without_a_recipe_refuses_in_one_line(main, argv, named, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["command", *argv])
+    with pytest.raises(InputError, match=named) as error:
+        main()
+    assert "\n" not in str(error.value)
+
+
+def test_a_second_recipe_is_refused():
+    assert "--config" in refusal(train_grpo.parse_arguments, ["--config", "a.yaml", "--seed", "1", "--config=b.yaml"])
 
 
 def refusal(parse: Callable[[list[str]], Any], argv: list[str]) -> str:
