@@ -53,7 +53,8 @@ def join_processes(args: TrainingArguments) -> None:
     and transformers passes `ddp_timeout` on for other devices only.
 
     Raises:
-        InputError: DeepSpeed is asked for, which accelerate does not start on CPUs.
+        InputError: DeepSpeed is asked for, which accelerate does not start on CPUs, or the environment does not say
+            where the other processes are.
     """
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and (args.bf16 or "LOCAL_RANK" in os.environ):
@@ -62,7 +63,10 @@ def join_processes(args: TrainingArguments) -> None:
         raise InputError("deepspeed: needs GPUs and pip install deepspeed; leave it out here")
     if args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
         PartialState._reset_state()  # of a run before, in the same process; transformers does so as well
-        PartialState(cpu=True, backend=args.ddp_backend, timeout=args.ddp_timeout_delta)
+        try:
+            PartialState(cpu=True, backend=args.ddp_backend, timeout=args.ddp_timeout_delta)
+        except ValueError as error:
+            raise InputError(f"WORLD_SIZE: {first_line(error)}") from error
 
 
 def check_processes(args: TrainingArguments) -> None:

@@ -105,10 +105,13 @@ def test_what_processes_cannot_share_is_refused(monkeypatch):
         parse_pretrain(*recipe, "--max_seq_length", "2000")
     with pytest.raises(InputError, match=r"^prompts_per_step: 8 x 16 .*\b3\b"):
         parse_grpo("--config", str(ROOT / "recipes/a100_2day/grpo.yaml"))
+    with pytest.raises(InputError, match=r"^WORLD_SIZE: .*\bMASTER_ADDR\b"):
+        PureGRPOConfig(use_cpu=True)
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):  # the latter two by accelerate
+        monkeypatch.delenv(name)
     with pytest.raises(InputError, match=r"^updates_per_rollout: .*\b3\b.*\b5$"):  # of 4 passes each, for 3 rounds
         PureGRPOConfig(use_cpu=True, updates_per_rollout=5, num_iterations=3)
     monkeypatch.setattr(PureTrainingArguments, "world_size", 1)
-    monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(InputError, match=r"^gradient_accumulation_steps: 3 .*\b16\b.*\b16\b"):
         parse_pretrain(*recipe, "--gradient_accumulation_steps", "3")
 
