@@ -55,23 +55,28 @@ RECIPE: dict[str, Any] = {
 
 def main() -> None:
     """Train and evaluate every model, print the table and one line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", required=True, help="train questions, in MedQA's format")
-    parser.add_argument("--dev", required=True, help="questions to ask")
-    parser.add_argument("--text", required=True, help="folder with *.train.parquet or *.train.jsonl")
-    parser.add_argument("--work", default="runs/formats", help="folder for the runs")
-    parser.add_argument("--steps", type=int, default=400, help="of 2,048 tokens")
-    parser.add_argument("--seeds", type=int, default=3)
-    args = parser.parse_args()
+    args = parse_arguments(str(__doc__), "runs/formats")
     work = Path(args.work)
     write_tokenizer(work / "tokenizer", args)
     accuracies: dict[tuple[str, str], list[float]] = {}
     for seed, taught in itertools.product(range(args.seeds), TAUGHT):
-        recipe = write_recipe(work, taught, seed, args)
+        recipe = write_recipe(args, f"{taught}-{seed}", TAUGHT[taught], seed=seed)
         run("train_pretrain.py", "--config", str(recipe))
         for asked, accuracy in evaluate(work / f"{taught}-{seed}", args.dev).items():
             accuracies.setdefault((taught, asked), []).append(accuracy)
     show(accuracies, args)
+
+
+def parse_arguments(description: str, work: str) -> argparse.Namespace:
+    """The texts, and the size of the runs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--questions", required=True, help="train questions, in MedQA's format")
+    parser.add_argument("--dev", required=True, help="questions to ask")
+    parser.add_argument("--text", required=True, help="folder with *.train.parquet or *.train.jsonl")
+    parser.add_argument("--work", default=work, help="folder for the runs")
+    parser.add_argument("--steps", type=int, default=400, help="of 2,048 tokens")
+    parser.add_argument("--seeds", type=int, default=3)
+    return parser.parse_args()
 
 
 def write_tokenizer(folder: Path, args: argparse.Namespace) -> None:
@@ -92,23 +97,24 @@ def text_files(args: argparse.Namespace) -> list[Path]:
     return sorted(Path(args.text).glob("*.train.*"))
 
 
-def write_recipe(work: Path, taught: str, seed: int, args: argparse.Namespace) -> Path:
-    """Write the recipe of one run."""
+def write_recipe(args: argparse.Namespace, name: str, answer_formats: dict[str, float], **changes: Any) -> Path:
+    """Write the recipe of the run `name`."""
+    work = Path(args.work)
     files = text_files(args)
     sources: dict[str, Any] = {
         path.name.split(".")[0]: {"weight": f"1/{2 * len(files)}", "path": str(path)} for path in files
     }
-    exam = {"path": args.questions, "format": "medqa", "validation_path": args.dev, "answer_formats": TAUGHT[taught]}
+    exam = {"path": args.questions, "format": "medqa", "validation_path": args.dev, "answer_formats": answer_formats}
     sources["usmle"] = {"weight": "1/2", **exam}
     recipe = {
         **RECIPE,
-        "output_dir": str(work / f"{taught}-{seed}"),
+        "output_dir": str(work / name),
         "tokenizer_name_or_path": str(work / "tokenizer"),
         "sources": sources,
         "max_steps": args.steps,
-        "seed": seed,
+        **changes,
     }
-    file = work / f"{taught}-{seed}.yaml"
+    file = work / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe))
     return file
 
@@ -124,10 +130,10 @@ def evaluate(model: Path, questions: str) -> dict[str, float]:
     return {asked: float(formulations[asked]["accuracy"]) for asked in ASKED}
 
 
-def run(*command: str) -> None:
-    """Run one of the scripts; end with its exit code if it fails."""
+def run(*command: str, expected: tuple[int, ...] = (0,)) -> None:
+    """Run one of the scripts; end with its exit code unless that is expected."""
     print(f"python {' '.join(command)}", flush=True)
-    if code := subprocess.run([sys.executable, *command]).returncode:
+    if (code := subprocess.run([sys.executable, *command]).returncode) not in expected:
         sys.exit(code)
 
 

@@ -41,19 +41,41 @@ def run(name: str, options: str) -> dict:
 
 
 def test_every_benchmark_is_started_by_a_test():
-    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NO_BENCHMARKS == {*SMALLEST, "formats"}
+    assert {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NO_BENCHMARKS == {
+        *SMALLEST,
+        "formats",
+        "qk_norm",
+    }
 
 
-@pytest.mark.slow
-def test_models_are_taught_and_asked_in_every_format(tmp_path, questions):
+@pytest.fixture
+def real_text_in_small(tmp_path, questions) -> str:
+    """The options of a benchmark that trains on two files of text and on questions."""
     rng = random.Random(0)
     for name in ("one", "two"):
         texts = [" ".join(rng.choices(WORDS, k=200)) for _ in range(200)]
         write_jsonl(tmp_path / f"{name}.train.jsonl", [{"text": text} for text in texts])
     for name, part in (("train", questions[:80]), ("dev", questions[80:])):
         write_jsonl(tmp_path / f"{name}.jsonl", [question_row(question) for question in part])
-    options = f"--questions {tmp_path}/train.jsonl --dev {tmp_path}/dev.jsonl --text {tmp_path} --steps 2 --seeds 1"
-    line = run("formats", f"{options} --work {tmp_path}/runs")
+    files = f"--questions {tmp_path}/train.jsonl --dev {tmp_path}/dev.jsonl --text {tmp_path}"
+    return f"{files} --work {tmp_path}/runs --steps 2 --seeds 1"
+
+
+@pytest.mark.slow
+def test_queries_and_keys_are_normalised_at_every_rate(real_text_in_small, tmp_path):
+    line = run("qk_norm", real_text_in_small)
+    assert len(line["losses"]) == 6
+    assert all(5 < loss < 15 for (loss,) in line["losses"].values())
+    assert len({loss for (loss,) in line["losses"].values()}) == 6
+    normalised = [
+        AutoConfig.from_pretrained(tmp_path / f"runs/{arm}-0.006-0").qk_norm for arm in ("without", "qk_norm")
+    ]
+    assert normalised == [False, True]
+
+
+@pytest.mark.slow
+def test_models_are_taught_and_asked_in_every_format(real_text_in_small, tmp_path):
+    line = run("formats", real_text_in_small)
     assert line["versions"]["torch"] == torch.__version__
     assert {"taught text, asked text", "taught letter, asked cloze"} <= {*line["accuracies"]}
     assert len(line["accuracies"]) == 9
