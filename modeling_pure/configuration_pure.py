@@ -273,6 +273,9 @@ class PureConfig(PreTrainedConfig):
         """
         if rope := kwargs.pop("rope_scaling", None):
             kwargs["rope_parameters"] = rope
+        if "rope_theta" in kwargs:
+            given = kwargs.get("rope_parameters") or config_dict.get("rope_parameters") or {}
+            kwargs["rope_parameters"] = given | {"rope_theta": kwargs.pop("rope_theta")}
         if isinstance(rope := kwargs.get("rope_parameters"), dict):
             stored = config_dict.get("rope_parameters") or {}
             trained = {"rope_theta": stored.get("rope_theta", cls.default_theta)}

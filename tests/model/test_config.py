@@ -152,6 +152,9 @@ def test_overrides_of_a_folder_are_used_and_rope_keeps_its_theta(tmp_path):
     config.save_pretrained(tmp_path)
     config = PureConfig.from_pretrained(tmp_path, rope_parameters={**longer, "factor": 2.0, "truncate": False})
     assert config.rope_parameters == {**longer, **trained, "factor": 2.0, "truncate": False}
+    alone = PureConfig.from_pretrained(tmp_path, rope_theta=9.0)
+    assert alone.rope_parameters["rope_theta"] == 9.0
+    assert not hasattr(alone, "rope_theta")
     other = PureConfig.from_pretrained(tmp_path, rope_parameters={"rope_theta": 7.0})
     assert other.rope_parameters == {"rope_type": "default", "rope_theta": 7.0}
 
