@@ -1,7 +1,7 @@
 """Open books: passages from a folder of texts, found with BM25 for each question, and cut to the context."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.guard import Guard
 from ..errors import InputError, first_line
-from ..rows import LOCAL_BUILDERS, local_files, open_rows
+from ..rows import LOCAL_BUILDERS, files_below, local_files, open_rows
 from ..tokenizer import prompt_ids
 from .bm25 import Bm25, content_words
 from .formats import folded
@@ -43,10 +43,13 @@ class Library:
     Attributes:
         left_out: passages that were left out, because they cover a guarded question or stand next to such a one.
         unguarded: questions that are too short to be looked for in the passages.
+        unread: names of other files in the folder and below it.
     """
 
-    def __init__(self, key: str, passages: list[str], left_out: int = 0, unguarded: int = 0) -> None:
-        self.passages, self.left_out, self.unguarded = passages, left_out, unguarded
+    def __init__(
+        self, key: str, passages: list[str], left_out: int = 0, unguarded: int = 0, unread: Sequence[str] = ()
+    ) -> None:
+        self.passages, self.left_out, self.unguarded, self.unread = passages, left_out, unguarded, unread
         self.index = Bm25(key, passages)
 
     @classmethod
@@ -72,13 +75,14 @@ class Library:
         if not kept:
             every = f"all {left_out:,} passages of '{folder}' cover questions; take other books"
             raise InputError(f"{key}: {every}" if left_out else nothing_to_read(key, folder))
-        return cls(key, kept, left_out, guard.unchecked if guard else 0)
+        return cls(key, kept, left_out, guard.unchecked if guard else 0, unread_files(folder))
 
     def describe(self) -> str:
         """Describe the library for the start-up block: passages kept and left out, questions too short to check."""
         return (
             f"{len(self):,}; {self.left_out:,} that cover a question left out"
             + f", {self.unguarded:,} questions too short to look for" * bool(self.unguarded)
+            + f"; {len(self.unread):,} files not read, such as {', '.join(self.unread[:3])}" * bool(self.unread)
         )
 
     def __len__(self) -> int:
@@ -126,10 +130,10 @@ def texts_of(key: str, folder: str) -> Iterator[str]:
     """The texts in a folder's files; `InputError` for one that cannot be read."""
     if not Path(folder).is_dir():
         raise InputError(f"{key}: '{folder}' is no folder")
-    for file in (*local_files(folder, BOOK_SUFFIXES), *local_files(folder, LOCAL_BUILDERS)):
+    for file in book_files(folder):
         try:
-            if file.endswith(BOOK_SUFFIXES):
-                yield Path(file).read_text(encoding="utf-8", errors="replace")
+            if file.lower().endswith(BOOK_SUFFIXES):
+                yield Path(file).read_text(encoding="utf-8-sig")
                 continue
             for row in open_rows(key, file):
                 if "text" not in row or not isinstance(row["text"], str | None):
@@ -137,6 +141,17 @@ def texts_of(key: str, folder: str) -> Iterator[str]:
                 yield row["text"] or ""
         except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors
             raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
+
+
+def book_files(folder: str) -> list[str]:
+    """The files of a folder that are read."""
+    return [*local_files(folder, BOOK_SUFFIXES), *local_files(folder, LOCAL_BUILDERS)]
+
+
+def unread_files(folder: str) -> list[str]:
+    """The names of the others, in the folder and below it."""
+    read = set(book_files(folder))
+    return [file.name for file in files_below(folder) if str(file) not in read]
 
 
 def split_passages(text: str) -> list[str]:

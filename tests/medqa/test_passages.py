@@ -39,11 +39,15 @@ def test_books_of_all_kinds_are_cut_into_passages(tmp_path):
     (tmp_path / "two.md").write_text("# Title\n\nshort")
     write_jsonl(tmp_path / "three.jsonl", [{"text": "a b"}, {"text": "c d"}])
     (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "four.txt").write_text("below")
     passages = textbook_passages("textbooks", str(tmp_path))
     assert [len(passage.split()) for passage in passages] == [PASSAGE_WORDS, PASSAGE_WORDS, 7, 3, 2, 2]
     assert split_passages(" ") == []
     library = Library.read("textbooks", str(tmp_path), [])
     assert (library.passages, library.left_out, len(library)) == (passages, 0, 6)
+    assert sorted(library.unread) == ["four.txt", "image.png"]
+    assert all(name in library.describe() for name in library.unread)
 
 
 @pytest.mark.parametrize("read", [textbook_passages, lambda key, folder: Library.read(key, folder, [])])
@@ -62,6 +66,10 @@ def test_a_folder_without_books_is_refused(tmp_path, read):
     (tmp_path / "bad.jsonl").write_text('{"text": "of the and"}\n')
     with pytest.raises(InputError, match="^textbooks: "):
         Library.read("textbooks", str(tmp_path), [])
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(InputError, match=r"^textbooks: .*latin\.txt'.*\butf-8\b"):
+        read("textbooks", str(tmp_path))
+    (tmp_path / "latin.txt").unlink()
     (tmp_path / "dead_link.txt").symlink_to(tmp_path / "none")
     with pytest.raises(InputError, match=r"^textbooks: .*dead_link\.txt'"):
         read("textbooks", str(tmp_path))
