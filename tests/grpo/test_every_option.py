@@ -20,7 +20,7 @@ from tests.conftest import with_chat_template
 from tests.grpo.conftest import GPT2_SHAPE
 
 UNMASKED = {"keep_sampling_mask": False, "top_p": 1.0, "top_k": 0}
-OFF_POLICY = {"learning_rate": 0.1, "num_iterations": 2}
+OFF_POLICY = {"learning_rate": 0.003, "num_iterations": 2}
 ENTROPY = {"use_adaptive_entropy": True, "entropy_coef": 0.1, "entropy_target": 100.0}
 SYNCED = {"sync_ref_model": True, "ref_model_sync_steps": 1, "learning_rate": 0.1}
 SEQUENCE = {**OFF_POLICY, "loss_type": "grpo"}
