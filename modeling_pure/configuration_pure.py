@@ -252,18 +252,22 @@ class PureConfig(PreTrainedConfig):
         return self.vocab_size if self.num_real_tokens is None else self.num_real_tokens
 
     @property
+    def end_tokens(self) -> list[int | None]:
+        """The ends of text, as a list."""
+        return [*self.eos_token_id] if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+
+    @property
     def suppressed_tokens(self) -> list[int]:
         """Ids no sampler may emit: padding, and the spare rows no tokenizer can decode (they become '')."""
-        ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        suppressed = {self.pad_token_id, *range(self.real_tokens, self.vocab_size)}.difference(ends)
+        suppressed = {self.pad_token_id, *range(self.real_tokens, self.vocab_size)}.difference(self.end_tokens)
         return sorted(token for token in suppressed if token is not None)
 
     def is_spare(self, tokens: list[int]) -> bool:
         """Whether some ids are what `suppressed_tokens` gives for some `num_real_tokens` and some ends of text."""
-        ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        rows = {*tokens}.difference({self.pad_token_id, *ends})
+        others = {self.pad_token_id, *self.end_tokens}
+        rows = {*tokens}.difference(others)
         first = min(rows, default=self.vocab_size)
-        return bool(tokens) and rows == {*range(first, self.vocab_size)}.difference({self.pad_token_id, *ends})
+        return bool(tokens) and rows == {*range(first, self.vocab_size)}.difference(others)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -14,16 +14,20 @@ LARGEST_SEED = 2**32 - 1  # numpy's
 AS_WRITTEN = argparse.RawDescriptionHelpFormatter
 
 
-class CommandLine(argparse.ArgumentParser):
-    """A parser of a command without a recipe. Its errors are `InputError`: one line, not the whole usage."""
-
-    def __init__(self, name: str, description: str) -> None:
-        prog = f"python -m modeling_pure.{name}"
-        super().__init__(prog=prog, description=description, formatter_class=AS_WRITTEN, allow_abbrev=False)
+class OneLineErrors:
+    """For an `argparse.ArgumentParser`, which would print the whole usage before its line and exit by itself."""
 
     def error(self, message: str) -> NoReturn:
         """Raise `InputError`."""
         raise InputError(message)
+
+
+class CommandLine(OneLineErrors, argparse.ArgumentParser):
+    """A parser of a command without a recipe."""
+
+    def __init__(self, name: str, description: str) -> None:
+        prog = f"python -m modeling_pure.{name}"
+        super().__init__(prog=prog, description=description, formatter_class=AS_WRITTEN, allow_abbrev=False)
 
 
 def check_texts(options: Any, *may_be_empty: str) -> None:

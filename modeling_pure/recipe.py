@@ -13,12 +13,13 @@ import dataclasses
 import json
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, cast, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
 from .errors import InputError, first_line
+from .options import OneLineErrors
 from .plain_yaml import RecipeLoader, refuse_ambiguous
 
 LIBRARY_ERRORS = (ValueError, TypeError, ImportError, OSError)
@@ -32,7 +33,7 @@ class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHe
         super().__init__(prog, max_help_position=32, width=110)
 
 
-class RecipeParser(HfArgumentParser):
+class RecipeParser(OneLineErrors, HfArgumentParser):
     """Reads one or more dataclasses from `--config FILE.yaml` and the command line, which has the last word."""
 
     dataclass_types: list[Any]
@@ -157,10 +158,6 @@ class RecipeParser(HfArgumentParser):
             plain = arguments.to_dict() if hasattr(arguments, "to_dict") else dataclasses.asdict(arguments)
             values |= {name: plain[name] for name in plain if name in self.stated or name in self.given}
         return {name: value for name, value in values.items() if name not in ONE_START and not name.endswith("token")}
-
-    def error(self, message: str) -> NoReturn:
-        """The parser would print the whole usage before its one line and exit by itself."""
-        raise InputError(message)
 
 
 def suggestion(word: str, known: list[str]) -> str:

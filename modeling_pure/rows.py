@@ -157,10 +157,15 @@ def open_rows(key: str, path: str, config: str | None = None, split: str = "trai
 def ask_hub(key: str, path: str, call: Callable[[], T]) -> T:
     """What a call about a Hub data set returns; a Hub that does not find it, as a busy one may say, is asked twice."""
     with hub_errors(key, path):
-        try:
-            return call()
-        except FileNotFoundError:
-            return call()
+        return ask_twice(call)
+
+
+def ask_twice(call: Callable[[], T]) -> T:
+    """What a call returns, made again if it raises `FileNotFoundError`, as a busy Hub causes."""
+    try:
+        return call()
+    except FileNotFoundError:
+        return call()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import InputError, first_line
+from ..rows import ask_twice
 from .fields import LETTERS as LETTERS
 from .fields import FieldError, Row, four_options, optional_text, required_text, right_answer
 from .question_files import question_rows
@@ -104,10 +105,7 @@ def read_questions(
         return questions
 
     try:
-        try:
-            questions = read()
-        except FileNotFoundError:  # of a busy Hub
-            questions = read()
+        questions = ask_twice(read)
     except (OSError, ValueError, TypeError) as error:  # of the Hub's rows
         raise InputError(f"{key}: cannot read '{path}': {first_line(error)}") from error
     if not questions:

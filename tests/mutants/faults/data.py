@@ -323,8 +323,8 @@ FAULTS = [
     Fault(
         "a Hub that does not find a data set is asked once",
         "modeling_pure/rows.py",
-        "        except FileNotFoundError:\n            return call()",
-        "        except FileNotFoundError:\n            raise",
+        "    except FileNotFoundError:\n        return call()",
+        "    except FileNotFoundError:\n        raise",
         "tests/data/test_files.py",
     ),
     Fault(
