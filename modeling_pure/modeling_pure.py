@@ -367,8 +367,8 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
         With labels, a cache is returned only if `use_cache=True` asks for it.
 
         `skip_logits=True` (the name is Liger's) gives the same loss without logits: a plain head makes them in chunks
-        that are never kept. `reduction="none"` gives the nats of each token (batch, length) in the place of their
-        mean, without logits and without gradients, 0 where there is no label.
+        that are never kept. `reduction="none"` returns the nats of each token (batch, length) instead of their
+        mean, without logits or gradients, and 0 for tokens without a label.
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f'reduction is "mean" or "none", not {reduction!r}.')

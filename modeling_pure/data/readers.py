@@ -166,7 +166,7 @@ def to_text(value: object) -> str | Fault:
 
 
 def described(value: object) -> str:
-    """Describe a value that is not text, for the error message."""
+    """Describe a non-text value for an error message."""
     if value is None:
         return "null"
     if isinstance(value, str):

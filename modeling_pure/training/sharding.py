@@ -1,6 +1,6 @@
 """Checkpoints of sharded weights (FSDP2) are those of one process: whole tensors under the same names and numbers.
 
-So a run can go on with any number of processes, sharded or not, and every checkpoint can be loaded.
+A run can therefore resume on any number of processes, sharded or not, and every checkpoint can be loaded.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 
 def whole(state: Any, keep: bool) -> Any:
-    """A state with whole tensors in the place of sharded ones, on the CPU; None for them if not `keep`.
+    """Replace the sharded tensors of a state with whole ones on the CPU, or with None unless `keep`.
 
     All processes have to call it with the same state.
     """

@@ -142,7 +142,7 @@ def files_of(folder) -> dict[str, str]:
 def test_processes_share_an_evaluation_and_any_number_goes_on_as_one(
     evaluate, pretrained, corpus, tmp_path, monkeypatch
 ):
-    """Two processes are killed and three go on: the journal holds the lines of one process, and all files are its."""
+    """Two processes are killed and three continue: the journal and all files equal those of one process."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     journals = {}
 

@@ -1,4 +1,4 @@
-"""A run on Ray whose process is killed goes on, and ends as one that nobody disturbed."""
+"""A run on Ray resumes after one of its processes is killed, and ends like an undisturbed run."""
 
 import os
 import signal

@@ -187,7 +187,7 @@ def test_outputs_come_with_the_loss_where_they_are_asked_for(make_trainer):
     assert trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids}).item() == pytest.approx(loss.item())
 
 
-# ---- in the place of Trainer ----------------------------------------------------------------------------------------
+# ---- as a drop-in for Trainer ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
