@@ -17,7 +17,7 @@ from transformers.training_args import OptimizerNames
 from modeling_pure import PureForCausalLM
 from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.estimate import tokens_per_pass
+from modeling_pure.data.estimate import tokens_per_epoch
 from modeling_pure.data.held_out import (
     describe_exams,
     describe_files,
@@ -25,12 +25,12 @@ from modeling_pure.data.held_out import (
     outside_documents,
     split_questions,
     validation_mixture,
-    validation_source_rows,
+    validation_source_sequences,
 )
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.packed import PackedMixture
+from modeling_pure.data.pretokenized import PretokenizedMixture
 from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
-from modeling_pure.data.states import Row, TrainingRows
+from modeling_pure.data.states import TokenSequence, TrainingData
 from modeling_pure.data.tokenizer import DocumentTokenizer
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.medqa.card import dev_evaluations
@@ -68,7 +68,7 @@ def train(
     check_hub(training_args)
     checkpoint = checkpoint_to_resume(training_args)
     sources = parse_sources(data_args.sources)
-    facts = {**recipe, "sources": source_facts(sources), "rows_per_step": training_args.rows_per_step}
+    facts = {**recipe, "sources": source_facts(sources), "sequences_per_step": training_args.sequences_per_step}
     if checkpoint:
         check_recipe(checkpoint, facts, training_args.allow_recipe_change)
     if already_finished(training_args.output_dir, training_args.max_steps):
@@ -116,14 +116,14 @@ def build_trainer(
     outside = parse_validation_sources(data_args.validation_sources, sources)
     dataset, held_out = build_data(sources, data_args, training_args, tokenizer)
     documents = outside_documents(outside, data_args)
-    held_out += validation_source_rows(documents, DocumentTokenizer(tokenizer), data_args)
+    held_out += validation_source_sequences(documents, DocumentTokenizer(tokenizer), data_args)
     if isinstance(dataset, Mixture):
         dataset.hold_out(documents)
     if checkpoint and (change := resume_data(checkpoint, dataset, training_args)) and training_args.process_index == 0:
         print(change)
-    if isinstance(dataset, PackedMixture):
+    if isinstance(dataset, PretokenizedMixture):
         steps = training_args.max_steps - (complete_step(checkpoint) if checkpoint else 0)
-        dataset.check_rows(steps * training_args.rows_per_step)
+        dataset.check_rows(steps * training_args.sequences_per_step)
     set_seed(training_args.seed)
     model = PureForCausalLM(config)
     return PureTrainer(
@@ -144,17 +144,17 @@ def build_data(
     data_args: DataArguments,
     training_args: PureTrainingArguments,
     tokenizer: PreTrainedTokenizerBase,
-) -> tuple[Mixture | PackedMixture, list[Row[Any]]]:
+) -> tuple[Mixture | PretokenizedMixture, list[TokenSequence[Any]]]:
     """The rows to train on, of this rank, and the held-out rows."""
     seed = seed_of_data(training_args)
     this_rank = (training_args.train_batch_size, training_args.process_index, training_args.world_size)
-    if data_args.packed_dir:
-        packed = PackedMixture(sources, tokenizer, data_args, seed, *this_rank)
-        return packed, packed.validation_rows()
+    if data_args.pretokenized_dir:
+        packed = PretokenizedMixture(sources, tokenizer, data_args, seed, *this_rank)
+        return packed, packed.validation_sequences()
     mixture = Mixture(open_sources(sources, data_args, seed), tokenizer, data_args, seed, *this_rank)
     mixture.check_readers(training_args.dataloader_num_workers)
     held_out = validation_mixture(
-        mixture.opened, mixture.tokenize, data_args.max_seq_length, data_args.validation_rows
+        mixture.opened, mixture.tokenize, data_args.max_seq_length, data_args.validation_sequences
     )
     return mixture, held_out
 
@@ -173,15 +173,16 @@ def dev_questions(sources: list[Source], data_args: DataArguments) -> list[Quest
 def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
     """The start-up block: what will run, how much of it, and what it needs."""
     args, config, mixture = trainer.args, trainer.model.config, trainer.train_dataset
+    length = mixture.sequence_length
     parameters = trainer.model.num_parameters()
     tokens = args.max_steps * trainer.tokens_per_step
-    petaflops = tokens * model_flops(trainer.model, mixture.row_length) / 1e15
+    petaflops = tokens * model_flops(trainer.model, length) / 1e15
     compute = f"{petaflops:,.0f}" if petaflops >= 10 else f"{petaflops:.3g}"
     print_block(
         "Pretraining Pure",
         {
             "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
-            "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (rows of {mixture.row_length})",
+            "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (sequences of {length})",
             **describe_sources(mixture, tokens),
             **describe_text_files(mixture),
             **describe_answers(mixture),
@@ -191,7 +192,7 @@ def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
             else OptimizerNames(args.optim).value,
             "compute": f"{compute} PFLOP (6N + 12LhS); log lines and the progress bar say the hours left",
             "speed": describe_peak(trainer.throughput.peak),
-            "memory": training_memory(config, parameters, args, mixture.row_length),
+            "memory": training_memory(config, parameters, args, length),
             "precision": describe_precision(trainer.accelerator)
             + (", layers compiled" if args.compile_layers else ""),
             "attention": describe_attention(trainer.model, args.device, bool(args.bf16)),
@@ -229,15 +230,15 @@ def record_start(args: PureTrainingArguments, recipe: Recipe, step: int) -> None
     note_launch(folder, step, args.world_size, args.device)
 
 
-def describe_sources(mixture: TrainingRows[Any], tokens: int) -> dict[str, str]:
+def describe_sources(mixture: TrainingData[Any], tokens: int) -> dict[str, str]:
     """Each source's share of the run, and how often the run will read it."""
     shares = {f"  {s.name}": f"{float(s.weight):6.1%}  {int(tokens * s.weight):15,} tokens" for s in mixture.sources}
-    if isinstance(mixture, PackedMixture):
+    if isinstance(mixture, PretokenizedMixture):
         shares["packed rows"] = f"{mixture.num_rows:,} in {mixture.folder}"
     if not isinstance(mixture, Mixture):
         return shares
     for one in mixture.opened:
-        passes = float(tokens * one.source.weight) / tokens_per_pass(one, mixture.tokenize)
+        passes = float(tokens * one.source.weight) / tokens_per_epoch(one, mixture.tokenize)
         capped = one.source.max_epochs is not None and passes > one.source.max_epochs
         shares[f"  {one.source.name}"] += f"  about {passes:,.1f} passes over {', '.join(one.source.paths)}" + (
             f", capped at {one.source.max_epochs}: the others get the rest" if capped else ""
@@ -245,13 +246,13 @@ def describe_sources(mixture: TrainingRows[Any], tokens: int) -> dict[str, str]:
     return {**shares, "decontaminated": guarded(mixture)}
 
 
-def describe_text_files(mixture: TrainingRows[Any]) -> dict[str, str]:
+def describe_text_files(mixture: TrainingData[Any]) -> dict[str, str]:
     """The files of each text source, and what was left out."""
     files = describe_files(mixture.opened) if isinstance(mixture, Mixture) else {}
     return {f"files of {name}": described for name, described in files.items()}
 
 
-def describe_answers(mixture: TrainingRows[Any]) -> dict[str, str]:
+def describe_answers(mixture: TrainingData[Any]) -> dict[str, str]:
     """The answer formats of each medqa source."""
     if isinstance(mixture, Mixture):
         exams = describe_exams(mixture.opened)
@@ -260,7 +261,7 @@ def describe_answers(mixture: TrainingRows[Any]) -> dict[str, str]:
     return {f"answers of {name}": described for name, described in exams.items()}
 
 
-def guarded(mixture: TrainingRows[Any]) -> str:
+def guarded(mixture: TrainingData[Any]) -> str:
     """Which questions no document of the mixture may hold."""
     if not isinstance(mixture, Mixture):
         return "when its rows were written"
@@ -304,7 +305,7 @@ def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str,
         },
         "answer formats taught": ", ".join(taught_formats(trainer.model.config)) or "none",
         "decontaminated": guarded(mixture),
-        "recipe": f"{trainer.state.global_step:,} steps of {args.rows_per_step} rows of {mixture.row_length} tokens, "
+        "recipe": f"{trainer.state.global_step:,} steps of {trainer.tokens_per_step:,} tokens, "
         f"{args.optimizer}, learning rate {args.learning_rate:g}, seed {args.seed}; whole in recipe.yaml",
         **results,
     }

@@ -33,9 +33,9 @@ from benchmarks.measure import median_ratio, print_line
 from benchmarks.text import SOURCES, write_sources
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.held_out import open_sources
-from modeling_pure.data.mixture import Mixture, collate_rows
-from modeling_pure.data.pack import main as pack
-from modeling_pure.data.packed import PackedMixture
+from modeling_pure.data.mixture import Mixture, collate_sequences
+from modeling_pure.data.pretokenize import main as pack
+from modeling_pure.data.pretokenized import PretokenizedMixture
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.tokenizer import load_tokenizer
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
@@ -87,7 +87,7 @@ def speeds_in_turns(recipe: dict, folder: str) -> dict[str, list[float]]:
         for name, stream in streams.items():
             start = time.process_time()
             for _ in range(BATCHES[name]):
-                collate_rows(list(islice(stream, BATCH)))
+                collate_sequences(list(islice(stream, BATCH)))
             if turn:  # the first one opens files
                 speeds[name].append(BATCHES[name] * BATCH * LENGTH / (time.process_time() - start))
     return speeds
@@ -118,21 +118,23 @@ def naive_rows(recipe: dict, tokenizer) -> Iterator[dict]:
 
 
 def packed_rows(recipe: dict, folder: str) -> Iterator[dict]:
-    """The sequences that `modeling_pure.data.pack` writes."""
+    """The sequences that `modeling_pure.data.pretokenize` writes."""
     out, count = f"{folder}/packed", BATCHES["packed"] * BATCH * (ROUNDS + 2)
     recipe_file = Path(folder) / "recipe.json"
     recipe_file.write_text(json.dumps({"sources": recipe, "tokenizer_name_or_path": folder}))
     sys.argv = ["pack", "--config", str(recipe_file), "--out", out, "--rows", str(count)]
     with contextlib.redirect_stdout(sys.stderr):
         pack()
-    arguments = DataArguments(sources=recipe, max_seq_length=LENGTH, tokenizer_name_or_path=folder, packed_dir=out)
-    return iter(PackedMixture(parse_sources(recipe), load_tokenizer("tokenizer", folder), arguments))
+    arguments = DataArguments(
+        sources=recipe, max_seq_length=LENGTH, tokenizer_name_or_path=folder, pretokenized_dir=out
+    )
+    return iter(PretokenizedMixture(parse_sources(recipe), load_tokenizer("tokenizer", folder), arguments))
 
 
 def speed_of_two_workers(recipe: dict, folder: str) -> float:
     """Tokens per second of wall time that two data-loader workers hand over."""
     mixture = open_mixture(recipe, folder)
-    batches = iter(DataLoader(mixture, batch_size=BATCH, collate_fn=collate_rows, num_workers=2))
+    batches = iter(DataLoader(mixture, batch_size=BATCH, collate_fn=collate_sequences, num_workers=2))
     for _ in range(10):
         next(batches)
     start = time.perf_counter()

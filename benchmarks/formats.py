@@ -22,7 +22,7 @@ import yaml
 from benchmarks.measure import print_line
 from modeling_pure.console import print_table
 from modeling_pure.demo.world import train_tokenizer
-from modeling_pure.rows import open_rows
+from modeling_pure.records import open_records
 
 TAUGHT = {"letter": {"letter": 1.0}, "text": {"text": 1.0}, "both": {"text": 0.5, "letter": 0.5}}
 ASKED = ("letter", "text", "cloze")
@@ -47,7 +47,7 @@ RECIPE: dict[str, Any] = {
     "lr_scheduler_kwargs": {"min_lr": 2e-4},
     "save_steps": 200,
     "eval_steps": 200,
-    "validation_rows": 40,
+    "validation_sequences": 40,
     "dataloader_num_workers": 0,
     "logging_steps": 25,
 }
@@ -87,7 +87,7 @@ def write_tokenizer(folder: Path, args: argparse.Namespace) -> None:
     sample = folder / "documents.jsonl"
     with sample.open("w", encoding="utf-8") as file:
         for path in text_files(args):
-            for row in itertools.islice(open_rows("text", str(path)), DOCUMENTS):
+            for row in itertools.islice(open_records("text", str(path)), DOCUMENTS):
                 file.write(json.dumps({"text": row["text"]}) + "\n")
     train_tokenizer([sample, Path(args.questions)], folder, vocab_size=VOCABULARY)
 

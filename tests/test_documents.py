@@ -57,7 +57,7 @@ SMALL = {
         "eval_steps": 4,
         "save_steps": 4,
         "logging_steps": 2,
-        "validation_rows": 8,
+        "validation_sequences": 8,
         "dataloader_num_workers": 0,
     },
     "grpo": {

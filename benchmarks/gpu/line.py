@@ -22,7 +22,7 @@ from .runner import Setting
 
 TINY_PRETRAIN = (
     *("--preset", "tiny", "--max_seq_length", "128", "--tokens_per_step", "1024", "--max_steps", "20"),
-    *("--warmup_steps", "2", "--validation_rows", "8", "--dataloader_num_workers", "0"),
+    *("--warmup_steps", "2", "--validation_sequences", "8", "--dataloader_num_workers", "0"),
 )
 TINY_GRPO = (
     *("--prompts_per_step", "2", "--num_generations", "4", "--max_completion_length", "12", "--max_steps", "4"),
@@ -64,7 +64,7 @@ def pretraining(setting: Setting) -> Iterator[dict]:
     if setting.tiny:
         write_tiny_folder(setting)
     run, rows = setting.work / "pretrain", folder_of(setting) / "rows"
-    options = ("--packed_dir", rows, "--output_dir", run, *pretrain_options(setting), *ON_CPU)
+    options = ("--pretokenized_dir", rows, "--output_dir", run, *pretrain_options(setting), *ON_CPU)
     try:
         run_in_process("train_pretrain.py", "--config", PRETRAIN_RECIPE, *options)
     finally:  # what was logged counts, whatever ends the run

@@ -29,7 +29,7 @@ def training(setting: Setting, model: str = step.OURS, **arguments: Any) -> Iter
     scale, compiled = scale_of(setting), {"compile_layers": True} if model == step.OURS else {}
     reset_peak_memory()
     trainer, taken = step.train(model, scale, **compiled, **arguments)
-    if getattr(trainer, "rows_per_pass", scale.sequences) < scale.sequences:
+    if getattr(trainer, "micro_batch_size", scale.sequences) < scale.sequences:
         raise torch.OutOfMemoryError(f"{scale.sequences} sequences do not fit")
     median, tokens = statistics.median(taken), scale.sequences * scale.length
     row = {

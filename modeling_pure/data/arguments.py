@@ -23,7 +23,7 @@ class DataArguments:
     document_mask: bool = field(
         default=False, metadata={"help": "keep the documents of a row from attending to each other"}
     )
-    validation_rows: int = field(
+    validation_sequences: int = field(
         default=200, metadata={"help": "rows of held-out text, in the mixture's proportions, at most"}
     )
     validation_sources: dict[str, Any] | None = field(
@@ -60,13 +60,13 @@ class DataArguments:
     streaming_timeout: float = field(
         default=300.0, metadata={"help": "seconds for which a failing read from the network is tried again"}
     )
-    packed_dir: str | None = field(
-        default=None, metadata={"help": "read the rows that modeling_pure.data.pack wrote to this folder"}
+    pretokenized_dir: str | None = field(
+        default=None, metadata={"help": "read the rows that modeling_pure.data.pretokenize wrote to this folder"}
     )
 
     def __post_init__(self) -> None:
         check_texts(self)
         check_choices(self, on_source_failure=ON_SOURCE_FAILURE)
         check_shares(self, "max_skipped", "grpo_holdout")
-        check_numbers(self, max_seq_length=2, validation_rows=1, medqa_dev_questions=0)
+        check_numbers(self, max_seq_length=2, validation_sequences=1, medqa_dev_questions=0)
         check_above_zero(self, "streaming_timeout")

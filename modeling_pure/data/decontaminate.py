@@ -116,9 +116,9 @@ def report_source(rows: Rows, guard: Guard, documents: int, best: dict[str, Held
 def documents_of(rows: Rows, documents: int) -> Iterator[tuple[Place, str]]:
     """Up to `documents` texts of a source (0: all), and where each stands."""
     texts = (
-        (Place(source=rows.key.removeprefix("sources."), row=rows.locate(piece, number)), text)
-        for piece in range(rows.num_pieces)
-        for number, text in tqdm(rows.read(piece, 0, 0), desc=rows.key, unit="doc", disable=None, leave=False)
+        (Place(source=rows.key.removeprefix("sources."), row=rows.locate(shard, number)), text)
+        for shard in range(rows.num_shards)
+        for number, text in tqdm(rows.read(shard, 0, 0), desc=rows.key, unit="doc", disable=None, leave=False)
         if isinstance(text, str)
     )
     return islice(texts, documents or None)

@@ -1,8 +1,8 @@
 """Documents of one source for one of all readers, pass after pass, from a position that can be saved.
 
-A reader is one data-loader worker of one rank. In every pass the pieces of a source come in another order, and the
-readers share them: many pieces are dealt out whole, and of the others each reader has every `num_readers`-th row.
-So each row of a pass belongs to one reader, however few files there are. A position is three integers (pass, piece,
+A reader is one data-loader worker of one rank. In every pass the shards of a source come in another order, and the
+readers share them: many shards are dealt out whole, and of the others each reader has every `num_readers`-th row.
+So each row of a pass belongs to one reader, however few files there are. A position is three integers (pass, shard,
 row), and what a reader has read is every row of its share before its position; that also tells, when the number of
 readers changes, which rows of the pass are still to be read.
 """
@@ -13,20 +13,20 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .guard import Guard
-from .losses import add_losses, add_row, end_piece, no_losses, too_many_lost
+from .losses import add_losses, add_row, end_shard, no_losses, too_many_lost
 from .readers import LOST, Fault
 from .remote import SourceFailed
 from .source_rows import HELD_OUT, Rows
-from .states import Counts, DocumentsState, PassStart
+from .states import Counts, DocumentsState, EpochStart
 
 EVALUATION = Fault("evaluation question")
 NO_LOSS = (HELD_OUT.reason, LOST.reason)  # a reason of its own, or counted when its file has been read
-MANY_PIECES = 8  # for each reader: shares then differ by their pieces' sizes alone
+MANY_PIECES = 8  # for each reader: shares then differ by their shards' sizes alone
 EMPTY_PASSES = 20
 
 
 class Position(NamedTuple):
-    """The row a reader reads next: row `row` of the piece that comes at `place` in pass `epoch`."""
+    """The row a reader reads next: row `row` of the shard that comes at `place` in pass `epoch`."""
 
     epoch: int = 0
     place: int = 0
@@ -36,14 +36,14 @@ class Position(NamedTuple):
 class Readers:
     """All readers of a source at one time: who owns which row, and, with their positions, what has been read."""
 
-    def __init__(self, num_pieces: int, num_readers: int, positions: list[Position] | None = None) -> None:
+    def __init__(self, num_shards: int, num_readers: int, positions: list[Position] | None = None) -> None:
         self.num_readers = num_readers
-        # Pieces that are dealt out whole; the others are shared by rows. Only many of them are about equal shares.
-        self.whole = num_pieces - num_pieces % num_readers if num_pieces >= MANY_PIECES * num_readers else 0
+        # Shards that are dealt out whole; the others are shared by rows. Only many of them are about equal shares.
+        self.whole = num_shards - num_shards % num_readers if num_shards >= MANY_PIECES * num_readers else 0
         self.positions = positions or []
 
     def owner(self, place: int, row: int) -> int:
-        """The reader of a row of the piece at a place."""
+        """The reader of a row of the shard at a place."""
         return (place if place < self.whole else row) % self.num_readers
 
     def has_read(self, epoch: int, place: int, row: int) -> bool:
@@ -51,7 +51,7 @@ class Readers:
         return (epoch, place, row) < self.positions[self.owner(place, row)]
 
     def first_unread(self, epoch: int, place: int) -> int | None:
-        """A row of the piece at a place before which all have been read; None where the whole piece has."""
+        """A row of the shard at a place before which all have been read; None where the whole shard has."""
         owners = [self.positions[self.owner(place, 0)]] if place < self.whole else self.positions
         rows = [at.row if (epoch, place) == at[:2] else 0 for at in owners if (epoch, place) >= at[:2]]
         return min(rows, default=None)
@@ -82,12 +82,12 @@ class Documents:
         self.rows, self.seed, self.held_out = rows, seed, held_out
         self.reader, self.num_readers = reader, num_readers
         self.max_epochs, self.max_skipped, self.guard = max_epochs, max_skipped, guard
-        self.readers = Readers(rows.num_pieces, num_readers)
+        self.readers = Readers(rows.num_shards, num_readers)
         self.earlier: list[Readers] = []  # those of the same passes before their number changed
         self.position = Position()
         self.rows_read = 0
         self.given = 0  # documents
-        self.before_pass: PassStart = {"given": 0}
+        self.before_epoch: EpochStart = {"given": 0}
         self.skipped: Counter[str] = Counter()
         self.seen, self.own = no_losses(), no_losses()  # of this pass: among all rows passed, and among those it owns
         self._last_fault = ""
@@ -138,26 +138,26 @@ class Documents:
 
     def _own_rows(self) -> Iterator[str | Fault]:
         """This reader's rows from its position on, which moves past each."""
-        empty_passes = 0
+        empty_epochs = 0
         while self.max_epochs is None or self.position.epoch < self.max_epochs:
             epoch, first, start = self.position
-            order = random.Random(f"pieces {self.seed} {epoch}").sample(
-                range(self.rows.num_pieces), self.rows.num_pieces
+            order = random.Random(f"shards {self.seed} {epoch}").sample(
+                range(self.rows.num_shards), self.rows.num_shards
             )
             for place in range(first, len(order)):
-                yield from self._own_rows_of_piece(epoch, place, order[place], start if place == first else 0)
-            empty_passes = empty_passes + 1 if self.given == self.before_pass["given"] and not self.earlier else 0
-            if empty_passes == EMPTY_PASSES:  # few documents may by chance all be another reader's
+                yield from self._own_rows_of_shard(epoch, place, order[place], start if place == first else 0)
+            empty_epochs = empty_epochs + 1 if self.given == self.before_epoch["given"] and not self.earlier else 0
+            if empty_epochs == EMPTY_PASSES:  # few documents may by chance all be another reader's
                 raise SourceFailed(
                     f"{self.rows.key}: {self.rows.name}: no text for each of its {self.num_readers} readers"
                     f"{self._skipped_note() or ': the source has no rows'}{self._last_fault}"
                 )
             self.position = Position(epoch + 1)
-            self.before_pass = {"given": self.given}
+            self.before_epoch = {"given": self.given}
             self.seen, self.own = no_losses(), no_losses()
             self.earlier = [readers for readers in self.earlier if max(readers.positions).epoch > epoch]
 
-    def _own_rows_of_piece(self, epoch: int, place: int, piece: int, start: int) -> Iterator[str | Fault]:
+    def _own_rows_of_shard(self, epoch: int, place: int, shard: int, start: int) -> Iterator[str | Fault]:
         shared = place >= self.readers.whole
         if not shared and self.readers.owner(place, 0) != self.reader:
             return
@@ -166,17 +166,17 @@ class Documents:
             if unread is None:
                 return
             start = max(start, unread)
-        for row, (number, value) in enumerate(self.rows.read(piece, epoch, start), start):
+        for row, (number, value) in enumerate(self.rows.read(shard, epoch, start), start):
             self.position = Position(epoch, place, row + 1)
             add_row(self.seen, value)
             mine = not shared or self.readers.owner(place, row) == self.reader
             if mine and not any(readers.has_read(epoch, place, row) for readers in self.earlier):
                 yield value
             if isinstance(value, Fault) and value.reason not in NO_LOSS:
-                self._last_fault = f"; the last is {self.rows.locate(piece, number)}: {value}"
+                self._last_fault = f"; the last is {self.rows.locate(shard, number)}: {value}"
                 self._check_losses()
         for losses in (self.seen, self.own):
-            end_piece(losses)
+            end_shard(losses)
         self._check_losses()
 
     def _check_losses(self) -> None:
@@ -195,7 +195,7 @@ class Documents:
         return {
             "position": list(self.position),
             "earlier": [[readers.num_readers, [list(at) for at in readers.positions]] for readers in self.earlier],
-            "before_pass": self.before_pass,
+            "before_epoch": self.before_epoch,
             "seen": self.seen.copy(),
             **self.counts(),
         }
@@ -213,11 +213,11 @@ class Documents:
         """Continue where `state` was taken."""
         self.position = Position(*state["position"])
         self.earlier = [
-            Readers(self.rows.num_pieces, count, [Position(*at) for at in positions])
+            Readers(self.rows.num_shards, count, [Position(*at) for at in positions])
             for count, positions in state["earlier"]
         ]
         self.rows_read, self.given = state["rows_read"], state["given"]
-        self.before_pass = state["before_pass"]
+        self.before_epoch = state["before_epoch"]
         self.skipped = Counter(state["skipped"])
         self.seen, self.own = (state.get("seen") or no_losses()).copy(), (state.get("losses") or no_losses()).copy()
         self._stream = None
@@ -239,7 +239,7 @@ def redistribute_documents(states: list[DocumentsState], first: bool) -> Documen
         "earlier": [*slowest["earlier"], [len(states), positions]],
         "rows_read": rows_read,
         "given": given,
-        "before_pass": {"given": given},
+        "before_epoch": {"given": given},
         "skipped": dict(skipped),
         "seen": slowest.get("seen") or no_losses(),
         "losses": add_losses([state["losses"] for state in counted if "losses" in state]),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import DOCUMENTS, Piece, lower_name, piece_size
+from .files import DOCUMENTS, Shard, lower_name, shard_size
 from .held_out import OpenSource
 from .readers import Fault, texts_of
 from .remote import open_file
@@ -17,7 +17,7 @@ from .tokenizer import DocumentTokenizer
 SAMPLE_BYTES, SAMPLE_PIECES = 1 << 20, 16
 
 
-def tokens_per_pass(one: OpenSource, tokenize: DocumentTokenizer) -> float:
+def tokens_per_epoch(one: OpenSource, tokenize: DocumentTokenizer) -> float:
     """Tokens of one pass over a source: counted for questions, estimated for text from its held-out documents."""
     if isinstance(one.rows, ExamRows):
         return float(sum(len(ids) for ids in tokenize(one.rows.texts())))
@@ -26,34 +26,34 @@ def tokens_per_pass(one: OpenSource, tokenize: DocumentTokenizer) -> float:
 
 
 def number_of_rows(rows: TextRows) -> float:
-    """Rows with text of a text source, from a few of its pieces and the size of all.
+    """Rows with text of a text source, from a few of its shards and the size of all.
 
-    Servers are asked for one piece that has any: the sizes of their files are not known before.
+    Servers are asked for one shard that has any: the sizes of their files are not known before.
     """
-    sizes = [piece_size(piece) for piece in rows.pieces]
+    sizes = [shard_size(shard) for shard in rows.shards]
     known = [size for size in sizes if size is not None]
     if len(known) == len(sizes):
         sample = range(0, len(sizes), -(-len(sizes) // SAMPLE_PIECES))
-        return sum(rows_of_piece(rows, rows.pieces[i]) for i in sample) / sum(known[i] for i in sample) * sum(known)
-    counts = (rows_of_piece(rows, piece) for piece in rows.pieces)
+        return sum(rows_of_shard(rows, rows.shards[i]) for i in sample) / sum(known[i] for i in sample) * sum(known)
+    counts = (rows_of_shard(rows, shard) for shard in rows.shards)
     return next((count for count in counts if count), 1.0) * len(sizes)
 
 
-def rows_of_piece(rows: TextRows, piece: Piece) -> float:
-    """Rows with text of a piece: as its footer says, or as many as its size holds of its first ones."""
-    name = lower_name(piece.path)
+def rows_of_shard(rows: TextRows, shard: Shard) -> float:
+    """Rows with text of a shard: as its footer says, or as many as its size holds of its first ones."""
+    name = lower_name(shard.path)
     if name.endswith(DOCUMENTS):
         return 1
-    with open_file(rows.key, piece.path, rows.timeout) as file:
+    with open_file(rows.key, shard.path, rows.timeout) as file:
         if name.endswith(".parquet"):
             try:
                 return float(filled_rows(pq.ParquetFile(file).metadata, rows.column))
             except (pa.ArrowException, OSError):  # reading it will count it as broken
                 return 0
-        size = file.seek(0, os.SEEK_END) if piece.end is None else piece.end - piece.begin
-        file.seek(piece.begin)
+        size = file.seek(0, os.SEEK_END) if shard.end is None else shard.end - shard.begin
+        file.seek(shard.begin)
         sample = file.read(min(SAMPLE_BYTES, size))  # the last row breaks off, which makes it a fault
-        cut = replace(piece, begin=0, end=None)
+        cut = replace(shard, begin=0, end=None)
         found = texts_of(io.BufferedReader(io.BytesIO(sample)), cut, rows.column)
         return sum(not isinstance(text, Fault) for text in found) * size / max(1, len(sample))
 

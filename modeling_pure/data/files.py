@@ -1,4 +1,4 @@
-"""The files of a source, and the pieces in which they are read."""
+"""The files of a source, and the shards in which they are read."""
 
 import io
 import os
@@ -12,7 +12,7 @@ import fsspec
 
 from ..compression import DECOMPRESSORS
 from ..errors import InputError, first_line
-from ..rows import (
+from ..records import (
     METADATA_FILES,
     ask_hub,
     files_below,
@@ -88,7 +88,7 @@ def lower_name(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Shard:
     """What is opened and shared out as one: a file, or a range of bytes of an uncompressed file of lines.
 
     A line belongs to the range that its first byte lies in.
@@ -99,7 +99,7 @@ class Piece:
     end: int | None = None
 
     def locate(self, row: int) -> str:
-        """Where row number `row` of this piece is, for a message."""
+        """Where row number `row` of this shard is, for a message."""
         return f"row {row} of '{self.path}'" + (f" counted from byte {self.begin}" if self.begin else "")
 
 
@@ -206,8 +206,8 @@ def hub_files(key: str, path: str, config: str | None, splits: tuple[str, ...], 
     return [str(file) for file in there[taken]]
 
 
-def split_files(key: str, files: list[str], timeout: float = 300.0, piece_bytes: int = PIECE_BYTES) -> list[Piece]:
-    """The pieces of a source.
+def split_files(key: str, files: list[str], timeout: float = 300.0, shard_bytes: int = PIECE_BYTES) -> list[Shard]:
+    """The shards of a source.
 
     Uncompressed lines are cut into ranges, so that one large file is neither read by every reader nor read from its
     beginning by a run that goes on in its middle; parquet can do both within the file.
@@ -216,10 +216,10 @@ def split_files(key: str, files: list[str], timeout: float = 300.0, piece_bytes:
         InputError: a file is one JSON object over many lines.
         SourceFailed: the size of a file cannot be found out.
     """
-    pieces: list[Piece] = []
+    shards: list[Shard] = []
     for file in files:
         if not lower_name(file).endswith(LINES):
-            pieces.append(Piece(file))
+            shards.append(Shard(file))
             continue
         with open_file(key, file, timeout) as opened:
             size, head = opened.seek(0, io.SEEK_END), first_bytes(opened)
@@ -229,10 +229,10 @@ def split_files(key: str, files: list[str], timeout: float = 300.0, piece_bytes:
                 f"jq -c . writes it on one line, and jq -c '.NAME[]' a list in it as lines"
             )
         if ARRAY.match(head):
-            pieces.append(Piece(file))
+            shards.append(Shard(file))
         else:
-            pieces += [Piece(file, begin, min(begin + piece_bytes, size)) for begin in range(0, size, piece_bytes)]
-    return pieces
+            shards += [Shard(file, begin, min(begin + shard_bytes, size)) for begin in range(0, size, shard_bytes)]
+    return shards
 
 
 def first_bytes(opened: Any) -> bytes:
@@ -241,8 +241,8 @@ def first_bytes(opened: Any) -> bytes:
     return bytes(opened.read(4096))
 
 
-def piece_size(piece: Piece) -> int | None:
-    """Bytes of a piece; None where only a server knows."""
-    if piece.end is not None:
-        return piece.end - piece.begin
-    return None if "://" in piece.path else os.path.getsize(piece.path)
+def shard_size(shard: Shard) -> int | None:
+    """Bytes of a shard; None where only a server knows."""
+    if shard.end is not None:
+        return shard.end - shard.begin
+    return None if "://" in shard.path else os.path.getsize(shard.path)

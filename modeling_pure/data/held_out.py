@@ -13,7 +13,7 @@ from ..medqa.passages import Library
 from ..medqa.question_files import ENDINGS, files_to_read
 from ..medqa.questions import Question, read_questions
 from ..medqa.splits import select_split
-from ..rows import files_below, looks_local
+from ..records import files_below, looks_local
 from ..tokenizer import load_document_tokenizer
 from .arguments import DataArguments
 from .files import DOCUMENTS, SourceFiles, find_files, identity, lower_name, split_files
@@ -25,7 +25,7 @@ from .remote import SourceFailed
 from .schedule import Schedule
 from .source_rows import ExamRows, OpenBook, TextRows
 from .sources import Source, integer_weights, parse_validation_sources
-from .states import Row
+from .states import TokenSequence
 from .tokenizer import DocumentTokenizer
 
 HELD_OUT_SPLITS = ("validation", "test", "train")  # of a folder or data set to hold out, the first that is there
@@ -137,12 +137,12 @@ def hold_out_in_all_sources(opened: list[OpenSource]) -> None:
     texts = [one.rows for one in opened if isinstance(one.rows, TextRows)]
     rows: dict[tuple[object, int], int] = {}
     for one in texts:
-        for piece, count in one.held_out.items():
-            place = (identity(one.pieces[piece].path), one.pieces[piece].begin)
+        for shard, count in one.held_out.items():
+            place = (identity(one.shards[shard].path), one.shards[shard].begin)
             rows[place] = max(count, rows.get(place, 0))
     for one in texts:
-        places = ((identity(piece.path), piece.begin) for piece in one.pieces)
-        one.held_out = {piece: rows[place] for piece, place in enumerate(places) if place in rows}
+        places = ((identity(shard.path), shard.begin) for shard in one.shards)
+        one.held_out = {shard: rows[place] for shard, place in enumerate(places) if place in rows}
 
 
 def held_out_texts(opened: list[OpenSource]) -> frozenset[str]:
@@ -228,28 +228,28 @@ def open_text(source: Source, files: SourceFiles, arguments: DataArguments, seed
             f"validation_documents holds out {source.validation_documents}; hold out fewer, or give it a "
             "validation_path"
         )
-    rows.held_out = {piece: number + 1 for piece, number, _ in documents}  # of each piece the last one counts
+    rows.held_out = {shard: number + 1 for shard, number, _ in documents}  # of each shard the last one counts
     return OpenSource(source, rows, [text for *_, text in documents], files=files)
 
 
 def text_rows(key: str, source: Source, files: SourceFiles, arguments: DataArguments, seed: int) -> TextRows:
     """The rows of some files of a text source."""
-    pieces = split_files(key, files.taken, arguments.streaming_timeout)
+    shards = split_files(key, files.taken, arguments.streaming_timeout)
     timeout, skip_broken = arguments.streaming_timeout, arguments.skip_broken_files
-    return TextRows(key, pieces, source.column, timeout, seed, skip_broken=skip_broken)
+    return TextRows(key, shards, source.column, timeout, seed, skip_broken=skip_broken)
 
 
 def first_documents(rows: TextRows, count: int) -> list[tuple[int, int, str]]:
-    """The first `count` documents of a source, as they lie in its files, with their piece and row."""
+    """The first `count` documents of a source, as they lie in its files, with their shard and row."""
     documents: list[tuple[int, int, str]] = []
     faults, last = 0, ""
-    for piece, number, value in rows.read_in_order():
+    for shard, number, value in rows.read_in_order():
         if not isinstance(value, Fault):
-            documents.append((piece, number, value))
+            documents.append((shard, number, value))
             if len(documents) == count:
                 break
             continue
-        faults, last = faults + 1, f"{rows.locate(piece, number)}: {value}"
+        faults, last = faults + 1, f"{rows.locate(shard, number)}: {value}"
         if faults > FREE_FAULTS + len(documents):
             raise InputError(f"{rows.key}: most of its first rows cannot be used; {last}")
     if not documents:
@@ -284,16 +284,18 @@ def split_questions(source: Source, grpo_holdout: float) -> tuple[list[Question]
 
 
 def validation_mixture(
-    opened: list[OpenSource], tokenize: DocumentTokenizer, row_length: int, max_rows: int
-) -> list[Row[Any]]:
+    opened: list[OpenSource], tokenize: DocumentTokenizer, sequence_length: int, max_rows: int
+) -> list[TokenSequence[Any]]:
     """Up to `max_rows` held-out rows in the proportions of the mixture, always the same; no document comes twice.
 
-    Each has `input_ids`, int32 of shape (row_length,), and the name of its `source`.
+    Each has `input_ids`, int32 of shape (sequence_length,), and the name of its `source`.
     """
-    packed = {one.source.name: pack_in_order(iter(one.held_out), tokenize, row_length) for one in opened}
-    rows = list(islice(mixed_rows(packed, Schedule(integer_weights([one.source for one in opened]))), max_rows))
+    packed = {one.source.name: pack_in_order(iter(one.held_out), tokenize, sequence_length) for one in opened}
+    rows = list(islice(mixed_sequences(packed, Schedule(integer_weights([one.source for one in opened]))), max_rows))
     if not rows:
-        raise InputError(f"sources: the held-out documents do not fill one row of {row_length} tokens for each source")
+        raise InputError(
+            f"sources: the held-out documents do not fill one row of {sequence_length} tokens for each source"
+        )
     return rows
 
 
@@ -313,19 +315,19 @@ def outside_documents(sources: list[Source], arguments: DataArguments) -> list[t
     return documents
 
 
-def validation_source_rows(
+def validation_source_sequences(
     documents: list[tuple[Source, list[str]]], tokenize: DocumentTokenizer, arguments: DataArguments
-) -> list[Row[Any]]:
-    """Rows of texts outside the mixture, up to `validation_rows` of each source, as `validation_mixture` gives them.
+) -> list[TokenSequence[Any]]:
+    """Sequences of texts outside the mixture, up to `validation_sequences` a source, as `validation_mixture` does.
 
     Raises:
         InputError: a source does not fill a row.
     """
-    rows: list[Row[Any]] = []
+    rows: list[TokenSequence[Any]] = []
     for source, texts in documents:
         packed = pack_in_order(iter(texts), tokenize, arguments.max_seq_length)
-        of_source: list[Row[Any]] = [
-            {"input_ids": row, "source": source.name} for row in islice(packed, arguments.validation_rows)
+        of_source: list[TokenSequence[Any]] = [
+            {"input_ids": row, "source": source.name} for row in islice(packed, arguments.validation_sequences)
         ]
         if not of_source:
             raise InputError(f"{source.key}: {len(texts)} documents do not fill a row")
@@ -339,7 +341,7 @@ def outside_rows(source: Source, arguments: DataArguments) -> TextRows:
     return text_rows(source.key, source, files, arguments, 0)
 
 
-def mixed_rows(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[Row[Any]]:
+def mixed_sequences(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[TokenSequence[Any]]:
     """Rows in the order of a schedule, up to the end of the first source that ends."""
     while (row := next(packed[name := schedule.next_source()], None)) is not None:
         schedule.draw(name)

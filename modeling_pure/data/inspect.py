@@ -26,7 +26,7 @@ from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from ..training.trainer_options import seed_of_data
 from .arguments import DataArguments
-from .estimate import tokens_per_pass
+from .estimate import tokens_per_epoch
 from .held_out import describe_exams, describe_files, open_sources
 from .mixture import Mixture
 from .sources import parse_sources
@@ -76,7 +76,7 @@ def main() -> None:
     mixture = Mixture(opened, tokenizer, arguments, seed_of_data(training))
     sample = read_sample(mixture, inspect.rows)
     training.share_out(arguments.max_seq_length)
-    tokens = training.max_steps * training.rows_per_step * mixture.row_length
+    tokens = training.max_steps * training.sequences_per_step * mixture.sequence_length
     print_sample(mixture, sample, tokens, inspect.sample_characters)
     draw_sample(mixture, sample, inspect.picture)
     print(f"picture: {inspect.picture}")
@@ -95,7 +95,7 @@ def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: 
     """Two tables and a text of each source."""
     console = Console(width=None if sys.stdout.isatty() else 200)
     total = sum(map(len, sample.rows.values()))
-    table = Table(title=f"{total:,} rows of {mixture.row_length:,} tokens")
+    table = Table(title=f"{total:,} rows of {mixture.sequence_length:,} tokens")
     for heading in (
         "source",
         "share asked",
@@ -111,7 +111,7 @@ def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: 
         name = one.source.name
         lengths = sample.document_lengths(name)
         skipped = sample.state["sources"][name]["read"]["skipped"]
-        tokens = tokens_per_pass(one, mixture.tokenize)
+        tokens = tokens_per_epoch(one, mixture.tokenize)
         table.add_row(
             name,
             f"{float(one.source.weight):.2%}",
@@ -123,7 +123,7 @@ def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: 
             f"about {run_tokens * float(one.source.weight) / tokens:,.2f} passes",
         )
     console.print(table)
-    tokens = total * mixture.row_length / sample.seconds
+    tokens = total * mixture.sequence_length / sample.seconds
     documents = sum(len(sample.document_lengths(name)) for name in sample.rows) / sample.seconds
     console.print(f"{tokens:,.0f} tokens/s, {documents:,.0f} documents/s with one reader, opening the files included")
     for name, described in describe_exams(mixture.opened).items():

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from ..compression import DECOMPRESSORS
 from ..errors import first_line
-from .files import ARRAY, Piece, lower_name
+from .files import ARRAY, Shard, lower_name
 
 MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any book
 MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # of a line or a .txt file: no more is read of one before it is given up
@@ -23,18 +23,18 @@ def decompressed(file: BinaryIO, path: str) -> Any:
     return decompress(file) if decompress else file
 
 
-def records_of(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes | dict[str, Any], int]]:
-    """The records of a piece with their sizes in bytes: lines that are not blank, or the objects of an array.
+def records_of(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes | dict[str, Any], int]]:
+    """The records of a shard with their sizes in bytes: lines that are not blank, or the objects of an array.
 
     Raises:
         DECOMPRESSION_ERRORS: a compressed file breaks off or is damaged.
         ValueError: an array does.
     """
-    stream = decompressed(file, piece.path)
-    if piece.end is None and piece.begin == 0 and ARRAY.match(stream.peek(4096)[:4096]):
+    stream = decompressed(file, shard.path)
+    if shard.end is None and shard.begin == 0 and ARRAY.match(stream.peek(4096)[:4096]):
         yield from array_objects(stream)
     elif stream is file:
-        yield from lines_of_range(stream, piece)
+        yield from lines_of_range(stream, shard)
     else:
         yield from ((line, length) for line, length in bounded_lines(stream) if line.strip())
 
@@ -67,14 +67,14 @@ def array_objects(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
         place = end
 
 
-def lines_of_range(file: BinaryIO, piece: Piece) -> Iterator[tuple[bytes, int]]:
-    """The lines whose first byte lies in the piece, with their lengths."""
-    position = piece.begin
-    if position:  # the line that the byte before the piece belongs to is the other piece's
+def lines_of_range(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes, int]]:
+    """The lines whose first byte lies in the shard, with their lengths."""
+    position = shard.begin
+    if position:  # the line that the byte before the shard belongs to is the other shard's
         file.seek(position - 1)
         position += len(file.readline()) - 1
     for line, length in bounded_lines(file):
-        if piece.end is not None and position >= piece.end:
+        if shard.end is not None and position >= shard.end:
             return
         position += length
         if line.strip():

@@ -1,8 +1,8 @@
 """How much of a source may be lost: a limit in documents that is the same for any number of readers.
 
 Rows are no measure of a loss: one may be a whole file that was not written as lines. So a row counts as one document
-for each 4 KB. Readers that share their pieces row by row see the same rows, and each stops where one alone would; for
-readers of whole pieces, the losses of all are added up when the run logs.
+for each 4 KB. Readers that share their shards row by row see the same rows, and each stops where one alone would; for
+readers of whole shards, the losses of all are added up when the run logs.
 """
 
 from .readers import LOST, Fault
@@ -39,7 +39,7 @@ def add_losses(all_losses: list[Losses]) -> Losses:
     }
 
 
-def end_piece(losses: Losses) -> None:
+def end_shard(losses: Losses) -> None:
     """Count the documents behind a damaged page: a page says little before its whole file has been read."""
     losses["unusable"] += losses["behind"]
     losses["behind"] = 0

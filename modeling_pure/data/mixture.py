@@ -1,6 +1,6 @@
 """The mixture: rows of all sources in exact proportion of tokens, and the position of every reader in it.
 
-    pieces of files -> documents of a reader -> packed rows of a source -> the mixture -> batches
+    shards of files -> documents of a reader -> packed rows of a source -> the mixture -> batches
     (files, readers)   (documents)              (packing)                  (here)        (a plain DataLoader)
 
 Each row is drawn from the source whose share is due next (`schedule`): at 45/25/20/10 any 20 consecutive rows of one
@@ -26,17 +26,17 @@ from .arguments import DataArguments
 from .documents import Documents, Readers
 from .held_out import OpenSource, evaluation_guard, held_out_texts
 from .losses import add_losses, too_many_lost
-from .packing import WINDOW_CHARACTERS, PackedRows, redistribute_rows
+from .packing import WINDOW_CHARACTERS, PackedSequences, redistribute_rows
 from .remote import SourceFailed
 from .schedule import Schedule
 from .sources import Source, integer_weights
-from .states import Counts, MixtureState, PackedRowsState, Progress, RankState, Row, TrainingRows
+from .states import Counts, MixtureState, PackedSequencesState, Progress, RankState, TokenSequence, TrainingData
 from .tokenizer import DocumentTokenizer
 
 logger = logging.getLogger(__name__)
 
 
-class Mixture(TrainingRows[MixtureState]):
+class Mixture(TrainingData[MixtureState]):
     """Endless rows from all sources, for one rank; the data loader's workers share the rank's part.
 
     Each item has `input_ids`, int32 of shape (max_seq_length,), the name of its `source`, and `data_state`, which JSON
@@ -64,7 +64,7 @@ class Mixture(TrainingRows[MixtureState]):
         self.tokenizer = tokenizer
         self.tokenize = DocumentTokenizer(tokenizer)
         self.arguments = arguments
-        self.row_length = arguments.max_seq_length
+        self.sequence_length = arguments.max_seq_length
         self.seed, self.batch_size = seed, batch_size
         self.rank, self.world_size = rank, world_size
         self.window_characters = WINDOW_CHARACTERS
@@ -74,7 +74,7 @@ class Mixture(TrainingRows[MixtureState]):
         self.settings = self._settings()
         self.position, self.first_worker = {}, 0
 
-    def __iter__(self) -> Iterator[Row[MixtureState]]:
+    def __iter__(self) -> Iterator[TokenSequence[MixtureState]]:
         info = get_worker_info()
         num_workers = info.num_workers if info else 1
         # The data loader asks its workers in turn, always beginning with the first: play the worker whose turn it is.
@@ -83,7 +83,7 @@ class Mixture(TrainingRows[MixtureState]):
 
     def rows_of_reader(
         self, worker: int = 0, num_workers: int = 1, state: MixtureState | None = None
-    ) -> Iterator[Row[MixtureState]]:
+    ) -> Iterator[TokenSequence[MixtureState]]:
         """The rows of one worker of this rank, each with the state that follows it.
 
         Raises:
@@ -124,7 +124,7 @@ class Mixture(TrainingRows[MixtureState]):
 
     def _settings(self) -> dict[str, int | str]:
         """What a position depends on, by recipe key: it means nothing where these differ."""
-        fixed: dict[str, int | str] = {"seed": self.seed, "max_seq_length": self.row_length}
+        fixed: dict[str, int | str] = {"seed": self.seed, "max_seq_length": self.sequence_length}
         fixed["tokenizer_name_or_path"] = digest(self.tokenizer.backend_tokenizer.to_str())
         for one in self.opened:
             source = one.source
@@ -137,7 +137,7 @@ class Mixture(TrainingRows[MixtureState]):
         worker: int,
         num_workers: int,
         drawn: dict[str, int],
-        sources: dict[str, PackedRowsState],
+        sources: dict[str, PackedSequencesState],
         schedule: dict[str, int] | None = None,
     ) -> MixtureState:
         return {
@@ -149,7 +149,7 @@ class Mixture(TrainingRows[MixtureState]):
             "sources": sources,
         }
 
-    def _next_row(self, name: str, packed: PackedRows) -> np.ndarray | None:
+    def _next_row(self, name: str, packed: PackedSequences) -> np.ndarray | None:
         try:
             row = packed.next_row()
         except SourceFailed as error:
@@ -167,7 +167,7 @@ class Mixture(TrainingRows[MixtureState]):
             raise error
         logger.warning(f"sources.{name} has failed, and the other sources get its share: {error}")
 
-    def packed_rows(self, name: str, reader: int = 0, num_readers: int = 1) -> PackedRows:
+    def packed_rows(self, name: str, reader: int = 0, num_readers: int = 1) -> PackedSequences:
         """The rows of one source for one of all readers."""
         one = next(one for one in self.opened if one.source.name == name)
         documents = Documents(
@@ -180,7 +180,7 @@ class Mixture(TrainingRows[MixtureState]):
             self.guard,
             self.held_out,
         )
-        return PackedRows(documents, self.tokenize, self.row_length, self.window_characters)
+        return PackedSequences(documents, self.tokenize, self.sequence_length, self.window_characters)
 
     def progress(self, states: list[MixtureState]) -> dict[str, Progress]:
         """By source, the rows drawn, passes completed and rows skipped in all, from the states of all readers.
@@ -190,13 +190,13 @@ class Mixture(TrainingRows[MixtureState]):
         """
         for one in self.opened:
             name, num_readers = one.source.name, self.world_size * states[0]["num_workers"]
-            # Readers that share every piece row by row see all faults, and each stops by itself.
-            if num_readers > 1 and Readers(one.rows.num_pieces, num_readers).whole:
+            # Readers that share every shard row by row see all faults, and each stops by itself.
+            if num_readers > 1 and Readers(one.rows.num_shards, num_readers).whole:
                 self._check_losses(name, [state["sources"][name]["read"] for state in states])
         return {
             name: {
                 "rows": sum(state["drawn"][name] for state in states),
-                "passes": min(state["sources"][name]["documents"]["position"][0] for state in states),
+                "epochs": min(state["sources"][name]["documents"]["position"][0] for state in states),
                 "skipped": sum(sum(state["sources"][name]["read"]["skipped"].values()) for state in states),
             }
             for name in self.names
@@ -248,7 +248,7 @@ class Mixture(TrainingRows[MixtureState]):
         """
         state = ranks[0]["workers"][str(ranks[0]["last_worker"])]
         if "settings" not in state:
-            raise InputError("packed_dir: the checkpoint was written by a run that read packed rows")
+            raise InputError("pretokenized_dir: the checkpoint was written by a run that read packed rows")
         for key in {**state["settings"], **self.settings}:
             if state["settings"].get(key) != self.settings.get(key):
                 what = (
@@ -291,8 +291,8 @@ def digest(*facts: object) -> str:
     return hashlib.sha256(" ".join(map(str, facts)).encode()).hexdigest()[:16]
 
 
-def collate_rows(rows: list[Row[Any]], document_end: int | None = None) -> dict[str, Any]:
-    """Rows as a batch: `input_ids` and `labels` int64 of shape (batch, row_length).
+def collate_sequences(rows: list[TokenSequence[Any]], document_end: int | None = None) -> dict[str, Any]:
+    """Rows as a batch: `input_ids` and `labels` int64 of shape (batch, sequence_length).
 
     In training, the batch also has each row's `source` and the last row's `data_state`. There is no attention mask: a
     row has no padding, and without a mask attention can use its causal kernel. With a `document_end` token, the batch
@@ -313,7 +313,7 @@ def document_boundaries(input_ids: torch.Tensor, document_end: int) -> dict[str,
     """Where documents begin: at the beginning of each row and after each `document_end`.
 
     Args:
-        input_ids: int64 of shape (batch, row_length); so are the `position_ids`, counted from 0 in each document.
+        input_ids: int64 of shape (batch, sequence_length); so are the `position_ids`, counted from 0 in each document.
     """
     starts = torch.ones_like(input_ids, dtype=torch.bool)
     starts[:, 1:] = input_ids[:, :-1] == document_end

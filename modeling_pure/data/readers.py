@@ -1,4 +1,4 @@
-"""The rows of one piece of a source, each a text or the reason why it is none, from any row on."""
+"""The rows of one shard of a source, each a text or the reason why it is none, from any row on."""
 
 import codecs
 import io
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ..compression import DECOMPRESSION_ERRORS
 from ..errors import first_line
-from .files import DOCUMENTS, Piece, lower_name
+from .files import DOCUMENTS, Shard, lower_name
 from .lines import MAX_BYTES, MAX_CHARACTERS, decompressed, records_of
 from .remote import SourceFailed, open_file
 
@@ -43,16 +43,16 @@ class Fault:
 LOST = Fault("after an unreadable one")  # in its row group
 
 
-def read_piece(
+def read_shard(
     key: str,
-    piece: Piece,
+    shard: Shard,
     column: str,
     timeout: float,
     rng: random.Random | None = None,
     start: int = 0,
     skip_broken: bool = False,
 ) -> Iterator[tuple[int, str | Fault]]:
-    """The rows of a piece from the `start`-th on, each with its number in the file's own order.
+    """The rows of a shard from the `start`-th on, each with its number in the file's own order.
 
     Args:
         column: the column that holds the text; a `.txt` file is one document.
@@ -64,21 +64,21 @@ def read_piece(
         SourceFailed: the file is gone, cannot be reached for longer than the timeout or opened at all, or is parquet
             without a text column of that name.
     """
-    name = lower_name(piece.path)
+    name = lower_name(shard.path)
     try:
-        with open_file(key, piece.path, timeout) as file:
+        with open_file(key, shard.path, timeout) as file:
             if name.endswith(".parquet"):
-                rows = parquet_rows(key, piece.path, file, column, rng, start)
+                rows = parquet_rows(key, shard.path, file, column, rng, start)
             elif name.endswith(DOCUMENTS):
                 rows = islice(enumerate([document_of(file)]), start, None)
             else:
-                rows = islice(enumerate(texts_of(file, piece, column)), start, None)
+                rows = islice(enumerate(texts_of(file, shard, column)), start, None)
             for number, value in rows:
                 if isinstance(value, Fault) and value.reason == BROKEN and number == 0 and not skip_broken:
-                    raise SourceFailed(cannot_open(key, piece.path, value.detail))
+                    raise SourceFailed(cannot_open(key, shard.path, value.detail))
                 yield number, value
     except OSError as error:
-        raise SourceFailed(f"{key}: cannot read '{piece.path}': {first_line(error)}") from error
+        raise SourceFailed(f"{key}: cannot read '{shard.path}': {first_line(error)}") from error
 
 
 def cannot_open(key: str, path: str, why: str) -> str:
@@ -119,10 +119,10 @@ def document_of(file: BinaryIO) -> str | Fault:
     return replace(text, detail=detail, size=file.seek(0, io.SEEK_END))
 
 
-def texts_of(file: BinaryIO, piece: Piece, column: str) -> Iterator[str | Fault]:
+def texts_of(file: BinaryIO, shard: Shard, column: str) -> Iterator[str | Fault]:
     """The texts of lines or of an array; a file that breaks off or is damaged ends with a `Fault`."""
     try:
-        for record, size in records_of(file, piece):
+        for record, size in records_of(file, shard):
             if size >= MAX_BYTES:
                 yield Fault("too long", f"{size:,} bytes", size)
                 continue

@@ -1,4 +1,4 @@
-"""The rows of a whole source, piece by piece, in an order of its own at every pass: text files or MedQA questions."""
+"""The rows of a whole source, shard by shard, in an order of its own at every pass: text files or MedQA questions."""
 
 import hashlib
 import random
@@ -10,8 +10,8 @@ from typing import Protocol
 from ..medqa.formats import describe_formats, draw_format, format_answer, format_prompt, shuffled_for
 from ..medqa.passages import cut_passages, retrieval_metrics
 from ..medqa.questions import Question
-from .files import Piece, piece_size
-from .readers import BROKEN, Fault, read_piece
+from .files import Shard, shard_size
+from .readers import BROKEN, Fault, read_shard
 from .tokenizer import DocumentTokenizer
 
 SHUFFLED_ROWS = 512
@@ -19,17 +19,17 @@ HELD_OUT = Fault("held out")
 
 
 class Rows(Protocol):
-    """What `Documents` reads: a source in pieces, each in an order of its own at every pass."""
+    """What `Documents` reads: a source in shards, each in an order of its own at every pass."""
 
     key: str
     name: str
-    num_pieces: int
+    num_shards: int
     listing: str  # what rows are counted in: a position means nothing where this differs
 
-    def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
-        """The rows of a piece in the order of pass `epoch`, from the `start`-th on, with their numbers in the file."""
+    def read(self, shard: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
+        """The rows of a shard in the order of pass `epoch`, from the `start`-th on, with their numbers in the file."""
 
-    def locate(self, piece: int, number: int) -> str:
+    def locate(self, shard: int, number: int) -> str:
         """Where a row is, for a message."""
 
 
@@ -37,67 +37,67 @@ class TextRows:
     """A source's files. Row groups of a parquet file are shuffled, and rows in blocks of 512, anew at every pass.
 
     Args:
-        held_out: by piece, how many of its first rows are kept for validation.
+        held_out: by shard, how many of its first rows are kept for validation.
         skip_broken: a file that cannot be opened at all is one unusable row; otherwise it fails the source.
     """
 
     def __init__(
         self,
         key: str,
-        pieces: list[Piece],
+        shards: list[Shard],
         column: str = "text",
         timeout: float = 300.0,
         seed: int = 0,
         held_out: dict[int, int] | None = None,
         skip_broken: bool = False,
     ) -> None:
-        self.key, self.pieces, self.column, self.timeout, self.seed = key, pieces, column, timeout, seed
-        names = list(dict.fromkeys(piece.path.rsplit("/", 1)[-1] for piece in pieces))
+        self.key, self.shards, self.column, self.timeout, self.seed = key, shards, column, timeout, seed
+        names = list(dict.fromkeys(shard.path.rsplit("/", 1)[-1] for shard in shards))
         self.name = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
         self.held_out, self.skip_broken = held_out or {}, skip_broken
-        self.num_pieces = len(pieces)
+        self.num_shards = len(shards)
         # Without folders, and so without the Hub's commit: a moved copy is the same source.
-        self.listing = " ".join(f"{piece.path.rsplit('/', 1)[-1]}:{piece.begin}-{piece.end}" for piece in pieces)
+        self.listing = " ".join(f"{shard.path.rsplit('/', 1)[-1]}:{shard.begin}-{shard.end}" for shard in shards)
 
-    def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
+    def read(self, shard: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
         """See `Rows`."""
-        held_out = self.held_out.get(piece, 0)
-        groups = random.Random(f"groups {self.seed} {epoch} {piece}")
+        held_out = self.held_out.get(shard, 0)
+        groups = random.Random(f"groups {self.seed} {epoch} {shard}")
         skip = start % SHUFFLED_ROWS
-        rows = self._read_piece(piece, groups, start - skip)
+        rows = self._read_shard(shard, groups, start - skip)
         block_number = start // SHUFFLED_ROWS
         while block := list(islice(rows, SHUFFLED_ROWS)):
-            random.Random(f"rows {self.seed} {epoch} {piece} {block_number}").shuffle(block)
+            random.Random(f"rows {self.seed} {epoch} {shard} {block_number}").shuffle(block)
             for number, value in block[skip:]:
                 yield number, HELD_OUT if number < held_out else value
             skip, block_number = 0, block_number + 1
 
     def read_in_order(self) -> Iterator[tuple[int, int, str | Fault]]:
-        """(piece, row, value) as they lie in the files."""
-        for piece in range(self.num_pieces):
-            for number, value in self._read_piece(piece):
-                yield piece, number, value
+        """(shard, row, value) as they lie in the files."""
+        for shard in range(self.num_shards):
+            for number, value in self._read_shard(shard):
+                yield shard, number, value
 
-    def _read_piece(
-        self, piece: int, groups: random.Random | None = None, start: int = 0
+    def _read_shard(
+        self, shard: int, groups: random.Random | None = None, start: int = 0
     ) -> Iterator[tuple[int, str | Fault]]:
-        unit = self.pieces[piece]
-        for number, value in read_piece(
+        unit = self.shards[shard]
+        for number, value in read_shard(
             self.key, unit, self.column, self.timeout, groups, start, skip_broken=self.skip_broken
         ):
             if isinstance(value, Fault) and value.reason == BROKEN and number > 0:
-                value = replace(value, share=self.share(piece))
+                value = replace(value, share=self.share(shard))
             yield number, value
 
-    def share(self, piece: int) -> float:
-        """The share of the source that a piece is: by bytes if all files are local, or else one of many."""
-        sizes = [piece_size(one) for one in self.pieces]
+    def share(self, shard: int) -> float:
+        """The share of the source that a shard is: by bytes if all files are local, or else one of many."""
+        sizes = [shard_size(one) for one in self.shards]
         known = [size for size in sizes if size is not None]
-        return known[piece] / sum(known) if len(known) == len(sizes) else 1 / self.num_pieces
+        return known[shard] / sum(known) if len(known) == len(sizes) else 1 / self.num_shards
 
-    def locate(self, piece: int, number: int) -> str:
+    def locate(self, shard: int, number: int) -> str:
         """See `Rows`."""
-        return self.pieces[piece].locate(number)
+        return self.shards[shard].locate(number)
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,11 @@ class ExamRows:
         self.questions = [question for question in questions if question.explanation or not only_reasoned]
         self.left_out = len(questions) - len(self.questions)
         self.name = "questions"
-        self.num_pieces = 1
+        self.num_shards = 1
         contents = [text for question in self.questions for text in (question.digest, *question.passages)]
         self.listing = hashlib.sha256("".join(contents).encode()).hexdigest()
 
-    def read(self, piece: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
+    def read(self, shard: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
         """See `Rows`."""
         yield from self._texts(epoch, start)
 
@@ -198,6 +198,6 @@ class ExamRows:
             question = self.open_book.prepare(question, answer_format, random.Random(f"passages {draw}"))
         return exam_text(question, answer_format)
 
-    def locate(self, piece: int, number: int) -> str:
+    def locate(self, shard: int, number: int) -> str:
         """See `Rows`."""
         return f"question {number}"

@@ -2,9 +2,9 @@
 
     RankState                     one for each rank: its data-loader workers
         MixtureState              a worker that reads the mixture (`Mixture`)
-            PackedRowsState       one source (`PackedRows`)
+            PackedSequencesState       one source (`PackedSequences`)
                 DocumentsState    its documents (`Documents`)
-        PackedState               a worker that reads packed rows (`PackedMixture`)
+        PretokenizedState               a worker that reads packed rows (`PretokenizedMixture`)
 
 The class in brackets saves and restores the state.
 """
@@ -23,7 +23,7 @@ class Losses(TypedDict):
     """What is lost of a pass so far, in documents, each 4 KB of a longer one counted as one.
 
     `documents` counts all that were read, `unusable` those that are lost, `behind` those behind a
-    damaged page of the piece that is being read, which are lost once it has been. `broken` is the share of the source
+    damaged page of the shard that is being read, which are lost once it has been. `broken` is the share of the source
     in files that break off.
     """
 
@@ -45,7 +45,7 @@ class Counts(TypedDict):
     losses: NotRequired[Losses]  # which older checkpoints do not have
 
 
-class PassStart(TypedDict):
+class EpochStart(TypedDict):
     """The documents that a reader had returned when its current pass began."""
 
     given: int
@@ -54,14 +54,14 @@ class PassStart(TypedDict):
 class DocumentsState(Counts):
     """The position of one reader in the documents of a source.
 
-    `position` is (pass, piece, row). `earlier` lists the readers of this pass before their number changed, each entry
+    `position` is (pass, shard, row). `earlier` lists the readers of this pass before their number changed, each entry
     as [number of readers, [their positions]]. `seen` are the losses among all rows of this pass that the reader has
-    passed, its own and those of the readers it shares pieces with.
+    passed, its own and those of the readers it shares shards with.
     """
 
     position: list[int]
     earlier: list[list[Any]]
-    before_pass: PassStart
+    before_epoch: EpochStart
     seen: NotRequired[Losses]
 
 
@@ -73,7 +73,7 @@ class WindowState(TypedDict):
     remainder: list[int]
 
 
-class PackedRowsState(WindowState):
+class PackedSequencesState(WindowState):
     """The position of one reader in the rows of a source: its window, and the rows drawn from it."""
 
     drawn: int
@@ -92,10 +92,10 @@ class MixtureState(TypedDict):
     settings: dict[str, int | str]
     schedule: dict[str, int] | None
     drawn: dict[str, int]
-    sources: dict[str, PackedRowsState]
+    sources: dict[str, PackedSequencesState]
 
 
-class PackedState(TypedDict):
+class PretokenizedState(TypedDict):
     """The position of one data-loader worker in packed rows: `rows_read` counts those of all ranks."""
 
     worker: int
@@ -103,7 +103,7 @@ class PackedState(TypedDict):
     rows_read: int
 
 
-State = TypeVar("State", MixtureState, PackedState)
+State = TypeVar("State", MixtureState, PretokenizedState)
 
 
 class RankState(TypedDict, Generic[State]):
@@ -113,8 +113,8 @@ class RankState(TypedDict, Generic[State]):
     last_worker: int
 
 
-class Row(TypedDict, Generic[State]):
-    """One row: `input_ids`, int32 of shape (row_length,), its source, and in training the state after it."""
+class TokenSequence(TypedDict, Generic[State]):
+    """One row: `input_ids`, int32 of shape (sequence_length,), its source, and in training the state after it."""
 
     input_ids: np.ndarray
     source: str
@@ -122,32 +122,32 @@ class Row(TypedDict, Generic[State]):
 
 
 class Progress(TypedDict):
-    """Progress in one source, over all readers: rows drawn and, if known, passes completed and rows skipped."""
+    """Progress in one source, over all readers: rows drawn and, if known, epochs completed and rows skipped."""
 
     rows: int
-    passes: NotRequired[int]
+    epochs: NotRequired[int]
     skipped: NotRequired[int]
 
 
-class TrainingRows(IterableDataset[Row[State]], Generic[State]):
+class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
     """The interface of training data: rows of equal length, and a position that can be saved and restored.
 
     Attributes:
         tokenizer: the tokenizer of the rows.
-        row_length: tokens in a row.
+        sequence_length: tokens in a row.
         sources, names: the sources that rows are drawn from.
         position: the state to resume from, by worker; empty at the start.
         first_worker: the worker that makes the first batch after resuming.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    row_length: int
+    sequence_length: int
     sources: list[Source]
     names: list[str]
     position: dict[str, State]
     first_worker: int
 
-    def __iter__(self) -> Iterator[Row[State]]:
+    def __iter__(self) -> Iterator[TokenSequence[State]]:
         raise NotImplementedError
 
     def resume(self, ranks: list[RankState[State]], num_workers: int) -> str | None:

@@ -82,7 +82,7 @@ def checks(context: Context) -> list[Check]:
 def text_checks(context: Context) -> list[Check]:
     """A check for everything that the run reads."""
     return [
-        *([("packed_dir", texts.check_packed)] if context.data.packed_dir else []),
+        *([("pretokenized_dir", texts.check_pretokenized)] if context.data.pretokenized_dir else []),
         *((one.key, partial(texts.check_source, source=one)) for one in context.sources_read),
         *((one.key, partial(texts.check_outside, source=one)) for one in context.outside),
         *([("files", texts.check_held_out)] if any(one.format == "text" for one in context.sources_read) else []),

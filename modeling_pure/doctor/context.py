@@ -15,7 +15,7 @@ from ..data.files import SUFFIXES
 from ..data.sources import Source, parse_sources, parse_validation_sources
 from ..errors import InputError, first_line
 from ..modeling_pure import PureForCausalLM
-from ..rows import looks_local
+from ..records import looks_local
 from ..tokenizer import check_vocabulary, load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments, model_config
 from ..training.report import model_flops, training_bytes, training_memory
@@ -60,14 +60,14 @@ class Context:
     @cached_property
     def sources_read(self) -> list[Source]:
         """Those of the mixture that a run opens: of packed rows it asks the questions of each validation only."""
-        if not self.data.packed_dir:
+        if not self.data.pretokenized_dir:
             return self.sources
         return [one for one in self.sources if one.format == "medqa" and self.data.medqa_dev_questions]
 
     @cached_property
     def questions_read(self) -> list[str]:
         """The paths of questions that no document may hold; in packed rows none does."""
-        return [] if self.data.packed_dir else self.data.decontaminate or []
+        return [] if self.data.pretokenized_dir else self.data.decontaminate or []
 
     @cached_property
     def needs_hub(self) -> bool:
@@ -130,7 +130,7 @@ class Context:
     @property
     def tokens(self) -> int:
         """Of the whole run."""
-        return self.training.max_steps * self.training.rows_per_step * self.data.max_seq_length
+        return self.training.max_steps * self.training.sequences_per_step * self.data.max_seq_length
 
     @property
     def flops(self) -> int:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from ..data.states import Progress, Row, TrainingRows
+from ..data.states import Progress, TokenSequence, TrainingData
 from ..errors import InputError, RunStopped, first_line
 from ..modeling_pure import PureForCausalLM
 from ..training.arguments import PureTrainingArguments
@@ -114,7 +114,7 @@ def measured_steps(context: Context, args: PureTrainingArguments, length: int) -
     trainer.remove_callback(trainer.stop_on_signal)  # Ctrl-C ends this at once: there is nothing to save
     with redirect_stdout(io.StringIO()):
         trainer.train()
-    return [line for line in trainer.state.log_history if "tokens_per_second" in line][-1], trainer.rows_per_pass
+    return [line for line in trainer.state.log_history if "tokens_per_second" in line][-1], trainer.micro_batch_size
 
 
 def measured_arguments(context: Context, rows: int, length: int, folder: str) -> PureTrainingArguments:
@@ -157,7 +157,7 @@ def judge_speed(context: Context, line: dict[str, float], size: str) -> Finding:
 
 def measured_size(context: Context) -> tuple[int, int]:
     """Rows and their length: the recipe's, or one short row where a processor would take minutes for a step."""
-    work = context.training.rows_per_step * context.data.max_seq_length * context.flops
+    work = context.training.sequences_per_step * context.data.max_seq_length * context.flops
     if context.training.device.type != "cuda" and work > CPU_FLOPS:
         return 1, min(SMALL_LENGTH, context.data.max_seq_length)
     return context.size
@@ -185,23 +185,23 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def random_rows(vocab_size: int, row_length: int, rows: int) -> np.ndarray:
+def random_rows(vocab_size: int, sequence_length: int, rows: int) -> np.ndarray:
     """Tokens at random, in documents of some hundred."""
     generator = np.random.default_rng(0)
-    tokens = generator.integers(1, vocab_size, (rows, row_length), dtype=np.int32)
-    return np.where(generator.random((rows, row_length)) < 1 / 600, 0, tokens).astype(np.int32)
+    tokens = generator.integers(1, vocab_size, (rows, sequence_length), dtype=np.int32)
+    return np.where(generator.random((rows, sequence_length)) < 1 / 600, 0, tokens).astype(np.int32)
 
 
-class RandomRows(TrainingRows[Any]):
+class RandomRows(TrainingData[Any]):
     """The same rows again and again, whose position does not matter."""
 
     def __init__(self, rows: np.ndarray) -> None:
         self.sources, self.names, self.position, self.first_worker = [], [], {}, 0
-        self.rows, self.row_length = rows, rows.shape[1]
+        self.rows, self.sequence_length = rows, rows.shape[1]
         words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
 
-    def __iter__(self) -> Iterator[Row[Any]]:
+    def __iter__(self) -> Iterator[TokenSequence[Any]]:
         while True:
             for row in self.rows:
                 yield {"input_ids": row, "source": "random", "data_state": {"worker": 0}}

@@ -15,7 +15,7 @@ from ..data.held_out import (
     outside_rows,
     training_files,
 )
-from ..data.packed import PackedMixture
+from ..data.pretokenized import PretokenizedMixture
 from ..data.source_rows import ExamRows
 from ..data.sources import Source
 from ..errors import InputError, RunStopped, first_line
@@ -134,17 +134,17 @@ def check_questions(context: Context) -> Finding:
     return Finding(PASS, f"{', '.join(paths)}: {count:,} questions")
 
 
-def check_packed(context: Context) -> Finding:
+def check_pretokenized(context: Context) -> Finding:
     """Whether a folder of packed rows is of this recipe, and holds as many as the run needs."""
-    args, cure = context.training, "python -m modeling_pure.data.pack goes on with it"
+    args, cure = context.training, "python -m modeling_pure.data.pretokenize goes on with it"
     try:
-        packed = PackedMixture(context.sources, context.tokenizer, context.data, seed_of_data(args))
-        packed.check_rows(args.max_steps * args.rows_per_step)
+        packed = PretokenizedMixture(context.sources, context.tokenizer, context.data, seed_of_data(args))
+        packed.check_rows(args.max_steps * args.sequences_per_step)
         next(iter(packed))
     except (InputError, RunStopped) as error:
         return Finding(FAIL, str(error), cure)
     except (OSError, pa.ArrowException) as error:
-        return Finding(FAIL, f"packed_dir: {first_line(error)}", cure)
+        return Finding(FAIL, f"pretokenized_dir: {first_line(error)}", cure)
     return Finding(PASS, f"{packed.num_rows:,} rows in {packed.folder}")
 
 

@@ -18,7 +18,7 @@ from ..medqa.formats import checked_formats
 from ..medqa.rewards import REWARD_WEIGHTS
 from ..options import check_choices, check_numbers, check_shares, check_texts
 from ..recipe import parse_value
-from ..training.arguments import equal_passes
+from ..training.arguments import equal_micro_batches
 from ..training.kernels import check_attention_kernel
 from ..training.launch import join_processes
 from ..training.trainer_options import check_built_options, check_trainer_options, refuse_idle
@@ -259,7 +259,7 @@ class PureGRPOConfig(GRPOConfig):
                     f"prompts_per_step: {self.prompts_per_step} x {self.num_generations} completions cannot be shared "
                     f"by {processes} process(es)"
                 )
-            size, passes = equal_passes(int(share), self.per_device_train_batch_size)
+            size, passes = equal_micro_batches(int(share), self.per_device_train_batch_size)
             self.per_device_train_batch_size, self.gradient_accumulation_steps = size, passes
         if self.generation_batch_size is not None:  # TRL takes one of the two
             if self.updates_per_rollout or self.steps_per_generation != type(self).steps_per_generation:
@@ -326,17 +326,17 @@ class PureGRPOConfig(GRPOConfig):
     @property
     def updates(self) -> float:
         """Optimizer steps made on the completions of one rollout."""
-        return self.passes_per_rollout / self.gradient_accumulation_steps
+        return self.micro_batches_per_rollout / self.gradient_accumulation_steps
 
     @property
-    def passes_per_rollout(self) -> int:
+    def micro_batches_per_rollout(self) -> int:
         """Forward passes of training from one rollout to the next."""
         return self.steps_per_generation * self.num_iterations
 
     @property
     def prompts_of_run(self) -> int:
         """Prompts that `max_steps` steps take; the last rollout is a whole one, even if the run ends inside it."""
-        rollouts = ceil(self.max_steps * self.gradient_accumulation_steps / self.passes_per_rollout)
+        rollouts = ceil(self.max_steps * self.gradient_accumulation_steps / self.micro_batches_per_rollout)
         return rollouts * cast(int, self.generation_batch_size) // self.num_generations
 
     @property

@@ -99,7 +99,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     def rollout_done(self) -> bool:
         """Whether all of the last rollout has been trained on."""
-        return self._step % self.args.passes_per_rollout == 0
+        return self._step % self.args.micro_batches_per_rollout == 0
 
     # ---- what is ours, and what is left to TRL --------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..model_card import CardEvaluation
-from ..rows import looks_local
+from ..records import looks_local
 from .metrics.medqa_accuracy.medqa_accuracy import standard_error, wilson_interval
 from .question_files import ENDINGS
 from .questions import Question

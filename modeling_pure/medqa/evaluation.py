@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..console import DISCLAIMER
 from ..data.guard import Coverage
 from ..errors import InputError
-from ..rows import looks_local
+from ..records import looks_local
 from .arguments import EvalArguments
 from .asked import Asked
 from .baselines import bm25_baseline, question_documents, simple_baselines

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.guard import Guard
 from ..errors import InputError, first_line
-from ..rows import LOCAL_BUILDERS, files_below, local_files, open_rows
+from ..records import LOCAL_BUILDERS, files_below, local_files, open_records
 from ..tokenizer import prompt_ids
 from .bm25 import Bm25, content_words
 from .formats import folded
@@ -135,7 +135,7 @@ def texts_of(key: str, folder: str) -> Iterator[str]:
             if file.lower().endswith(BOOK_SUFFIXES):
                 yield Path(file).read_text(encoding="utf-8-sig")
                 continue
-            for row in open_rows(key, file):
+            for row in open_records(key, file):
                 if "text" not in row or not isinstance(row["text"], str | None):
                     raise InputError(f"{key}: '{file}' has no column 'text'")
                 yield row["text"] or ""

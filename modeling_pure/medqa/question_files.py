@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ..compression import DECOMPRESSION_ERRORS, DECOMPRESSORS, decompress
 from ..errors import InputError, first_line
-from ..rows import files_of_split, local_files, looks_local, names_in, open_rows, require_files, splits_of
+from ..records import files_of_split, local_files, looks_local, names_in, open_records, require_files, splits_of
 
 TEXT = (".jsonl", ".ndjson", ".json")
 ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in DECOMPRESSORS))
@@ -33,7 +33,7 @@ def question_rows(
     """
     path = str(Path(path).expanduser()) if path.startswith("~") else path
     if not looks_local(path, ENDINGS):
-        for number, row in enumerate(open_rows(key, path, config, split)):
+        for number, row in enumerate(open_records(key, path, config, split)):
             yield f"row {number} of '{path}'", row
         return
     for file in files_to_read(key, path, split):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import InputError, first_line
-from ..rows import ask_twice
+from ..records import ask_twice
 from .fields import LETTERS as LETTERS
 from .fields import FieldError, Row, four_options, optional_text, required_text, right_answer
 from .question_files import question_rows

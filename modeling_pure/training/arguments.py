@@ -37,7 +37,7 @@ class ModelArguments:
 
 
 def model_config(
-    model_args: ModelArguments, row_length: int, tokenizer: PreTrainedTokenizerBase | None = None
+    model_args: ModelArguments, sequence_length: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> PureConfig:
     """The preset's configuration, fitted to a tokenizer; without one, no token of it is special.
 
@@ -57,8 +57,10 @@ def model_config(
         config = PureConfig.from_preset(model_args.preset, **{**fitted, **given})
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(f"preset: {first_line(error.__cause__ or error)}") from error
-    if row_length > config.max_position_embeddings:
-        raise InputError(f"max_seq_length: {row_length} is longer than the model's {config.max_position_embeddings}")
+    if sequence_length > config.max_position_embeddings:
+        raise InputError(
+            f"max_seq_length: {sequence_length} is longer than the model's {config.max_position_embeddings}"
+        )
     return config
 
 
@@ -147,26 +149,26 @@ class PureTrainingArguments(TrainingArguments):
     hub_private_repo: bool | None = field(default=None, metadata={"help": "make the repository a private one"})
 
     @property
-    def rows_per_step(self) -> int:
+    def sequences_per_step(self) -> int:
         """Rows of one optimizer step, over all devices."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
-    def share_out(self, row_length: int) -> None:
-        """Take from `tokens_per_step` how many rows of `row_length` tokens a pass has and how many passes a step.
+    def share_out(self, sequence_length: int) -> None:
+        """Take from `tokens_per_step` how many rows of `sequence_length` tokens a pass has and how many passes a step.
 
         Raises:
             InputError: the processes cannot share the step's rows, or other passes are asked for as well.
         """
         if self.tokens_per_step is None:
             return
-        rows = self.tokens_per_step / row_length
+        rows = self.tokens_per_step / sequence_length
         if rows < 1 or rows % self.world_size:
             raise InputError(
-                f"tokens_per_step: {self.tokens_per_step:,} tokens are {rows:g} rows of {row_length:,}, which "
+                f"tokens_per_step: {self.tokens_per_step:,} tokens are {rows:g} rows of {sequence_length:,}, which "
                 f"{self.world_size} process(es) cannot share"
             )
         share = int(rows) // self.world_size
-        size, passes = equal_passes(share, self.per_device_train_batch_size)
+        size, passes = equal_micro_batches(share, self.per_device_train_batch_size)
         if self.gradient_accumulation_steps not in (1, passes):
             raise InputError(
                 f"gradient_accumulation_steps: {self.gradient_accumulation_steps} passes of {size} rows are not the "
@@ -201,7 +203,7 @@ class PureTrainingArguments(TrainingArguments):
         check_built_options(self)
 
 
-def equal_passes(rows: int, at_most: int) -> tuple[int, int]:
+def equal_micro_batches(rows: int, at_most: int) -> tuple[int, int]:
     """The rows of a pass, as many as may be, and the number of passes that have all `rows` in equal parts."""
     size = max(size for size in range(1, min(rows, max(1, at_most)) + 1) if rows % size == 0)
     return size, rows // size

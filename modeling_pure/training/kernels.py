@@ -89,7 +89,7 @@ def allow_any_number_of_documents(decoder: torch.nn.Module, args: tuple[Any, ...
 def separate_documents_by_lengths(model: PureForCausalLM) -> None:
     """Attend within documents by the flash kernel for sequences of unequal length, where the batch states them.
 
-    `torch.nn.attention.varlen` knows documents by their cumulative lengths (`collate_rows` gives them). A mask of
+    `torch.nn.attention.varlen` knows documents by their cumulative lengths (`collate_sequences` gives them). A mask of
     (batch, 1, length, length) would keep attention from every flash kernel. Half precision on a GPU only.
     """
     ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)

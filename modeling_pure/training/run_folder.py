@@ -18,19 +18,19 @@ from ..errors import InputError
 
 RECIPE_FILE, LAUNCHES_FILE, CHECKPOINT_RECIPE = "recipe.yaml", "launches.jsonl", "recipe.json"
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy")
-# Where a run goes on with another one of these, its curve is that of no run at all. `rows_per_step` is the batch of
+# Changing one of these on resume makes the curve meaningless. `sequences_per_step` is the batch of
 # all devices, which they may share in another way; paths may move, the data say themselves whether they are the same.
 FIXED = (
     *("preset", "model_overrides", "sources", "max_seq_length", "document_mask", "grpo_holdout", "decontaminate"),
-    *("rows_per_step", "seed", "data_seed", "optimizer", "optim", "optim_args"),
+    *("sequences_per_step", "seed", "data_seed", "optimizer", "optim", "optim_args"),
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
     *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
 )
 ALWAYS_FIXED = ("preset", "model_overrides", "optimizer", "optim")
 MAY_MOVE = ("path", "validation_path", "passages")
 
-# A merged recipe: option names to values. A checkpoint's `recipe.json` also has `rows_per_step`, and every field of
-# each entry of `sources`.
+# A merged recipe: option names to values. A checkpoint's `recipe.json` also has `sequences_per_step`, and every field
+# of each entry of `sources`.
 Recipe = dict[str, Any]
 
 
@@ -38,7 +38,7 @@ def check_recipe(checkpoint: Path, recipe: Recipe, allow_change: bool = False) -
     """Raise `InputError`, with the differences, where `recipe` cannot go on from a checkpoint.
 
     Args:
-        recipe: the merged recipe, its sources complete, and `rows_per_step`: as a checkpoint holds them in its
+        recipe: the merged recipe, its sources complete, and `sequences_per_step`: as a checkpoint holds them in its
             `recipe.json`.
         allow_change: look only at what the checkpoint's tensors depend on.
     """

@@ -18,8 +18,8 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
-from ..data.mixture import collate_rows, document_boundaries
-from ..data.states import Progress, RankState, Row, TrainingRows
+from ..data.mixture import collate_sequences, document_boundaries
+from ..data.states import Progress, RankState, TokenSequence, TrainingData
 from ..errors import InputError, RunStopped
 from ..medqa.questions import Question
 from ..modeling_pure import PureForCausalLM
@@ -33,7 +33,7 @@ from .run_folder import CHECKPOINT_RECIPE, Recipe
 from .saving import DurableTrainer
 from .signals import leave_signals_to_the_run
 from .throughput import Throughput, device_peak
-from .validation import dev_metrics, loss_metrics, row_nats, token_bytes
+from .validation import dev_metrics, loss_metrics, sequence_nats, token_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class DataPosition(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"ranks": self.ranks}}
 
 
-def resume_data(checkpoint: str | Path, dataset: TrainingRows[Any], args: PureTrainingArguments) -> str | None:
+def resume_data(checkpoint: str | Path, dataset: TrainingData[Any], args: PureTrainingArguments) -> str | None:
     """Put the data where it was when a checkpoint was written; returns what changes for the user, if anything does.
 
     Raises:
@@ -71,13 +71,13 @@ def resume_data(checkpoint: str | Path, dataset: TrainingRows[Any], args: PureTr
         return f"the data begin anew: {error}"
 
 
-def check_given(args: Any, train_dataset: Any, eval_dataset: Any, **others: Any) -> TrainingRows[Any]:
+def check_given(args: Any, train_dataset: Any, eval_dataset: Any, **others: Any) -> TrainingData[Any]:
     """The training rows, once everything that `PureTrainer` is given has been looked at.
 
     Raises:
         InputError: something that Trainer takes and a run on a mixture does not.
     """
-    wanted = {"args": PureTrainingArguments, "train_dataset": TrainingRows, "eval_dataset": list}
+    wanted = {"args": PureTrainingArguments, "train_dataset": TrainingData, "eval_dataset": list}
     for (name, kind), given in zip(wanted.items(), (args, train_dataset, eval_dataset or []), strict=True):
         if not isinstance(given, kind):
             cure = "; transformers.Trainer takes other data, and trains this model as any other"
@@ -85,7 +85,7 @@ def check_given(args: Any, train_dataset: Any, eval_dataset: Any, **others: Any)
     for name in ("data_collator", "compute_metrics", "preprocess_logits_for_metrics"):
         if others.get(name) is not None:
             raise InputError(f"{name}: a mixture has its own batches, and evaluation its own metrics; leave it out")
-    return cast(TrainingRows[Any], train_dataset)
+    return cast(TrainingData[Any], train_dataset)
 
 
 class PureTrainer(DurableTrainer):
@@ -105,9 +105,9 @@ class PureTrainer(DurableTrainer):
 
     model: PureForCausalLM
     args: PureTrainingArguments
-    train_dataset: TrainingRows[Any]
-    eval_dataset: list[Row[Any]]
-    data_collator: Callable[[list[Row[Any]]], dict[str, Any]]
+    train_dataset: TrainingData[Any]
+    eval_dataset: list[TokenSequence[Any]]
+    data_collator: Callable[[list[TokenSequence[Any]]], dict[str, Any]]
     optimizer: Any  # what accelerate wraps around it has no types
 
     def __init__(
@@ -115,8 +115,8 @@ class PureTrainer(DurableTrainer):
         model: Any = None,
         args: PureTrainingArguments | None = None,
         data_collator: None = None,
-        train_dataset: TrainingRows[Any] | None = None,
-        eval_dataset: list[Row[Any]] | None = None,
+        train_dataset: TrainingData[Any] | None = None,
+        eval_dataset: list[TokenSequence[Any]] | None = None,
         *more: Any,
         document_mask: bool = False,
         questions: list[Question] | None = None,
@@ -126,7 +126,7 @@ class PureTrainer(DurableTrainer):
         train_dataset = check_given(args, train_dataset, eval_dataset, data_collator=data_collator, **kwargs)
         self.data_position, self.tokenizer = DataPosition(), train_dataset.tokenizer
         self.document_end = self.tokenizer.eos_token_id if document_mask else None
-        collator = partial(collate_rows, document_end=self.document_end)
+        collator = partial(collate_sequences, document_end=self.document_end)
         super().__init__(model, args, collator, train_dataset, eval_dataset, *more, **kwargs)
         self.add_callback(self.data_position)
         if self.args.optimizer == "muon" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -137,7 +137,7 @@ class PureTrainer(DurableTrainer):
             raise InputError("medqa_dev_questions: ranks answer other questions, which FSDP does not allow; take DDP")
         self.questions, self.recipe = questions or [], recipe or {}
         self.token_bytes = token_bytes(self.tokenizer, self.model.config.vocab_size)
-        self.rows_per_pass = self.args.train_batch_size  # fewer once a pass has run out of memory
+        self.micro_batch_size = self.args.train_batch_size  # fewer once a pass has run out of memory
         steps = self.args.logging_steps
         between = ceil(steps if steps >= 1 else steps * self.args.max_steps)
         kept = between + self.args.max_nonfinite_steps
@@ -145,7 +145,7 @@ class PureTrainer(DurableTrainer):
         peak = device_peak(self.args.device)
         self.throughput = Throughput(
             self.tokens_per_step,
-            model_flops(self.model, train_dataset.row_length),
+            model_flops(self.model, train_dataset.sequence_length),
             peak and peak * self.args.world_size,
             self.args.device,
         )
@@ -158,7 +158,7 @@ class PureTrainer(DurableTrainer):
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step, over all devices."""
-        return self.args.rows_per_step * self.train_dataset.row_length
+        return self.args.sequences_per_step * self.train_dataset.sequence_length
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW as Trainer makes it, or Muon with AdamW."""
@@ -177,7 +177,7 @@ class PureTrainer(DurableTrainer):
                 group.update(given)
             self._follow_schedule()
 
-    def get_train_dataloader(self) -> DataLoader[Row[Any]]:
+    def get_train_dataloader(self) -> DataLoader[TokenSequence[Any]]:
         """A plain loader: the mixture already gives each rank its own rows, so accelerate must not share them out."""
         workers = self.args.dataloader_num_workers
         return DataLoader(
@@ -258,16 +258,16 @@ class PureTrainer(DurableTrainer):
 
     def _pieces(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
         """A micro-batch as the model takes it, cut into passes."""
-        if self.rows_per_pass >= len(batch["input_ids"]):
+        if self.micro_batch_size >= len(batch["input_ids"]):
             return [{name: value for name, value in batch.items() if name not in ("source", "data_state")}]
         pieces = []
-        for ids in batch["input_ids"].split(self.rows_per_pass):
+        for ids in batch["input_ids"].split(self.micro_batch_size):
             borders = {} if self.document_end is None else document_boundaries(ids, self.document_end)
             pieces.append({"input_ids": ids, "labels": ids, **borders})
         return pieces
 
     def _take_fewer_rows(self) -> None:
-        rows = self.rows_per_pass
+        rows = self.micro_batch_size
         if rows == 1:
             raise RunStopped("out of memory with one row in a pass; say --gradient_checkpointing true")
         if self.args.world_size > 1:  # the other ranks are in the middle of a pass and will not begin it again
@@ -276,11 +276,11 @@ class PureTrainer(DurableTrainer):
                 f"out of memory with {rows} rows in a pass; say --per_device_train_batch_size {rows // 2}"
                 + ("" if self.args.tokens_per_step else passes)
             )
-        self.rows_per_pass = rows // 2
+        self.micro_batch_size = rows // 2
         gc.collect()
         torch.cuda.empty_cache()
         print(
-            f"out of memory with {rows} rows in a pass: going on with {self.rows_per_pass} and accumulating twice as "
+            f"out of memory at micro-batch {rows}: retrying with {self.micro_batch_size} and accumulating twice as "
             f"often; a step still has {self.tokens_per_step:,} tokens"
         )
 
@@ -313,8 +313,8 @@ class PureTrainer(DurableTrainer):
             logs["tokens"] = step * self.tokens_per_step
             states = gather_object(list(self.data_position.workers.values()))
             for name, done in self._data_progress(states).items():
-                logs[f"tokens/{name}"] = done["rows"] * self.train_dataset.row_length
-                logs |= {f"{fact}/{name}": done[fact] for fact in ("passes", "skipped") if fact in done}
+                logs[f"tokens/{name}"] = done["rows"] * self.train_dataset.sequence_length
+                logs |= {f"{fact}/{name}": done[fact] for fact in ("epochs", "skipped") if fact in done}
         super().log(logs, start_time)
 
     def _data_progress(self, states: list[Any]) -> dict[str, Progress]:
@@ -361,7 +361,7 @@ class PureTrainer(DurableTrainer):
         ranks = (args.process_index, args.world_size, self.accelerator.reduce)
         self.model.eval()
         with self.throughput.paused(), torch.autocast(args.device.type, torch.bfloat16, enabled=bool(args.bf16)):
-            nats = row_nats(self.model, batches, self.token_bytes, *ranks)
+            nats = sequence_nats(self.model, batches, self.token_bytes, *ranks)
             metrics = loss_metrics(rows, nats, self.train_dataset.names, self.token_bytes)
             if self.questions:
                 metrics |= dev_metrics(self.model, self.tokenizer, self.questions, *ranks)
@@ -370,7 +370,7 @@ class PureTrainer(DurableTrainer):
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
         return metrics
 
-    def few_rows(self) -> list[Row[Any]]:
+    def few_rows(self) -> list[TokenSequence[Any]]:
         """Two rows of each source."""
         names = [row["source"] for row in self.eval_dataset]
         return [row for number, row in enumerate(self.eval_dataset) if names[:number].count(row["source"]) < 2]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.states import Row
+from ..data.states import TokenSequence
 from ..medqa.formats import taught_formats
 from ..medqa.metrics import compute_metrics
 from ..medqa.questions import LETTERS, Question
@@ -41,7 +41,7 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> np.ndarr
 
 
 @torch.no_grad()
-def row_nats(
+def sequence_nats(
     model: PreTrainedModel,
     batches: list[dict[str, torch.Tensor]],
     sizes: np.ndarray | None,
@@ -78,13 +78,13 @@ def row_nats(
 
 
 def loss_metrics(
-    rows: list[Row[Any]], nats: torch.Tensor, mixture: list[str], sizes: np.ndarray | None
+    rows: list[TokenSequence[Any]], nats: torch.Tensor, mixture: list[str], sizes: np.ndarray | None
 ) -> dict[str, float]:
     """What a validation says, by name as it is logged.
 
     Args:
         rows: each with `input_ids` and the name of its `source`.
-        nats: as `row_nats` gives them.
+        nats: as `sequence_nats` gives them.
         mixture: names of the sources that are trained on; `loss` is theirs together, in the mixture's proportions.
             For every other source the ratio of its perplexity to theirs is given too.
         sizes: as `token_bytes` gives them; without them there are no bits per byte.

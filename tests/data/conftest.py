@@ -15,29 +15,29 @@ from modeling_pure.data.sources import parse_sources
 
 
 class NumberedRows:
-    """Pieces of so many rows; each row is a text that says where it is from, or nothing."""
+    """Shards of so many rows; each row is a text that says where it is from, or nothing."""
 
     key = name = listing = "numbered"
 
     def __init__(self, sizes: list[int], faulty: frozenset[int] = frozenset(), behind: range = range(0)):
         self.sizes, self.faulty, self.behind = sizes, faulty, behind
-        self.num_pieces = len(sizes)
+        self.num_shards = len(sizes)
 
-    def read(self, piece: int, epoch: int, start: int):
-        rows = list(range(self.sizes[piece]))
-        random.Random(f"{epoch} {piece}").shuffle(rows)
+    def read(self, shard: int, epoch: int, start: int):
+        rows = list(range(self.sizes[shard]))
+        random.Random(f"{epoch} {shard}").shuffle(rows)
         for row in rows[start:]:
             fault = LOST if row in self.behind else Fault("no text")
-            yield row, fault if row in self.faulty or row in self.behind else f"{epoch} {piece} {row}"
+            yield row, fault if row in self.faulty or row in self.behind else f"{epoch} {shard} {row}"
 
-    def locate(self, piece: int, number: int) -> str:
-        return f"{piece} {number}"
+    def locate(self, shard: int, number: int) -> str:
+        return f"{shard} {number}"
 
     def texts(self, epochs: int) -> list[str]:
         return sorted(
-            f"{epoch} {piece} {row}"
+            f"{epoch} {shard} {row}"
             for epoch in range(epochs)
-            for piece, size in enumerate(self.sizes)
+            for shard, size in enumerate(self.sizes)
             for row in range(size)
             if row not in self.faulty
         )

@@ -91,7 +91,7 @@ def test_a_window_ends_with_its_characters():
 
 
 def text_rows(path, **kwargs) -> TextRows:
-    return TextRows("sources.c4", split_files("sources.c4", [str(path)], piece_bytes=2000), **kwargs)
+    return TextRows("sources.c4", split_files("sources.c4", [str(path)], shard_bytes=2000), **kwargs)
 
 
 def test_passes_hold_the_same_documents_in_another_order(corpus):

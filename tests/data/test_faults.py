@@ -323,13 +323,13 @@ def test_a_state_saved_in_a_bad_file_goes_on_exactly(tmp_path, make: Callable[[P
 
 
 @pytest.mark.parametrize("max_skipped", [0.0, 0.05, 0.2])
-@pytest.mark.parametrize("piece_bytes", [1 << 24, 50_000])
-def test_too_many_bad_rows_stop_the_source_by_name(tmp_path, max_skipped, piece_bytes):
+@pytest.mark.parametrize("shard_bytes", [1 << 24, 50_000])
+def test_too_many_bad_rows_stop_the_source_by_name(tmp_path, max_skipped, shard_bytes):
     lines = [b'{"broken %d"' % i if i % 3 == 1 else line for i, line in enumerate(LINES)]
     file = write_lines(tmp_path / "web.jsonl", lines)
-    pieces = split_files(KEY, [str(file)], piece_bytes=piece_bytes)
-    assert (len(pieces) > 2) == (piece_bytes < 1 << 24)
-    documents = Documents(TextRows(KEY, pieces), max_epochs=1, max_skipped=max_skipped)
+    shards = split_files(KEY, [str(file)], shard_bytes=shard_bytes)
+    assert (len(shards) > 2) == (shard_bytes < 1 << 24)
+    documents = Documents(TextRows(KEY, shards), max_epochs=1, max_skipped=max_skipped)
     given = read(documents, 10 * ROWS)  # what came before is still given
     assert len(given) == documents.given > 0
     with pytest.raises(SourceFailed) as error:
@@ -343,7 +343,7 @@ def test_too_many_bad_rows_stop_the_source_by_name(tmp_path, max_skipped, piece_
     assert match, str(error.value)
     assert match[2] == str(file)
     data, begin = file.read_bytes(), int(match[3] or 0)
-    begin = data.index(b"\n", begin - 1) + 1 if begin else 0  # a line belongs to the piece that it begins in
+    begin = data.index(b"\n", begin - 1) + 1 if begin else 0  # a line belongs to the shard that it begins in
     assert data[begin:].splitlines()[int(match[1])].startswith(b'{"broken')
 
 

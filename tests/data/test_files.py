@@ -1,13 +1,13 @@
-"""What a source's path stands for, and how its files are cut into pieces."""
+"""What a source's path stands for, and how its files are cut into shards."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_pure.data.files import Piece, find_files, identity, split_files
-from modeling_pure.data.readers import read_piece
+from modeling_pure.data.files import Shard, find_files, identity, split_files
+from modeling_pure.data.readers import read_shard
 from modeling_pure.errors import InputError
-from modeling_pure.rows import ask_hub, open_rows, split_of
+from modeling_pure.records import ask_hub, open_records, split_of
 from tests.conftest import write_jsonl
 
 
@@ -60,22 +60,22 @@ def test_an_empty_file_is_refused(folder):
 def test_only_uncompressed_lines_are_cut(folder):
     (folder / "a.jsonl").write_text("{}\n" * 10)
     files = [str(folder / name) for name in ("a.jsonl", "c.parquet", "d.json.gz")]
-    assert split_files("key", files, piece_bytes=12) == [
-        Piece(files[0], 0, 12),
-        Piece(files[0], 12, 24),
-        Piece(files[0], 24, 30),
-        Piece(files[1]),
-        Piece(files[2]),
+    assert split_files("key", files, shard_bytes=12) == [
+        Shard(files[0], 0, 12),
+        Shard(files[0], 12, 24),
+        Shard(files[0], 24, 30),
+        Shard(files[1]),
+        Shard(files[2]),
     ]
 
 
-@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=30), piece_bytes=st.integers(1, 60))
-def test_every_line_is_in_one_piece_wherever_pieces_end(tmp_path_factory, lengths, piece_bytes):
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=30), shard_bytes=st.integers(1, 60))
+def test_every_line_is_in_one_shard_wherever_shards_end(tmp_path_factory, lengths, shard_bytes):
     file = tmp_path_factory.mktemp("lines") / "a.jsonl"
     texts = ["x" * (length + 1) for length in lengths]
     file.write_text("".join(f'{{"t":"{text}"}}\n' for text in texts))
-    pieces = split_files("key", [str(file)], piece_bytes=piece_bytes)
-    assert [text for piece in pieces for _, text in read_piece("key", piece, "t", 1)] == texts
+    shards = split_files("key", [str(file)], shard_bytes=shard_bytes)
+    assert [text for shard in shards for _, text in read_shard("key", shard, "t", 1)] == texts
 
 
 @pytest.mark.parametrize("name", ["wiki[2024].jsonl", "what?.jsonl", "a b#c%20.jsonl", "*.jsonl", "[en]/part.jsonl"])
@@ -86,7 +86,7 @@ def test_a_path_that_exists_is_not_a_glob(tmp_path, name):
         one.write_text('{"text": "x"}\n')
     for path in (file, f"file://{file}" if name != "what?.jsonl" else file):
         assert find_files("sources.x", [str(path)]).taken == [str(path)]
-    assert [row["text"] for row in open_rows("questions", str(file))] == ["x"]
+    assert [row["text"] for row in open_records("questions", str(file))] == ["x"]
     if file.parent != tmp_path:
         for path in (file.parent, file.parent / "*.jsonl"):
             assert find_files("sources.x", [str(path)]).taken == [str(file)]
@@ -96,8 +96,8 @@ def test_endings_in_upper_case_and_ndjson_are_read(tmp_path):
     for name in ("a.JSONL", "b.Parquet", "c.ndjson", "d.json.GZ", "e.TXT"):
         (tmp_path / name).write_text("{}\n")
     assert len(find_files("sources.x", [str(tmp_path)]).taken) == 5
-    pieces = split_files("key", [str(tmp_path / "a.JSONL")], piece_bytes=2)
-    assert [piece.end for piece in pieces] == [2, 3]
+    shards = split_files("key", [str(tmp_path / "a.JSONL")], shard_bytes=2)
+    assert [shard.end for shard in shards] == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_questions_are_read_of_the_split_that_is_asked_for(tmp_path):
     for name in ("train", "dev", "test"):
         write_jsonl(tmp_path / f"{name}.jsonl", [{"name": name}])
     for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
-        assert [row["name"] for row in open_rows("questions", str(tmp_path), split=split)] == [name]
-    assert [row["name"] for row in open_rows("questions", str(tmp_path / "dev.jsonl"))] == ["dev"]
+        assert [row["name"] for row in open_records("questions", str(tmp_path), split=split)] == [name]
+    assert [row["name"] for row in open_records("questions", str(tmp_path / "dev.jsonl"))] == ["dev"]
 
 
 def test_what_a_folder_holds_beside_its_text_is_said(tmp_path):

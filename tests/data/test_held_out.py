@@ -13,7 +13,7 @@ from modeling_pure.data.held_out import (
     outside_documents,
     split_questions,
     validation_mixture,
-    validation_source_rows,
+    validation_source_sequences,
 )
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.sources import parse_sources, parse_validation_sources
@@ -202,7 +202,7 @@ def test_texts_outside_the_mixture_are_read_in_rows_of_their_source(make_mixture
     (outside,) = parse_validation_sources({"two": entry}, mixture.sources)
     documents = outside_documents([outside], mixture.arguments)
     assert documents == [(outside, [f"b {i}" for i in range(30)] + [f"c {i}" for i in range(10)])]
-    rows = validation_source_rows(documents, mixture.tokenize, mixture.arguments)
+    rows = validation_source_sequences(documents, mixture.tokenize, mixture.arguments)
     assert {row["source"] for row in rows} == {"two"}
     assert tokenizer.decode(rows[0]["input_ids"]).startswith("b 0")
 

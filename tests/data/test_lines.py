@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from modeling_pure.compression import ZSTD_BYTES, open_zstd
-from modeling_pure.data.files import Piece, split_files
+from modeling_pure.data.files import Shard, split_files
 from modeling_pure.data.lines import array_objects
-from modeling_pure.data.readers import Fault, read_piece
+from modeling_pure.data.readers import Fault, read_shard
 from modeling_pure.data.remote import SourceFailed
 
 KEY = "sources.x"
@@ -26,8 +26,8 @@ ARRAYS = {
 
 
 def texts(path, column: str = "text", **kwargs) -> list[str | Fault]:
-    (piece,) = split_files(KEY, [str(path)])
-    return [text for _, text in read_piece(KEY, piece, column, 1, **kwargs)]
+    (shard,) = split_files(KEY, [str(path)])
+    return [text for _, text in read_shard(KEY, shard, column, 1, **kwargs)]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".json.gz", ".jsonl.zst"])
@@ -119,7 +119,7 @@ def test_zstd_that_breaks_off_is_an_error_after_its_bytes(cut):
 
 def test_a_text_file_has_no_byte_order_mark(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbffever\n")
-    assert [text for _, text in read_piece(KEY, Piece(str(tmp_path / "a.txt")), "text", 1)] == ["fever\n"]
+    assert [text for _, text in read_shard(KEY, Shard(str(tmp_path / "a.txt")), "text", 1)] == ["fever\n"]
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from tests.conftest import through_checkpoint, write_jsonl
 from tests.data.conftest import NumberedRows
 
 KEY = "sources.web"
-SHARED = [600, 400]  # rows of pieces that readers share
-WHOLE = [25] * 40  # pieces that are dealt out whole
+SHARED = [600, 400]  # rows of shards that readers share
+WHOLE = [25] * 40  # shards that are dealt out whole
 
 
 def outcome(rows: NumberedRows, reader: int = 0, num_readers: int = 1, state=None) -> tuple[int, str | None]:
@@ -76,7 +76,7 @@ def test_a_state_from_before_losses_were_counted_is_read():
 
 
 @pytest.mark.parametrize(("bad", "stops"), [(2, False), (10, True)])
-def test_what_all_readers_of_whole_pieces_lose_is_added_up(make_mixture, tmp_path, bad, stops):
+def test_what_all_readers_of_whole_shards_lose_is_added_up(make_mixture, tmp_path, bad, stops):
     """In each of 32 files of 25 lines are so many bad ones: up to 80 of a reader's 200, which alone would be free."""
     for file in range(32):
         lines = ["{" if i < bad else json.dumps({"text": f"fever {file} {i} " + "x " * 20}) for i in range(25)]
@@ -144,8 +144,8 @@ def test_values_of_parquet_that_are_not_utf_8_are_lost_with_all_their_bytes(tmp_
 
 
 def read_folder(folder: Path) -> Documents:
-    pieces = split_files(KEY, sorted(map(str, folder.iterdir())))
-    documents = Documents(TextRows(KEY, pieces), max_epochs=1)
+    shards = split_files(KEY, sorted(map(str, folder.iterdir())))
+    documents = Documents(TextRows(KEY, shards), max_epochs=1)
     while documents.read(10**9, 500):
         pass
     return documents

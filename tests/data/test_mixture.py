@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from modeling_pure.data.mixture import collate_rows, document_boundaries
+from modeling_pure.data.mixture import collate_sequences, document_boundaries
 from modeling_pure.errors import InputError, RunStopped
 from tests.conftest import numbers_in, through_checkpoint, write_jsonl
 from tests.data.conftest import documents_in
@@ -22,7 +22,7 @@ def take(iterator, count: int) -> list[dict]:
 
 
 def loader(mixture, workers: int, batch_size: int = 3) -> DataLoader:
-    return DataLoader(mixture, batch_size=batch_size, collate_fn=collate_rows, num_workers=workers)
+    return DataLoader(mixture, batch_size=batch_size, collate_fn=collate_sequences, num_workers=workers)
 
 
 def test_rows_come_from_the_sources_in_proportion(make_mixture):
@@ -215,7 +215,7 @@ def test_a_checkpoint_of_other_sources_or_of_packed_rows_is_refused(make_mixture
     two = {name: {**sources[name], "weight": 0.5} for name in ("c4", "finepdfs")}
     with pytest.raises(InputError, match=r"^sources\."):
         make_mixture(two).resume(ranks, 1)
-    with pytest.raises(InputError, match="^packed_dir: "):
+    with pytest.raises(InputError, match="^pretokenized_dir: "):
         make_mixture().resume([{"workers": {"0": {"rows_read": 3}}, "last_worker": 0}], 1)
 
 
@@ -270,7 +270,7 @@ def test_what_was_read_is_what_was_given_and_skipped(make_mixture, sources, tmp_
 
 
 def test_a_batch_has_no_mask_and_its_labels_are_its_inputs(make_mixture):
-    batch = collate_rows(take(iter(make_mixture()), 2))
+    batch = collate_sequences(take(iter(make_mixture()), 2))
     assert set(batch) == {"input_ids", "labels", "source", "data_state"}
     assert batch["input_ids"].shape == (2, 32)
     assert (batch["labels"] == batch["input_ids"]).all()
@@ -278,7 +278,7 @@ def test_a_batch_has_no_mask_and_its_labels_are_its_inputs(make_mixture):
 
 def test_document_boundaries_in_both_forms(make_mixture, tokenizer):
     end = tokenizer.eos_token_id
-    batch = partial(collate_rows, document_end=end)(take(iter(make_mixture()), 20))
+    batch = partial(collate_sequences, document_end=end)(take(iter(make_mixture()), 20))
     ids, positions = batch["input_ids"], batch["position_ids"]
     expected, offsets = torch.zeros_like(ids), []
     for row in range(20):

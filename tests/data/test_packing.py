@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_pure.data.documents import Documents
-from modeling_pure.data.packing import PackedRows, pack_in_order, redistribute_rows
+from modeling_pure.data.packing import PackedSequences, pack_in_order, redistribute_rows
 from modeling_pure.data.source_rows import ExamRows
 from modeling_pure.data.tokenizer import DocumentTokenizer
 from tests.conftest import WORDS, through_checkpoint
@@ -18,17 +18,17 @@ from tests.data.conftest import NumberedRows
 class LongRows(NumberedRows):
     """Documents of very different lengths."""
 
-    def read(self, piece: int, epoch: int, start: int):
-        for row, text in super().read(piece, epoch, start):
+    def read(self, shard: int, epoch: int, start: int):
+        for row, text in super().read(shard, epoch, start):
             yield row, f"{text} " + " ".join(random.Random(text).choices(WORDS, k=row**2))
 
 
-def packed(tokenizer, row_length=48, window=400, sizes=(6, 9), reader=0, num_readers=1, max_epochs=None):
+def packed(tokenizer, sequence_length=48, window=400, sizes=(6, 9), reader=0, num_readers=1, max_epochs=None):
     documents = Documents(LongRows(list(sizes)), 0, reader, num_readers, max_epochs)
-    return PackedRows(documents, DocumentTokenizer(tokenizer), row_length, window)
+    return PackedSequences(documents, DocumentTokenizer(tokenizer), sequence_length, window)
 
 
-def all_rows(rows: PackedRows) -> list[np.ndarray]:
+def all_rows(rows: PackedSequences) -> list[np.ndarray]:
     drawn = []
     while (row := rows.next_row()) is not None:
         drawn.append(row)
@@ -36,20 +36,20 @@ def all_rows(rows: PackedRows) -> list[np.ndarray]:
 
 
 @settings(deadline=None, max_examples=30)
-@given(row_length=st.sampled_from([5, 48, 500]), window=st.sampled_from([1, 100, 10_000]))
-def test_every_token_of_every_document_comes_out_once_and_in_order(tokenizer, row_length, window):
-    rows = packed(tokenizer, row_length, window, max_epochs=2)
+@given(sequence_length=st.sampled_from([5, 48, 500]), window=st.sampled_from([1, 100, 10_000]))
+def test_every_token_of_every_document_comes_out_once_and_in_order(tokenizer, sequence_length, window):
+    rows = packed(tokenizer, sequence_length, window, max_epochs=2)
     drawn = all_rows(rows)
     tokens = np.concatenate([*drawn, rows._tokens])
-    assert rows.leftover == len(rows._tokens) < row_length
-    assert rows.tokens_read == len(tokens) == len(drawn) * row_length + rows.leftover
+    assert rows.leftover == len(rows._tokens) < sequence_length
+    assert rows.tokens_read == len(tokens) == len(drawn) * sequence_length + rows.leftover
     documents = Documents(LongRows([6, 9]), max_epochs=2)
-    expected = [piece for text in documents.read(10**9) for piece in DocumentTokenizer(tokenizer)([text])]
+    expected = [shard for text in documents.read(10**9) for shard in DocumentTokenizer(tokenizer)([text])]
     np.testing.assert_array_equal(tokens, np.concatenate(expected))
 
 
 def test_rows_have_the_length_and_type_that_is_asked_for(tokenizer):
-    row = packed(tokenizer, row_length=37).next_row()
+    row = packed(tokenizer, sequence_length=37).next_row()
     assert row.shape == (37,)
     assert row.dtype == np.int32
 
@@ -57,17 +57,17 @@ def test_rows_have_the_length_and_type_that_is_asked_for(tokenizer):
 @settings(deadline=None, max_examples=30)
 @given(
     cuts=st.lists(st.integers(0, 40), min_size=1, max_size=3),
-    row_length=st.sampled_from([7, 48, 200]),
+    sequence_length=st.sampled_from([7, 48, 200]),
     window=st.sampled_from([1, 400]),
 )
-def test_rows_go_on_from_a_saved_state(tokenizer, cuts, row_length, window):
-    straight = packed(tokenizer, row_length, window)
-    rows = packed(tokenizer, row_length, window)
+def test_rows_go_on_from_a_saved_state(tokenizer, cuts, sequence_length, window):
+    straight = packed(tokenizer, sequence_length, window)
+    rows = packed(tokenizer, sequence_length, window)
     for cut in [*cuts, 10]:
         for _ in range(cut):
             np.testing.assert_array_equal(rows.next_row(), straight.next_row())
         state = through_checkpoint(rows.state_dict())
-        rows = packed(tokenizer, row_length, window)
+        rows = packed(tokenizer, sequence_length, window)
         rows.load_state_dict(state)
 
 
@@ -75,7 +75,7 @@ def test_rows_go_on_from_a_saved_state(tokenizer, cuts, row_length, window):
 def test_other_readers_repeat_at_most_a_window_each_and_lose_nothing(tokenizer, before, after):
     window = 300
 
-    def group(count: int) -> list[PackedRows]:
+    def group(count: int) -> list[PackedSequences]:
         return [packed(tokenizer, 48, window, [15, 12], reader, count, max_epochs=2) for reader in range(count)]
 
     old, drawn = group(before), []

@@ -18,10 +18,10 @@ import tenacity
 from torch.utils.data import DataLoader
 
 from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.files import Piece, find_files, split_files
+from modeling_pure.data.files import Shard, find_files, split_files
 from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.readers import read_piece
+from modeling_pure.data.readers import read_shard
 from modeling_pure.data.remote import SourceFailed, open_file
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError
@@ -83,7 +83,7 @@ def server(folder, monkeypatch) -> Iterator[FileServer]:
 
 
 def read(path: Path | str, start: int = 0, count: int | None = None) -> list[tuple[int, object]]:
-    return list(islice(read_piece(KEY, Piece(str(path)), "text", TIMEOUT, start=start), count))
+    return list(islice(read_shard(KEY, Shard(str(path)), "text", TIMEOUT, start=start), count))
 
 
 def from_the_second_request_on(until: Callable[[], bool], failure: Failure) -> Callable[[str, str], Failure | None]:
@@ -130,7 +130,7 @@ def test_an_outage_of_minutes_costs_no_row(server, clock, folder, failure, suffi
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_refused_connection_costs_no_row(server, clock, folder, suffix):
-    rows = read_piece(KEY, Piece(f"{server.url}/web{suffix}"), "text", TIMEOUT)
+    rows = read_shard(KEY, Shard(f"{server.url}/web{suffix}"), "text", TIMEOUT)
     begun = [next(rows)]
     server.stop()
     clock.alarms.append((100.0, server.start))
@@ -216,7 +216,7 @@ def test_a_file_that_is_another_one_after_an_outage_is_refused(server, clock, tm
     file = tmp_path / "web.jsonl"
     server.folder = tmp_path
     file.write_text("".join(json.dumps({"text": f"old {i} {'x' * 1000}"}) + "\n" for i in range(ROWS)))
-    rows = read_piece(KEY, Piece(f"{server.url}/web.jsonl"), "text", TIMEOUT)
+    rows = read_shard(KEY, Shard(f"{server.url}/web.jsonl"), "text", TIMEOUT)
     next(rows)
     file.write_text("".join(json.dumps({"text": f"new {i} {'x' * 1100}"}) + "\n" for i in range(ROWS)))
     server.failures = [Failure(503)]
@@ -253,12 +253,12 @@ def test_the_first_rows_of_a_parquet_file_do_not_cost_the_whole_file(server, clo
     assert server.sent < (folder / "web.parquet").stat().st_size * 0.7
 
 
-@pytest.mark.parametrize("piece_bytes", [1 << 20, 777_777])
-def test_ranges_of_a_file_joined_are_the_file(server, clock, folder, piece_bytes):
-    pieces = split_files(KEY, [f"{server.url}/web.jsonl"], piece_bytes=piece_bytes)
-    assert len(pieces) > 3
+@pytest.mark.parametrize("shard_bytes", [1 << 20, 777_777])
+def test_ranges_of_a_file_joined_are_the_file(server, clock, folder, shard_bytes):
+    shards = split_files(KEY, [f"{server.url}/web.jsonl"], shard_bytes=shard_bytes)
+    assert len(shards) > 3
     server.failures = [Failure(503), None, Failure(cut=50_000), None, Failure(drop=True)]
-    texts = [text for piece in pieces for _, text in read_piece(KEY, piece, "text", TIMEOUT)]
+    texts = [text for shard in shards for _, text in read_shard(KEY, shard, "text", TIMEOUT)]
     assert texts == [text for _, text in read(folder / "web.jsonl")]
 
 
@@ -267,14 +267,14 @@ def test_ranges_of_any_size_joined_are_the_file(tmp_path, end):
     texts = [str(i) * (i % 5 + 1) for i in range(12)]
     lines = [json.dumps({"text": text}) + "\n" * (i % 3 == 2) + "\r" * (i % 4 == 3) for i, text in enumerate(texts)]
     (tmp_path / "web.jsonl").write_bytes(("\n".join(lines) + end).encode())
-    for piece_bytes in range(1, 100):
-        pieces = split_files(KEY, [str(tmp_path / "web.jsonl")], piece_bytes=piece_bytes)
-        assert [text for piece in pieces for _, text in read_piece(KEY, piece, "text", TIMEOUT)] == texts
+    for shard_bytes in range(1, 100):
+        shards = split_files(KEY, [str(tmp_path / "web.jsonl")], shard_bytes=shard_bytes)
+        assert [text for shard in shards for _, text in read_shard(KEY, shard, "text", TIMEOUT)] == texts
 
 
 def test_a_range_costs_little_more_than_itself(server, clock):
-    piece = split_files(KEY, [f"{server.url}/web.jsonl"], piece_bytes=100_000)[20]
-    assert len(list(read_piece(KEY, piece, "text", TIMEOUT))) > 10
+    shard = split_files(KEY, [f"{server.url}/web.jsonl"], shard_bytes=100_000)[20]
+    assert len(list(read_shard(KEY, shard, "text", TIMEOUT))) > 10
     assert server.sent < 100_000 + 2 * ((1 << 20) + (1 << 16))
 
 

@@ -45,9 +45,9 @@ PIECES = st.one_of(
 
 
 @settings(max_examples=400, deadline=None)
-@given(pieces=st.lists(PIECES, max_size=8))
-def test_the_fast_way_gives_the_same_ids(both_kinds, pieces):
-    text = "".join(pieces)
+@given(shards=st.lists(PIECES, max_size=8))
+def test_the_fast_way_gives_the_same_ids(both_kinds, shards):
+    text = "".join(shards)
     for tokenize in both_kinds:
         expected = tokenize.backend.encode(text, add_special_tokens=False).ids
         assert tokenize([text])[0].tolist() == [*expected, tokenize.document_end]

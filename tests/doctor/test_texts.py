@@ -9,8 +9,8 @@ from huggingface_hub import constants
 
 from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.pack import ROWS_PER_FILE, write_mixture
-from modeling_pure.data.packed import FACTS_FILE, rows_file, settings
+from modeling_pure.data.pretokenize import ROWS_PER_FILE, write_mixture
+from modeling_pure.data.pretokenized import FACTS_FILE, sequences_file, settings
 from modeling_pure.doctor import context as context_module
 from modeling_pure.doctor import texts
 from modeling_pure.doctor.__main__ import checks
@@ -111,23 +111,23 @@ def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
     unpacked = context("--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1)
     mixture = Mixture(open_sources(unpacked.sources, unpacked.data, 0), unpacked.tokenizer, unpacked.data, 0)
     facts = settings(unpacked.sources, unpacked.tokenizer, unpacked.data, 0)
-    (tmp_path / FACTS_FILE).write_text(json.dumps({"settings": facts, "rows_per_file": ROWS_PER_FILE}))
+    (tmp_path / FACTS_FILE).write_text(json.dumps({"settings": facts, "sequences_per_file": ROWS_PER_FILE}))
     write_mixture(tmp_path, mixture, 12)
-    options = ["--packed_dir", tmp_path, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
+    options = ["--pretokenized_dir", tmp_path, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
     packed = context(*options)
-    assert numbers_in(texts.check_packed(packed).found.replace(str(tmp_path), "")) == ["12"]
+    assert numbers_in(texts.check_pretokenized(packed).found.replace(str(tmp_path), "")) == ["12"]
     names = [name for name, _ in checks(packed)]
-    assert "packed_dir" in names
+    assert "pretokenized_dir" in names
     assert not [name for name in names if name.startswith("sources.")]
     asked = [name for name, _ in checks(context(*options, "--medqa_dev_questions", 5))]
     assert [name for name in asked if name.startswith("sources.")] == ["sources.usmle"]
-    finding = texts.check_packed(context(*options, "--max_steps", 13))
+    finding = texts.check_pretokenized(context(*options, "--max_steps", 13))
     assert finding.status == FAIL
-    assert re.match(r"packed_dir: .*\b12\b.*\b13\b", finding.found)
-    rows_file(tmp_path, 0).write_bytes(b"no arrow")
-    finding = texts.check_packed(packed)
+    assert re.match(r"pretokenized_dir: .*\b12\b.*\b13\b", finding.found)
+    sequences_file(tmp_path, 0).write_bytes(b"no arrow")
+    finding = texts.check_pretokenized(packed)
     assert finding.status == FAIL
-    assert finding.found.startswith("packed_dir: ")
+    assert finding.found.startswith("pretokenized_dir: ")
 
 
 @pytest.fixture

@@ -260,7 +260,7 @@ def resume(setting: Setting) -> Rows:
         "compile_layers": True,
         "use_cpu": not ON_GPU,
         "eval_steps": 2,
-        "validation_rows": 4,
+        "validation_sequences": 4,
         "per_device_eval_batch_size": scale.sequences,
         "save_steps": 2,
         "logging_steps": 1,
@@ -299,8 +299,8 @@ def out_of_memory(setting: Setting) -> Rows:
             trainer.model.register_forward_pre_hook(refuse_more_than_one, with_kwargs=True)
         trainer.train()
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
-    yield {"what": "sequences of a micro-batch", "before": scale.sequences, "after": trainer.rows_per_pass}
-    assert trainer.rows_per_pass < scale.sequences
+    yield {"what": "sequences of a micro-batch", "before": scale.sequences, "after": trainer.micro_batch_size}
+    assert trainer.micro_batch_size < scale.sequences
     assert len(losses) == 3
     assert_untrained(losses, scale)
 

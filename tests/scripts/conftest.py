@@ -84,7 +84,7 @@ def pretrain_recipe(made_once, tokenizer_folder, sources) -> Path:
         "eval_steps": 4,
         "save_steps": 4,
         "logging_steps": 1,
-        "validation_rows": 8,
+        "validation_sequences": 8,
         "dataloader_num_workers": 1,
     }
     text = yaml.safe_dump(recipe, sort_keys=False)

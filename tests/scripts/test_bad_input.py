@@ -58,7 +58,7 @@ def refuse(script, argv, tmp_path, monkeypatch, capsys) -> str:
         (["--on_source_failure", "shrug"], r"on_source_failure: .*\['stop', 'redistribute'\]"),
         (["--max_skipped", "2"], r"max_skipped: .*\b2\.0$"),
         (["--streaming_timeout", "0"], r"streaming_timeout: .*\b0\b"),
-        (["--packed_dir", "/nowhere"], "packed_dir: '/nowhere' "),
+        (["--pretokenized_dir", "/nowhere"], "pretokenized_dir: '/nowhere' "),
         (["--sources.c4.weight", "1/0"], r"sources\.c4\.weight: .*'1/0'"),
         (["--model_overrides", "{vocab_size: 300"], ".*--model_overrides: "),
         (["--model_overrides", "{vocab_size: big}"], "preset: .*'vocab_size'.*'big'"),

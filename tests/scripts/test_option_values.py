@@ -16,7 +16,7 @@ import train_pretrain
 from modeling_pure import export
 from modeling_pure.data.decontaminate import ReportArguments
 from modeling_pure.data.inspect import InspectArguments
-from modeling_pure.data.pack import PackArguments
+from modeling_pure.data.pretokenize import PretokenizeArguments
 from modeling_pure.demo import __main__ as demo
 from modeling_pure.doctor.__main__ import DoctorArguments
 from modeling_pure.errors import EXIT_CODES, InputError
@@ -31,7 +31,7 @@ PARSERS: dict[str, Callable[[list[str]], Any]] = {
 }
 COMMANDS: dict[str, type] = {
     "inspect": InspectArguments,
-    "pack": PackArguments,
+    "pack": PretokenizeArguments,
     "decontaminate": ReportArguments,
     "general": GeneralArguments,
     "doctor": DoctorArguments,
@@ -43,7 +43,7 @@ NO_BOOL = ["maybe", 2, -1, 0.5, "on", "off", ""]
 NO_WORD = ["nonsense", 5, "true", "yes", ""]
 # Any text may be right in these until it is looked for: a path, a name on the Hub, a metric.
 FREE_TEXTS = (
-    *("tokenizer_name_or_path", "packed_dir", "output_dir", "hub_model_id", "metric_for_best_model"),
+    *("tokenizer_name_or_path", "pretokenized_dir", "output_dir", "hub_model_id", "metric_for_best_model"),
     *("resume_from_checkpoint", "model_name_or_path", "questions", "questions_config", "passages", "train_questions"),
     *("textbooks", "contamination", "decontaminate", "compare_with"),
     *("picture", "out", "report", "coverage", "reference_model_name_or_path"),

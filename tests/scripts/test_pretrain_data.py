@@ -22,7 +22,7 @@ def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
     assert sum(tokens.values()) == line["tokens"] == 12 * 256
     for name, source in sources.items():
         assert abs(tokens[name] - source["weight"] * line["tokens"]) < 64
-        assert line[f"passes/{name}"] == 0
+        assert line[f"epochs/{name}"] == 0
         assert f"skipped/{name}" in line
 
 
@@ -52,34 +52,34 @@ def test_a_run_says_which_answers_it_was_taught(pretrained, packed, pretrain_rec
     assert re.search(r"\busmle\b.*\bletter 25\b.*\btext 75\b", output)
     assert json.loads((tmp_path / "config.json").read_text())["answer_formats"] == ["letter", "text"]
     assert "| letter, text |" in (tmp_path / "README.md").read_text()
-    _, error = train_here(*options, "--output_dir", tmp_path / "packed", "--packed_dir", packed, expect=2)
-    assert re.search(r"error: packed_dir: .*\bsources\b", error)
+    _, error = train_here(*options, "--output_dir", tmp_path / "packed", "--pretokenized_dir", packed, expect=2)
+    assert re.search(r"error: pretokenized_dir: .*\bsources\b", error)
 
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory, pretrain_recipe):
     folder = tmp_path_factory.mktemp("packed")
-    run("-m", "modeling_pure.data.pack", "--config", pretrain_recipe, "--out", folder)
+    run("-m", "modeling_pure.data.pretokenize", "--config", pretrain_recipe, "--out", folder)
     return folder
 
 
 def test_packed_rows_train_the_same_model(packed, pretrained, pretrain_recipe, tmp_path):
-    output = train(pretrain_recipe, tmp_path, "--packed_dir", packed).stdout
+    output = train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed).stdout
     assert re.search(rf"\b48\b.*{packed}", output)
     assert same_weights(pretrained, tmp_path)
 
 
 def test_a_packed_run_goes_on_exactly_with_other_workers(packed, pretrained, pretrain_recipe, tmp_path):
-    train(pretrain_recipe, tmp_path, "--packed_dir", packed, "--dataloader_num_workers", "2")
+    train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--dataloader_num_workers", "2")
     shutil.rmtree(tmp_path / "checkpoint-12")
     (tmp_path / "model.safetensors").unlink()
-    train(pretrain_recipe, tmp_path, "--packed_dir", packed, "--dataloader_num_workers", "0")
+    train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--dataloader_num_workers", "0")
     assert same_weights(pretrained, tmp_path)
 
 
 def test_a_run_that_needs_more_than_was_packed_is_refused(packed, pretrain_recipe, tmp_path):
-    error = train(pretrain_recipe, tmp_path, "--packed_dir", packed, "--max_steps", "13", expect=2).stderr
-    assert re.search(r"error: packed_dir: .*\b48\b.*\b52\b", error)
+    error = train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--max_steps", "13", expect=2).stderr
+    assert re.search(r"error: pretokenized_dir: .*\b48\b.*\b52\b", error)
 
 
 @pytest.fixture(scope="module")

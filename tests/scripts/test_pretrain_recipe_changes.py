@@ -25,7 +25,7 @@ SECRET = "hf_this_must_not_be_written_down"
     [
         (["--seed", "1"], r"seed: 1\b.*\b0\b"),
         (["--max_seq_length", "32"], r"max_seq_length: 32\b.*\b64\b"),
-        (["--gradient_accumulation_steps", "1"], r"rows_per_step: 2\b.*\b4\b"),
+        (["--gradient_accumulation_steps", "1"], r"sequences_per_step: 2\b.*\b4\b"),
         (
             ["--sources.fineweb_edu.weight", "0.2", "--sources.c4.weight", "0.25"],
             r"sources\.fineweb_edu\.weight: 0\.2\b.*\b0\.25\b.*sources\.c4\.weight: 0\.25\b.*\b0\.2\b",

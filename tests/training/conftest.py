@@ -21,7 +21,7 @@ def make_trainer(tmp_path, tokenizer_folder, sources) -> Callable[..., PureTrain
 
     def make(**given) -> PureTrainer:
         data = {"sources": sources, "tokenizer_name_or_path": str(tokenizer_folder), "max_seq_length": 64}
-        data |= {"validation_rows": 10, **{name: given.pop(name) for name in list(given) if name in DATA_FIELDS}}
+        data |= {"validation_sequences": 10, **{name: given.pop(name) for name in list(given) if name in DATA_FIELDS}}
         training = {
             "output_dir": str(tmp_path / "run"),
             "max_steps": 6,

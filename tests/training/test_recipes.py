@@ -17,7 +17,7 @@ from modeling_pure.grpo.report import INERT, describe_refinements
 from modeling_pure.loss_pure import CHUNK_TOKENS
 from modeling_pure.medqa.arguments import SPLITS, EvalArguments
 from modeling_pure.recipe import RecipeParser
-from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, equal_passes
+from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, equal_micro_batches
 from modeling_pure.training.report import training_bytes
 from tests.processes import run
 
@@ -65,7 +65,7 @@ def test_evaluation_recipes_are_read_and_measure_what_grpo_wrote(path):
 def test_the_a100_recipe_reads_two_billion_tokens_in_the_shares_of_the_seed():
     """Whole steps of 16 rows fill 2 billion tokens, of which 50 million are warm-up."""
     _, data, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
-    tokens_per_step = training.rows_per_step * data.max_seq_length
+    tokens_per_step = training.sequences_per_step * data.max_seq_length
     assert training.max_steps == 2_000_000_000 // tokens_per_step
     assert training.warmup_steps == round(50_000_000 / tokens_per_step)
     assert [float(source.weight) for source in parse_sources(data.sources)] == [0.45, 0.25, 0.2, 0.1]
@@ -75,7 +75,7 @@ def test_every_card_takes_the_same_steps():
     curves = []
     for name in ("a100_2day", "a6000_2day", "24gb"):
         model, data, training = parse_pretrain("--config", str(ROOT / f"recipes/{name}/pretrain.yaml"))
-        facts = ("rows_per_step", "max_steps", "learning_rate", "warmup_steps", "lr_scheduler_kwargs", "seed")
+        facts = ("sequences_per_step", "max_steps", "learning_rate", "warmup_steps", "lr_scheduler_kwargs", "seed")
         curves.append((model, data, *(getattr(training, fact) for fact in facts)))
     assert curves[0] == curves[1] == curves[2]
 
@@ -87,7 +87,7 @@ def test_a_step_is_the_same_on_any_number_of_gpus(monkeypatch, processes):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     for name in ("a100_2day", "a6000_2day", "24gb"):
         _, data, training = parse_pretrain("--config", str(ROOT / f"recipes/{name}/pretrain.yaml"))
-        assert training.rows_per_step * data.max_seq_length == training.tokens_per_step == 32_768
+        assert training.sequences_per_step * data.max_seq_length == training.tokens_per_step == 32_768
         assert training.per_device_train_batch_size == min(16 // processes, 8 if name == "24gb" else 16)
     for name in ("a100_2day", "a6000_2day"):
         _, grpo = parse_grpo("--config", str(ROOT / f"recipes/{name}/grpo.yaml"))
@@ -118,7 +118,7 @@ def test_what_processes_cannot_share_is_refused(monkeypatch):
 
 @given(rows=st.integers(1, 200), at_most=st.integers(1, 64))
 def test_passes_are_equal_and_as_few_as_may_be(rows, at_most):
-    size, passes = equal_passes(rows, at_most)
+    size, passes = equal_micro_batches(rows, at_most)
     assert size * passes == rows
     assert size <= at_most
     assert not any(rows % larger == 0 for larger in range(size + 1, at_most + 1))

@@ -15,7 +15,7 @@ RECIPE = {
     "document_mask": False,
     "grpo_holdout": 0.0,
     "decontaminate": None,
-    "rows_per_step": 4,
+    "sequences_per_step": 4,
     "seed": 0,
     "optimizer": "adamw",
     "learning_rate": 0.003,

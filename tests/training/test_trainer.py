@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
-from modeling_pure.data.mixture import collate_rows
+from modeling_pure.data.mixture import collate_sequences
 from modeling_pure.errors import InputError, RunStopped
 from modeling_pure.training.report import training_flops
 from modeling_pure.training.throughput import Throughput, peak_tflops
@@ -26,7 +26,7 @@ def test_flops_of_the_full_model_are_those_of_the_stated_convention():
 
 def test_the_logged_loss_is_the_mean_over_predicted_tokens(make_trainer):
     trainer = make_trainer(max_steps=1, gradient_accumulation_steps=2)
-    batch = collate_rows(list(islice(trainer.train_dataset, 8)))
+    batch = collate_sequences(list(islice(trainer.train_dataset, 8)))
     with torch.no_grad():
         expected = trainer.model.eval()(batch["input_ids"], labels=batch["labels"]).loss.item()
     trainer.train()
@@ -232,7 +232,7 @@ def test_predictions_are_the_logits_of_the_rows(in_its_place, make_trainer):
     trainer = in_its_place()
     rows = trainer.eval_dataset[:3]
     found = trainer.predict(rows)
-    batch = collate_rows(rows)
+    batch = collate_sequences(rows)
     with torch.no_grad():
         out = trainer.model.eval()(input_ids=batch["input_ids"], labels=batch["labels"])
         logits = trainer.model(input_ids=batch["input_ids"]).logits
@@ -259,7 +259,7 @@ def test_a_llama_is_trained_as_trainer_trains_it(in_its_place, make_trainer):
     stock.train()
     assert losses(ours) == pytest.approx(losses(stock), rel=1e-6)
     with torch.no_grad():
-        expected = model(**{name: collate_rows(ours.eval_dataset)[name] for name in ("input_ids", "labels")}).loss
+        expected = model(**{name: collate_sequences(ours.eval_dataset)[name] for name in ("input_ids", "labels")}).loss
     assert ours.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 

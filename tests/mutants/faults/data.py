@@ -43,8 +43,8 @@ FAULTS = [
     Fault(
         "faults of earlier passes count in this one",
         DATA + "documents.py",
-        'self.before_pass = {"given": self.given}\n            self.seen, self.own = no_losses(), no_losses()',
-        'self.before_pass = {"given": self.given}',
+        'self.before_epoch = {"given": self.given}\n            self.seen, self.own = no_losses(), no_losses()',
+        'self.before_epoch = {"given": self.given}',
         "tests/data/test_faults.py tests/data/test_documents.py",
     ),
     Fault(
@@ -113,8 +113,8 @@ FAULTS = [
     Fault(
         "the last held-out document is trained on",
         DATA + "held_out.py",
-        "rows.held_out = {piece: number + 1 for",
-        "rows.held_out = {piece: number for",
+        "rows.held_out = {shard: number + 1 for",
+        "rows.held_out = {shard: number for",
         "tests/data/test_held_out.py",
     ),
     Fault(
@@ -133,16 +133,16 @@ FAULTS = [
     ),
     Fault(
         "a position in packed rows counts a batch of this rank too many",
-        DATA + "packed.py",
+        DATA + "pretokenized.py",
         "rows_read = begin + (self.world_size - self.rank) * self.batch_size",
         "rows_read = begin + self.world_size * self.batch_size",
-        "tests/data/test_packed.py",
+        "tests/data/test_pretokenized.py",
     ),
     Fault(
-        "a piece of a file takes its neighbour's line",
+        "a shard of a file takes its neighbour's line",
         DATA + "lines.py",
-        "if piece.end is not None and position >= piece.end:",
-        "if piece.end is not None and position > piece.end:",
+        "if shard.end is not None and position >= shard.end:",
+        "if shard.end is not None and position > shard.end:",
         "tests/data/test_files.py tests/data/test_faults.py tests/data/test_documents.py",
     ),
     Fault(
@@ -160,9 +160,9 @@ FAULTS = [
         "tests/data/test_losses.py",
     ),
     Fault(
-        "readers of whole pieces may each lose a hundred documents",
+        "readers of whole shards may each lose a hundred documents",
         DATA + "mixture.py",
-        "if num_readers > 1 and Readers(one.rows.num_pieces, num_readers).whole:",
+        "if num_readers > 1 and Readers(one.rows.num_shards, num_readers).whole:",
         "if num_readers < 0:",
         "tests/data/test_losses.py",
     ),
@@ -238,14 +238,14 @@ FAULTS = [
     ),
     Fault(
         "the test split of a folder is trained on",
-        "modeling_pure/rows.py",
+        "modeling_pure/records.py",
         "if splits[file] == split}",
         "if splits[file]}",
         "tests/data/test_files.py",
     ),
     Fault(
         "brackets in a name are a pattern",
-        "modeling_pure/rows.py",
+        "modeling_pure/records.py",
         "Path(escape(str(existing)))",
         "Path(str(existing))",
         "tests/data/test_files.py",
@@ -253,8 +253,8 @@ FAULTS = [
     Fault(
         "an array is read as lines",
         DATA + "lines.py",
-        "if piece.end is None and piece.begin == 0 and ARRAY",
-        "if piece.begin < 0 and ARRAY",
+        "if shard.end is None and shard.begin == 0 and ARRAY",
+        "if shard.begin < 0 and ARRAY",
         "tests/data/test_lines.py",
     ),
     Fault(
@@ -280,7 +280,7 @@ FAULTS = [
     ),
     Fault(
         "a split in the middle of a name is not seen",
-        "modeling_pure/rows.py",
+        "modeling_pure/records.py",
         "told.get(file) or split_of(name)",
         "split_of(name)",
         "tests/data/test_files.py",
@@ -322,7 +322,7 @@ FAULTS = [
     ),
     Fault(
         "a Hub that does not find a data set is asked once",
-        "modeling_pure/rows.py",
+        "modeling_pure/records.py",
         "    except FileNotFoundError:\n        return call()",
         "    except FileNotFoundError:\n        raise",
         "tests/data/test_files.py",
@@ -339,6 +339,6 @@ FAULTS = [
         DATA + "mixture.py",
         "self.held_out |= {text",
         "self.held_out &= {text",
-        "tests/data/test_packed.py",
+        "tests/data/test_pretokenized.py",
     ),
 ]

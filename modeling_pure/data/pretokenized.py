@@ -19,18 +19,18 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import InputError, RunStopped, first_line
 from .arguments import DataArguments
 from .sources import Source
-from .states import MixtureState, PackedState, Progress, RankState, Row, TrainingRows
+from .states import MixtureState, PretokenizedState, Progress, RankState, TokenSequence, TrainingData
 
-FACTS_FILE = "packed.json"
+FACTS_FILE = "pretokenized.json"
 VALIDATION_FILE = "validation.arrow"
 STATE_KEY = b"pure_state"
 
 
-class PackedFacts(TypedDict):
-    """The content of `packed.json`: the settings that the rows depend on, by recipe key, and rows per file."""
+class PretokenizedFacts(TypedDict):
+    """The content of `pretokenized.json`: the settings that the rows depend on, by recipe key, and rows per file."""
 
     settings: dict[str, Any]
-    rows_per_file: int
+    sequences_per_file: int
 
 
 def settings(
@@ -49,12 +49,12 @@ def settings(
     }
 
 
-def rows_file(folder: Path, number: int) -> Path:
+def sequences_file(folder: Path, number: int) -> Path:
     """The name of one file of rows."""
-    return folder / f"rows-{number:05d}.arrow"
+    return folder / f"sequences-{number:05d}.arrow"
 
 
-def read_facts(folder: str | Path, expected: dict[str, Any]) -> PackedFacts:
+def read_facts(folder: str | Path, expected: dict[str, Any]) -> PretokenizedFacts:
     """What a folder of packed rows says about itself.
 
     Raises:
@@ -62,18 +62,18 @@ def read_facts(folder: str | Path, expected: dict[str, Any]) -> PackedFacts:
     """
     path = Path(folder) / FACTS_FILE
     try:
-        facts: PackedFacts = json.loads(path.read_text())
+        facts: PretokenizedFacts = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"packed_dir: '{folder}' holds no packed rows: {first_line(error)}") from error
+        raise InputError(f"pretokenized_dir: '{folder}' holds no packed rows: {first_line(error)}") from error
     for key, value in expected.items():
         if facts["settings"].get(key) != value:
             raise InputError(
-                f"packed_dir: '{folder}' was packed with another {key} ({facts['settings'].get(key)}, not {value})"
+                f"pretokenized_dir: '{folder}' has another {key} ({facts['settings'].get(key)}, not {value})"
             )
     return facts
 
 
-class PackedMixture(TrainingRows[PackedState]):
+class PretokenizedMixture(TrainingData[PretokenizedState]):
     """The rows of a packed folder for one rank, each batch of a rank following that of the rank before.
 
     Args:
@@ -95,16 +95,16 @@ class PackedMixture(TrainingRows[PackedState]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if not arguments.packed_dir:
-            raise InputError("packed_dir: expected a folder of packed rows")
-        self.folder = Path(arguments.packed_dir)
+        if not arguments.pretokenized_dir:
+            raise InputError("pretokenized_dir: expected a folder of packed rows")
+        self.folder = Path(arguments.pretokenized_dir)
         self.facts = read_facts(self.folder, settings(sources, tokenizer, arguments, seed))
         self.sources, self.tokenizer = sources, tokenizer
         self.names = [source.name for source in sources]
-        self.row_length = arguments.max_seq_length
+        self.sequence_length = arguments.max_seq_length
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.rows_per_file = self.facts["rows_per_file"]
-        self.num_rows = count_rows(self.folder, self.rows_per_file)
+        self.sequences_per_file = self.facts["sequences_per_file"]
+        self.num_rows = count_rows(self.folder, self.sequences_per_file)
         self.first_row = 0  # of all ranks: where the run goes on
         self.position, self.first_worker = {}, 0
 
@@ -112,21 +112,21 @@ class PackedMixture(TrainingRows[PackedState]):
         """Raise `InputError` where fewer than `rows` rows follow the place the run goes on from."""
         if self.first_row + rows > self.num_rows:
             raise InputError(
-                f"packed_dir: '{self.folder}' holds {self.num_rows:,} rows, the run needs "
+                f"pretokenized_dir: '{self.folder}' holds {self.num_rows:,} rows, the run needs "
                 f"{self.first_row + rows:,}; pack more "
                 "(the same command continues) or lower max_steps"
             )
 
-    def validation_rows(self) -> list[Row[PackedState]]:
+    def validation_sequences(self) -> list[TokenSequence[PretokenizedState]]:
         """The held-out rows that were packed with the others."""
         table = open_table(self.folder / VALIDATION_FILE)
         sources = table.column("source").to_numpy()
         return [
             {"input_ids": row.astype(np.int32), "source": self.names[source]}
-            for row, source in zip(token_rows(table), sources, strict=True)
+            for row, source in zip(token_sequences(table), sources, strict=True)
         ]
 
-    def __iter__(self) -> Iterator[Row[PackedState]]:
+    def __iter__(self) -> Iterator[TokenSequence[PretokenizedState]]:
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
         begin = self.first_row + (worker * self.world_size + self.rank) * self.batch_size
@@ -135,33 +135,35 @@ class PackedMixture(TrainingRows[PackedState]):
         while begin + self.batch_size <= self.num_rows:
             # After this batch of every rank so many rows have been read.
             rows_read = begin + (self.world_size - self.rank) * self.batch_size
-            state: PackedState = {"worker": worker, "num_workers": num_workers, "rows_read": rows_read}
+            state: PretokenizedState = {"worker": worker, "num_workers": num_workers, "rows_read": rows_read}
             for number in range(begin, begin + self.batch_size):
-                file, place = divmod(number, self.rows_per_file)
+                file, place = divmod(number, self.sequences_per_file)
                 if file != opened:
                     opened, (rows, sources) = file, self._read_file(file)
                 row, source = rows[place].astype(np.int32), self.names[sources[place]]
                 yield {"input_ids": row, "source": source, "data_state": state}
             begin += stride
-        raise RunStopped(f"packed_dir: all {self.num_rows:,} rows of '{self.folder}' have been read")
+        raise RunStopped(f"pretokenized_dir: all {self.num_rows:,} rows of '{self.folder}' have been read")
 
     def _read_file(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        table = open_table(rows_file(self.folder, number))
-        return token_rows(table), table.column("source").to_numpy()
+        table = open_table(sequences_file(self.folder, number))
+        return token_sequences(table), table.column("source").to_numpy()
 
-    def resume(self, ranks: list[RankState[PackedState]], num_workers: int) -> None:
+    def resume(self, ranks: list[RankState[PretokenizedState]], num_workers: int) -> None:
         """Go on after the last batch that all ranks have trained on."""
         last = ranks[0]["workers"][str(ranks[0]["last_worker"])]
         if "rows_read" not in last:
-            raise InputError("packed_dir: the checkpoint was written by a run that did not read packed rows")
+            raise InputError("pretokenized_dir: the checkpoint was written by a run that did not read packed rows")
         self.first_row = last["rows_read"]
         self.position = {"0": last}
 
-    def progress(self, states: list[PackedState]) -> dict[str, Progress]:
+    def progress(self, states: list[PretokenizedState]) -> dict[str, Progress]:
         """By source, the rows drawn in all."""
         rows_read = max(state["rows_read"] for state in states)
-        file, rest = divmod(rows_read, self.rows_per_file)
-        before = dict.fromkeys(self.names, 0) if file == 0 else file_state(rows_file(self.folder, file - 1))["drawn"]
+        file, rest = divmod(rows_read, self.sequences_per_file)
+        before = (
+            dict.fromkeys(self.names, 0) if file == 0 else file_state(sequences_file(self.folder, file - 1))["drawn"]
+        )
         counts = np.zeros(len(self.names), dtype=int)
         if rest:
             column = self._read_file(file)[1][:rest]
@@ -169,12 +171,12 @@ class PackedMixture(TrainingRows[PackedState]):
         return {name: {"rows": before[name] + int(counts[i])} for i, name in enumerate(self.names)}
 
 
-def count_rows(folder: Path, rows_per_file: int) -> int:
+def count_rows(folder: Path, sequences_per_file: int) -> int:
     """The rows of a folder up to the first file that is not full."""
     count = 0
-    while (file := rows_file(folder, count // rows_per_file)).exists():
+    while (file := sequences_file(folder, count // sequences_per_file)).exists():
         count += open_table(file).num_rows
-        if count % rows_per_file:
+        if count % sequences_per_file:
             break
     return count
 
@@ -184,8 +186,8 @@ def open_table(file: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
 
-def token_rows(table: pa.Table) -> np.ndarray:
-    """The tokens of a table of one record batch: uint16 or int32 of shape (rows, row_length), without a copy."""
+def token_sequences(table: pa.Table) -> np.ndarray:
+    """The tokens of a table of one record batch: uint16 or int32 of shape (rows, sequence_length), without a copy."""
     column = table.column("input_ids").chunk(0)
     tokens: np.ndarray = column.values.to_numpy()
     return tokens.reshape(len(column), -1)

@@ -124,7 +124,7 @@ def require_files(key: str, path: str, files: list[str]) -> list[str]:
     return files
 
 
-def open_rows(key: str, path: str, config: str | None = None, split: str = "train") -> Iterable[dict[str, Any]]:
+def open_records(key: str, path: str, config: str | None = None, split: str = "train") -> Iterable[dict[str, Any]]:
     """Open a Hub data set or local files, streaming.
 
     Args:

@@ -12,9 +12,9 @@ import yaml
 from torch.utils.data import DataLoader
 
 from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.mixture import collate_rows
-from modeling_pure.data.pack import main, write_mixture
-from modeling_pure.data.packed import PackedMixture, open_table, token_rows
+from modeling_pure.data.mixture import collate_sequences
+from modeling_pure.data.pretokenize import main, write_mixture
+from modeling_pure.data.pretokenized import PretokenizedMixture, open_table, token_sequences
 from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError, RunStopped
 from tests.conftest import numbers_in, through_checkpoint
@@ -35,7 +35,7 @@ def recipe(tmp_path_factory, sources, tokenizer_folder):
 
 
 def pack(recipe, folder, *options) -> subprocess.CompletedProcess:
-    return run("-m", "modeling_pure.data.pack", "--config", recipe, "--out", folder, *options, expect=None)
+    return run("-m", "modeling_pure.data.pretokenize", "--config", recipe, "--out", folder, *options, expect=None)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,12 @@ def packed(recipe, tmp_path_factory):
 
 
 @pytest.fixture
-def open_packed(packed, sources, tokenizer):
+def open_pretokenized(packed, sources, tokenizer):
     """Opens the packed rows for one rank."""
 
-    def open_for(seed=0, batch_size=1, rank=0, world_size=1, folder=packed, **changes) -> PackedMixture:
-        arguments = DataArguments(**{"max_seq_length": 32, "packed_dir": str(folder), **changes})
-        return PackedMixture(parse_sources(sources), tokenizer, arguments, seed, batch_size, rank, world_size)
+    def open_for(seed=0, batch_size=1, rank=0, world_size=1, folder=packed, **changes) -> PretokenizedMixture:
+        arguments = DataArguments(**{"max_seq_length": 32, "pretokenized_dir": str(folder), **changes})
+        return PretokenizedMixture(parse_sources(sources), tokenizer, arguments, seed, batch_size, rank, world_size)
 
     return open_for
 
@@ -64,20 +64,20 @@ def straight(make_mixture, count: int = ROWS) -> np.ndarray:
     return np.stack([row["input_ids"] for row in islice(make_mixture(), count)])
 
 
-def test_packed_rows_are_those_of_the_mixture(open_packed, make_mixture):
+def test_packed_rows_are_those_of_the_mixture(open_pretokenized, make_mixture):
     rows = []
-    with pytest.raises(RunStopped, match=r"^packed_dir: .*\b150\b"):
-        rows.extend(row["input_ids"] for row in open_packed())
+    with pytest.raises(RunStopped, match=r"^pretokenized_dir: .*\b150\b"):
+        rows.extend(row["input_ids"] for row in open_pretokenized())
     np.testing.assert_array_equal(rows, straight(make_mixture))
     assert rows[0].dtype == np.int32
 
 
-def test_held_out_rows_are_packed_too(open_packed, make_mixture):
+def test_held_out_rows_are_packed_too(open_pretokenized, make_mixture):
     from modeling_pure.data.held_out import validation_mixture
 
     mixture = make_mixture()
     expected = validation_mixture(mixture.opened, mixture.tokenize, 32, 200)
-    rows = open_packed().validation_rows()
+    rows = open_pretokenized().validation_sequences()
     np.testing.assert_array_equal([r["input_ids"] for r in rows], [r["input_ids"] for r in expected])
 
 
@@ -90,21 +90,21 @@ def test_a_copy_of_a_text_outside_the_mixture_is_not_packed(recipe, corpus, toke
     (tmp_path / "recipe.yaml").write_text(yaml.dump(given, sort_keys=False))
     monkeypatch.setattr("sys.argv", ["pack", "--config", f"{tmp_path}/recipe.yaml", "--out", f"{tmp_path}/rows"])
     main()
-    table = open_table(tmp_path / "rows" / "rows-00000.arrow")
-    rows = token_rows(table)[table.column("source").to_numpy() == list(given["sources"]).index("c4")]
+    table = open_table(tmp_path / "rows" / "sequences-00000.arrow")
+    rows = token_sequences(table)[table.column("source").to_numpy() == list(given["sources"]).index("c4")]
     found = {int(number) for number in re.findall(r"c4 (\d+):", tokenizer.decode(rows.reshape(-1)))}
     assert len(found & set(range(40, 100))) > 50
     assert not found & set(range(100, 300))
 
 
-def batches(open_packed, steps: int, ranks=None, world_size: int = 1, workers: int = 0):
+def batches(open_pretokenized, steps: int, ranks=None, world_size: int = 1, workers: int = 0):
     """The rows of all ranks step by step, and the states they end with."""
     readers, states = [], [{"workers": {}, "last_worker": 0} for _ in range(world_size)]
     for rank in range(world_size):
-        mixture = open_packed(batch_size=3, rank=rank, world_size=world_size)
+        mixture = open_pretokenized(batch_size=3, rank=rank, world_size=world_size)
         if ranks:
             assert mixture.resume(ranks, max(1, workers)) is None
-        readers.append(iter(DataLoader(mixture, batch_size=3, collate_fn=collate_rows, num_workers=workers)))
+        readers.append(iter(DataLoader(mixture, batch_size=3, collate_fn=collate_sequences, num_workers=workers)))
     rows = []
     for _ in range(steps):
         for rank, reader in enumerate(readers):
@@ -116,15 +116,15 @@ def batches(open_packed, steps: int, ranks=None, world_size: int = 1, workers: i
     return np.concatenate(rows), through_checkpoint(states)
 
 
-def test_readers_of_any_number_share_the_rows_in_their_order(open_packed, make_mixture):
+def test_readers_of_any_number_share_the_rows_in_their_order(open_pretokenized, make_mixture):
     seen, states = [], None
     for steps, world_size, workers in ((4, 1, 0), (3, 2, 2), (5, 2, 0), (4, 3, 1), (8, 1, 3)):
-        rows, states = batches(open_packed, steps, states, world_size, workers)
+        rows, states = batches(open_pretokenized, steps, states, world_size, workers)
         seen.append(rows)
     seen = np.concatenate(seen)
     np.testing.assert_array_equal(seen, straight(make_mixture)[: len(seen)])
     assert len(seen) == 120
-    drawn = open_packed().progress(list(states[0]["workers"].values()))
+    drawn = open_pretokenized().progress(list(states[0]["workers"].values()))
     assert {name: done["rows"] for name, done in drawn.items()} == {
         "finepdfs": 54,
         "fineweb_edu": 30,
@@ -133,32 +133,32 @@ def test_readers_of_any_number_share_the_rows_in_their_order(open_packed, make_m
     }
 
 
-def test_progress_counts_the_rows_of_all_ranks(open_packed):
+def test_progress_counts_the_rows_of_all_ranks(open_pretokenized):
     """Two ranks have trained on two batches of three rows each."""
-    _, states = batches(open_packed, 2, world_size=2)
-    drawn = open_packed().progress([state for rank in states for state in rank["workers"].values()])
+    _, states = batches(open_pretokenized, 2, world_size=2)
+    drawn = open_pretokenized().progress([state for rank in states for state in rank["workers"].values()])
     assert sum(done["rows"] for done in drawn.values()) == 12
 
 
 def test_a_second_run_takes_up_whole_files_and_writes_the_others_anew(make_mixture, tmp_path):
-    write_mixture(tmp_path, make_mixture(), rows=50, rows_per_file=20)
-    first = (tmp_path / "rows-00000.arrow").stat().st_mtime_ns
-    write_mixture(tmp_path, make_mixture(), rows=90, rows_per_file=20)
-    assert (tmp_path / "rows-00000.arrow").stat().st_mtime_ns == first
-    rows = np.concatenate([token_rows(open_table(file)) for file in sorted(tmp_path.glob("*.arrow"))])
+    write_mixture(tmp_path, make_mixture(), rows=50, sequences_per_file=20)
+    first = (tmp_path / "sequences-00000.arrow").stat().st_mtime_ns
+    write_mixture(tmp_path, make_mixture(), rows=90, sequences_per_file=20)
+    assert (tmp_path / "sequences-00000.arrow").stat().st_mtime_ns == first
+    rows = np.concatenate([token_sequences(open_table(file)) for file in sorted(tmp_path.glob("*.arrow"))])
     np.testing.assert_array_equal(rows, straight(make_mixture, 90))
 
 
-def test_packing_goes_on_after_a_kill(recipe, make_mixture, tmp_path, open_packed):
-    process = Program("-m", "modeling_pure.data.pack", "--config", recipe, "--out", tmp_path, "--rows", "60000")
-    while process.poll() is None and not (tmp_path / "rows-00001.arrow").exists():
+def test_packing_goes_on_after_a_kill(recipe, make_mixture, tmp_path, open_pretokenized):
+    process = Program("-m", "modeling_pure.data.pretokenize", "--config", recipe, "--out", tmp_path, "--rows", "60000")
+    while process.poll() is None and not (tmp_path / "sequences-00001.arrow").exists():
         time.sleep(0.01)
     assert process.poll() is None, "packing was over before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
     result = pack(recipe, tmp_path, "--rows", "20000")
     assert result.returncode == 0, result.stderr
-    rows = [row["input_ids"] for row in islice(open_packed(folder=tmp_path), 20000)]
+    rows = [row["input_ids"] for row in islice(open_pretokenized(folder=tmp_path), 20000)]
     np.testing.assert_array_equal(rows, straight(make_mixture, 20000))
 
 
@@ -172,28 +172,28 @@ def test_packing_goes_on_after_a_kill(recipe, make_mixture, tmp_path, open_packe
         ({"validation_sources": {"b": {"path": "x.jsonl"}}}, r"validation_sources \(.*x\.jsonl"),
     ],
 )
-def test_rows_of_other_settings_are_refused(open_packed, changes, message):
-    with pytest.raises(InputError, match=rf"^packed_dir: .*\b{message}"):
-        open_packed(**changes)
+def test_rows_of_other_settings_are_refused(open_pretokenized, changes, message):
+    with pytest.raises(InputError, match=rf"^pretokenized_dir: .*\b{message}"):
+        open_pretokenized(**changes)
 
 
 def test_rows_with_answers_in_other_formats_are_refused(packed, sources, tokenizer):
     given = {**sources, "usmle": {**sources["usmle"], "answer_formats": "text"}}
-    arguments = DataArguments(max_seq_length=32, packed_dir=str(packed))
-    with pytest.raises(InputError, match=r"^packed_dir: .*\bsources\b"):
-        PackedMixture(parse_sources(given), tokenizer, arguments)
+    arguments = DataArguments(max_seq_length=32, pretokenized_dir=str(packed))
+    with pytest.raises(InputError, match=r"^pretokenized_dir: .*\bsources\b"):
+        PretokenizedMixture(parse_sources(given), tokenizer, arguments)
 
 
-def test_what_cannot_be_packed_or_read_is_refused(open_packed, packed, recipe, tmp_path):
-    with pytest.raises(InputError, match=f"^packed_dir: '{tmp_path}' "):
-        open_packed(folder=tmp_path)
-    with pytest.raises(InputError, match=r"^packed_dir: .*\b150\b.*\b151\b"):
-        open_packed().check_rows(151)
-    with pytest.raises(InputError, match="^packed_dir: [^']*$"):
-        open_packed().resume([{"workers": {"0": {"drawn": {}}}, "last_worker": 0}], 1)
+def test_what_cannot_be_packed_or_read_is_refused(open_pretokenized, packed, recipe, tmp_path):
+    with pytest.raises(InputError, match=f"^pretokenized_dir: '{tmp_path}' "):
+        open_pretokenized(folder=tmp_path)
+    with pytest.raises(InputError, match=r"^pretokenized_dir: .*\b150\b.*\b151\b"):
+        open_pretokenized().check_rows(151)
+    with pytest.raises(InputError, match="^pretokenized_dir: [^']*$"):
+        open_pretokenized().resume([{"workers": {"0": {"drawn": {}}}, "last_worker": 0}], 1)
     result = pack(recipe, packed, "--seed", "1")
     assert result.returncode == 2
-    assert re.search(r"error: packed_dir: .*\bseed \(0\b.*\b1\)", result.stderr)
+    assert re.search(r"error: pretokenized_dir: .*\bseed \(0\b.*\b1\)", result.stderr)
     result = pack(recipe, packed, "--rows", "20")
     assert result.returncode == 0
     assert "150" in numbers_in(result.stdout)
