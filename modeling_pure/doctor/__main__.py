@@ -11,11 +11,10 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 
-from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from ..console import print_rich
+from ..console import print_rich, titled_table
 from ..data.arguments import DataArguments
 from ..errors import run_script
 from ..recipe import RecipeParser
@@ -97,7 +96,7 @@ def checks(context: Context) -> list[Check]:
 
 def print_findings(title: str, findings: dict[str, Finding]) -> None:
     """Print the table, and how many findings of each kind there are."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = titled_table(title)
     for head in ("", "check", "found"):
         table.add_column(head, overflow="fold")
     for name, finding in findings.items():
