@@ -74,16 +74,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def copy_hub_files(source: Path, destination: str | os.PathLike[str]) -> None:
-    """Copy the files that `trust_remote_code` needs into the checkpoint folder `destination`."""
-    destination = Path(destination)
-    destination.mkdir(parents=True, exist_ok=True)
-    for name in HUB_FILES:
-        file, target = source / name, destination / name
-        if file.exists() and file.resolve() != target.resolve():
-            shutil.copyfile(file, target)
-
-
 class ForGPT2(int):
     """A default for GPT-2's vocabulary only; the same number is a plain `int` if it was given explicitly."""
 
@@ -303,7 +293,11 @@ class PureConfig(PreTrainedConfig):
         saves torch's own files instead of ours and points `auto_map` at them.
         """
         self.auto_map = {**(self.auto_map or {}), **AUTO_MAP}
-        copy_hub_files(Path(__file__).parent, save_directory)
+        os.makedirs(save_directory, exist_ok=True)
+        for name in HUB_FILES:
+            file, target = Path(__file__).with_name(name), Path(save_directory, name)
+            if file.exists() and file.resolve() != target.resolve():
+                shutil.copyfile(file, target)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 

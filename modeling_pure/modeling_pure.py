@@ -6,10 +6,8 @@ class behind `config: PureConfig`.
 """
 
 import math
-import os
 from collections.abc import Callable
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +29,7 @@ from transformers.utils.generic import maybe_autocast, merge_with_config_default
 from transformers.utils.output_capturing import capture_outputs
 
 from .attention_pure import CACHE, choose_mask, eager_attention_forward, expand_float32_heads
-from .configuration_pure import PureConfig, copy_hub_files
+from .configuration_pure import PureConfig
 from .loss_pure import LOSS_KEYWORDS, PureTokenLoss, compute_dtype, hidden_states_loss, is_plain_head, token_nats
 
 # Trainer's label smoothing shifts the labels of the classes in this table, and pipelines know text generators by it.
@@ -238,12 +236,6 @@ class PurePreTrainedModel(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Do nothing. Loading remote code calls this; the saving it asks for is wrong under FSDP2 (see PureConfig)."""
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save weights, configuration and the code. See `PreTrainedModel.save_pretrained` for the arguments."""
-        if kwargs.get("is_main_process", True):
-            copy_hub_files(Path(__file__).parent, save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 class PureModel(PurePreTrainedModel):
