@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
+from rich.filesize import decimal
 
 from ..options import check_output_folder
 from ..training.report import training_bytes, training_memory
@@ -112,7 +113,7 @@ def check_without_gpu(context: Context) -> Finding:
     flops = context.tokens * context.flops
     work = f"{flops / 1e15:,.0f} PFLOP" if flops >= 1e16 else f"{flops / 1e15:.3g} PFLOP"
     found = f"none: the run would be on the {context.training.device.type}; "
-    found += f"on a GPU in bf16 a micro-batch takes {in_bytes(needed)}; {work} in all"
+    found += f"on a GPU in bf16 a micro-batch takes {decimal(needed)}; {work} in all"
     if (seconds := flops / CPU_SPEED) > LONG_RUN:
         found += f", {seconds / 86400:,.0f} days even at 1 TFLOP/s"
         return Finding(FAIL, found, "a machine with a CUDA GPU, or a smaller preset and fewer max_steps")
@@ -131,7 +132,7 @@ def check_output_dir(context: Context) -> str:
     size = CHECKPOINT_BYTES * context.parameters
     return (
         f"'{context.training.output_dir}' takes {speed / 1e6:,.0f} MB/s: {size / speed:,.1f} s for a checkpoint of "
-        f"{in_bytes(size)} (arithmetic)"
+        f"{decimal(size)} (arithmetic)"
     )
 
 
@@ -142,7 +143,7 @@ def check_disk(context: Context) -> Finding | str:
     written = ceil(1 / args.save_steps if args.save_steps < 1 else args.max_steps / args.save_steps)
     count = (args.save_total_limit or written) + 2
     needed = count * CHECKPOINT_BYTES * context.parameters
-    found = f"{in_bytes(free)} free; {count} checkpoints (kept, best, unfinished) take {in_bytes(needed)} (arithmetic)"
+    found = f"{decimal(free)} free; {count} checkpoints (kept, best, unfinished) take {decimal(needed)} (arithmetic)"
     if free < needed:
         return Finding(FAIL, found, "make room, lower save_total_limit, or --output_dir on another disk")
     return found
@@ -168,13 +169,8 @@ def check_workers(context: Context) -> Finding | str:
     shared = 3 * workers * 2 * 8 * args.per_device_train_batch_size * context.data.max_seq_length
     room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else shared
     if room < shared:
-        found = f"{SHARED_MEMORY} has {in_bytes(room)}, the workers' batches take {in_bytes(shared)}"
+        found = f"{SHARED_MEMORY} has {decimal(room)}, the workers' batches take {decimal(shared)}"
         return Finding(FAIL, found, "docker run --shm-size=1g, or --dataloader_num_workers 0")
     if workers >= cores:
         return Finding(WARN, found, f"--dataloader_num_workers {max(0, cores - 1)}, or a machine with more cores")
     return found
-
-
-def in_bytes(size: float) -> str:
-    """GB, or MB below 0.1 GB."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"

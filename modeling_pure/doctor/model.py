@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from rich.filesize import decimal
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -22,7 +23,7 @@ from ..training.arguments import PureTrainingArguments
 from ..training.report import training_bytes
 from ..training.trainer import PureTrainer
 from .context import FAIL, WARN, Context, Finding, Skip
-from .machine import LONG_RUN, in_bytes
+from .machine import LONG_RUN
 
 FULL_SIZE = 401_227_776
 CPU_FLOPS, GPU_FLOPS = 1e12, 1e15  # of a stretch of steps that each takes in seconds
@@ -141,7 +142,7 @@ def require_memory(context: Context, needed: float) -> None:
     """Raise `Skip` if this machine has no GPU, nor so many bytes of memory with some headroom."""
     free = psutil.virtual_memory().available
     if context.training.device.type != "cuda" and HEADROOM * needed >= free:
-        found = f"takes {in_bytes(HEADROOM * needed)} of memory, {in_bytes(free)} are free"
+        found = f"takes {decimal(int(HEADROOM * needed))} of memory, {decimal(free)} are free"
         raise Skip(found, "a machine with a GPU")
 
 

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.filesize import decimal
 
 from modeling_pure import PureForCausalLM
-from modeling_pure.doctor import machine, model
+from modeling_pure.doctor import model
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN, Check
 from modeling_pure.errors import InputError
 from modeling_pure.modeling_pure import PureRMSNorm
@@ -77,7 +78,7 @@ def test_a_model_that_a_machine_has_no_memory_for_is_not_built(context, monkeypa
     there.available = 4 * small.parameters
     finding = find("forward pass", small)
     assert finding.status == SKIPPED
-    assert machine.in_bytes(there.available) in finding.found
+    assert decimal(there.available) in finding.found
 
 
 def test_steps_are_timed_at_the_size_of_the_run_or_say_so(context, monkeypatch):
