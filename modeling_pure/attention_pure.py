@@ -100,7 +100,7 @@ def choose_mask(
 
 
 def packed_lengths(position_ids: torch.Tensor) -> dict[str, torch.Tensor | int]:
-    """Borders of packed documents, from positions (batch, length); transformers itself finds them in one row only."""
+    """Borders of packed documents, from positions (batch, length); transformers finds them in a batch of one only."""
     starts = F.pad(position_ids.diff() != 1, (1, 0), value=True)
     offsets = F.pad(starts.flatten().nonzero().flatten(), (0, 1), value=position_ids.numel()).to(torch.int32)
     longest = int(offsets.diff().max())

@@ -184,7 +184,7 @@ def pretraining_facts() -> dict[str, str]:
     losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
     speeds = sorted(line["tokens_per_second"] for line in lines if "tokens_per_second" in line)
     return {
-        "held-out loss, first to last": f"{losses[0]:.3f} to {losses[-1]:.3f} nats per token",
+        "validation loss, first to last": f"{losses[0]:.3f} to {losses[-1]:.3f} nats per token",
         "pretraining speed, median": f"{speeds[len(speeds) // 2]:,.0f} tokens/s" if speeds else "not measured",
     }
 

@@ -1,6 +1,7 @@
 """A check and its finding, and what the checks look at: a recipe as a run would read it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -141,11 +142,9 @@ class Context:
     def config(self) -> PureConfig:
         """The model's configuration, fitted to the tokenizer if there is one that fits; `InputError` if wrong."""
         tokenizer = None
-        try:
+        with suppress(InputError):  # which has a check of its own
             check_vocabulary(self.tokenizer, model_config(self.model, self.data.max_seq_length).vocab_size)
             tokenizer = self.tokenizer
-        except InputError:  # has a check of its own
-            pass
         return model_config(self.model, self.data.max_seq_length, tokenizer)
 
     @cached_property

@@ -45,14 +45,14 @@ def check_model(context: Context) -> Finding | str:
 def check_forward(context: Context) -> Finding | str:
     """Whether a fresh model has the loss of one that knows nothing, and the memory that the forward pass takes."""
     device, config = context.training.device, context.config
-    rows, length, size = measured_size(context)
+    batch_size, length, size = measured_size(context)
     require_memory(context, 4 * context.parameters)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     torch.manual_seed(context.training.seed)
     with torch.device(device):
         model = PureForCausalLM(config).train()
-        ids = torch.randint(config.vocab_size, (rows, length))
+        ids = torch.randint(config.vocab_size, (batch_size, length))
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bool(context.training.bf16)):
         loss = model(input_ids=ids, labels=ids, skip_logits=True).loss.item()
     # Logits that vary without knowing anything cost half their variance.
@@ -69,40 +69,40 @@ def check_throughput(context: Context) -> Finding | str:
     """How fast the run's own trainer is, measured on random tokens, and so how long the run takes."""
     if context.quick:
         raise Skip("not measured: --quick", "leave --quick out")
-    rows, length, size = measured_size(context)
+    batch_size, length, size = measured_size(context)
     gc.collect()  # what the forward pass has used
     torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as folder:
-        args = measured_arguments(context, rows, length, folder)
+        args = measured_arguments(context, batch_size, length, folder)
         require_memory(context, sum(training_bytes(context.config, context.parameters, args, length).values()))
         with torch.device(args.device):
             model = PureForCausalLM(context.config)
-        data = RandomSequences(context.config.vocab_size, length, rows)
+        data = RandomSequences(context.config.vocab_size, length, batch_size)
         trainer = PureTrainer(model, args, train_dataset=data, document_mask=context.data.document_mask)
         trainer.remove_callback(trainer.stop_on_signal)  # Ctrl-C ends this at once: there is nothing to save
         with redirect_stdout(io.StringIO()):
             trainer.train()
-    if (fitted := trainer.micro_batch_size) < rows:
+    if (fitted := trainer.micro_batch_size) < batch_size:
         found = f"{size}: out of memory, reduced to a micro-batch of {fitted}; the run would do the same"
         return Finding(WARN, found, "--gradient_checkpointing true, or a smaller --per_device_train_batch_size")
     return judge_speed(context, [line for line in trainer.state.log_history if "tokens_per_second" in line][-1], size)
 
 
-def measured_arguments(context: Context, rows: int, length: int, folder: str) -> PureTrainingArguments:
+def measured_arguments(context: Context, batch_size: int, length: int, folder: str) -> PureTrainingArguments:
     """The recipe's arguments for two stretches of steps, the first to warm up, that leave nothing behind."""
     args = context.training
-    is_whole = (rows, length) == (args.per_device_train_batch_size, context.data.max_seq_length)
-    passes = args.gradient_accumulation_steps if is_whole else 1
+    is_whole = (batch_size, length) == (args.per_device_train_batch_size, context.data.max_seq_length)
+    accumulation = args.gradient_accumulation_steps if is_whole else 1
     flops = GPU_FLOPS if args.device.type == "cuda" else CPU_FLOPS
     fewest, most = STEPS
-    stretch = min(most, max(fewest, int(flops / (passes * rows * length * context.flops))))
+    stretch = min(most, max(fewest, int(flops / (accumulation * batch_size * length * context.flops))))
     return replace(
         args,
         output_dir=folder,
         max_steps=2 * stretch,
         logging_steps=stretch,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=passes,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
         dataloader_num_workers=0,
         logging_first_step=False,
         save_strategy="no",
@@ -130,12 +130,12 @@ def judge_speed(context: Context, line: dict[str, float], size: str) -> Finding 
 def measured_size(context: Context) -> tuple[int, int, str]:
     """The batch to measure, and its words: the recipe's, or one short sequence if a processor would take minutes."""
     args, device = context.training, context.training.device.type
-    rows, length = args.per_device_train_batch_size, context.data.max_seq_length
+    batch_size, length = args.per_device_train_batch_size, context.data.max_seq_length
     whole = ""
     if device != "cuda" and args.sequences_per_step * length * context.flops > CPU_FLOPS:
-        whole = f" (the run: {rows} x {length})"
-        rows, length = 1, min(SMALL_LENGTH, length)
-    return rows, length, f"{rows} x {length} tokens on the {device}{whole}"
+        whole = f" (the run: {batch_size} x {length})"
+        batch_size, length = 1, min(SMALL_LENGTH, length)
+    return batch_size, length, f"{batch_size} x {length} tokens on the {device}{whole}"
 
 
 def require_memory(context: Context, needed: float) -> None:
