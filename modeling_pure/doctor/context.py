@@ -20,7 +20,7 @@ from ..modeling_pure import PureForCausalLM
 from ..records import looks_local
 from ..tokenizer import check_vocabulary, load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments, model_config
-from ..training.report import model_flops
+from ..training.report import model_flops, training_bytes, training_memory
 
 PASS, WARN, FAIL, SKIPPED = "pass", "warn", "fail", "skipped"
 HUB_SECONDS = 5.0
@@ -167,6 +167,16 @@ class Context:
     def flops(self) -> int:
         """FLOPs of training on one token."""
         return model_flops(self.blueprint, self.data.max_seq_length)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Sequences of a micro-batch, and their length."""
+        return self.training.per_device_train_batch_size, self.data.max_seq_length
+
+    def memory(self, training: PureTrainingArguments, length: int) -> tuple[int, str]:
+        """The memory of a micro-batch by the arithmetic of the start-up block: bytes, and in words."""
+        of_batch = (self.config, self.parameters, training, length)
+        return sum(training_bytes(*of_batch).values()), training_memory(*of_batch)
 
 
 def paths_of(source: Source) -> list[str]:

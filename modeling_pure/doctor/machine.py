@@ -16,7 +16,6 @@ from packaging.requirements import Requirement
 from rich.filesize import decimal
 
 from ..options import check_output_folder
-from ..training.report import training_bytes, training_memory
 from .context import FAIL, WARN, Context, Finding, Skip
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
@@ -88,18 +87,18 @@ def check_gpu(context: Context) -> Finding | str:
     args, device = context.training, context.training.device
     if device.type != "cuda":
         return check_without_gpu(context)
-    shape = (context.config, context.parameters, args, context.data.max_seq_length)
-    needed = training_bytes(*shape)
+    batch_size, length = context.size
+    needed, words = context.memory(args, length)
     free, total = torch.cuda.mem_get_info(device)
     found = f"{torch.cuda.get_device_name(device)}, {'bf16' if args.bf16 else 'fp32'}, "
-    found += f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free; the recipe takes {training_memory(*shape)}"
-    if free < needed["weights, gradients, optimizer"]:
+    found += f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free; the recipe takes {words}"
+    if free < 16 * context.parameters:  # weights, gradients and Adam's two moments in fp32
         return Finding(FAIL, found, "a GPU with more memory, or end what else runs on it (nvidia-smi)")
-    if free < sum(needed.values()):
-        size, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        halved = f"--per_device_train_batch_size {size // 2}"
-        halved += "" if args.tokens_per_step else f" --gradient_accumulation_steps {2 * passes}"
-        return Finding(WARN, found, "--gradient_checkpointing true" + (f", or {halved}" if size > 1 else ""))
+    if free < needed:
+        halved = f"--per_device_train_batch_size {batch_size // 2}"
+        doubled = f" --gradient_accumulation_steps {2 * args.gradient_accumulation_steps}"
+        smaller = f", or {halved}{'' if args.tokens_per_step else doubled}" if batch_size > 1 else ""
+        return Finding(WARN, found, f"--gradient_checkpointing true{smaller}")
     if not args.bf16:
         return Finding(WARN, found, "bf16 needs an NVIDIA GPU from 2020 on (A100, RTX 30), and no `bf16: false`")
     return found
@@ -109,7 +108,7 @@ def check_without_gpu(context: Context) -> Finding:
     """Whether the run is small enough for a processor."""
     on_gpu = copy(context.training)
     on_gpu.bf16 = True
-    needed = sum(training_bytes(context.config, context.parameters, on_gpu, context.data.max_seq_length).values())
+    needed, _ = context.memory(on_gpu, context.data.max_seq_length)
     flops = context.tokens * context.flops
     work = f"{flops / 1e15:,.0f} PFLOP" if flops >= 1e16 else f"{flops / 1e15:.3g} PFLOP"
     found = f"none: the run would be on the {context.training.device.type}; "
@@ -162,11 +161,11 @@ def check_monitoring(context: Context) -> str:
 
 def check_workers(context: Context) -> Finding | str:
     """Whether data workers have processors, and shared memory for their batches."""
-    args, workers = context.training, context.training.dataloader_num_workers
+    workers, (batch_size, length) = context.training.dataloader_num_workers, context.size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = f"{workers} data worker(s) and the run itself on {cores} core(s)"
     # Token ids and positions of int64, two batches ahead of the one in use.
-    shared = 3 * workers * 2 * 8 * args.per_device_train_batch_size * context.data.max_seq_length
+    shared = 3 * workers * 2 * 8 * batch_size * length
     room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else shared
     if room < shared:
         found = f"{SHARED_MEMORY} has {decimal(room)}, the workers' batches take {decimal(shared)}"

@@ -20,7 +20,6 @@ from transformers import PreTrainedTokenizerFast
 from ..data.states import Progress, TokenSequence, TrainingData
 from ..modeling_pure import PureForCausalLM
 from ..training.arguments import PureTrainingArguments
-from ..training.report import training_bytes
 from ..training.trainer import PureTrainer
 from .context import FAIL, WARN, Context, Finding, Skip
 from .machine import LONG_RUN
@@ -74,7 +73,7 @@ def check_throughput(context: Context) -> Finding | str:
     torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as folder:
         args = measured_arguments(context, batch_size, length, folder)
-        require_memory(context, sum(training_bytes(context.config, context.parameters, args, length).values()))
+        require_memory(context, context.memory(args, length)[0])
         with torch.device(args.device):
             model = PureForCausalLM(context.config)
         data = RandomSequences(context.config.vocab_size, length, batch_size)
@@ -91,8 +90,7 @@ def check_throughput(context: Context) -> Finding | str:
 def measured_arguments(context: Context, batch_size: int, length: int, folder: str) -> PureTrainingArguments:
     """The recipe's arguments for two stretches of steps, the first to warm up, that leave nothing behind."""
     args = context.training
-    is_whole = (batch_size, length) == (args.per_device_train_batch_size, context.data.max_seq_length)
-    accumulation = args.gradient_accumulation_steps if is_whole else 1
+    accumulation = args.gradient_accumulation_steps if (batch_size, length) == context.size else 1
     flops = GPU_FLOPS if args.device.type == "cuda" else CPU_FLOPS
     fewest, most = STEPS
     stretch = min(most, max(fewest, int(flops / (accumulation * batch_size * length * context.flops))))
@@ -129,10 +127,8 @@ def judge_speed(context: Context, line: dict[str, float], size: str) -> Finding 
 
 def measured_size(context: Context) -> tuple[int, int, str]:
     """The batch to measure, and its words: the recipe's, or one short sequence if a processor would take minutes."""
-    args, device = context.training, context.training.device.type
-    batch_size, length = args.per_device_train_batch_size, context.data.max_seq_length
-    whole = ""
-    if device != "cuda" and args.sequences_per_step * length * context.flops > CPU_FLOPS:
+    device, (batch_size, length), whole = context.training.device.type, context.size, ""
+    if device != "cuda" and context.training.sequences_per_step * length * context.flops > CPU_FLOPS:
         whole = f" (the run: {batch_size} x {length})"
         batch_size, length = 1, min(SMALL_LENGTH, length)
     return batch_size, length, f"{batch_size} x {length} tokens on the {device}{whole}"
