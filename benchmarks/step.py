@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer
 
 from benchmarks.measure import DEVICE, median_ratio, print_line
 from modeling_pure import PureConfig, PureForCausalLM
-from modeling_pure.doctor.model import RandomRows, random_rows
+from modeling_pure.doctor.model import RandomSequences
 from modeling_pure.training.arguments import PureTrainingArguments
 from modeling_pure.training.trainer import PureTrainer
 
@@ -98,13 +98,13 @@ def build_trainer(model: str, scale: Scale, folder: str, document_mask: bool = F
         "dataloader_num_workers": 0,
         **arguments,
     }
-    tokens = random_rows(scale.config.vocab_size, scale.length, 4 * scale.sequences)
+    data = RandomSequences(scale.config.vocab_size, scale.length, 4 * scale.sequences)
     net = build_model(model, scale.config)
     if model == LLAMA:
-        examples = [{"input_ids": row, "labels": row} for row in torch.from_numpy(tokens).long()]
+        examples = [{"input_ids": row, "labels": row} for row in torch.from_numpy(data.tokens).long()]
         return Trainer(net, TrainingArguments(**given), train_dataset=1000 * examples)  # again and again, as ours
     settings = PureTrainingArguments(**{"compile_layers": False, **given})
-    return PureTrainer(net, settings, train_dataset=RandomRows(tokens), document_mask=document_mask)
+    return PureTrainer(net, settings, train_dataset=data, document_mask=document_mask)
 
 
 def build_model(model: str, config: PureConfig) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""What attention needs beside its projections: the plain implementation, masks, and the borders of documents.
+"""Attention without its projections: the plain implementation, masks, and the borders of packed documents.
 
 Pushed to the Hub beside the model, so it imports torch and transformers only.
 """
@@ -65,39 +65,42 @@ def expand_float32_heads(
     return key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
 
 
-def mask_and_lengths(
+def choose_mask(
     config: PreTrainedConfig,
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
     cache: Cache | None,
-    has_lengths: bool,
+    has_borders: bool,
 ) -> tuple[Any, dict[str, torch.Tensor | int]]:
-    """The mask that the attention implementation takes, and borders of packed documents if it takes those instead.
+    """Decide what keeps positions apart: a mask, the borders of packed documents, or the causal kernel alone.
 
     Args:
-        config: names the implementation.
+        config: names the attention implementation.
         inputs_embeds: shape (batch, length, hidden).
-        attention_mask, position_ids, cache: what the caller gave. Looking for packing in positions that are counted
+        attention_mask, position_ids, cache: as the caller gave them. Looking for packing in positions that are counted
             here would cost a device sync, and a mask shuts out sdpa's flash kernel.
-        has_lengths: whether the caller gave the borders.
+        has_borders: whether the caller gave the borders of packed documents.
+
+    Returns:
+        The mask in the form that the implementation takes, if any, and the borders if they were found here.
     """
-    implementation, lengths = config._attn_implementation, {}
+    implementation = config._attn_implementation
     mask_function = ALL_MASK_ATTENTION_FUNCTIONS.get(implementation)
-    flash = "flash" in implementation and mask_function in (None, flash_attention_mask)
+    is_flash = "flash" in implementation and mask_function in (None, flash_attention_mask)
     if attention_mask is None and cache is None:
-        if flash and position_ids is not None and not has_lengths:
-            lengths = packed_lengths(position_ids.expand(inputs_embeds.shape[:2]))
-        if lengths or (has_lengths and (flash or implementation == VARLEN)):
-            return None, lengths
+        if has_borders and (is_flash or implementation == VARLEN):
+            return None, {}
+        if is_flash and position_ids is not None and not has_borders:
+            return None, packed_lengths(position_ids.expand(inputs_embeds.shape[:2]))
         if mask_function is sdpa_mask and position_ids is None:
-            return None, lengths
+            return None, {}
     given: dict[str, Any] = {"attention_mask": attention_mask, "position_ids": position_ids, CACHE: cache}
-    return create_causal_mask(config=config, inputs_embeds=inputs_embeds, **given), lengths
+    return create_causal_mask(config=config, inputs_embeds=inputs_embeds, **given), {}
 
 
 def packed_lengths(position_ids: torch.Tensor) -> dict[str, torch.Tensor | int]:
-    """Borders of packed documents (batch, length), for flash attention; transformers finds them in one row only."""
+    """Borders of packed documents, from positions (batch, length); transformers finds them in a batch of one only."""
     starts = F.pad(position_ids.diff() != 1, (1, 0), value=True)
     offsets = F.pad(starts.flatten().nonzero().flatten(), (0, 1), value=position_ids.numel()).to(torch.int32)
     longest = int(offsets.diff().max())

@@ -30,6 +30,11 @@ AUTO_MAP = {
 }
 
 OTHER_ROPE_KEYS = ("type", "mscale", "mscale_all_dim", "truncate")  # early versions of transformers do not list them
+LEAST = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"), 1),
+    **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1),
+    **dict.fromkeys(("initializer_range", "head_initializer_range", "rms_norm_eps"), 0),
+}
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 # Shapes are chosen so that the untied embeddings (2 x vocab x hidden) and the layers add up to the size on the label.
@@ -69,21 +74,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def copy_hub_files(source: Path, destination: str | os.PathLike[str]) -> None:
-    """Put the files that `trust_remote_code` needs into the checkpoint folder `destination`.
-
-    transformers gives a remote configuration a module folder of its own, into which it copies them all.
-    """
-    destination = Path(destination)
-    destination.mkdir(parents=True, exist_ok=True)
-    for name in HUB_FILES:
-        file, target = source / name, destination / name
-        if file.exists() and file.resolve() != target.resolve():
-            shutil.copyfile(file, target)
-
-
 class ForGPT2(int):
-    """A default that holds for GPT-2's vocabulary only; the same number, where somebody gives it, is a plain `int`."""
+    """A default for GPT-2's vocabulary only; the same number is a plain `int` if it was given explicitly."""
 
 
 @strict
@@ -104,8 +96,8 @@ class PureConfig(PreTrainedConfig):
             "dynamic", "yarn", "longrope" and "llama3" with its parameters, for sequences longer than trained.
         qk_norm: whether the query and key of each head are divided by their root mean square (Henry et al. 2020, as in
             Qwen3), with no learned scale.
-        answer_formats: formats of MedQA answers that the model was taught (`letter`, `text`, `reasoned`).
-        pad_token_id: a token of its own. Were it the end-of-text token, masking padding would mask real ends too.
+        answer_formats: MedQA answer formats that the model was trained on (`letter`, `text`, `reasoned`).
+        pad_token_id: a token of its own; if it were the end-of-text token, masking padding would mask real ends too.
     """
 
     model_type = "pure"
@@ -163,15 +155,21 @@ class PureConfig(PreTrainedConfig):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        # Later than in the constructor, special tokens come from a tokenizer that has taken spare rows.
+        # After construction, special tokens come from a tokenizer that has taken spare rows.
         if name in SPECIAL_TOKENS and "_name_or_path" in self.__dict__:
             highest = max((token for token in (value if isinstance(value, list) else [value]) if token), default=0)
             if self.real_tokens <= highest < self.vocab_size:
                 self.num_real_tokens = highest + 1
 
     def validate_architecture(self) -> None:
-        """Refuse shapes that cannot be built or would be wrong without saying so. Called by `@strict`."""
-        self._validate_numbers()
+        """Refuse shapes that cannot be built or would silently be wrong. Called by `@strict`."""
+        for name, least in LEAST.items():
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be a number of at least {least}.")
+        if not 0 < self.real_tokens <= self.vocab_size:
+            raise ValueError(
+                f"num_real_tokens ({self.real_tokens}) must be between 1 and vocab_size ({self.vocab_size})."
+            )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act {self.hidden_act!r} is not among transformers' activations.")
         heads, kv_heads, head_dim = self.num_attention_heads, self.num_key_value_heads, self.head_dim
@@ -181,7 +179,7 @@ class PureConfig(PreTrainedConfig):
             )
         if head_dim % 2:
             raise ValueError(f"head_dim ({head_dim}) must be even: rotary embedding turns pairs of features.")
-        if kv_heads < 1 or heads % kv_heads:
+        if heads % kv_heads:
             raise ValueError(f"num_attention_heads ({heads}) must be a multiple of num_key_value_heads ({kv_heads}).")
         if self.tie_word_embeddings:
             raise ValueError(
@@ -189,19 +187,6 @@ class PureConfig(PreTrainedConfig):
             )
         self._validate_rope(self.rope_parameters or {})
         self.check_special_tokens(self.real_tokens)
-
-    def _validate_numbers(self) -> None:
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        for name in (*sizes, "max_position_embeddings"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("initializer_range", "head_initializer_range", "rms_norm_eps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number of at least 0, got {getattr(self, name)}.")
-        if not 0 < self.real_tokens <= self.vocab_size:
-            raise ValueError(
-                f"num_real_tokens ({self.real_tokens}) must be between 1 and vocab_size ({self.vocab_size})."
-            )
 
     def _validate_rope(self, rope: dict[str, Any]) -> None:
         """Refuse what transformers only warns of or ignores."""
@@ -222,7 +207,7 @@ class PureConfig(PreTrainedConfig):
             self._validate_frequencies(rope_type)
 
     def _validate_frequencies(self, rope_type: str) -> None:
-        """Compute the frequencies of short and of long sequences, since transformers checks few of the parameters."""
+        """Compute the frequencies of short and long sequences, since transformers checks few of the parameters."""
         try:
             for length in (1, 2 * self.max_position_embeddings + 1):
                 with torch.device("cpu"):  # a model may be under construction on the meta device
@@ -273,7 +258,7 @@ class PureConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers, with overrides checked like arguments; `from_pretrained` calls this.
 
-        RoPE parameters that override others keep the theta and the length of the training unless they name their own.
+        RoPE parameters that override others keep the theta and length of the training unless they state their own.
         """
         if rope := kwargs.pop("rope_scaling", None):
             kwargs["rope_parameters"] = rope
@@ -302,13 +287,17 @@ class PureConfig(PreTrainedConfig):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Save config.json together with the code that reads it, so that every checkpoint loads without this package.
+        """Save config.json with the code that reads it, so that every checkpoint loads without this package.
 
         `register_for_auto_class` would do this too, but FSDP2 renames the model's class, after which transformers
         saves torch's own files instead of ours and points `auto_map` at them.
         """
         self.auto_map = {**(self.auto_map or {}), **AUTO_MAP}
-        copy_hub_files(Path(__file__).parent, save_directory)
+        os.makedirs(save_directory, exist_ok=True)
+        for name in HUB_FILES:
+            file, target = Path(__file__).with_name(name), Path(save_directory, name)
+            if file.exists() and file.resolve() != target.resolve():
+                shutil.copyfile(file, target)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
 

@@ -1,26 +1,25 @@
-"""What people read in the terminal: blocks of facts, tables, and what stands wherever people meet the model."""
+"""Terminal output: blocks of facts, tables, and the disclaimer."""
 
 import sys
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 DISCLAIMER = "Research model. Not for clinical use: not for diagnosis, treatment or advice to patients."
 
 
 def print_block(title: str, facts: dict[str, str]) -> None:
-    """A titled block of `name  value` lines."""
-    table = Table(
-        title=title, show_header=False, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
-    )
+    """Print a titled block of `name  value` lines."""
+    table = titled_table(title, show_header=False)
     for name, value in facts.items():
         table.add_row(name, value)
     print_rich(table)
 
 
 def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
-    """A titled table; all columns but the first are aligned on the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    """Print a titled table; all columns but the first are aligned to the right."""
+    table = titled_table(title)
     for number, name in enumerate(head):
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
@@ -28,6 +27,18 @@ def print_table(title: str, head: list[str], rows: list[list[str]]) -> None:
     print_rich(table)
 
 
+def titled_table(title: str, show_header: bool = True) -> Table:
+    """An empty table; its title is plain text, not rich's markup."""
+    return Table(
+        title=Text(title),
+        show_header=show_header,
+        box=None,
+        padding=(0, 2, 0, 0),
+        title_justify="left",
+        title_style="bold",
+    )
+
+
 def print_rich(table: Table) -> None:
-    """Where no one looks at a terminal, lines stay whole, so that a log can be searched."""
+    """Print a table; outside of a terminal lines are not wrapped, so that a log can be searched."""
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -1,4 +1,4 @@
-"""How a script ends when it cannot go on: one line that names the key, file or row and the cure, and an exit code."""
+"""Errors, and how scripts turn them into one line and an exit code."""
 
 import errno
 import sys
@@ -7,19 +7,19 @@ from io import TextIOWrapper
 
 
 class InputError(Exception):
-    """The user's input cannot be used. The message is one line: what is wrong, where, and what was expected."""
+    """The user's input cannot be used. The message is one line: key, file or record, what is wrong, and the cure."""
 
 
 class RunStopped(Exception):
-    """A run stopped by a rule of ours while it was under way. The message is one line, as of `InputError`."""
+    """A run under way stops by a rule of this project. The message is one line, as that of `InputError`."""
 
 
 class RankLost(Exception):
-    """A process of the run hangs or has ended, which the others have found out. The message is one line."""
+    """Another process of the run hangs or has ended. The message is one line."""
 
 
 class RunInterrupted(Exception):
-    """A run that a signal has stopped, after a checkpoint; its exit code is the one a shell gives for the signal."""
+    """A signal has stopped the run after a checkpoint; the exit code is the one a shell reports for the signal."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
@@ -31,9 +31,9 @@ EXIT_CODES: dict[type[Exception], int] = {RankLost: 1, InputError: 2, RunStopped
 
 
 def run_script(main: Callable[[], int | None], name: str) -> None:
-    """Run a script's `main` and leave the process with its exit code; the errors above are printed as one line."""
+    """Run a script's `main` and exit with its code; the errors above are printed as one line."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal that knows ASCII only
+        if isinstance(stream, TextIOWrapper):  # for terminals limited to ASCII
             stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
@@ -43,7 +43,7 @@ def run_script(main: Callable[[], int | None], name: str) -> None:
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        print(f"{name}: error: cannot write: {error}; make room, and the same command goes on", file=sys.stderr)
+        print(f"{name}: error: cannot write: {error}; free some space; the same command continues", file=sys.stderr)
         code = EXIT_CODES[RunStopped]
     except RunInterrupted as stop:
         print(f"{name}: {stop}", file=sys.stderr)
@@ -52,18 +52,12 @@ def run_script(main: Callable[[], int | None], name: str) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """The message of one of our errors.
-
-    One that a data-loader worker raised comes back as its whole traceback, with `module.Class: message` as last line.
-    """
+    """The message of an error; from a data-loader worker, the last line of a traceback: `module.Class: message`."""
     line = str(error).splitlines()[-1]
     return line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message: libraries print pages where a user needs one line.
-
-    A line that ends in a colon only announces the reason, so the next one is added to it.
-    """
+    """The first line of a library's message, with the next one if it only announces the reason by a colon."""
     first, *others = str(error).strip().split("\n")
     return f"{first} {others[0].strip()}" if others and first.endswith(":") else first

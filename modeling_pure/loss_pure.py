@@ -1,4 +1,4 @@
-"""The loss of a language-model head without its logits: 16 rows of 2,048 tokens would make 6.6 GB of them in float32.
+"""The loss of a language-model head without its logits, which take 6.6 GB in float32 for 16 x 2,048 tokens.
 
 Pushed to the Hub beside the model, so it imports torch and transformers only.
 """
@@ -12,14 +12,11 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.utils import TransformersKwargs
 
 CHUNK_TOKENS = 4096  # 0.8 GB of float32 logits at 50,304 words
-LOSS_KEYWORDS = {
-    "shift_labels",
-    *TransformersKwargs.__annotations__,
-}  # that `hidden_states_loss` reads, or no loss does
+LOSS_KEYWORDS = {"shift_labels", *TransformersKwargs.__annotations__}  # that `hidden_states_loss` or no loss reads
 
 
 class PureTokenLoss(nn.Module):
-    """Cross entropy of each token together with its gradient, from which no backward pass has to be made.
+    """Cross entropy of each token together with its gradient, so that it needs no backward pass.
 
     A module without weights, so that it can be compiled in place as the decoder layers can.
     """
@@ -41,9 +38,9 @@ class PureTokenLoss(nn.Module):
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """The loss from hidden states, a chunk of tokens at a time: never all logits at once, in no pass.
+    """The loss from hidden states, a chunk of tokens at a time: never all logits at once, forward or backward.
 
-    The gradients are made in the forward pass, where the logits are, so that the head runs once. Sums are in float32.
+    The gradients are computed in the forward pass, where the logits are, so that the head runs once. Sums are float32.
     """
 
     @staticmethod

@@ -6,10 +6,8 @@ class behind `config: PureConfig`.
 """
 
 import math
-import os
 from collections.abc import Callable
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,8 +28,8 @@ from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention_pure import CACHE, eager_attention_forward, expand_float32_heads, mask_and_lengths
-from .configuration_pure import PureConfig, copy_hub_files
+from .attention_pure import CACHE, choose_mask, eager_attention_forward, expand_float32_heads
+from .configuration_pure import PureConfig
 from .loss_pure import LOSS_KEYWORDS, PureTokenLoss, compute_dtype, hidden_states_loss, is_plain_head, token_nats
 
 # Trainer's label smoothing shifts the labels of the classes in this table, and pipelines know text generators by it.
@@ -73,7 +71,7 @@ class PureRotaryEmbedding(nn.Module):
         self.register_buffer("original_inv_freq", frequencies.clone(), persistent=False)
 
     def inverse_frequencies(self) -> tuple[torch.Tensor, float]:
-        """theta^(-2i / head_dim), shape (head_dim / 2), float32, or scaled ones; and what cos and sin are times."""
+        """theta^(-2i / head_dim), shape (head_dim / 2), float32, perhaps scaled, and the factor of cos and sin."""
         if self.rope_type != "default":
             return ROPE_INIT_FUNCTIONS[self.rope_type](self.config)
         size, theta = self.config.head_dim or 0, (self.config.rope_parameters or {})["rope_theta"]
@@ -224,7 +222,7 @@ class PurePreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """As in transformers; all `new_num_tokens` become real tokens, and rows that only pad to a multiple are spare.
+        """As in transformers; all `new_num_tokens` become real tokens, rows that only pad to a multiple are spare.
 
         Raises:
             ValueError: a special token of the configuration is not among them.
@@ -238,12 +236,6 @@ class PurePreTrainedModel(PreTrainedModel):
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
         """Do nothing. Loading remote code calls this; the saving it asks for is wrong under FSDP2 (see PureConfig)."""
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save weights, configuration and the code. See `PreTrainedModel.save_pretrained` for the arguments."""
-        if kwargs.get("is_main_process", True):
-            copy_hub_files(Path(__file__).parent, save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 class PureModel(PurePreTrainedModel):
@@ -272,9 +264,9 @@ class PureModel(PurePreTrainedModel):
     ) -> BaseModelOutputWithPast:
         """Ids (batch, length), or embeddings (batch, length, hidden), to `last_hidden_state` (batch, length, hidden).
 
-        `position_ids` that restart inside a row mark packed documents, which then do not see each other. This needs
-        `attention_mask=None`: a mask, even one of ones, says that the row is one document. While training no cache is
-        made, whatever `use_cache` says.
+        `position_ids` that restart inside a sequence mark packed documents, which then do not attend to each other.
+        This needs `attention_mask=None`: with a mask, even one of ones, the sequence is one document. In training no
+        cache is made, whatever `use_cache` is.
         """
         past_key_values = kwargs.pop(CACHE, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
@@ -285,10 +277,10 @@ class PureModel(PurePreTrainedModel):
         # The rotary embedding is exact all the same: cosines and sines stay in the dtype of the weights.
         hidden_states = inputs_embeds.to(compute_dtype(inputs_embeds))
 
-        # From what the caller gave: a cache made by now would hide packed documents.
+        # Before defaults are filled in: a cache made here would hide packed documents.
         given = (attention_mask, position_ids, past_key_values)
-        causal_mask, lengths = mask_and_lengths(self.config, inputs_embeds, *given, "cu_seq_lens_q" in kwargs)
-        kwargs |= lengths
+        causal_mask, borders = choose_mask(self.config, inputs_embeds, *given, "cu_seq_lens_q" in kwargs)
+        kwargs |= borders
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
@@ -326,7 +318,7 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """As in transformers; its `suppress_tokens` follow the vocabulary until somebody else sets them."""
+        """As in transformers; its `suppress_tokens` follow the vocabulary until they are set explicitly."""
         if self._generation_config.suppress_tokens == self._followed:
             self._followed = self._generation_config.suppress_tokens = self.config.suppressed_tokens or None
         return self._generation_config
@@ -363,8 +355,8 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Ids (batch, length) to logits (batch, length, vocab); with labels (batch, length) also the mean loss.
 
-        Labels are shifted inside, -100 is skipped. `logits_to_keep`: the last so many (0 = all), or 1D positions.
-        With labels, a cache is returned only if `use_cache=True` asks for it.
+        Labels are shifted inside, -100 is skipped. `logits_to_keep`: how many of the last (0 = all), or 1D positions.
+        With labels, a cache is returned only with `use_cache=True`.
 
         `skip_logits=True` (the name is Liger's) gives the same loss without logits: a plain head makes them in chunks
         that are never kept. `reduction="none"` returns the nats of each token (batch, length) instead of their
@@ -386,18 +378,25 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        states, loss, logits = out.last_hidden_state[:, kept, :], None, None
-        ours = self.loss_function is ForCausalLMLoss and kwargs.keys() <= LOSS_KEYWORDS
-        if labels is not None and reduction == "none":
-            loss = token_nats(self.lm_head, states, labels, **kwargs)
-        elif labels is not None and skip_logits and ours and is_plain_head(self.lm_head, states):
-            loss = hidden_states_loss(states, labels, self.lm_head.weight, self.token_loss, **kwargs)
+        states = out.last_hidden_state[:, kept, :]
+        if labels is None:
+            loss, logits = None, self.lm_head(states)
+        elif reduction == "none":
+            loss, logits = token_nats(self.lm_head, states, labels, **kwargs), None
         else:
-            logits = self.lm_head(states)
-            if labels is not None:
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        logits = None if skip_logits else logits
+            loss, logits = self._mean_loss(states, labels, bool(skip_logits), **kwargs)
         return CausalLMOutputWithPast(loss, logits, getattr(out, CACHE), out.hidden_states, out.attentions)
+
+    def _mean_loss(
+        self, states: torch.Tensor, labels: torch.Tensor, skip_logits: bool, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss, and the logits unless they are skipped: a plain head with the usual loss never makes them all."""
+        ours = self.loss_function is ForCausalLMLoss and kwargs.keys() <= LOSS_KEYWORDS
+        if skip_logits and ours and is_plain_head(self.lm_head, states):
+            return hidden_states_loss(states, labels, self.lm_head.weight, self.token_loss, **kwargs), None
+        logits = self.lm_head(states)
+        loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return loss, None if skip_logits else logits
 
 
 __all__ = ["PureForCausalLM", "PureModel", "PurePreTrainedModel"]

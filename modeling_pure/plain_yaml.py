@@ -1,4 +1,4 @@
-"""YAML as recipes use it: with the plain scalars of YAML 1.2, and no key written twice."""
+"""YAML for recipes: the plain scalars of YAML 1.2, and no duplicate keys."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ TRUE_OR_FALSE = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 
 class Ambiguous(str):
-    """A plain `yes`, `no`, `on` or `off`: a word in YAML 1.2, true or false in YAML 1.1."""
+    """A plain `yes`, `no`, `on` or `off`: a word in YAML 1.2, but true or false in YAML 1.1."""
 
 
 class RecipeLoader(yaml.SafeLoader):
@@ -23,16 +23,16 @@ class RecipeLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Construct a mapping; raises `InputError` if a key is written twice, of which PyYAML takes the last."""
-        refuse_twice(node)
+        """Construct a mapping; raises `InputError` for a duplicate key, of which PyYAML would take the last."""
+        refuse_duplicates(node)
         return super().construct_mapping(node, deep)
 
     def construct_recipe(self) -> Any:
-        """Construct a document; the plain values of its mapping stay as they are written, as on a command line."""
+        """Construct a document; plain values of its top mapping stay texts, as on a command line."""
         node = self.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             return None if node is None else self.construct_document(node)
-        refuse_twice(node)
+        refuse_duplicates(node)
         self.flatten_mapping(node)
         return {str(key.value): self.as_written(value) for key, value in node.value}
 
@@ -43,8 +43,8 @@ class RecipeLoader(yaml.SafeLoader):
         return self.construct_object(node, deep=True)
 
 
-def refuse_twice(node: yaml.MappingNode) -> None:
-    """Raise `InputError` for a key that stands twice in a mapping."""
+def refuse_duplicates(node: yaml.MappingNode) -> None:
+    """Raise `InputError` for a duplicate key of a mapping."""
     keys: set[str] = set()
     for key, _ in node.value:
         if isinstance(key, yaml.ScalarNode):
@@ -54,7 +54,7 @@ def refuse_twice(node: yaml.MappingNode) -> None:
 
 
 def refuse_ambiguous(key: str, value: Any) -> None:
-    """Raise `InputError` for a word inside a mapping that other YAML readers take for true or false."""
+    """Raise `InputError` for a word inside a mapping that other YAML parsers take for true or false."""
     if isinstance(value, Ambiguous):
         raise InputError(f"{key}: write {TRUE_OR_FALSE[value.lower()]}, or '\"{value}\"' if the word is meant")
     if isinstance(value, dict | list):

@@ -1,8 +1,8 @@
-"""The tokenizer: GPT-2's, with a pad token of its own, and the ids of prompts.
+"""The tokenizer: GPT-2's with a pad token of its own, and the token ids of documents and prompts.
 
-Training and use see the same ids. A document is its text and the end-of-text token, a prompt is its text alone: no
-tokenizer ends a prompt, whatever it appends by itself. A model of others was trained with what its tokenizer puts at
-the front, so prompts keep that; documents have nothing there, and neither has the tokenizer saved with their model.
+Training and inference use the same ids. A document is its text and the end-of-text token; a prompt is its text alone,
+whatever the tokenizer would append. Models of others expect the tokens that their tokenizer puts in front, so prompts
+keep those; documents have none in front, and the tokenizer saved with their model adds none.
 """
 
 from tokenizers.processors import TemplateProcessing
@@ -11,20 +11,20 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from .errors import InputError, first_line
 
 PAD_TOKEN = "<|pad|>"
-PROBE = "a"  # any text would do: what is added does not depend on it
+PROBE = "a"  # any text: the added tokens do not depend on it
 
 
 def load_tokenizer(key: str, name_or_path: str, vocab_size: int | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that pads on the left and ends no prompt; if padding would be the end-of-text token, add a pad.
+    """Load a tokenizer that pads on the left and ends no prompt, with a pad token of its own.
 
     GPT-2 has no pad token, and its usual stand-in, the end-of-text token, would hide from a loss or a mask where an
     answer really ends. `<|pad|>` takes the first spare id (50257), so the model's vocabulary of 50,304 does not grow.
     A decoder generates after the last token of a prompt, so padding belongs on the left.
 
     Args:
-        key: the recipe key that `name_or_path` came from; error messages name it.
-        vocab_size: of a model that is there already. Where it has no spare id, as Llama's has none, the end-of-text
-            token pads after all: GRPO knows padding by its place.
+        key: the recipe key of `name_or_path`, for error messages.
+        vocab_size: of an existing model. Without a spare id in it (Llama has none), the end-of-text token pads after
+            all: GRPO identifies padding by its place.
 
     Raises:
         InputError: there is no such tokenizer.
@@ -47,10 +47,10 @@ def load_tokenizer(key: str, name_or_path: str, vocab_size: int | None = None) -
 
 
 def load_document_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model that is trained from scratch: it adds no token, as documents have none.
+    """Load the tokenizer of a model that is trained from scratch; it adds no tokens, as documents have none.
 
     Raises:
-        InputError: names `tokenizer_name_or_path`; there is no such tokenizer, or it is not a fast one.
+        InputError: there is no such tokenizer, or it is not a fast one.
     """
     key = "tokenizer_name_or_path"
     tokenizer = load_tokenizer(key, name_or_path)
@@ -65,7 +65,7 @@ def load_document_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The ids that a tokenizer puts before a text by itself, and those that it puts after it."""
+    """The token ids that a tokenizer adds before a text, and those that it adds after it."""
     added = tokenizer(PROBE).input_ids
     plain = text_ids(tokenizer, [PROBE])[0]
     start = next((i for i in range(len(added)) if added[i : i + len(plain)] == plain), 0)
@@ -73,10 +73,10 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[in
 
 
 def end_no_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let a tokenizer that will be saved beside a trained model add nothing after a text.
+    """Make a tokenizer that will be saved with a trained model add nothing after a text.
 
     Raises:
-        InputError: it is written in Python, and does.
+        InputError: it adds something, and is written in Python.
     """
     front, back = added_tokens(tokenizer)
     if back and not tokenizer.is_fast:
@@ -89,7 +89,7 @@ def end_no_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def add_in_front(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
-    """Let a fast tokenizer add these ids before a text and nothing after it, also once it is saved and loaded."""
+    """Make a fast tokenizer add these ids before a text and nothing after it, also once it is saved and loaded."""
     tokens = tokenizer.convert_ids_to_tokens(ids)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=[*tokens, "$A"], pair=[*tokens, "$A", "$B"], special_tokens=list(zip(tokens, ids, strict=True))
@@ -97,30 +97,32 @@ def add_in_front(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids of texts as a document has them: no token is added, and a special token's spelling is letters."""
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(
-        texts, add_special_tokens=False, split_special_tokens=True, verbose=False
-    ).input_ids
-    return ids
+    """Token ids of texts as in documents: no token is added, and the spelling of a special token is plain text."""
+    return plain_ids(tokenizer, texts, split_special_tokens=True)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], templated: bool = False) -> list[list[int]]:
-    """Token ids of prompts: what the tokenizer puts at the front, then the text; nothing ends them.
+    """Token ids of prompts: the tokens that the tokenizer puts in front, then the text; nothing ends them.
 
     Args:
-        templated: the texts come from a chat template, which has written all special tokens.
+        templated: whether the texts come from a chat template, which has written all special tokens.
     """
-    if templated and texts:
-        ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False).input_ids
-        return ids
+    if templated:
+        return plain_ids(tokenizer, texts)
     front, _ = added_tokens(tokenizer)
     return [front + ids for ids in text_ids(tokenizer, texts)]
 
 
+def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], **options: bool) -> list[list[int]]:
+    """Token ids without added tokens."""
+    ids: list[list[int]] = (
+        tokenizer(texts, add_special_tokens=False, verbose=False, **options).input_ids if texts else []
+    )
+    return ids
+
+
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
-    """Raise `InputError` where the tokenizer has ids that the model does not know."""
+    """Raise `InputError` if the tokenizer has ids that the model does not have."""
     if len(tokenizer) > vocab_size:
         raise InputError(
             f"vocab_size: the tokenizer has {len(tokenizer)} tokens with its pad token, the model only {vocab_size}"

@@ -250,7 +250,7 @@ def test_shards_are_read(convert, tmp_path):
     found = load_file(tmp_path / "llama" / "model.safetensors")
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
     next((tmp_path / "shards").glob("model-00002*")).unlink()
-    refused(convert, "CHECKPOINT: model-00002", "--to", "llama", tmp_path / "shards", tmp_path / "other")
+    refused(convert, "CHECKPOINT: .*model-00002", "--to", "llama", tmp_path / "shards", tmp_path / "other")
 
 
 def test_gpt2s_vocabulary_gives_the_same_ids_for_a_llama(convert, tmp_path):

@@ -1,6 +1,7 @@
 """The token ids of documents, in a fast way."""
 
 import json
+from typing import Any
 
 import numpy as np
 import tiktoken
@@ -48,12 +49,7 @@ def fast_encoding(backend: Tokenizer) -> tiktoken.Encoding | None:
     """
     facts = json.loads(backend.to_str())
     model, words = facts["model"], facts["pre_tokenizer"]
-    plain = {"dropout": None, "unk_token": None, "byte_fallback": False, "ignore_merges": False}
-    affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
-    if model["type"] != "BPE" or affixes or any(model.get(key) != value for key, value in plain.items()):
-        return None
-    by_bytes = words and words["type"] == "ByteLevel" and words["use_regex"] and not words["add_prefix_space"]
-    if facts["normalizer"] or not by_bytes:
+    if facts["normalizer"] or not (is_plain_bpe(model) and splits_bytes(words)):
         return None
     byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
     special = {token["content"] for token in facts["added_tokens"]}
@@ -68,3 +64,15 @@ def fast_encoding(backend: Tokenizer) -> tiktoken.Encoding | None:
     everything = "".join(token.decode("utf-8", "ignore") for token in ranks)
     same = encoding.encode_ordinary(everything) == backend.encode(everything, add_special_tokens=False).ids
     return encoding if same else None
+
+
+def is_plain_bpe(model: dict[str, Any]) -> bool:
+    """Whether a tokenizer's model does nothing but merge, in the order of its list."""
+    plain = {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False, "ignore_merges": False}
+    affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+    return not affixes and all(model.get(key) == value for key, value in plain.items())
+
+
+def splits_bytes(words: dict[str, Any] | None) -> bool:
+    """Whether a pre-tokenizer splits bytes into words as GPT-2's does."""
+    return bool(words and words["type"] == "ByteLevel" and words["use_regex"] and not words["add_prefix_space"])

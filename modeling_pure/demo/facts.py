@@ -1,437 +1,183 @@
-"""The medical facts the offline demo world is built from.
+"""The medical facts that the offline demo world is built from.
 
-The facts are real textbook knowledge in our own words, so that a reader can judge every question and text the demo
-prints. The table is small on purpose: a model of less than half a million weights has to learn it in minutes on two
-CPU cores.
+Textbook knowledge in our own words, so that a reader can judge every question and text that the demo prints. The table
+is small on purpose: a model of less than half a million weights has to learn it in minutes on two CPU cores.
 It is teaching material for a language model, not medical advice.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Disease:
-    """One disease as an examination tells it: how it looks, what treats it, how that works and what is behind it.
+    """One disease as an examination presents it: its findings, its best drug, how that works, and its cause.
 
-    Any three findings name the disease alone within the table. `also_right` lists drugs, mechanisms and causes of
-    *other* rows that a careful reader could defend for this disease too; they are never offered as wrong options.
+    Any three findings identify the disease within the table. `also_right` lists drugs, mechanisms and causes of
+    *other* diseases that a careful reader could defend for this one too; they are never offered as wrong options.
     """
 
     name: str
-    findings: tuple[str, ...]
     drug: str
     mechanism: str
     cause: str
-    also_right: tuple[str, ...] = ()
-    sex: str | None = None
-    ages: tuple[int, int] = (20, 75)
+    sex: str  # man, woman or anyone
+    ages: tuple[int, int]
+    findings: tuple[str, ...]
+    also_right: tuple[str, ...]
+
+    def answer(self, kind: str) -> str:
+        """The answer to a question for the `diagnosis`, the `drug` or the `mechanism`."""
+        return self.name if kind == "diagnosis" else str(getattr(self, kind))
 
 
-def listed(text: str) -> tuple[str, ...]:
-    """Split "a, b, c" into its items: the table stays readable at one line a disease."""
-    return tuple(text.split(", "))
+def read_disease(entry: str) -> Disease:
+    """Parse one entry of the table below."""
+    head, lists = entry.split("\n", 1)
+    name, drug, mechanism, cause, patient = head.split(" | ")
+    sex, youngest, oldest = patient.replace("-", " ").split()
+    findings, _, also_right = lists.replace("\n", " ").partition(" also right: ")
+    others = tuple(also_right.split(", ")) if also_right else ()
+    return Disease(
+        name, drug, mechanism, cause, sex, (int(youngest), int(oldest)), tuple(findings.split(", ")), others
+    )
 
 
-CELL_WALL = "Inhibits cell wall synthesis"
-RIBOSOME_30S = "Blocks the 30S ribosome"
-RIBOSOME_50S = "Blocks the 50S ribosome"
-CHOLINESTERASE = "Inhibits acetylcholinesterase"
-STEROID = "Activates glucocorticoid receptors"
-MAST_CELLS = "IgE-mediated mast cell activation"
+# Disease | drug | its mechanism | cause | sex and ages of patients; then the findings, and what is also right.
+TABLE = """\
+Acute cystitis | Nitrofurantoin | Damages bacterial DNA | Escherichia coli | woman 18-45
+pain on urination, urinary frequency, suprapubic tenderness, urinary urgency, cloudy urine, positive urine nitrite,
+pyuria
+also right: Breaks microbial DNA
 
-INFECTIONS: tuple[Disease, ...] = (
-    Disease(
-        name="Acute cystitis",
-        findings=listed(
-            "pain on urination, urinary frequency, suprapubic tenderness, urinary urgency, "
-            "cloudy urine, positive urine nitrite, pyuria"
-        ),
-        drug="Nitrofurantoin",
-        mechanism="Damages bacterial DNA",
-        cause="Escherichia coli",
-        also_right=("Breaks microbial DNA",),
-        sex="woman",
-        ages=(18, 45),
-    ),
-    Disease(
-        name="Streptococcal pharyngitis",
-        findings=listed(
-            "sore throat, tonsillar exudate, tender cervical nodes, palatal petechiae, absence of cough, fever"
-        ),
-        drug="Penicillin V",
-        mechanism=CELL_WALL,
-        cause="Streptococcus pyogenes",
-        also_right=("Benzathine penicillin", "Azithromycin", RIBOSOME_50S),
-        ages=(6, 25),
-    ),
-    Disease(
-        name="Syphilis",
-        findings=listed(
-            "painless genital ulcer, rash on the palms, condylomata lata, reactive VDRL test, "
-            "mucous patches, patchy hair loss"
-        ),
-        drug="Benzathine penicillin",
-        mechanism=CELL_WALL,
-        cause="Treponema pallidum",
-        also_right=("Penicillin V", "Doxycycline", RIBOSOME_30S),
-        ages=(18, 50),
-    ),
-    Disease(
-        name="Tuberculosis",
-        findings=listed(
-            "night sweats, hemoptysis, weight loss, chronic cough, "
-            "apical lung cavity, caseating granulomas, acid-fast bacilli"
-        ),
-        drug="Isoniazid",
-        mechanism="Inhibits mycolic acid synthesis",
-        cause="Mycobacterium tuberculosis",
-    ),
-    Disease(
-        name="Lyme disease",
-        findings=listed(
-            "tick bite, target-shaped rash, facial palsy, migratory joint pain, heart block, hiking in Connecticut"
-        ),
-        drug="Doxycycline",
-        mechanism=RIBOSOME_30S,
-        cause="Borrelia burgdorferi",
-        also_right=("Azithromycin", RIBOSOME_50S, CELL_WALL),
-        ages=(10, 65),
-    ),
-    Disease(
-        name="Pertussis",
-        findings=listed(
-            "paroxysmal cough, inspiratory whoop, vomiting after coughing, lymphocytosis, "
-            "missed vaccinations, subconjunctival hemorrhage"
-        ),
-        drug="Azithromycin",
-        mechanism=RIBOSOME_50S,
-        cause="Bordetella pertussis",
-        ages=(2, 15),
-    ),
-    Disease(
-        name="Herpes encephalitis",
-        findings=listed(
-            "fever, acute confusion, temporal lobe lesion, new seizures, bloody spinal fluid, olfactory hallucinations"
-        ),
-        drug="Acyclovir",
-        mechanism="Inhibits viral DNA polymerase",
-        cause="Herpes simplex virus",
-    ),
-    Disease(
-        name="Influenza",
-        findings=listed(
-            "sudden fever, muscle aches, dry cough, winter outbreak contact, shaking chills, missed flu shot"
-        ),
-        drug="Oseltamivir",
-        mechanism="Inhibits neuraminidase",
-        cause="Influenza virus",
-    ),
-    Disease(
-        name="Oral thrush",
-        findings=listed(
-            "white oral plaques, plaques that scrape off, inhaled steroid use, burning mouth, "
-            "budding yeast, loss of taste"
-        ),
-        drug="Nystatin",
-        mechanism="Binds fungal ergosterol",
-        cause="Candida albicans",
-    ),
-    Disease(
-        name="Severe malaria",
-        findings=listed(
-            "recurrent fever, travel to Ghana, splenomegaly, ring forms in erythrocytes, dark urine, shaking chills"
-        ),
-        drug="Artesunate",
-        mechanism="Makes radicals inside the parasite",
-        cause="Plasmodium falciparum",
-        also_right=("Doxycycline", RIBOSOME_30S),
-    ),
-    Disease(
-        name="Trichomoniasis",
-        findings=listed(
-            "frothy green discharge, strawberry cervix, motile protozoa, vaginal itching, "
-            "vaginal pH above 4.5, pain on urination"
-        ),
-        drug="Metronidazole",
-        mechanism="Breaks microbial DNA",
-        cause="Trichomonas vaginalis",
-        also_right=("Damages bacterial DNA", "Makes radicals inside the parasite"),
-        sex="woman",
-        ages=(18, 50),
-    ),
-)
+Streptococcal pharyngitis | Penicillin V | Inhibits cell wall synthesis | Streptococcus pyogenes | anyone 6-25
+sore throat, tonsillar exudate, tender cervical nodes, palatal petechiae, absence of cough, fever
+also right: Benzathine penicillin, Azithromycin, Blocks the 50S ribosome
 
-GLANDS_AND_BLOOD: tuple[Disease, ...] = (
-    Disease(
-        name="Hashimoto thyroiditis",
-        findings=listed("cold intolerance, weight gain, constipation, dry skin, slow reflexes, raised TSH, fatigue"),
-        drug="Levothyroxine",
-        mechanism="Replaces thyroid hormone",
-        cause="Thyroid peroxidase antibodies",
-        also_right=("TSH receptor antibodies",),
-    ),
-    Disease(
-        name="Graves disease",
-        findings=listed(
-            "heat intolerance, weight loss, bulging eyes, pretibial myxedema, "
-            "fine tremor, diffuse goiter, suppressed TSH"
-        ),
-        drug="Methimazole",
-        mechanism="Inhibits thyroid peroxidase",
-        cause="TSH receptor antibodies",
-        also_right=("Thyroid peroxidase antibodies",),
-        ages=(20, 55),
-    ),
-    Disease(
-        name="Addison disease",
-        findings=listed(
-            "skin hyperpigmentation, low blood pressure, hyperkalemia, salt craving, fatigue, low morning cortisol"
-        ),
-        drug="Hydrocortisone",
-        mechanism="Replaces cortisol",
-        cause="Autoimmune adrenal destruction",
-        also_right=("Prednisone", STEROID),
-    ),
-    Disease(
-        name="Type 2 diabetes",
-        findings=listed(
-            "excessive urination, increased thirst, acanthosis nigricans, central obesity, "
-            "raised hemoglobin A1c, blurred vision"
-        ),
-        drug="Metformin",
-        mechanism="Reduces hepatic glucose output",
-        cause="Insulin resistance",
-        ages=(35, 75),
-    ),
-    Disease(
-        name="Central diabetes insipidus",
-        findings=listed(
-            "excessive urination, increased thirst, hypernatremia, very dilute urine, "
-            "recent pituitary surgery, craving for ice water"
-        ),
-        drug="Desmopressin",
-        mechanism="Activates V2 receptors",
-        cause="Vasopressin deficiency",
-    ),
-    Disease(
-        name="Prolactinoma",
-        findings=listed(
-            "milky nipple discharge, absent menses, bitemporal hemianopia, infertility, pituitary mass, low libido"
-        ),
-        drug="Cabergoline",
-        mechanism="Stimulates dopamine receptors",
-        cause="Lactotroph adenoma",
-        also_right=("Levodopa", "Becomes dopamine in the brain"),
-        sex="woman",
-        ages=(20, 42),
-    ),
-    Disease(
-        name="Iron deficiency anemia",
-        findings=listed(
-            "microcytic red cells, ice eating, spoon-shaped nails, low ferritin, conjunctival pallor, fatigue"
-        ),
-        drug="Ferrous sulfate",
-        mechanism="Supplies iron for heme",
-        cause="Chronic blood loss",
-    ),
-    Disease(
-        name="Pernicious anemia",
-        findings=listed(
-            "macrocytic red cells, smooth red tongue, loss of vibration sense, hypersegmented neutrophils, "
-            "raised methylmalonic acid, conjunctival pallor"
-        ),
-        drug="Cyanocobalamin",
-        mechanism="Replaces vitamin B12",
-        cause="Intrinsic factor antibodies",
-        ages=(40, 80),
-    ),
-    Disease(
-        name="Chronic myeloid leukemia",
-        findings=listed(
-            "splenomegaly, leukocytosis, basophilia, early satiety, low leukocyte alkaline phosphatase, night sweats"
-        ),
-        drug="Imatinib",
-        mechanism="Inhibits BCR-ABL kinase",
-        cause="Philadelphia chromosome",
-        ages=(35, 75),
-    ),
-)
+Syphilis | Benzathine penicillin | Inhibits cell wall synthesis | Treponema pallidum | anyone 18-50
+painless genital ulcer, rash on the palms, condylomata lata, reactive VDRL test, mucous patches, patchy hair loss
+also right: Penicillin V, Doxycycline, Blocks the 30S ribosome
 
-NERVES_AND_JOINTS: tuple[Disease, ...] = (
-    Disease(
-        name="Gout",
-        findings=listed(
-            "swollen big toe, needle-shaped crystals, tophi, sudden nocturnal joint pain, "
-            "heavy beer intake, hyperuricemia"
-        ),
-        drug="Colchicine",
-        mechanism="Blocks microtubule assembly",
-        cause="Monosodium urate crystals",
-        also_right=("Prednisone", "Hydrocortisone", STEROID),
-        sex="man",
-        ages=(40, 75),
-    ),
-    Disease(
-        name="Rheumatoid arthritis",
-        findings=listed(
-            "morning stiffness, symmetric hand swelling, ulnar deviation, anti-CCP antibodies, "
-            "subcutaneous nodules, joint erosions"
-        ),
-        drug="Methotrexate",
-        mechanism="Inhibits dihydrofolate reductase",
-        cause="Autoimmune synovitis",
-        also_right=("Prednisone", STEROID),
-        ages=(30, 65),
-    ),
-    Disease(
-        name="Giant cell arteritis",
-        findings=listed(
-            "jaw claudication, scalp tenderness, sudden vision loss, very high ESR, "
-            "temporal headache, shoulder girdle stiffness"
-        ),
-        drug="Prednisone",
-        mechanism=STEROID,
-        cause="Granulomatous vasculitis",
-        also_right=("Hydrocortisone", "Replaces cortisol", "Methotrexate", "Inhibits dihydrofolate reductase"),
-        ages=(60, 85),
-    ),
-    Disease(
-        name="Parkinson disease",
-        findings=listed(
-            "resting tremor, cogwheel rigidity, shuffling gait, masked face, bradykinesia, small handwriting"
-        ),
-        drug="Levodopa",
-        mechanism="Becomes dopamine in the brain",
-        cause="Loss of nigral neurons",
-        also_right=("Cabergoline", "Stimulates dopamine receptors"),
-        ages=(55, 80),
-    ),
-    Disease(
-        name="Myasthenia gravis",
-        findings=listed(
-            "drooping eyelids, double vision, fatigable weakness, thymoma, improvement with ice, difficulty chewing"
-        ),
-        drug="Pyridostigmine",
-        mechanism=CHOLINESTERASE,
-        cause="Acetylcholine receptor antibodies",
-        also_right=("Prednisone", STEROID),
-    ),
-    Disease(
-        name="Alzheimer disease",
-        findings=listed(
-            "gradual memory loss, getting lost, word-finding difficulty, hippocampal atrophy, "
-            "impaired clock drawing, repeated questions"
-        ),
-        drug="Donepezil",
-        mechanism=CHOLINESTERASE,
-        cause="Beta-amyloid deposition",
-        ages=(65, 88),
-    ),
-    Disease(
-        name="Absence epilepsy",
-        findings=listed(
-            "staring spells, 3-Hz spike-and-wave, no postictal confusion, eyelid fluttering, "
-            "spells on hyperventilation, lapses of attention"
-        ),
-        drug="Ethosuximide",
-        mechanism="Blocks T-type calcium channels",
-        cause="Abnormal thalamocortical rhythm",
-        ages=(4, 12),
-    ),
-    Disease(
-        name="Wernicke encephalopathy",
-        findings=listed(
-            "acute confusion, nystagmus, gait ataxia, chronic alcohol use, ophthalmoplegia, poor nutrition"
-        ),
-        drug="Thiamine",
-        mechanism="Replaces vitamin B1",
-        cause="Thiamine deficiency",
-    ),
-)
+Tuberculosis | Isoniazid | Inhibits mycolic acid synthesis | Mycobacterium tuberculosis | anyone 20-75
+night sweats, hemoptysis, weight loss, chronic cough, apical lung cavity, caseating granulomas, acid-fast bacilli
 
-ORGANS_AND_POISONS: tuple[Disease, ...] = (
-    Disease(
-        name="Pulmonary embolism",
-        findings=listed(
-            "sudden dyspnea, pleuritic chest pain, recent long flight, calf swelling, "
-            "tachycardia, right ventricular strain"
-        ),
-        drug="Heparin",
-        mechanism="Activates antithrombin",
-        cause="Dislodged venous thrombus",
-    ),
-    Disease(
-        name="Acute asthma",
-        findings=listed(
-            "wheezing, chest tightness, prolonged expiration, accessory muscle use, cat exposure, childhood eczema"
-        ),
-        drug="Albuterol",
-        mechanism="Stimulates beta-2 receptors",
-        cause=MAST_CELLS,
-        also_right=("Prednisone", "Hydrocortisone", STEROID, "Epinephrine", "Stimulates alpha and beta receptors"),
-        ages=(8, 40),
-    ),
-    Disease(
-        name="Anaphylaxis",
-        findings=listed("bee sting, generalized hives, low blood pressure, stridor, lip swelling, wheezing"),
-        drug="Epinephrine",
-        mechanism="Stimulates alpha and beta receptors",
-        cause=MAST_CELLS,
-        also_right=("Albuterol", "Stimulates beta-2 receptors", "Hydrocortisone", "Prednisone", STEROID),
-        ages=(8, 60),
-    ),
-    Disease(
-        name="Gastroesophageal reflux",
-        findings=listed("heartburn, sour taste, symptoms when lying down, hoarseness, dental erosion, chronic cough"),
-        drug="Omeprazole",
-        mechanism="Inhibits the proton pump",
-        cause="Lax esophageal sphincter",
-    ),
-    Disease(
-        name="Hepatic encephalopathy",
-        findings=listed(
-            "flapping tremor, jaundice, ascites, spider angiomas, reversed sleep pattern, acute confusion"
-        ),
-        drug="Lactulose",
-        mechanism="Traps ammonia in the gut",
-        cause="Ammonia accumulation",
-        also_right=("Metronidazole",),
-        ages=(40, 70),
-    ),
-    Disease(
-        name="Wilson disease",
-        findings=listed(
-            "Kayser-Fleischer rings, low ceruloplasmin, jaundice, slurred speech, "
-            "personality change, wing-beating tremor"
-        ),
-        drug="Penicillamine",
-        mechanism="Chelates copper",
-        cause="ATP7B mutation",
-        ages=(12, 35),
-    ),
-    Disease(
-        name="Open-angle glaucoma",
-        findings=listed(
-            "optic disc cupping, peripheral vision loss, raised intraocular pressure, painless visual decline, "
-            "family history of glaucoma, normal iridocorneal angle"
-        ),
-        drug="Latanoprost",
-        mechanism="Increases uveoscleral outflow",
-        cause="Impaired trabecular drainage",
-        ages=(50, 80),
-    ),
-    Disease(
-        name="Opioid overdose",
-        findings=listed(
-            "pinpoint pupils, slow breathing, unresponsiveness, needle tracks, cyanosis, respiratory acidosis"
-        ),
-        drug="Naloxone",
-        mechanism="Blocks opioid receptors",
-        cause="Heroin",
-        ages=(20, 55),
-    ),
-)
+Lyme disease | Doxycycline | Blocks the 30S ribosome | Borrelia burgdorferi | anyone 10-65
+tick bite, target-shaped rash, facial palsy, migratory joint pain, heart block, hiking in Connecticut
+also right: Azithromycin, Blocks the 50S ribosome, Inhibits cell wall synthesis
 
-DISEASES: tuple[Disease, ...] = INFECTIONS + GLANDS_AND_BLOOD + NERVES_AND_JOINTS + ORGANS_AND_POISONS
+Pertussis | Azithromycin | Blocks the 50S ribosome | Bordetella pertussis | anyone 2-15
+paroxysmal cough, inspiratory whoop, vomiting after coughing, lymphocytosis, missed vaccinations, subconjunctival
+hemorrhage
+
+Herpes encephalitis | Acyclovir | Inhibits viral DNA polymerase | Herpes simplex virus | anyone 20-75
+fever, acute confusion, temporal lobe lesion, new seizures, bloody spinal fluid, olfactory hallucinations
+
+Influenza | Oseltamivir | Inhibits neuraminidase | Influenza virus | anyone 20-75
+sudden fever, muscle aches, dry cough, winter outbreak contact, shaking chills, missed flu shot
+
+Oral thrush | Nystatin | Binds fungal ergosterol | Candida albicans | anyone 20-75
+white oral plaques, plaques that scrape off, inhaled steroid use, burning mouth, budding yeast, loss of taste
+
+Severe malaria | Artesunate | Makes radicals inside the parasite | Plasmodium falciparum | anyone 20-75
+recurrent fever, travel to Ghana, splenomegaly, ring forms in erythrocytes, dark urine, shaking chills
+also right: Doxycycline, Blocks the 30S ribosome
+
+Trichomoniasis | Metronidazole | Breaks microbial DNA | Trichomonas vaginalis | woman 18-50
+frothy green discharge, strawberry cervix, motile protozoa, vaginal itching, vaginal pH above 4.5, pain on urination
+also right: Damages bacterial DNA, Makes radicals inside the parasite
+
+Hashimoto thyroiditis | Levothyroxine | Replaces thyroid hormone | Thyroid peroxidase antibodies | anyone 20-75
+cold intolerance, weight gain, constipation, dry skin, slow reflexes, raised TSH, fatigue
+also right: TSH receptor antibodies
+
+Graves disease | Methimazole | Inhibits thyroid peroxidase | TSH receptor antibodies | anyone 20-55
+heat intolerance, weight loss, bulging eyes, pretibial myxedema, fine tremor, diffuse goiter, suppressed TSH
+also right: Thyroid peroxidase antibodies
+
+Addison disease | Hydrocortisone | Replaces cortisol | Autoimmune adrenal destruction | anyone 20-75
+skin hyperpigmentation, low blood pressure, hyperkalemia, salt craving, fatigue, low morning cortisol
+also right: Prednisone, Activates glucocorticoid receptors
+
+Type 2 diabetes | Metformin | Reduces hepatic glucose output | Insulin resistance | anyone 35-75
+excessive urination, increased thirst, acanthosis nigricans, central obesity, raised hemoglobin A1c, blurred vision
+
+Central diabetes insipidus | Desmopressin | Activates V2 receptors | Vasopressin deficiency | anyone 20-75
+excessive urination, increased thirst, hypernatremia, very dilute urine, recent pituitary surgery, craving for ice
+water
+
+Prolactinoma | Cabergoline | Stimulates dopamine receptors | Lactotroph adenoma | woman 20-42
+milky nipple discharge, absent menses, bitemporal hemianopia, infertility, pituitary mass, low libido
+also right: Levodopa, Becomes dopamine in the brain
+
+Iron deficiency anemia | Ferrous sulfate | Supplies iron for heme | Chronic blood loss | anyone 20-75
+microcytic red cells, ice eating, spoon-shaped nails, low ferritin, conjunctival pallor, fatigue
+
+Pernicious anemia | Cyanocobalamin | Replaces vitamin B12 | Intrinsic factor antibodies | anyone 40-80
+macrocytic red cells, smooth red tongue, loss of vibration sense, hypersegmented neutrophils, raised methylmalonic
+acid, conjunctival pallor
+
+Chronic myeloid leukemia | Imatinib | Inhibits BCR-ABL kinase | Philadelphia chromosome | anyone 35-75
+splenomegaly, leukocytosis, basophilia, early satiety, low leukocyte alkaline phosphatase, night sweats
+
+Gout | Colchicine | Blocks microtubule assembly | Monosodium urate crystals | man 40-75
+swollen big toe, needle-shaped crystals, tophi, sudden nocturnal joint pain, heavy beer intake, hyperuricemia
+also right: Prednisone, Hydrocortisone, Activates glucocorticoid receptors
+
+Rheumatoid arthritis | Methotrexate | Inhibits dihydrofolate reductase | Autoimmune synovitis | anyone 30-65
+morning stiffness, symmetric hand swelling, ulnar deviation, anti-CCP antibodies, subcutaneous nodules, joint
+erosions
+also right: Prednisone, Activates glucocorticoid receptors
+
+Giant cell arteritis | Prednisone | Activates glucocorticoid receptors | Granulomatous vasculitis | anyone 60-85
+jaw claudication, scalp tenderness, sudden vision loss, very high ESR, temporal headache, shoulder girdle stiffness
+also right: Hydrocortisone, Replaces cortisol, Methotrexate, Inhibits dihydrofolate reductase
+
+Parkinson disease | Levodopa | Becomes dopamine in the brain | Loss of nigral neurons | anyone 55-80
+resting tremor, cogwheel rigidity, shuffling gait, masked face, bradykinesia, small handwriting
+also right: Cabergoline, Stimulates dopamine receptors
+
+Myasthenia gravis | Pyridostigmine | Inhibits acetylcholinesterase | Acetylcholine receptor antibodies | anyone 20-75
+drooping eyelids, double vision, fatigable weakness, thymoma, improvement with ice, difficulty chewing
+also right: Prednisone, Activates glucocorticoid receptors
+
+Alzheimer disease | Donepezil | Inhibits acetylcholinesterase | Beta-amyloid deposition | anyone 65-88
+gradual memory loss, getting lost, word-finding difficulty, hippocampal atrophy, impaired clock drawing, repeated
+questions
+
+Absence epilepsy | Ethosuximide | Blocks T-type calcium channels | Abnormal thalamocortical rhythm | anyone 4-12
+staring spells, 3-Hz spike-and-wave, no postictal confusion, eyelid fluttering, spells on hyperventilation, lapses of
+attention
+
+Wernicke encephalopathy | Thiamine | Replaces vitamin B1 | Thiamine deficiency | anyone 20-75
+acute confusion, nystagmus, gait ataxia, chronic alcohol use, ophthalmoplegia, poor nutrition
+
+Pulmonary embolism | Heparin | Activates antithrombin | Dislodged venous thrombus | anyone 20-75
+sudden dyspnea, pleuritic chest pain, recent long flight, calf swelling, tachycardia, right ventricular strain
+
+Acute asthma | Albuterol | Stimulates beta-2 receptors | IgE-mediated mast cell activation | anyone 8-40
+wheezing, chest tightness, prolonged expiration, accessory muscle use, cat exposure, childhood eczema
+also right: Prednisone, Hydrocortisone, Activates glucocorticoid receptors, Epinephrine, Stimulates alpha and beta
+receptors
+
+Anaphylaxis | Epinephrine | Stimulates alpha and beta receptors | IgE-mediated mast cell activation | anyone 8-60
+bee sting, generalized hives, low blood pressure, stridor, lip swelling, wheezing
+also right: Albuterol, Stimulates beta-2 receptors, Hydrocortisone, Prednisone, Activates glucocorticoid receptors
+
+Gastroesophageal reflux | Omeprazole | Inhibits the proton pump | Lax esophageal sphincter | anyone 20-75
+heartburn, sour taste, symptoms when lying down, hoarseness, dental erosion, chronic cough
+
+Hepatic encephalopathy | Lactulose | Traps ammonia in the gut | Ammonia accumulation | anyone 40-70
+flapping tremor, jaundice, ascites, spider angiomas, reversed sleep pattern, acute confusion
+also right: Metronidazole
+
+Wilson disease | Penicillamine | Chelates copper | ATP7B mutation | anyone 12-35
+Kayser-Fleischer rings, low ceruloplasmin, jaundice, slurred speech, personality change, wing-beating tremor
+
+Open-angle glaucoma | Latanoprost | Increases uveoscleral outflow | Impaired trabecular drainage | anyone 50-80
+optic disc cupping, peripheral vision loss, raised intraocular pressure, painless visual decline, family history of
+glaucoma, normal iridocorneal angle
+
+Opioid overdose | Naloxone | Blocks opioid receptors | Heroin | anyone 20-55
+pinpoint pupils, slow breathing, unresponsiveness, needle tracks, cyanosis, respiratory acidosis
+"""
+
+DISEASES = tuple(map(read_disease, TABLE.strip().split("\n\n")))

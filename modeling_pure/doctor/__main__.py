@@ -1,57 +1,55 @@
-"""Look at this machine and a recipe before a run of days. Research use only.
+"""Check this machine and a recipe before a run of days. Research use only.
 
     python -m modeling_pure.doctor [--config recipes/a100_2day/pretrain.yaml] [--quick]
 
-Takes what train_pretrain.py takes, and reads, builds and writes as it would; nothing is left behind. Each line of the
-table is a pass, a warning, a failure with its cure, or was skipped; the exit code is 1 where something failed. Of
-several GPUs it looks at the one that CUDA_VISIBLE_DEVICES=0 chooses.
+Takes the options of train_pretrain.py, and reads, builds and writes as it would; nothing is left behind. Each line of
+the table is a pass, a warning, a failure with its cure, or was skipped; the exit code is 1 if something failed. Of
+several GPUs it checks the one that CUDA_VISIBLE_DEVICES=0 selects.
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from ..console import print_rich
+from ..console import print_rich, titled_table
 from ..data.arguments import DataArguments
 from ..errors import run_script
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from . import machine, model, texts
-from .context import FAIL, PASS, SKIPPED, WARN, Context, Finding
+from .context import FAIL, PASS, SKIPPED, WARN, Check, Context, Finding, on_hub
 
 RECIPE = "recipes/a100_2day/pretrain.yaml"
 STYLES = {PASS: "green", WARN: "yellow", FAIL: "bold red", SKIPPED: "dim"}
-Check = tuple[str, Callable[[Context], Finding]]
+MODEL_CURE = "for memory: see GPU above; otherwise the key that the line names, or another torch or driver"
 
 
 @dataclass
 class DoctorArguments:
-    """What this command is told beside the recipe."""
+    """The options of this command besides the recipe."""
 
     quick: bool = field(default=False, metadata={"help": "do not time steps of training"})
 
 
 def main() -> int:
-    """Arguments, checks, table; 1 where a check failed."""
+    """Run all checks and print the table; 1 if a check failed."""
     context = read_context(sys.argv[1:])
-    # Built here once: what is wrong with sources, preset or lengths is bad input, as it is to a run.
+    # Built before any check: wrong sources, presets or lengths are bad input, as they are to a run.
     run = f"{context.parameters:,} parameters, {context.tokens:,} tokens, into '{context.training.output_dir}'"
     findings = {}
     progress = tqdm(checks(context), desc="checks", leave=False, disable=None)
-    for name, check in progress:
-        progress.set_description(name)
-        findings[name] = check(context)
+    for check in progress:
+        progress.set_description(check.name)
+        findings[check.name] = check.run(context)
     print_findings(f"Doctor: {run}", findings)
     return int(any(finding.status == FAIL for finding in findings.values()))
 
 
 def read_context(argv: list[str]) -> Context:
-    """The recipe of the command line; `InputError` where no run could begin with it."""
+    """The recipe of the command line; raises `InputError` if no run could start with it."""
     if not any(argument.partition("=")[0] in ("--config", "--help", "-h") for argument in argv):
         argv = ["--config", RECIPE, *argv]
     parser = RecipeParser((DoctorArguments, ModelArguments, DataArguments, PureTrainingArguments), __doc__)
@@ -60,47 +58,52 @@ def read_context(argv: list[str]) -> Context:
 
 
 def checks(context: Context) -> list[Check]:
-    """All checks in their order, by name."""
-    return [
-        ("torch", machine.check_torch),
-        ("packages", machine.check_packages),
-        ("GPU", machine.check_gpu),
-        ("data workers", machine.check_workers),
-        ("output_dir", machine.check_output_dir),
-        ("disk", machine.check_disk),
-        ("monitoring", machine.check_monitoring),
-        ("Hub", texts.check_hub),
-        ("token", texts.check_token),
-        ("tokenizer", texts.check_tokenizer),
-        *text_checks(context),
-        ("model", model.check_model),
-        ("forward pass", model.check_forward),
-        ("throughput", model.check_throughput),
+    """All checks in their order: the machine, everything that the run reads, the model."""
+    found = [
+        Check("torch", machine.check_torch),
+        Check("packages", machine.check_packages),
+        Check("GPU", machine.check_gpu),
+        Check("data workers", machine.check_workers),
+        Check("output_dir", machine.check_output_dir, "--output_dir FOLDER that you may write to"),
+        Check("disk", machine.check_disk, "--output_dir FOLDER that you may write to"),
+        Check("monitoring", machine.check_monitoring),
+        Check("Hub", texts.check_hub),
+        Check("token", texts.check_token, "the key that the line names, or another token"),
+        Check(
+            "tokenizer", texts.check_tokenizer, "a --tokenizer_name_or_path or model_overrides.vocab_size that fits"
+        ),
     ]
-
-
-def text_checks(context: Context) -> list[Check]:
-    """A check for everything that the run reads."""
+    if context.data.pretokenized_dir:
+        cure = "python -m modeling_pure.data.pretokenize continues it"
+        found.append(Check("pretokenized_dir", texts.check_pretokenized, cure))
+    for look, sources in ((texts.check_source, context.sources_read), (texts.check_outside, context.outside)):
+        for source in sources:
+            terms = "; behind terms of use: accept them on its page, then hf auth login"
+            cure = f"--{source.key}.path PATH" + (terms if any(map(on_hub, source.paths)) else "")
+            found.append(Check(source.key, partial(look, source=source), cure))
+    if any(source.format == "text" for source in context.sources_read):
+        found.append(Check("files", texts.check_held_out, "other paths, or remove the file from one of them"))
+    if context.questions_read:
+        cure = "--decontaminate PATHS, of files or data sets of MedQA's format"
+        found.append(Check("decontaminate", texts.check_questions, cure))
     return [
-        *([("pretokenized_dir", texts.check_pretokenized)] if context.data.pretokenized_dir else []),
-        *((one.key, partial(texts.check_source, source=one)) for one in context.sources_read),
-        *((one.key, partial(texts.check_outside, source=one)) for one in context.outside),
-        *([("files", texts.check_held_out)] if any(one.format == "text" for one in context.sources_read) else []),
-        *([("decontaminate", texts.check_questions)] if context.questions_read else []),
+        *found,
+        Check("model", model.check_model),
+        Check("forward pass", model.check_forward, MODEL_CURE),
+        Check("throughput", model.check_throughput, MODEL_CURE),
     ]
 
 
 def print_findings(title: str, findings: dict[str, Finding]) -> None:
-    """The table, and how many of each kind."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    """Print the table, and how many findings of each kind there are."""
+    table = titled_table(title)
     for head in ("", "check", "found"):
         table.add_column(head, overflow="fold")
     for name, finding in findings.items():
-        style = STYLES[finding.status]
         found = Text(finding.found)
         if finding.cure:
             found.append(f"\ncure: {finding.cure}", style="italic")
-        table.add_row(Text(finding.status, style=style), Text(name), found)
+        table.add_row(Text(finding.status, style=STYLES[finding.status]), Text(name), found)
     print_rich(table)
     statuses = [finding.status for finding in findings.values()]
     print(", ".join(f"{statuses.count(status)} {status}" for status in STYLES if status in statuses))

@@ -1,5 +1,7 @@
-"""What a check finds, and what the checks look at: a recipe, and what several of them have to know about it."""
+"""A check and its finding, and what the checks look at: a recipe as a run would read it."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,7 +15,7 @@ from ..configuration_pure import PureConfig
 from ..data.arguments import DataArguments
 from ..data.files import SUFFIXES
 from ..data.sources import Source, parse_sources, parse_validation_sources
-from ..errors import InputError, first_line
+from ..errors import InputError, RunStopped, first_line
 from ..modeling_pure import PureForCausalLM
 from ..records import looks_local
 from ..tokenizer import check_vocabulary, load_document_tokenizer
@@ -24,13 +26,42 @@ PASS, WARN, FAIL, SKIPPED = "pass", "warn", "fail", "skipped"
 HUB_SECONDS = 5.0
 
 
+class Skip(InputError):
+    """A check that cannot be made here, and what makes it possible."""
+
+    def __init__(self, found: str, cure: str) -> None:
+        super().__init__(found)
+        self.cure = cure
+
+
 @dataclass(frozen=True)
 class Finding:
-    """What a check found; `cure` says in a few words what to do where `status` is not a pass."""
+    """What a check found; `cure` says in a few words what to do unless `status` is a pass."""
 
     status: str
     found: str
     cure: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A line of the table: `look` returns a finding, or its text if it passes, or raises what a run would raise."""
+
+    name: str
+    look: Callable[["Context"], Finding | str]
+    cure: str = ""
+
+    def run(self, context: "Context") -> Finding:
+        """Look, and report an error as a finding too."""
+        try:
+            found = self.look(context)
+        except Skip as skip:
+            return Finding(SKIPPED, str(skip), skip.cure)
+        except (InputError, RunStopped) as error:
+            return Finding(FAIL, first_line(error), self.cure)
+        except Exception as error:  # whatever it is, a run would end with it
+            return Finding(FAIL, f"{self.name}: {first_line(error)}", self.cure)
+        return Finding(PASS, found) if isinstance(found, str) else found
 
 
 @dataclass
@@ -43,33 +74,33 @@ class Context:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        # A run may wait minutes for a server; whoever asks now whether it answers wants to know now.
+        # A run may wait minutes for a server; here a few seconds have to do.
         self.data = replace(self.data, streaming_timeout=min(self.data.streaming_timeout, HUB_SECONDS))
         self.training.share_out(self.data.max_seq_length)
 
     @cached_property
     def sources(self) -> list[Source]:
-        """The mixture; `InputError` where the recipe does not state one."""
+        """The mixture; raises `InputError` unless the recipe states one."""
         return parse_sources(self.data.sources)
 
     @cached_property
     def outside(self) -> list[Source]:
-        """The texts outside the mixture; `InputError` as above."""
+        """The texts outside the mixture; raises `InputError` as above."""
         return parse_validation_sources(self.data.validation_sources, self.sources)
 
-    @cached_property
+    @property
     def sources_read(self) -> list[Source]:
-        """Those of the mixture that a run opens: of packed rows it asks the questions of each validation only."""
+        """The sources that a run opens: with pretokenized sequences, only those of its dev questions."""
         if not self.data.pretokenized_dir:
             return self.sources
         return [one for one in self.sources if one.format == "medqa" and self.data.medqa_dev_questions]
 
-    @cached_property
+    @property
     def questions_read(self) -> list[str]:
-        """The paths of questions that no document may hold; in packed rows none does."""
+        """The paths of questions that no document may hold; pretokenized sequences are decontaminated already."""
         return [] if self.data.pretokenized_dir else self.data.decontaminate or []
 
-    @cached_property
+    @property
     def needs_hub(self) -> bool:
         """Whether a run reads from the Hub or writes to it."""
         texts = [path for source in (*self.sources_read, *self.outside) for path in paths_of(source)]
@@ -78,7 +109,7 @@ class Context:
 
     @cached_property
     def hub_fault(self) -> str | None:
-        """Why the Hub does not answer, found out by one request within seconds; None where it does, or need not."""
+        """Why the Hub does not answer, determined by one request; None if it does, or is not needed."""
         if not self.needs_hub:
             return None
         if constants.is_offline_mode():
@@ -87,28 +118,33 @@ class Context:
             status = get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS).status_code
         except HTTPError as error:  # of httpx, under whichever name the Hub's library has it
             return f"no network: {constants.ENDPOINT}: {first_line(error) or type(error).__name__}"
-        # A firewall says 403; a mirror of the Hub may well have nothing at its root.
+        # A firewall answers 403; a mirror of the Hub may well have nothing at its root.
         return f"{constants.ENDPOINT} answers HTTP {status}" if status == 403 or status >= 500 else None
+
+    def require_hub(self, paths: list[str]) -> None:
+        """Raise `Skip` if one of the paths is on the Hub and the Hub does not answer."""
+        remote = [path for path in paths if on_hub(path)]
+        if remote and self.hub_fault:
+            raise Skip(f"{', '.join(remote)}: on the Hub", "see Hub above")
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer; without the Hub, the copy that was downloaded before. `InputError` where there is none."""
-        key, name = "tokenizer_name_or_path", self.data.tokenizer_name_or_path
+        """The tokenizer; without the Hub, its downloaded copy. Raises `InputError` if there is none."""
+        name = self.data.tokenizer_name_or_path
         if on_hub(name) and self.hub_fault:
             try:
                 name = snapshot_download(name, local_files_only=True)
-            except LocalEntryNotFoundError as error:
-                raise InputError(f"{key}: '{name}' was not downloaded before, and {self.hub_fault}") from error
+            except LocalEntryNotFoundError:
+                self.require_hub([name])
         return load_document_tokenizer(name)
 
     @cached_property
     def config(self) -> PureConfig:
-        """The model's configuration, fitted to the tokenizer where there is one that fits; `InputError` if wrong."""
-        try:
+        """The model's configuration, fitted to the tokenizer if there is one that fits; `InputError` if wrong."""
+        tokenizer = None
+        with suppress(InputError):  # which has a check of its own
+            check_vocabulary(self.tokenizer, model_config(self.model, self.data.max_seq_length).vocab_size)
             tokenizer = self.tokenizer
-            check_vocabulary(tokenizer, model_config(self.model, self.data.max_seq_length).vocab_size)
-        except InputError:  # which a check of its own reports
-            tokenizer = None
         return model_config(self.model, self.data.max_seq_length, tokenizer)
 
     @cached_property
@@ -119,37 +155,32 @@ class Context:
 
     @property
     def parameters(self) -> int:
-        """Of the model."""
+        """Parameters of the model."""
         return self.blueprint.num_parameters()
 
     @property
-    def state_bytes(self) -> int:
-        """Of weights, gradients and the optimizer's two moments, in fp32."""
-        return 16 * self.parameters
-
-    @property
     def tokens(self) -> int:
-        """Of the whole run."""
+        """Tokens of the whole run."""
         return self.training.max_steps * self.training.sequences_per_step * self.data.max_seq_length
 
     @property
     def flops(self) -> int:
-        """Of training on one token."""
+        """FLOPs of training on one token."""
         return model_flops(self.blueprint, self.data.max_seq_length)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows of a pass, and their length."""
+        """Sequences of a micro-batch, and their length."""
         return self.training.per_device_train_batch_size, self.data.max_seq_length
 
-    def memory(self, training: PureTrainingArguments, length: int) -> tuple[float, str]:
-        """What a pass takes by the arithmetic of the start-up block: bytes, and in words."""
-        of_pass = (self.config, self.parameters, training, length)
-        return sum(training_bytes(*of_pass).values()), training_memory(*of_pass)
+    def memory(self, training: PureTrainingArguments, length: int) -> tuple[int, str]:
+        """The memory of a micro-batch by the arithmetic of the start-up block: bytes, and in words."""
+        of_batch = (self.config, self.parameters, training, length)
+        return sum(training_bytes(*of_batch).values()), training_memory(*of_batch)
 
 
 def paths_of(source: Source) -> list[str]:
-    """Where a source's texts are, those to validate on included."""
+    """The paths of a source, including its validation documents."""
     return [*source.paths, *([source.validation_path] if source.validation_path else [])]
 
 

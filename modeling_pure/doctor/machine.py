@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
+from rich.filesize import decimal
 
-from .context import FAIL, PASS, SKIPPED, WARN, Context, Finding
+from ..options import check_output_folder
+from .context import FAIL, WARN, Context, Finding, Skip
 
-OTHER_FOLDER = "--output_dir FOLDER that you may write to"
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 SHARED_MEMORY = Path("/dev/shm")
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -26,40 +27,39 @@ CHECKPOINT_BYTES = 12  # a parameter: its fp32 weight and Adam's two moments
 WRITTEN_BYTES = 64 << 20
 
 
-def check_torch(context: Context) -> Finding:
+def check_torch(context: Context) -> Finding | str:
     """Whether torch is built for the GPU that this machine has."""
     toolkit = torch.version.cuda or torch.version.hip
     found = f"torch {torch.__version__}, {f'CUDA {toolkit}' if toolkit else 'built without CUDA'}"
     if torch.cuda.is_available():
-        return Finding(PASS, found)
+        return found
     if toolkit:
         return Finding(WARN, f"{found}, which finds no GPU", "nvidia-smi has to list one; old drivers hide it")
     if NVIDIA_DRIVER.exists():
         found += ", though there is an NVIDIA driver"
-    return Finding(WARN, found, "where there is a GPU, install torch for your CUDA: pytorch.org")
+    return Finding(WARN, found, "if there is a GPU, install torch for your CUDA: pytorch.org")
 
 
-def check_packages(context: Context) -> Finding:
-    """Whether Python and the packages for training are there, in the versions that the project states."""
+def check_packages(context: Context) -> Finding | str:
+    """Whether Python and the packages for training are installed, in the versions that the project requires."""
     try:
         wanted = requirements()
-    except PackageNotFoundError:
-        return Finding(SKIPPED, "neither pyproject.toml nor an installed modeling_pure", "pip install '.[train]'")
-    found = {requirement.name: installed(requirement.name) for requirement in wanted}
+    except PackageNotFoundError as error:
+        raise Skip("neither pyproject.toml nor an installed modeling_pure", "pip install '.[train]'") from error
+    found = {one.name: installed(one.name) for one in wanted}
     faults = [
-        f"{one.name} {found[one.name] or 'is missing'}{f', expected {one.specifier}' if str(one.specifier) else ''}"
+        f"{one.name} {there or 'is missing'}" + (f", expected {one.specifier}" if str(one.specifier) else "")
         for one in wanted
         if not (there := found[one.name]) or not one.specifier.contains(there, prereleases=True)
     ]
     if faults:
         return Finding(FAIL, "; ".join(faults), "pip install -r requirements.txt")
     shown = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "transformers", "trl", "datasets"))
-    flash = installed("flash-attn") or "not there, and optional"
-    return Finding(PASS, f"{len(found)} in their ranges: {shown}; flash-attn {flash}")
+    return f"{len(found)} in their ranges: {shown}; flash-attn {installed('flash-attn') or 'missing, and optional'}"
 
 
 def requirements() -> list[Requirement]:
-    """Python and the packages that training needs, with their ranges: of the project's file, or of its metadata.
+    """Python and the packages that training needs, from the project's file, or from its metadata once installed.
 
     Raises:
         PackageNotFoundError: there is neither.
@@ -75,121 +75,101 @@ def requirements() -> list[Requirement]:
 
 
 def installed(name: str) -> str | None:
-    """The version of a package, or of Python; None where it is missing."""
+    """The version of a package, or of Python; None if it is missing."""
     try:
         return platform.python_version() if name == "python" else version(name)
     except PackageNotFoundError:
         return None
 
 
-def check_gpu(context: Context) -> Finding:
+def check_gpu(context: Context) -> Finding | str:
     """Whether there is a GPU, with the memory that the recipe takes by arithmetic."""
     args, device = context.training, context.training.device
     if device.type != "cuda":
-        return without_gpu(context)
-    needed, words = context.memory(args, context.data.max_seq_length)
+        return check_without_gpu(context)
+    batch_size, length = context.size
+    needed, words = context.memory(args, length)
     free, total = torch.cuda.mem_get_info(device)
-    precision = "bf16" if args.bf16 else "fp32"
-    found = (
-        f"{torch.cuda.get_device_name(device)}, {precision}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free; "
-        f"the recipe takes {words}"
-    )
-    if free < context.state_bytes:
+    found = f"{torch.cuda.get_device_name(device)}, {'bf16' if args.bf16 else 'fp32'}, "
+    found += f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free; the recipe takes {words}"
+    if free < 16 * context.parameters:  # weights, gradients and Adam's two moments in fp32
         return Finding(FAIL, found, "a GPU with more memory, or end what else runs on it (nvidia-smi)")
     if free < needed:
-        rows, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        halved = f"--per_device_train_batch_size {rows // 2}"
-        halved += "" if args.tokens_per_step else f" --gradient_accumulation_steps {2 * passes}"
-        return Finding(WARN, found, "--gradient_checkpointing true" + (f", or {halved}" if rows > 1 else ""))
+        halved = f"--per_device_train_batch_size {batch_size // 2}"
+        doubled = f" --gradient_accumulation_steps {2 * args.gradient_accumulation_steps}"
+        smaller = f", or {halved}{'' if args.tokens_per_step else doubled}" if batch_size > 1 else ""
+        return Finding(WARN, found, f"--gradient_checkpointing true{smaller}")
     if not args.bf16:
         return Finding(WARN, found, "bf16 needs an NVIDIA GPU from 2020 on (A100, RTX 30), and no `bf16: false`")
-    return Finding(PASS, found)
+    return found
 
 
-def without_gpu(context: Context) -> Finding:
-    """What it means that there is no GPU: a run small enough for a processor does not need one."""
+def check_without_gpu(context: Context) -> Finding:
+    """Whether the run is small enough for a processor."""
     on_gpu = copy(context.training)
     on_gpu.bf16 = True
     needed, _ = context.memory(on_gpu, context.data.max_seq_length)
-    petaflops = context.tokens * context.flops / 1e15
-    work = f"{petaflops:,.0f} PFLOP" if petaflops >= 10 else f"{petaflops:.3g} PFLOP"
-    here = context.training.device.type
-    found = f"none: the run would be on the {here}; on a GPU in bf16 a pass takes {in_bytes(needed)}"
-    if (seconds := petaflops * 1e15 / CPU_SPEED) > LONG_RUN:
-        cure = "a machine with a CUDA GPU, or a smaller preset and fewer max_steps"
-        return Finding(FAIL, f"{found}; {work} are {seconds / 86400:,.0f} days even at 1 TFLOP/s", cure)
-    return Finding(WARN, f"{found}; {work} in all", "none needed if the hours under throughput suit you")
+    flops = context.tokens * context.flops
+    work = f"{flops / 1e15:,.0f} PFLOP" if flops >= 1e16 else f"{flops / 1e15:.3g} PFLOP"
+    found = f"none: the run would be on the {context.training.device.type}; "
+    found += f"on a GPU in bf16 a micro-batch takes {decimal(needed)}; {work} in all"
+    if (seconds := flops / CPU_SPEED) > LONG_RUN:
+        found += f", {seconds / 86400:,.0f} days even at 1 TFLOP/s"
+        return Finding(FAIL, found, "a machine with a CUDA GPU, or a smaller preset and fewer max_steps")
+    return Finding(WARN, found, "none needed if the hours under throughput suit you")
 
 
-def check_output_dir(context: Context) -> Finding:
+def check_output_dir(context: Context) -> str:
     """Whether the run's folder can be written to, and how fast."""
+    check_output_folder("output_dir", context.training.output_dir)
     content, began = os.urandom(WRITTEN_BYTES), time.perf_counter()
-    try:
-        with tempfile.TemporaryFile(dir=existing_folder(context)) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        return Finding(FAIL, f"'{context.training.output_dir}': {error.strerror}", OTHER_FOLDER)
+    with tempfile.TemporaryFile(dir=existing_folder(context)) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     speed = WRITTEN_BYTES / (time.perf_counter() - began)
     size = CHECKPOINT_BYTES * context.parameters
-    return Finding(
-        PASS,
+    return (
         f"'{context.training.output_dir}' takes {speed / 1e6:,.0f} MB/s: {size / speed:,.1f} s for a checkpoint of "
-        f"{in_bytes(size)} (arithmetic)",
+        f"{decimal(size)} (arithmetic)"
     )
 
 
-def check_disk(context: Context) -> Finding:
+def check_disk(context: Context) -> Finding | str:
     """Whether the disk holds the checkpoints that are kept, the best one, and the one that is being written."""
     args = context.training
-    try:
-        free = shutil.disk_usage(existing_folder(context)).free
-    except OSError as error:
-        return Finding(FAIL, f"'{args.output_dir}': {error.strerror}", OTHER_FOLDER)
-    count = (args.save_total_limit or checkpoints_written(context)) + 2
+    free = shutil.disk_usage(existing_folder(context)).free
+    written = ceil(1 / args.save_steps if args.save_steps < 1 else args.max_steps / args.save_steps)
+    count = (args.save_total_limit or written) + 2
     needed = count * CHECKPOINT_BYTES * context.parameters
-    found = f"{in_bytes(free)} free; {count} checkpoints (kept, best, unfinished) take {in_bytes(needed)} (arithmetic)"
+    found = f"{decimal(free)} free; {count} checkpoints (kept, best, unfinished) take {decimal(needed)} (arithmetic)"
     if free < needed:
         return Finding(FAIL, found, "make room, lower save_total_limit, or --output_dir on another disk")
-    return Finding(PASS, found)
-
-
-def checkpoints_written(context: Context) -> int:
-    """How many checkpoints a run writes that deletes none."""
-    args = context.training
-    return ceil(1 / args.save_steps if args.save_steps < 1 else args.max_steps / args.save_steps)
+    return found
 
 
 def existing_folder(context: Context) -> Path:
-    """The run's folder, or the nearest above it that is there already: looking leaves nothing behind."""
+    """The run's folder, or its nearest parent that exists, so that the checks leave nothing behind."""
     folder = Path(context.training.output_dir).absolute()
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
-def check_monitoring(context: Context) -> Finding:
+def check_monitoring(context: Context) -> str:
     """What the recipe reports to; the arguments have been refused if it is not installed."""
-    wanted = ", ".join(context.training.report_to or []) or "none"
-    return Finding(PASS, f"report_to: {wanted}; metrics.jsonl is always written")
+    return f"report_to: {', '.join(context.training.report_to or []) or 'none'}; metrics.jsonl is always written"
 
 
-def check_workers(context: Context) -> Finding:
-    """Whether data workers have processors, and shared memory to hand their batches over in."""
-    args = context.training
-    workers = args.dataloader_num_workers
+def check_workers(context: Context) -> Finding | str:
+    """Whether data workers have processors, and shared memory for their batches."""
+    workers, (batch_size, length) = context.training.dataloader_num_workers, context.size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = f"{workers} data worker(s) and the run itself on {cores} core(s)"
     # Token ids and positions of int64, two batches ahead of the one in use.
-    shared = 3 * workers * 2 * 8 * args.per_device_train_batch_size * context.data.max_seq_length
+    shared = 3 * workers * 2 * 8 * batch_size * length
     room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else shared
     if room < shared:
-        found = f"{SHARED_MEMORY} has {in_bytes(room)}, the workers' batches take {in_bytes(shared)}"
+        found = f"{SHARED_MEMORY} has {decimal(room)}, the workers' batches take {decimal(shared)}"
         return Finding(FAIL, found, "docker run --shm-size=1g, or --dataloader_num_workers 0")
     if workers >= cores:
         return Finding(WARN, found, f"--dataloader_num_workers {max(0, cores - 1)}, or a machine with more cores")
-    return Finding(PASS, found)
-
-
-def in_bytes(size: float) -> str:
-    """GB, or MB where they are few."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
+    return found

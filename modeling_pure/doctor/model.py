@@ -12,125 +12,95 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from rich.filesize import decimal
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from ..data.states import Progress, TokenSequence, TrainingData
-from ..errors import InputError, RunStopped, first_line
 from ..modeling_pure import PureForCausalLM
 from ..training.arguments import PureTrainingArguments
 from ..training.trainer import PureTrainer
-from .context import FAIL, PASS, SKIPPED, WARN, Context, Finding
-from .machine import LONG_RUN, in_bytes
+from .context import FAIL, WARN, Context, Finding, Skip
+from .machine import LONG_RUN
 
 FULL_SIZE = 401_227_776
 CPU_FLOPS, GPU_FLOPS = 1e12, 1e15  # of a stretch of steps that each takes in seconds
 STEPS = (2, 50)  # of a stretch, at least and at most
 SMALL_LENGTH = 128
 LOSS_TOLERANCE = 0.5  # nats
-HEADROOM = 1.25  # of what a pass takes by arithmetic
-NOT_RUN = "for memory: see GPU above; else another torch or driver"
+HEADROOM = 1.25  # of what a micro-batch takes by arithmetic
 
 
-def check_model(context: Context) -> Finding:
-    """Whether the model can be built, and is the size that it is called by; without its weights."""
+def check_model(context: Context) -> Finding | str:
+    """Whether the model can be built, and has the size that it is named after; without its weights."""
     count, config, preset = context.parameters, context.config, context.model.preset
     found = f"{count:,} parameters ({preset}): {config.num_hidden_layers} layers, {config.hidden_size} wide"
     if preset == "medium-large" and not context.model.model_overrides and count != FULL_SIZE:
-        return Finding(FAIL, f"{found}, expected {FULL_SIZE:,}", "put modeling_pure.py and the presets back")
-    return Finding(PASS, found)
+        return Finding(FAIL, f"{found}, expected {FULL_SIZE:,}", "restore modeling_pure.py and the presets")
+    return found
 
 
-def check_forward(context: Context) -> Finding:
-    """Whether a fresh model has the loss of one that knows nothing, and the memory that the pass takes."""
-    device, size = context.training.device, size_in_words(context)
-    if skipped := too_large(context, HEADROOM * 4 * context.parameters):
-        return skipped
-    try:
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        loss = first_loss(context, *measured_size(context))
-    except RuntimeError as error:  # out of memory, and what a GPU's kernels raise
-        return Finding(FAIL, f"{size}: {first_line(error)}", NOT_RUN)
-    expected = fresh_loss(context)
+def check_forward(context: Context) -> Finding | str:
+    """Whether a fresh model has the loss of one that knows nothing, and the memory that the forward pass takes."""
+    device, config = context.training.device, context.config
+    batch_size, length, size = measured_size(context)
+    require_memory(context, 4 * context.parameters)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    torch.manual_seed(context.training.seed)
+    with torch.device(device):
+        model = PureForCausalLM(config).train()
+        ids = torch.randint(config.vocab_size, (batch_size, length))
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bool(context.training.bf16)):
+        loss = model(input_ids=ids, labels=ids, skip_logits=True).loss.item()
+    # Logits that vary without knowing anything cost half their variance.
+    expected = math.log(config.vocab_size) + config.head_initializer_range**2 * config.hidden_size / 2
     found = f"{size}: loss {loss:.2f}, a model that knows nothing has {expected:.2f}"
     if device.type == "cuda":
         found += f"; peak {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB, without gradients"
     if not abs(loss - expected) < LOSS_TOLERANCE:
         return Finding(FAIL, found, "another torch or driver; the tests say more: pytest tests/model")
-    return Finding(PASS, found)
+    return found
 
 
-def first_loss(context: Context, rows: int, length: int) -> float:
-    """The loss of the recipe's model with its first weights, on random tokens."""
-    device = context.training.device
-    torch.manual_seed(context.training.seed)
-    with torch.device(device):
-        model = PureForCausalLM(context.config).train()
-        ids = torch.randint(context.config.vocab_size, (rows, length))
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bool(context.training.bf16)):
-        loss = model(input_ids=ids, labels=ids, skip_logits=True).loss.item()
-    del model
-    free_memory()
-    return loss
-
-
-def fresh_loss(context: Context) -> float:
-    """ln(vocabulary), and what logits cost that vary without knowing anything: half their variance."""
-    config = context.config
-    return math.log(config.vocab_size) + config.head_initializer_range**2 * config.hidden_size / 2
-
-
-def check_throughput(context: Context) -> Finding:
-    """How fast some steps of training are by the trainer of the run, and so how long the run is."""
+def check_throughput(context: Context) -> Finding | str:
+    """How fast the run's own trainer is, measured on random tokens, and so how long the run takes."""
     if context.quick:
-        return Finding(SKIPPED, "not measured: --quick", "leave --quick out")
-    (rows, length), size = measured_size(context), size_in_words(context)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            args = measured_arguments(context, rows, length, folder)
-            if skipped := too_large(context, HEADROOM * context.memory(args, length)[0]):
-                return skipped
-            line, rows_left = measured_steps(context, args, length)
-    except (RunStopped, RuntimeError) as error:
-        return Finding(FAIL, f"{size}: {first_line(error)}", NOT_RUN)
-    except (InputError, ValueError, TypeError, ImportError) as error:  # what the trainer refuses of a recipe
-        return Finding(FAIL, first_line(error), "the recipe's key that the line is about")
-    finally:
-        free_memory()
-    if rows_left < rows:
-        found = f"{size}: out of memory, and so with {rows_left} rows in a pass; the run would do the same"
-        return Finding(WARN, found, "--gradient_checkpointing true, or fewer rows in more passes")
-    return judge_speed(context, line, size)
+        raise Skip("not measured: --quick", "leave --quick out")
+    batch_size, length, size = measured_size(context)
+    gc.collect()  # what the forward pass has used
+    torch.cuda.empty_cache()
+    with tempfile.TemporaryDirectory() as folder:
+        args = measured_arguments(context, batch_size, length, folder)
+        require_memory(context, context.memory(args, length)[0])
+        with torch.device(args.device):
+            model = PureForCausalLM(context.config)
+        data = RandomSequences(context.config.vocab_size, length, batch_size)
+        trainer = PureTrainer(model, args, train_dataset=data, document_mask=context.data.document_mask)
+        trainer.remove_callback(trainer.stop_on_signal)  # Ctrl-C ends this at once: there is nothing to save
+        with redirect_stdout(io.StringIO()):
+            trainer.train()
+    if (fitted := trainer.micro_batch_size) < batch_size:
+        found = f"{size}: out of memory, reduced to a micro-batch of {fitted}; the run would do the same"
+        return Finding(WARN, found, "--gradient_checkpointing true, or a smaller --per_device_train_batch_size")
+    return judge_speed(context, [line for line in trainer.state.log_history if "tokens_per_second" in line][-1], size)
 
 
-def measured_steps(context: Context, args: PureTrainingArguments, length: int) -> tuple[dict[str, float], int]:
-    """The last log line of a short training on random tokens, and how many rows of a pass fitted into memory."""
-    dataset = RandomRows(random_rows(context.config.vocab_size, length, args.per_device_train_batch_size))
-    with torch.device(args.device):
-        model = PureForCausalLM(context.config)
-    trainer = PureTrainer(model, args, train_dataset=dataset, document_mask=context.data.document_mask)
-    trainer.remove_callback(trainer.stop_on_signal)  # Ctrl-C ends this at once: there is nothing to save
-    with redirect_stdout(io.StringIO()):
-        trainer.train()
-    return [line for line in trainer.state.log_history if "tokens_per_second" in line][-1], trainer.micro_batch_size
-
-
-def measured_arguments(context: Context, rows: int, length: int, folder: str) -> PureTrainingArguments:
-    """The recipe's arguments for two stretches of steps, the first to warm up, which leave nothing behind."""
+def measured_arguments(context: Context, batch_size: int, length: int, folder: str) -> PureTrainingArguments:
+    """The recipe's arguments for two stretches of steps, the first to warm up, that leave nothing behind."""
     args = context.training
-    passes = 1 if (rows, length) != context.size else args.gradient_accumulation_steps
-    seconds_of_work = GPU_FLOPS if args.device.type == "cuda" else CPU_FLOPS
+    accumulation = args.gradient_accumulation_steps if (batch_size, length) == context.size else 1
+    flops = GPU_FLOPS if args.device.type == "cuda" else CPU_FLOPS
     fewest, most = STEPS
-    stretch = min(most, max(fewest, int(seconds_of_work / (passes * rows * length * context.flops))))
+    stretch = min(most, max(fewest, int(flops / (accumulation * batch_size * length * context.flops))))
     return replace(
         args,
         output_dir=folder,
         max_steps=2 * stretch,
         logging_steps=stretch,
-        per_device_train_batch_size=rows,
-        gradient_accumulation_steps=passes,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=accumulation,
         dataloader_num_workers=0,
         logging_first_step=False,
         save_strategy="no",
@@ -143,7 +113,7 @@ def measured_arguments(context: Context, rows: int, length: int, folder: str) ->
     )
 
 
-def judge_speed(context: Context, line: dict[str, float], size: str) -> Finding:
+def judge_speed(context: Context, line: dict[str, float], size: str) -> Finding | str:
     """What a log line means for the whole run."""
     seconds = context.tokens / line["tokens_per_second"]
     found = f"{size}: {line['tokens_per_second']:,.0f} tokens/s"
@@ -152,60 +122,43 @@ def judge_speed(context: Context, line: dict[str, float], size: str) -> Finding:
     found += f"; {context.tokens:,} tokens would take {seconds / 3600:,.1f} h (data, validation, checkpoints aside)"
     if seconds > LONG_RUN:
         return Finding(WARN, found, "a faster GPU, with nothing else on it (nvidia-smi), or fewer max_steps")
-    return Finding(PASS, found)
+    return found
 
 
-def measured_size(context: Context) -> tuple[int, int]:
-    """Rows and their length: the recipe's, or one short row where a processor would take minutes for a step."""
-    work = context.training.sequences_per_step * context.data.max_seq_length * context.flops
-    if context.training.device.type != "cuda" and work > CPU_FLOPS:
-        return 1, min(SMALL_LENGTH, context.data.max_seq_length)
-    return context.size
+def measured_size(context: Context) -> tuple[int, int, str]:
+    """The batch to measure, and its words: the recipe's, or one short sequence if a processor would take minutes."""
+    device, (batch_size, length), whole = context.training.device.type, context.size, ""
+    if device != "cuda" and context.training.sequences_per_step * length * context.flops > CPU_FLOPS:
+        whole = f" (the run: {batch_size} x {length})"
+        batch_size, length = 1, min(SMALL_LENGTH, length)
+    return batch_size, length, f"{batch_size} x {length} tokens on the {device}{whole}"
 
 
-def size_in_words(context: Context) -> str:
-    """What is measured, and whether the run has another size."""
-    rows, length = measured_size(context)
-    whole = "" if (rows, length) == context.size else " (the run: {} x {})".format(*context.size)
-    return f"{rows} x {length} tokens on the {context.training.device.type}{whole}"
+def require_memory(context: Context, needed: float) -> None:
+    """Raise `Skip` if this machine has no GPU, nor so many bytes of memory with some headroom."""
+    free = psutil.virtual_memory().available
+    if context.training.device.type != "cuda" and HEADROOM * needed >= free:
+        found = f"takes {decimal(int(HEADROOM * needed))} of memory, {decimal(free)} are free"
+        raise Skip(found, "a machine with a GPU")
 
 
-def too_large(context: Context, needed: float) -> Finding | None:
-    """That a check is skipped, where the memory of a machine without a GPU does not hold the model."""
-    there = psutil.virtual_memory().available
-    if context.training.device.type == "cuda" or needed < there:
-        return None
-    return Finding(SKIPPED, f"takes {in_bytes(needed)} of memory, {in_bytes(there)} are free", "a machine with a GPU")
+class RandomSequences(TrainingData[Any]):
+    """The same random sequences over and over, in documents of some hundred tokens; their position does not matter."""
 
-
-def free_memory() -> None:
-    """Give back what a check has used."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def random_rows(vocab_size: int, sequence_length: int, rows: int) -> np.ndarray:
-    """Tokens at random, in documents of some hundred."""
-    generator = np.random.default_rng(0)
-    tokens = generator.integers(1, vocab_size, (rows, sequence_length), dtype=np.int32)
-    return np.where(generator.random((rows, sequence_length)) < 1 / 600, 0, tokens).astype(np.int32)
-
-
-class RandomRows(TrainingData[Any]):
-    """The same rows again and again, whose position does not matter."""
-
-    def __init__(self, rows: np.ndarray) -> None:
+    def __init__(self, vocab_size: int, sequence_length: int, count: int) -> None:
         self.sources, self.names, self.position, self.first_worker = [], [], {}, 0
-        self.rows, self.sequence_length = rows, rows.shape[1]
+        generator, shape = np.random.default_rng(0), (count, sequence_length)
+        self.tokens = generator.integers(1, vocab_size, shape, dtype=np.int32)  # (count, sequence_length)
+        self.tokens[generator.random(shape) < 1 / 600] = 0
+        self.sequence_length = sequence_length
         words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))
         self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
 
     def __iter__(self) -> Iterator[TokenSequence[Any]]:
         while True:
-            for row in self.rows:
-                yield {"input_ids": row, "source": "random", "data_state": {"worker": 0}}
+            for tokens in self.tokens:
+                yield {"input_ids": tokens, "source": "random", "data_state": {"worker": 0}}
 
     def progress(self, states: list[Any]) -> dict[str, Progress]:
-        """No source, so none has got anywhere."""
+        """Nothing: there is no source."""
         return {}

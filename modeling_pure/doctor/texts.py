@@ -3,160 +3,101 @@
 import time
 from dataclasses import replace
 
-import pyarrow as pa
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from ..data.documents import Documents
-from ..data.held_out import (
-    check_held_out_files,
-    first_documents,
-    open_sources,
-    outside_rows,
-    training_files,
-)
+from ..data.held_out import check_held_out_files, decontaminated, open_sources, outside_documents, training_files
 from ..data.pretokenized import PretokenizedMixture
 from ..data.source_rows import ExamRows
 from ..data.sources import Source
-from ..errors import InputError, RunStopped, first_line
-from ..medqa.questions import read_questions
+from ..errors import InputError, first_line
 from ..tokenizer import check_vocabulary
 from ..training import hub
 from ..training.trainer_options import seed_of_data
-from .context import FAIL, PASS, SKIPPED, WARN, Context, Finding, on_hub, paths_of
+from .context import WARN, Context, Finding, Skip, paths_of
 
-GO_ONLINE = "connect, unset HF_HUB_OFFLINE, or point the recipe at local files"
-SEE_HUB = "see Hub above"
+NOT_NEEDED = "not needed: all that the recipe names is local"
 
 
-def check_hub(context: Context) -> Finding:
+def check_hub(context: Context) -> Finding | str:
     """Whether the Hub answers."""
-    if not context.needs_hub:
-        return Finding(PASS, "not needed: all that the recipe names is local")
     if context.hub_fault:
-        return Finding(WARN, context.hub_fault, GO_ONLINE)
-    return Finding(PASS, f"{constants.ENDPOINT} answers")
+        cure = "connect, unset HF_HUB_OFFLINE, or point the recipe at local files"
+        return Finding(WARN, context.hub_fault, cure)
+    return f"{constants.ENDPOINT} answers" if context.needs_hub else NOT_NEEDED
 
 
-def check_token(context: Context) -> Finding:
-    """Whether there is a token of the Hub, and a valid one; only a run that is pushed cannot do without."""
-    token, bad = context.training.hub_token or get_token(), FAIL if context.training.push_to_hub else WARN
+def check_token(context: Context) -> Finding | str:
+    """Whether there is a valid token for the Hub; a run that pushes needs one that may write."""
+    token = context.training.hub_token or get_token()
     if not context.needs_hub:
-        return Finding(PASS, "not needed: all that the recipe names is local")
-    if not token:
-        return Finding(bad, "none", "hf auth login, or HF_TOKEN: for pushing, and for data behind terms of use")
-    if context.hub_fault:
-        return Finding(SKIPPED, "there is one, which nobody could be asked about", SEE_HUB)
+        return NOT_NEEDED
+    if token and context.hub_fault:
+        raise Skip("there is one, and the Hub cannot be asked about it", "see Hub above")
     if context.training.push_to_hub:
-        try:
-            hub.check_hub(context.training)
-        except InputError as error:
-            return Finding(FAIL, first_line(error), "the key that the line is about, or another token")
-        return Finding(PASS, f"may write to {context.training.hub_model_id}, or make it")
+        hub.check_hub(context.training)
+        return f"may write to {context.training.hub_model_id}, or create it"
+    if not token:
+        return Finding(WARN, "none", "hf auth login, or HF_TOKEN: for pushing, and for data behind terms of use")
     try:
-        return Finding(PASS, f"that of {HfApi().whoami(token=token)['name']}")
-    except HfHubHTTPError as error:
-        if error.response.status_code == 401:
-            cure = "hf auth login --force, or take HF_TOKEN away: even public data may be refused with it"
-            return Finding(bad, "there is one, which the Hub does not know", cure)
-        return Finding(bad, f"cannot be looked at: {first_line(error)}", "try again later")
+        return f"that of {HfApi().whoami(token=token)['name']}"
     except HTTPError as error:
-        return Finding(bad, f"cannot be looked at: {first_line(error)}", "try again later")
+        unknown = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
+        cure = "hf auth login --force, or remove HF_TOKEN: even public data may be refused with it"
+        return Finding(WARN, f"cannot be checked: {first_line(error)}", cure if unknown else "try again later")
 
 
-def check_tokenizer(context: Context) -> Finding:
-    """Whether the tokenizer can be had, and its ids are in the model's vocabulary."""
-    name, rows = context.data.tokenizer_name_or_path, context.config.vocab_size
-    try:
-        tokenizer = context.tokenizer
-        check_vocabulary(tokenizer, rows)
-    except InputError as error:
-        if on_hub(name) and context.hub_fault:
-            return Finding(SKIPPED, f"'{name}': on the Hub, and not downloaded before", SEE_HUB)
-        return Finding(FAIL, str(error), "--tokenizer_name_or_path, or model_overrides.vocab_size, that fit")
-    return Finding(PASS, f"'{name}': {len(tokenizer):,} tokens with its pad token, in a vocabulary of {rows:,}")
+def check_tokenizer(context: Context) -> str:
+    """Whether the tokenizer can be loaded, and its ids are in the model's vocabulary."""
+    tokenizer, size = context.tokenizer, context.config.vocab_size
+    check_vocabulary(tokenizer, size)
+    name = context.data.tokenizer_name_or_path
+    return f"'{name}': {len(tokenizer):,} tokens with its pad token, in a vocabulary of {size:,}"
 
 
-def check_source(context: Context, source: Source) -> Finding:
-    """Whether a source can be opened as a run does: its held-out documents, and one for the last of all readers."""
-    if skipped := out_of_reach(context, paths_of(source)):
-        return skipped
-    seed = seed_of_data(context.training)
-    readers, began = max(1, context.training.dataloader_num_workers), time.perf_counter()
-    try:
-        (one,) = open_sources([source], replace(context.data, validation_sources=None), seed)
-        documents = Documents(one.rows, seed, readers - 1, readers, source.max_epochs, context.data.max_skipped)
-        if not (texts := documents.read(1)):
-            raise InputError(f"{source.key}: max_epochs leaves no text for each of {readers} readers")
-    except (InputError, RunStopped) as error:
-        return Finding(FAIL, str(error), another_path(source))
-    return Finding(
-        PASS,
-        f"{', '.join(source.paths)}: {len(one.held_out):,} held-out documents and one to train on "
+def check_source(context: Context, source: Source) -> str:
+    """Whether a source can be opened as a run does: its validation documents, and one document for the last worker."""
+    context.require_hub(paths_of(source))
+    seed, workers = seed_of_data(context.training), max(1, context.training.dataloader_num_workers)
+    began = time.perf_counter()
+    (one,) = open_sources([source], replace(context.data, validation_sources=None), seed)
+    documents = Documents(one.rows, seed, workers - 1, workers, source.max_epochs, context.data.max_skipped)
+    if not (texts := documents.read(1)):
+        raise InputError(f"{source.key}: max_epochs leaves no text for each of {workers} data workers")
+    return (
+        f"{', '.join(source.paths)}: {len(one.held_out):,} validation documents and one to train on "
         f"({len(texts[0]):,} characters) in {time.perf_counter() - began:.1f} s"
-        + (f"; {one.rows.describe()}" if isinstance(one.rows, ExamRows) else ""),
+        + (f"; {one.rows.describe()}" if isinstance(one.rows, ExamRows) else "")
     )
 
 
-def check_outside(context: Context, source: Source) -> Finding:
+def check_outside(context: Context, source: Source) -> str:
     """Whether a text outside the mixture can be read."""
-    if skipped := out_of_reach(context, source.paths):
-        return skipped
-    try:
-        count = len(first_documents(outside_rows(source, context.data), source.validation_documents))
-    except (InputError, RunStopped) as error:
-        return Finding(FAIL, str(error), another_path(source))
-    return Finding(PASS, f"{', '.join(source.paths)}: {count:,} documents")
+    context.require_hub(source.paths)
+    ((_, documents),) = outside_documents([source], context.data)
+    return f"{', '.join(source.paths)}: {len(documents):,} documents"
 
 
-def check_held_out(context: Context) -> Finding:
+def check_held_out(context: Context) -> str:
     """Whether no file is both trained on and held out, over all sources together."""
-    sources, outside = context.sources_read, context.outside
-    if skipped := out_of_reach(context, [path for one in (*sources, *outside) for path in paths_of(one)]):
-        return skipped
-    try:
-        files = training_files(sources, context.data)
-        check_held_out_files(sources, context.data, files)
-    except (InputError, RunStopped) as error:
-        return Finding(FAIL, str(error), "other paths, or the file taken out of one of them")
-    return Finding(PASS, "; ".join(f"{name}: {found.describe()}" for name, found in files.items()))
+    sources = context.sources_read
+    context.require_hub([path for one in (*sources, *context.outside) for path in paths_of(one)])
+    files = training_files(sources, context.data)
+    check_held_out_files(sources, context.data, files)
+    return "; ".join(f"{name}: {found.describe()}" for name, found in files.items())
 
 
-def check_questions(context: Context) -> Finding:
-    """Whether the questions can be read that no document may hold."""
-    paths = context.questions_read
-    if skipped := out_of_reach(context, paths):
-        return skipped
-    try:
-        count = sum(len(read_questions("decontaminate", path, split="test")) for path in paths)
-    except InputError as error:
-        return Finding(FAIL, str(error), "--decontaminate PATHS, of files or data sets of MedQA's format")
-    return Finding(PASS, f"{', '.join(paths)}: {count:,} questions")
+def check_questions(context: Context) -> str:
+    """Whether the questions that no document may hold can be read."""
+    context.require_hub(context.questions_read)
+    return f"{', '.join(context.questions_read)}: {len(decontaminated(context.data)):,} questions"
 
 
-def check_pretokenized(context: Context) -> Finding:
-    """Whether a folder of packed rows is of this recipe, and holds as many as the run needs."""
-    args, cure = context.training, "python -m modeling_pure.data.pretokenize goes on with it"
-    try:
-        packed = PretokenizedMixture(context.sources, context.tokenizer, context.data, seed_of_data(args))
-        packed.check_rows(args.max_steps * args.sequences_per_step)
-        next(iter(packed))
-    except (InputError, RunStopped) as error:
-        return Finding(FAIL, str(error), cure)
-    except (OSError, pa.ArrowException) as error:
-        return Finding(FAIL, f"pretokenized_dir: {first_line(error)}", cure)
-    return Finding(PASS, f"{packed.num_rows:,} rows in {packed.folder}")
-
-
-def another_path(source: Source) -> str:
-    """The cure for a source that cannot be read."""
-    on_page = "; behind terms of use: accept them on its page, then hf auth login"
-    return f"--{source.key}.path PATH" + (on_page if any(map(on_hub, source.paths)) else "")
-
-
-def out_of_reach(context: Context, paths: list[str]) -> Finding | None:
-    """That a check is skipped, where one of the paths is on the Hub and the Hub does not answer."""
-    remote = [path for path in paths if on_hub(path)]
-    if remote and context.hub_fault:
-        return Finding(SKIPPED, f"{', '.join(remote)}: on the Hub", SEE_HUB)
-    return None
+def check_pretokenized(context: Context) -> str:
+    """Whether a folder of pretokenized sequences is of this recipe, and holds as many as the run needs."""
+    args = context.training
+    data = PretokenizedMixture(context.sources, context.tokenizer, context.data, seed_of_data(args))
+    data.check_rows(args.max_steps * args.sequences_per_step)
+    next(iter(data))
+    return f"{data.num_rows:,} sequences in {data.folder}"

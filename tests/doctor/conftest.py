@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_pure.doctor.__main__ import read_context
-from modeling_pure.doctor.context import Context
+from modeling_pure.doctor.__main__ import checks, read_context
+from modeling_pure.doctor.context import Context, Finding
 from tests.scripts.conftest import SHAPE
 
 
@@ -36,3 +36,9 @@ def recipe(tmp_path_factory, tokenizer_folder, sources) -> Path:
 def context(recipe) -> Callable[..., Context]:
     """The recipe with options of the command line."""
     return lambda *options: read_context(["--config", str(recipe), *map(str, options)])
+
+
+def find(name: str, context: Context) -> Finding:
+    """What the check called `name` finds."""
+    (check,) = [check for check in checks(context) if check.name == name]
+    return check.run(context)

@@ -1,7 +1,5 @@
 """What is found about the machine, each kind of failure made to happen."""
 
-import errno
-import os
 import re
 import shutil
 from collections import namedtuple
@@ -17,6 +15,7 @@ from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN
 from modeling_pure.errors import InputError
 from modeling_pure.training.arguments import PureTrainingArguments
 from tests.conftest import numbers_in
+from tests.doctor.conftest import find
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -51,21 +50,21 @@ def test_memory_of_a_gpu_is_held_against_the_arithmetic_of_the_run(context, gpu)
         (6.4e9, FAIL, "nvidia-smi"),
     ):
         gpu(free)
-        finding = machine.check_gpu(full)
+        finding = find("GPU", full)
         assert finding.status == status, finding
         assert cure in finding.cure
         assert {f"{free / 1e9:.1f}", "85.0", "31.2", "6.4"} <= {*numbers_in(finding.found)}
     gpu(84e9)
     full.training.bf16 = False
-    assert machine.check_gpu(full).status == WARN
-    assert "54.3" in numbers_in(machine.check_gpu(full).found)
+    assert find("GPU", full).status == WARN
+    assert "54.3" in numbers_in(find("GPU", full).found)
 
 
 def test_a_run_without_a_gpu_is_refused_only_where_a_processor_cannot_do_it(context):
-    finding = machine.check_gpu(context())
+    finding = find("GPU", context())
     assert finding.status == WARN
     assert "cpu" in finding.found
-    finding = machine.check_gpu(full_size(context))
+    finding = find("GPU", full_size(context))
     # 2.0e9 tokens x 2.626e9 FLOP, at 1e12 a second
     assert finding.status == FAIL
     assert {"31.2", "5,252", "61"} <= {*numbers_in(finding.found)}
@@ -76,29 +75,29 @@ def test_torch_for_cpus_on_a_machine_with_an_nvidia_driver_is_told(context, monk
     monkeypatch.setattr(torch.version, "hip", None)
     driver = tmp_path / "version"
     monkeypatch.setattr(machine, "NVIDIA_DRIVER", driver)
-    finding = machine.check_torch(context())
+    finding = find("torch", context())
     assert finding.status == WARN
     assert "CUDA" in finding.found
     assert "NVIDIA" not in finding.found
     driver.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54")
-    finding = machine.check_torch(context())
+    finding = find("torch", context())
     assert finding.status == WARN
     assert "NVIDIA" in finding.found
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    finding = machine.check_torch(context())
+    finding = find("torch", context())
     assert finding.status == WARN
     assert "13.0" in numbers_in(finding.found)
 
 
 def test_packages_outside_their_ranges_and_missing_ones_fail(context, monkeypatch, tmp_path):
-    assert machine.check_packages(context()).status == PASS
+    assert find("packages", context()).status == PASS
     file = tmp_path / "pyproject.toml"
     file.write_text(
         '[project]\nrequires-python = "<3.9"\ndependencies = ["torch>=99", "transformers"]\n'
         '[project.optional-dependencies]\ntrain = ["no-such-package>=1"]\neval = ["none-either"]\n'
     )
     monkeypatch.setattr(machine, "PROJECT", file)
-    finding = machine.check_packages(context())
+    finding = find("packages", context())
     assert finding.status == FAIL
     assert "requirements.txt" in finding.cure
     python, torch_, missing = finding.found.split("; ")
@@ -112,7 +111,7 @@ def test_packages_of_an_installed_project_are_those_of_its_metadata(context, mon
     lines = ["torch>=2", 'no-such-package>=1; extra == "train"', 'none-either; extra == "eval"']
     monkeypatch.setattr(machine, "requires", lambda name: lines)
     monkeypatch.setattr(machine, "metadata", lambda name: {"Requires-Python": ">=3.11"})
-    finding = machine.check_packages(context())
+    finding = find("packages", context())
     assert finding.status == FAIL
     assert re.fullmatch("no-such-package [^;]*>=1", finding.found)
 
@@ -120,11 +119,11 @@ def test_packages_of_an_installed_project_are_those_of_its_metadata(context, mon
         raise machine.PackageNotFoundError(name)
 
     monkeypatch.setattr(machine, "requires", not_installed)
-    assert machine.check_packages(context()).status == SKIPPED
+    assert find("packages", context()).status == SKIPPED
 
 
 def test_a_folder_that_cannot_be_written_fails_by_its_name(context, tmp_path):
-    finding = machine.check_output_dir(context("--output_dir", tmp_path / "new" / "run"))
+    finding = find("output_dir", context("--output_dir", tmp_path / "new" / "run"))
     assert finding.status == PASS
     assert "MB/s" in finding.found
     assert not list(tmp_path.iterdir())
@@ -132,9 +131,10 @@ def test_a_folder_that_cannot_be_written_fails_by_its_name(context, tmp_path):
     contexts = [context("--output_dir", folder) for folder in folders]
     (tmp_path / "file").write_text("")
     for folder, given in zip(folders, contexts, strict=True):
-        finding = machine.check_output_dir(given)
+        finding = find("output_dir", given)
         assert finding.status == FAIL
-        assert f"'{folder}': {os.strerror(errno.ENOTDIR)}" in finding.found
+        assert finding.found.startswith("output_dir: ")
+        assert f"'{folder}'" in finding.found
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -148,19 +148,19 @@ def test_a_disk_has_to_hold_the_checkpoints_kept_the_best_and_the_unfinished(con
         needed = count * 12 * with_limit.parameters
         for free, status in ((needed, PASS), (needed - 1, FAIL)):
             monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: Usage(2 * free, free, free))
-            finding = machine.check_disk(with_limit)
+            finding = find("disk", with_limit)
             assert finding.status == status
             assert str(count) in numbers_in(finding.found)
     unlimited = context("--save_steps", 5)
     unlimited.training.save_total_limit = None
-    assert str(3 + 2) in numbers_in(machine.check_disk(unlimited).found)
+    assert str(3 + 2) in numbers_in(find("disk", unlimited).found)
     unlimited.training.save_steps = 0.1
-    assert str(10 + 2) in numbers_in(machine.check_disk(unlimited).found)
+    assert str(10 + 2) in numbers_in(find("disk", unlimited).found)
 
 
 def test_what_a_run_reports_to_has_to_be_there(context):
-    assert machine.check_monitoring(context()).found.startswith("report_to: tensorboard")
-    assert machine.check_monitoring(context("--report_to", "none")).status == PASS
+    assert find("monitoring", context()).found.startswith("report_to: tensorboard")
+    assert find("monitoring", context("--report_to", "none")).status == PASS
     missing = min(set(INTEGRATION_TO_CALLBACK) - set(get_available_reporting_integrations()))
     for name in (missing, "nobody"):
         with pytest.raises(InputError, match=f"^report_to: .*{name}"):
@@ -170,13 +170,13 @@ def test_what_a_run_reports_to_has_to_be_there(context):
 def test_data_workers_need_cores_and_shared_memory(context, monkeypatch):
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda pid: range(4), raising=False)
     for workers, status in ((0, PASS), (3, PASS), (4, WARN)):
-        assert machine.check_workers(context("--dataloader_num_workers", workers)).status == status
-    finding = machine.check_workers(context("--dataloader_num_workers", 4))
+        assert find("data workers", context("--dataloader_num_workers", workers)).status == status
+    finding = find("data workers", context("--dataloader_num_workers", 4))
     assert numbers_in(finding.found) == ["4", "4"]  # workers, cores
     assert "--dataloader_num_workers 3" in finding.cure
     monkeypatch.setattr(machine, "SHARED_MEMORY", machine.Path("/"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, 1000))
-    finding = machine.check_workers(context("--dataloader_num_workers", 1))
+    finding = find("data workers", context("--dataloader_num_workers", 1))
     assert finding.status == FAIL
     assert "--shm-size" in finding.cure
-    assert machine.check_workers(context("--dataloader_num_workers", 0)).status == PASS
+    assert find("data workers", context("--dataloader_num_workers", 0)).status == PASS

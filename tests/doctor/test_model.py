@@ -5,27 +5,29 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.filesize import decimal
 
 from modeling_pure import PureForCausalLM
-from modeling_pure.doctor import machine, model
-from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN
+from modeling_pure.doctor import model
+from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN, Check
 from modeling_pure.errors import InputError
 from modeling_pure.modeling_pure import PureRMSNorm
 from tests.conftest import numbers_in
+from tests.doctor.conftest import find
 
 
 def test_the_full_model_is_counted_and_held_against_its_number(context, monkeypatch):
     full = context("--preset", "medium-large", "--model_overrides", "{}")
-    assert {"401,227,776", "20", "1152"} <= {*numbers_in(model.check_model(full).found)}
+    assert {"401,227,776", "20", "1152"} <= {*numbers_in(find("model", full).found)}
     monkeypatch.setattr(model, "FULL_SIZE", 1)
-    assert model.check_model(full).status == FAIL
-    assert model.check_model(context()).status == PASS
+    assert find("model", full).status == FAIL
+    assert find("model", context()).status == PASS
 
 
 @pytest.mark.parametrize("spread", [0.001, 0.1, 0.3])
 def test_the_first_loss_is_that_of_a_model_that_knows_nothing(spread, context):
     small = context("--model_overrides.head_initializer_range", spread)
-    finding = model.check_forward(small)
+    finding = find("forward pass", small)
     assert finding.status == PASS
     rows, length, loss, expected = map(float, numbers_in(finding.found))
     assert (rows, length) == (2, 64)
@@ -36,9 +38,9 @@ def test_the_first_loss_is_that_of_a_model_that_knows_nothing(spread, context):
 def test_a_model_that_computes_nonsense_fails(context, monkeypatch):
     forward = PureRMSNorm.forward
     monkeypatch.setattr(PureRMSNorm, "forward", lambda self, states: 1000 * forward(self, states))
-    assert model.check_forward(context("--model_overrides.head_initializer_range", 0.1)).status == FAIL
+    assert find("forward pass", context("--model_overrides.head_initializer_range", 0.1)).status == FAIL
     monkeypatch.setattr(PureRMSNorm, "forward", lambda self, states: torch.nan * states)
-    finding = model.check_forward(context())
+    finding = find("forward pass", context())
     assert finding.status == FAIL
     assert re.search(r"\bnan\b", finding.found)
 
@@ -57,12 +59,12 @@ def limit_rows(monkeypatch, most: int) -> None:
 
 def test_memory_that_runs_out_is_a_line(context, monkeypatch):
     limit_rows(monkeypatch, 1)
-    assert model.check_forward(context()).found.endswith("CUDA out of memory. Tried to allocate 2 GiB.")
-    finding = model.check_throughput(context())
+    assert find("forward pass", context()).found.endswith("CUDA out of memory. Tried to allocate 2 GiB.")
+    finding = find("throughput", context())
     assert finding.status == WARN
     assert numbers_in(finding.found) == ["2", "64", "1"]  # one row fits
     limit_rows(monkeypatch, 0)
-    finding = model.check_throughput(context())
+    finding = find("throughput", context())
     assert finding.status == FAIL
     assert "--gradient_checkpointing true" in finding.found
 
@@ -71,30 +73,30 @@ def test_a_model_that_a_machine_has_no_memory_for_is_not_built(context, monkeypa
     small = context()
     there = SimpleNamespace(available=6 * small.parameters)  # enough for a forward pass
     monkeypatch.setattr(model.psutil, "virtual_memory", lambda: there)
-    assert model.check_forward(small).status == PASS
-    assert model.check_throughput(small).status == SKIPPED
+    assert find("forward pass", small).status == PASS
+    assert find("throughput", small).status == SKIPPED
     there.available = 4 * small.parameters
-    finding = model.check_forward(small)
+    finding = find("forward pass", small)
     assert finding.status == SKIPPED
-    assert machine.in_bytes(there.available) in finding.found
+    assert decimal(there.available) in finding.found
 
 
 def test_steps_are_timed_at_the_size_of_the_run_or_say_so(context, monkeypatch):
-    finding = model.check_throughput(context("--document_mask", "true", "--optimizer", "muon"))
+    finding = find("throughput", context("--document_mask", "true", "--optimizer", "muon"))
     assert finding.status == PASS
     assert re.match(r"2 x 64 .* [\d,]+ tokens/s", finding.found)
     monkeypatch.setattr(model, "CPU_FLOPS", 1)
     monkeypatch.setattr(model, "SMALL_LENGTH", 32)
-    finding = model.check_throughput(context())
+    finding = find("throughput", context())
     assert re.match(r"1 x 32 .*\b2 x 64\b.* [\d,]+ tokens/s", finding.found)
-    assert model.check_throughput(context("--quick")).status == SKIPPED
+    assert find("throughput", context("--quick")).status == SKIPPED
 
 
 def test_hours_are_those_of_the_whole_run(context):
     run = context("--max_steps", 1_000_000)  # x 256 tokens
     for speed, status, hours in ((1000, WARN, "71.1 h"), (2000, PASS, "35.6 h")):
         line = {"tokens_per_second": speed, "mfu": 0.416, "peak_memory_gb": 31.04}
-        finding = model.judge_speed(run, line, "16 x 2048 tokens on the cuda")
+        finding = Check("speed", lambda run, line=line: model.judge_speed(run, line, "16 x 2048 on cuda")).run(run)
         assert finding.status == status
         assert re.search(rf"\b{speed:,} tokens/s.* 41\.6% .* 31\.0 GB.* 256,000,000 .* {hours}", finding.found)
 

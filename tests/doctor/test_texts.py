@@ -12,35 +12,29 @@ from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.pretokenize import ROWS_PER_FILE, write_mixture
 from modeling_pure.data.pretokenized import FACTS_FILE, sequences_file, settings
 from modeling_pure.doctor import context as context_module
-from modeling_pure.doctor import texts
 from modeling_pure.doctor.__main__ import checks
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN, on_hub
 from tests.conftest import numbers_in, write_jsonl
 from tests.data.http_server import Failure, FileServer
+from tests.doctor.conftest import find
 from tests.hub_server import HubServer
 
 TOKEN = "hf_not_to_be_seen"
 
 
-def source(context, name: str):
-    """The finding about one source of the recipe."""
-    (one,) = [one for one in context.sources if one.name == name]
-    return texts.check_source(context, one)
-
-
 @pytest.mark.parametrize(("name", "held_out"), [("finepdfs", "40"), ("usmle", "13")])
 def test_a_source_is_read_as_training_reads_it(name, held_out, context):
-    finding = source(context(), name)
+    finding = find(f"sources.{name}", context())
     assert finding.status == PASS
     assert held_out in numbers_in(finding.found.split(": ")[1])
 
 
 def test_exam_text_is_read_in_the_formats_and_with_the_books_of_the_recipe(context, tmp_path):
-    finding = source(context("--sources.usmle.answer_formats", "{text: 0.75, letter: 0.25}"), "usmle")
+    finding = find("sources.usmle", context("--sources.usmle.answer_formats", "{text: 0.75, letter: 0.25}"))
     assert finding.status == PASS
     assert {"75", "25"} <= {*numbers_in(finding.found)}
     for key, value in (("answer_formats", "reasoned"), ("passages", str(tmp_path))):
-        finding = source(context(f"--sources.usmle.{key}", value), "usmle")
+        finding = find("sources.usmle", context(f"--sources.usmle.{key}", value))
         assert finding.status == FAIL
         assert finding.found.startswith(f"sources.usmle.{key}: ")
 
@@ -58,17 +52,17 @@ def test_exam_text_is_read_in_the_formats_and_with_the_books_of_the_recipe(conte
 )
 def test_a_source_that_cannot_be_read_fails_by_its_key(options, message, context):
     broken = context(*options, "--streaming_timeout", "0.1")
-    finding = source(broken, "c4")
+    finding = find("sources.c4", broken)
     assert finding.status == FAIL
     assert re.match(message, finding.found)
     assert "\n" not in finding.found
     assert finding.cure.startswith("--sources.c4.path PATH")
-    assert source(broken, "fineweb_edu").status == PASS
+    assert find("sources.fineweb_edu", broken).status == PASS
 
 
 def test_a_file_that_two_sources_share_is_found(context, corpus):
-    assert texts.check_held_out(context()).status == PASS
-    finding = texts.check_held_out(context("--sources.c4.validation_path", corpus / "finepdfs.jsonl"))
+    assert find("files", context()).status == PASS
+    finding = find("files", context("--sources.c4.validation_path", corpus / "finepdfs.jsonl"))
     assert finding.status == FAIL
     assert re.match(r"sources\.c4\.validation_path: .*finepdfs\.jsonl' of sources\.finepdfs", finding.found)
 
@@ -82,27 +76,27 @@ def test_texts_outside_the_mixture_and_questions_are_read_too(context, corpus, t
     outside = write_jsonl(tmp_path / "outside.jsonl", [{"text": "fever"}, {"text": "cough"}])
     questions = corpus / "questions.jsonl"
     good = context("--validation_sources", f"{{wiki: {{path: {outside}}}}}", "--decontaminate", questions)
-    assert texts.check_outside(good, good.outside[0]).found.startswith(f"{outside}: 2 ")
-    assert texts.check_questions(good).found.startswith(f"{questions}: 120 ")
-    assert {"validation_sources.wiki", "decontaminate"} <= {name for name, _ in checks(good)}
+    assert find("validation_sources.wiki", good).found.startswith(f"{outside}: 2 ")
+    assert find("decontaminate", good).found.startswith(f"{questions}: 120 ")
+    assert {"validation_sources.wiki", "decontaminate"} <= {check.name for check in checks(good)}
     bad = context("--validation_sources", "{wiki: {path: /none.jsonl}}", "--decontaminate", questions, outside)
-    finding = texts.check_outside(bad, bad.outside[0])
+    finding = find("validation_sources.wiki", bad)
     assert finding.status == FAIL
     assert re.match(r"validation_sources\.wiki: .*'/none\.jsonl'", finding.found)
-    finding = texts.check_questions(bad)
+    finding = find("decontaminate", bad)
     assert finding.status == FAIL
     assert re.match(rf"decontaminate: .*\b0\b.*'{outside}'", finding.found)
 
 
 def test_a_vocabulary_that_is_too_small_fails_and_the_model_is_looked_at_all_the_same(context):
-    assert numbers_in(texts.check_tokenizer(context()).found)[-2:] == ["401", "512"]  # tokens, vocabulary
+    assert numbers_in(find("tokenizer", context()).found)[-2:] == ["401", "512"]  # tokens, vocabulary
     small = context("--model_overrides", "{vocab_size: 400}")
-    finding = texts.check_tokenizer(small)
+    finding = find("tokenizer", small)
     assert finding.status == FAIL
     assert finding.found.startswith("vocab_size: ")
     assert numbers_in(finding.found) == ["401", "400"]
     assert small.blueprint.lm_head.out_features == 400
-    finding = texts.check_tokenizer(context("--tokenizer_name_or_path", "/nowhere"))
+    finding = find("tokenizer", context("--tokenizer_name_or_path", "/nowhere"))
     assert finding.status == FAIL
     assert re.match("tokenizer_name_or_path: .*'/nowhere'", finding.found)
 
@@ -115,17 +109,17 @@ def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
     write_mixture(tmp_path, mixture, 12)
     options = ["--pretokenized_dir", tmp_path, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
     packed = context(*options)
-    assert numbers_in(texts.check_pretokenized(packed).found.replace(str(tmp_path), "")) == ["12"]
-    names = [name for name, _ in checks(packed)]
+    assert numbers_in(find("pretokenized_dir", packed).found.replace(str(tmp_path), "")) == ["12"]
+    names = [check.name for check in checks(packed)]
     assert "pretokenized_dir" in names
     assert not [name for name in names if name.startswith("sources.")]
-    asked = [name for name, _ in checks(context(*options, "--medqa_dev_questions", 5))]
+    asked = [check.name for check in checks(context(*options, "--medqa_dev_questions", 5))]
     assert [name for name in asked if name.startswith("sources.")] == ["sources.usmle"]
-    finding = texts.check_pretokenized(context(*options, "--max_steps", 13))
+    finding = find("pretokenized_dir", context(*options, "--max_steps", 13))
     assert finding.status == FAIL
     assert re.match(r"pretokenized_dir: .*\b12\b.*\b13\b", finding.found)
     sequences_file(tmp_path, 0).write_bytes(b"no arrow")
-    finding = texts.check_pretokenized(packed)
+    finding = find("pretokenized_dir", packed)
     assert finding.status == FAIL
     assert finding.found.startswith("pretokenized_dir: ")
 
@@ -157,22 +151,22 @@ READ = ["--sources.c4.path", "owner/c4"]
 
 def test_a_run_that_reads_is_warned_of_a_token_that_is_missing_or_invalid(context, hub, monkeypatch):
     options, bad = READ, WARN
-    finding = texts.check_token(context(*options))
+    finding = find("token", context(*options))
     assert finding.status == bad
     assert "hf auth login" in finding.cure
     assert "--force" not in finding.cure
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    finding = texts.check_token(context(*options))
+    finding = find("token", context(*options))
     assert finding.status == PASS
     assert "somebody" in finding.found
     for status, invalid in ((401, True), (500, False)):
         hub.failures = lambda method, path, status=status: Failure(status) if "whoami" in path else None
-        finding = texts.check_token(context(*options))
+        finding = find("token", context(*options))
         assert finding.status == bad
         assert ("hf auth login --force" in finding.cure) == invalid
         assert TOKEN not in str(finding)
     hub.failures = lambda method, path: Failure(drop=True) if "whoami" in path else None
-    finding = texts.check_token(context(*options))
+    finding = find("token", context(*options))
     assert finding.status == bad
     assert "hf auth login" not in finding.cure
 
@@ -180,13 +174,13 @@ def test_a_run_that_reads_is_warned_of_a_token_that_is_missing_or_invalid(contex
 def test_a_run_that_is_pushed_fails_without_the_right_to(context, tmp_path, monkeypatch):
     hub = HubServer()
     take_for_the_hub(hub.url, tmp_path, monkeypatch)
-    assert texts.check_token(context(*PUSH)).status == FAIL
-    finding = texts.check_token(context(*PUSH, "--hub_token", "hf_writes"))
+    assert find("token", context(*PUSH)).status == FAIL
+    finding = find("token", context(*PUSH, "--hub_token", "hf_writes"))
     assert finding.status == PASS
     assert "user/pure" in finding.found
     faults = set()
     for token in ("hf_reads", TOKEN):
-        finding = texts.check_token(context(*PUSH, "--hub_token", token))
+        finding = find("token", context(*PUSH, "--hub_token", token))
         assert finding.status == FAIL
         assert finding.found.startswith("push_to_hub: ")
         assert token not in str(finding)
@@ -196,27 +190,27 @@ def test_a_run_that_is_pushed_fails_without_the_right_to(context, tmp_path, monk
 
 
 def test_a_hub_that_does_not_answer_or_must_not_be_asked_is_told_once(context, hub, monkeypatch):
-    finding = texts.check_hub(context(*READ))
+    finding = find("Hub", context(*READ))
     assert finding.status == PASS
     assert hub.url in finding.found
     for status in (403, 503):
         hub.failures = lambda method, path, status=status: Failure(status)
-        finding = texts.check_hub(context(*READ))
+        finding = find("Hub", context(*READ))
         assert finding.status == WARN
         assert re.match(rf"{hub.url} .*\b{status}\b", finding.found)
     monkeypatch.setattr(context_module, "HUB_SECONDS", 0.05)
     hub.failures = lambda method, path: Failure(delay=0.5)
     for _ in range(2):  # an answer that comes too late, and none
-        finding = texts.check_hub(context(*READ))
+        finding = find("Hub", context(*READ))
         assert finding.status == WARN
         assert f"{hub.url}: " in finding.found
         hub.stop()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     offline = context(*READ)
-    assert "HF_HUB_OFFLINE" in texts.check_hub(offline).found
-    assert source(offline, "c4").status == SKIPPED
-    assert source(offline, "usmle").status == PASS
-    assert texts.check_hub(context()).status == texts.check_token(context()).status == PASS
+    assert "HF_HUB_OFFLINE" in find("Hub", offline).found
+    assert find("sources.c4", offline).status == SKIPPED
+    assert find("sources.usmle", offline).status == PASS
+    assert find("Hub", context()).status == find("token", context()).status == PASS
 
 
 @pytest.mark.parametrize(

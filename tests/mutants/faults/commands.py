@@ -31,4 +31,25 @@ FAULTS = [
         "pass",
         "tests/scripts/test_option_values.py",
     ),
+    Fault(
+        "the doctor waits for a Hub that does not answer",
+        "modeling_pure/doctor/context.py",
+        "if remote and self.hub_fault:",
+        "if not remote and self.hub_fault:",
+        "tests/doctor/test_texts.py -k told_once",
+    ),
+    Fault(
+        "an error of a library ends the doctor",
+        "modeling_pure/doctor/context.py",
+        "except Exception as error:",
+        "except KeyError as error:",
+        "tests/doctor/test_model.py -k memory_that_runs_out",
+    ),
+    Fault(
+        "the demo's texts tell what its held-out questions ask",
+        "modeling_pure/demo/world.py",
+        "split.train.extend(combinations[dev:])",
+        "split.train.extend(combinations[heldout:])",
+        "tests/demo/test_world.py -k combination",
+    ),
 ]
