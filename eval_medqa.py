@@ -29,11 +29,11 @@ from modeling_pure.medqa.card import card_evaluation
 from modeling_pure.medqa.evaluation import Inputs, evaluate, read_inputs
 from modeling_pure.medqa.formats import chat_prompt
 from modeling_pure.medqa.formulations import Plan, make_plan
+from modeling_pure.medqa.log_likelihood import context_length
 from modeling_pure.medqa.permutations import ORDERS
 from modeling_pure.medqa.report import print_report, write_report
 from modeling_pure.medqa.results import write_evaluation
 from modeling_pure.medqa.schema import Results
-from modeling_pure.medqa.scoring import context_length
 from modeling_pure.model_card import add_evaluation
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.tokenizer import load_tokenizer, prompt_ids

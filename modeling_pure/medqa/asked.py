@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..tokenizer import prompt_ids, text_ids
 from .formats import chat_prompt, format_stem, text_continuation
 from .formulations import BY_LETTER, Formulation
+from .log_likelihood import context_length
 from .questions import Question
-from .scoring import context_length
 from .tasks import Task
 
 Record = dict[str, Any]  # the result of one question, as plain JSON; each scorer documents its keys

@@ -6,7 +6,7 @@ Their accuracies stand in the table beside the model's. A model that does not be
 import numpy as np
 from tqdm import tqdm
 
-from .bm25 import Bm25, content_words
+from .passages import Bm25, content_words
 from .questions import Question
 from .tasks import Task
 

@@ -24,7 +24,7 @@ from .measure import Scored, measure, slices
 from .passages import Library, fit_passages, retrieval_metrics, textbook_passages
 from .permutations import ORDERS, permuted
 from .question_files import ENDINGS
-from .questions import Question
+from .questions import Question, select_split
 from .results import (
     SCHEMA_VERSION,
     count_test_runs,
@@ -39,7 +39,6 @@ from .results import (
 from .schema import DataFacts, Memorisation, Results, Retrieval
 from .scorers import SCORERS
 from .sections import by
-from .splits import select_split
 
 
 @dataclass(frozen=True)
@@ -255,6 +254,6 @@ class Run:
             "path": book.path,
             "passages": book.passages,
             "left_out": book.left_out,
-            "metrics": {**retrieval_metrics(questions)},
+            "metrics": asdict(retrieval_metrics(questions)),
         }
         return questions

@@ -7,11 +7,10 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from .asked import Asked, Batches, NotFinite, Record
-from .ends import end_tokens
-from .formats import from_chat
+from .formats import end_tokens, from_chat
+from .log_likelihood import sorted_batches
 from .questions import Question
 from .rewards import REWARD_WEIGHTS, Correct, LengthPenalty
-from .scoring import sorted_batches
 
 
 def score_generations(asked: Asked, questions: list[Question]) -> Batches:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ import torch
 
 from ..atomic import write_atomically
 from ..errors import InputError
-from .flaws import find_flaws
 from .measure import Scored
-from .questions import Question, repeated_rows
+from .questions import Question, find_flaws, repeated_rows
 from .schema import DataFacts, ModelFacts, Results
 from .tasks import Task
 
@@ -61,7 +60,7 @@ def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> 
         "sha256": questions_digest(questions),
         "labels": {label: sum(q.answer == i for q in questions) for i, label in enumerate(task.labels)},
         "repeated_rows": [list(rows) for rows in repeated_rows(questions)],
-        "flaws": find_flaws(questions),
+        "flaws": asdict(find_flaws(questions)),
     }
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from .asked import Asked, Batches, NotFinite, Record
 from .generation import score_generations
+from .log_likelihood import continuation_log_likelihoods, label_log_likelihoods, sorted_batches
 from .questions import Question
-from .scoring import continuation_log_likelihoods, label_log_likelihoods, sorted_batches
 
 PREMISE = "Answer:"
 

@@ -6,7 +6,7 @@ from math import log
 from typing import Any
 
 from ..console import DISCLAIMER
-from .flaws import describe_flaws
+from .questions import Flaws
 from .schema import Comparison, Memorisation, Results
 from .statistics import ALPHA, in_words
 
@@ -60,7 +60,7 @@ def verdict(results: Results) -> list[str]:
         sentences.append(f"Prompts longer than the context, which were cut from the left: {data['cut_prompts']}.")
     if data["repeated_rows"]:
         sentences.append(f"{repeated(data['repeated_rows'])}. Each counts as often as it is there.")
-    return sentences + describe_flaws(data["flaws"])
+    return sentences + Flaws(**data["flaws"]).describe()
 
 
 def against_one(row: Comparison) -> str:

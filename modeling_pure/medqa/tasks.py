@@ -1,14 +1,13 @@
-"""The data sets that are evaluated, each a declaration: where it is, how a row is read, its prompt, its answers.
+"""The data sets to evaluate on, each a declaration: where it is, how a record is read, its prompt, its answers.
 
-Prompts and answers are lm-evaluation-harness's (0.4.13, no examples before the question), byte for byte, so that any
-accuracy here can be put beside one from there.
+Prompts and answers are lm-evaluation-harness's (0.4.13, zero-shot), byte for byte, so that accuracies are comparable.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .fields import FieldError, Row, checked_texts, kind, required_text
 from .formats import for_format, format_options, format_passages, medqa_prompt
+from .question_files import FieldError, Row, checked_texts, required_text
 from .questions import COLUMNS, LETTERS, Question, question_from_row, read_questions
 
 
@@ -18,12 +17,12 @@ class Task:
 
     Args:
         name: lm-evaluation-harness's name of the task.
-        path, config, split: where it is on the Hub; local files may stand in for them.
-        read_row: makes a question of a row.
-        columns: what a row needs, for the message if one lacks it.
-        prompt: the text up to and including `Answer:`, in which `ask` changes what a format or open books need.
-        labels: what may follow it, in the order of a question's options.
-        set_name: what it is called in a file that holds several sets; MIRAGE's "mmlu" has six subjects in one.
+        path, config, split: where it is on the Hub; local files may replace it.
+        prompt: the text up to and including `Answer:`; `ask` adapts it to a format and adds passages.
+        read_row: makes a question of a record.
+        columns: what a record needs, for the message if one lacks it.
+        labels: what may follow the prompt, in the order of a question's options.
+        set_name: its name in a file that holds several sets; MIRAGE's "mmlu" has six subjects in one.
     """
 
     name: str
@@ -73,10 +72,8 @@ def pubmedqa_question(row: Row) -> Question:
         raise FieldError("final_decision", f"{decision!r} is none of {', '.join(DECISIONS)}")
     name, contexts = "contexts", row.get("contexts")
     if contexts is None:
-        name, nested = "context.contexts", row.get("context")
-        if not isinstance(nested, Mapping):
-            raise FieldError("context", f"expected contexts, or a mapping that holds them; found {kind(nested)}")
-        contexts = nested.get("contexts")
+        nested = row.get("context")
+        name, contexts = "context", nested.get("contexts") if isinstance(nested, Mapping) else None
     context = "\n".join(checked_texts(name, contexts))
     return Question(question, DECISIONS, DECISIONS.index(decision), context=context)
 

@@ -13,8 +13,7 @@ from modeling_pure.grpo.prompts import Asking, prompt_dataset
 from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer
 from modeling_pure.medqa.asked import Asked
-from modeling_pure.medqa.ends import end_tokens
-from modeling_pure.medqa.formats import format_answer, format_prompt
+from modeling_pure.medqa.formats import end_tokens, format_answer, format_prompt
 from modeling_pure.medqa.generation import Judge
 from modeling_pure.medqa.tasks import MEDQA
 from modeling_pure.tokenizer import added_tokens, prompt_ids

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 import eval_medqa
 from modeling_pure.medqa import compare, scorers
 from modeling_pure.medqa.formats import format_prompt
-from modeling_pure.medqa.splits import select_split
+from modeling_pure.medqa.questions import select_split
 from tests.conftest import write_jsonl
 from tests.scripts.conftest import predictions_of, stops_after_one
 

@@ -28,10 +28,10 @@ FAULTS = [
     ),
     Fault(
         "letters are scored one position too early",
-        MEDQA + "scoring.py",
+        MEDQA + "log_likelihood.py",
         "(lengths - 1).to(model.device)",
         "(lengths - 2).to(model.device)",
-        "tests/medqa/test_scoring.py",
+        "tests/medqa/test_log_likelihood.py",
     ),
     Fault(
         "averaged probabilities belong to other options",
@@ -49,7 +49,7 @@ FAULTS = [
     ),
     Fault(
         "the last of several equal passages is found first",
-        MEDQA + "bm25.py",
+        MEDQA + "passages.py",
         'np.argsort(-scores[found], kind="stable")',
         'np.argsort(scores[found], kind="stable")[::-1]',
         "tests/medqa/test_passages.py",
@@ -196,14 +196,14 @@ FAULTS = [
     ),
     Fault(
         "a letter of two tokens is scored by its first",
-        MEDQA + "scoring.py",
+        MEDQA + "log_likelihood.py",
         "if any(len(ids) != 1 for ids in label_ids):",
         "if any(len(ids) < 1 for ids in label_ids):",
-        "tests/medqa/test_scoring.py",
+        "tests/medqa/test_log_likelihood.py",
     ),
     Fault(
         "the saved model ends at one token alone",
-        MEDQA + "ends.py",
+        MEDQA + "formats.py",
         "ends if len(ends) > 1 else ends[0]",
         "ends[0]",
         "tests/medqa/test_ends.py",
@@ -217,14 +217,14 @@ FAULTS = [
     ),
     Fault(
         "true is the second option",
-        MEDQA + "fields.py",
-        "if not isinstance(value, int) or isinstance(value, bool):",
-        "if not isinstance(value, int):",
+        MEDQA + "question_files.py",
+        "if not isinstance(value, int) or isinstance(value, bool) or not",
+        "if not isinstance(value, int) or not",
         "tests/medqa/test_question_files.py",
     ),
     Fault(
         "options with keys are taken in the file's order",
-        MEDQA + "fields.py",
+        MEDQA + "question_files.py",
         "return [checked_text(field, options[field]) for field in expected]",
         "return [checked_text(field, options[field]) for field in options]",
         "tests/medqa/test_question_files.py",
@@ -238,7 +238,7 @@ FAULTS = [
     ),
     Fault(
         "the right option's twin is not counted",
-        MEDQA + "flaws.py",
+        MEDQA + "questions.py",
         "if texts.count(texts[question.answer]) > 1:",
         "if texts.count(texts[question.answer]) > 2:",
         "tests/medqa/test_flaws.py",
