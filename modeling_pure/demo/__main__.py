@@ -26,9 +26,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ..console import DISCLAIMER, print_block, print_table
 from ..errors import run_script
 from ..medqa import formats
-from ..medqa.compare import paired
 from ..medqa.questions import Question, read_questions
 from ..medqa.results import read_evaluation
+from ..medqa.statistics import paired
 from ..options import CommandLine, check_seeds
 from ..training.callbacks import METRICS_FILE, read_metrics
 from . import facts, table, world
@@ -151,7 +151,7 @@ def show_results(seed: int, twins: bool) -> int:
     print_block(f"What the demo did (seed {seed})", lines)
     CONSOLE.print(DISCLAIMER)
     change = paired(before, after)
-    return 0 if change["p_value"] < 0.01 and change["difference"] > 0 else 1
+    return 0 if change.p_value < 0.01 and change.difference > 0 else 1
 
 
 def heldout_questions() -> list[Question]:

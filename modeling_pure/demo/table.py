@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ..medqa.compare import in_formulation, paired
+from ..medqa.compare import in_formulation
 from ..medqa.questions import Question
+from ..medqa.report import cell
 from ..medqa.results import Evaluation
-from ..medqa.sections import cell
-from ..medqa.statistics import share_right
+from ..medqa.statistics import paired, share_right
 
 HEADLINE = "generate reasoned"
 COLUMNS = {"letter": "letters", "text": "texts", HEADLINE: "reasons"}
@@ -41,5 +41,5 @@ def right(evaluation: Evaluation, formulation: str) -> np.ndarray:
 def in_words(first: np.ndarray, second: np.ndarray) -> str:
     """What changed from the first to the second, bool (n,) each, with its p-value."""
     row = paired(first, second)
-    changes = f"{row['only_second']} became right, {row['only_first']} became wrong"
-    return f"{changes}, exact McNemar p = {row['p_value']:.2g}"
+    changes = f"{row.only_second} became right, {row.only_first} became wrong"
+    return f"{changes}, exact McNemar p = {row.p_value:.2g}"

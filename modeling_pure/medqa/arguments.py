@@ -13,16 +13,17 @@ from ..options import (
     check_texts,
 )
 from .formats import ANSWER_FORMATS
-from .permutations import ORDERS
-from .scorers import SCORERS
+from .formulations import ORDERS, Plan
+from .scorers import SCORERS, Sampling
 from .tasks import TASKS, Task
 
 SPLITS = ("test", "dev", "all")
+ANSWER_TOKENS, REASONED_TOKENS = 32, 1024  # longest completions by default
 
 
 @dataclass
 class EvalArguments:
-    """Model, questions, how they are asked, what stands beside the accuracy, and where the report goes."""
+    """Model, questions, scorers, what stands beside the accuracy, and the folder of the report."""
 
     model_name_or_path: str = field(
         default="runs/grpo", metadata={"help": "any causal language model: a folder or a Hub id"}
@@ -36,7 +37,7 @@ class EvalArguments:
         default="test",
         metadata={
             "help": "test: the Hub's test split, or local files that are it; dev: the 10 %% held out of a train file; "
-            "all: every row"
+            "all: every record"
         },
     )
     scorer: str = field(
@@ -63,7 +64,7 @@ class EvalArguments:
     permutations: int = field(
         default=1, metadata={"help": "orders of the options, for letter and text: 1, 4 (rotations) or 24 (all)"}
     )
-    num_samples: int = field(default=0, metadata={"help": "for generate: completions a question; 0 = greedy, one"})
+    num_samples: int = field(default=0, metadata={"help": "for generate: completions per question; 0 = one, greedy"})
     temperature: float = field(default=1.0, metadata={"help": "of sampled completions"})
     top_p: float = field(default=1.0, metadata={"help": "of sampled completions"})
     max_new_tokens: int | None = field(
@@ -87,7 +88,7 @@ class EvalArguments:
     contamination: str | None = field(
         default=None, metadata={"help": "coverage file of python -m modeling_pure.data.decontaminate --coverage FILE"}
     )
-    batch_size: int = field(default=16, metadata={"help": "rows in a forward pass"})
+    batch_size: int = field(default=16, metadata={"help": "prompts in a forward pass"})
     seed: int = field(default=0, metadata={"help": "of sampled completions"})
     include_text: bool = field(
         default=False, metadata={"help": "write questions and completions to predictions.jsonl"}
@@ -109,10 +110,6 @@ class EvalArguments:
         check_output_folder("output_dir", self.output_dir)
         if unknown := {*self.beside} - {*SCORERS}:
             raise InputError(f"beside: expected scorers among {list(SCORERS)}, found {sorted(unknown)}")
-        self.refuse_what_does_not_fit()
-
-    def refuse_what_does_not_fit(self) -> None:
-        """Raise `InputError` for options that do not go with the task or the scorers."""
         scorers = {self.scorer, *self.beside}
         if not self.data_set.has_letters and (scorers - {"auto", "letter"} or self.permutations > 1):
             raise InputError(f"scorer: {self.task} has no lettered options; only letter with permutations 1 fits it")
@@ -124,3 +121,20 @@ class EvalArguments:
     def data_set(self) -> Task:
         """The declaration of `task`."""
         return TASKS[self.task]
+
+    def sampling(self, plan: Plan, context: int) -> Sampling:
+        """How completions are written; those with reasons are longer, but leave half of the context to the prompt.
+
+        Raises:
+            InputError: no room for a prompt.
+        """
+        longest = self.max_new_tokens
+        written = [formulation for formulation in plan.formulations if formulation.scorer == "generate"]
+        if longest is None:
+            reasoned = any(formulation.answer_format == "reasoned" for formulation in written)
+            longest = min(REASONED_TOKENS if reasoned else ANSWER_TOKENS, context // 2)
+        if written and longest >= context:
+            raise InputError(f"max_new_tokens: {longest} leave no room for a prompt in {context}")
+        return Sampling(
+            self.num_samples, self.temperature, self.top_p, longest, self.length_penalty_min_tokens, self.seed
+        )

@@ -35,7 +35,7 @@ FAULTS = [
     ),
     Fault(
         "averaged probabilities belong to other options",
-        MEDQA + "permutations.py",
+        MEDQA + "statistics.py",
         "np.broadcast_to(order.argsort(-1), in_place.shape)",
         "np.broadcast_to(order, in_place.shape)",
         "tests/medqa/test_permutations.py",
@@ -69,10 +69,10 @@ FAULTS = [
         "tests/medqa/test_statistics.py",
     ),
     Fault(
-        "McNemar's tail ends one too early",
+        "McNemar's test counts a question too many",
         MEDQA + "metrics/paired_mcq_comparison/paired_mcq_comparison.py",
-        "range(min(only_first, only_second) + 1)",
-        "range(min(only_first, only_second))",
+        "binomtest(only_first, differing).pvalue",
+        "binomtest(only_first, differing + 1).pvalue",
         "tests/medqa/metrics",
     ),
     Fault(
@@ -84,9 +84,9 @@ FAULTS = [
     ),
     Fault(
         "the accuracy on clean questions is that on all",
-        MEDQA + "contamination.py",
-        "slice_metrics(right[~covered]) if (~covered).any()",
-        "slice_metrics(right) if (~covered).any()",
+        MEDQA + "comparisons.py",
+        "share_right(right[~covered]) if (~covered).any()",
+        "share_right(right) if (~covered).any()",
         "tests/scripts/test_eval.py",
     ),
     Fault(
@@ -98,7 +98,7 @@ FAULTS = [
     ),
     Fault(
         "what a process could not score ends that process alone",
-        MEDQA + "asked.py",
+        MEDQA + "scorers.py",
         "        except NotFinite as error:\n            return error.index",
         "        except ZeroDivisionError:\n            return 0",
         "tests/medqa/test_journal.py",
@@ -120,7 +120,7 @@ FAULTS = [
     Fault(
         "records of one formulation are taken for another",
         MEDQA + "evaluation.py",
-        '"formulation": asdict(asked.formulation),',
+        '"formulation": asdict(formulation),',
         '"formulation": None,',
         "tests/scripts/test_eval_formulations.py",
     ),
@@ -133,7 +133,7 @@ FAULTS = [
     ),
     Fault(
         "passages fill the room of the answer",
-        MEDQA + "asked.py",
+        MEDQA + "scorers.py",
         "return context - self.sampling.max_new_tokens",
         "return context",
         "tests/scripts/test_eval_formulations.py",
@@ -150,20 +150,20 @@ FAULTS = [
         MEDQA + "statistics.py",
         "1 - comb(samples - right, k) / comb(samples, k)",
         "1 - (1 - right / samples) ** k",
-        "tests/medqa/test_measure.py",
+        "tests/medqa/test_accuracy.py",
     ),
     Fault(
         "a chat's prompt gets special tokens twice",
-        MEDQA + "asked.py",
+        MEDQA + "scorers.py",
         "templated=self.formulation.chat",
         "templated=False",
         "tests/medqa/test_scorers.py",
     ),
     Fault(
         "completions run on after the end of a turn",
-        MEDQA + "generation.py",
-        "end_tokens(asked.model, asked.tokenizer)",
-        "[asked.tokenizer.eos_token_id]",
+        MEDQA + "scorers.py",
+        "end_tokens(settings.model, tokenizer)",
+        "[tokenizer.eos_token_id]",
         "tests/medqa/test_scorers.py",
     ),
     Fault(
