@@ -14,16 +14,14 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import modeling_pure  # noqa: F401  registers the model type "pure"
 from modeling_pure.console import DISCLAIMER, print_block
-from modeling_pure.errors import InputError, first_line, run_script
+from modeling_pure.errors import run_script
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.card import card_evaluation
-from modeling_pure.medqa.evaluation import describe_run, evaluate, read_inputs
+from modeling_pure.medqa.evaluation import describe_run, evaluate, load_pretrained, read_inputs
 from modeling_pure.medqa.formats import chat_prompt
 from modeling_pure.medqa.formulations import make_plan
 from modeling_pure.medqa.log_likelihood import context_length
@@ -40,9 +38,10 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, read the questions, score them, report; only the first process prints and writes."""
     args = parse_arguments(sys.argv[1:] if argv is None else argv)
     processes = PartialState(cpu=not torch.cuda.is_available())
-    check_model("model_name_or_path", args.model_name_or_path)
-    config = load(AutoConfig, args)
-    tokenizer = load_tokenizer("model_name_or_path", args.model_name_or_path)
+    key = "model_name_or_path"
+    check_model(key, args.model_name_or_path)
+    config = load_pretrained(key, AutoConfig, args.model_name_or_path, args.trust_remote_code)
+    tokenizer = load_tokenizer(key, args.model_name_or_path)
     plan = make_plan(args, config)
     sampling = args.sampling(plan, context_length(config, tokenizer))
     if args.chat:
@@ -75,17 +74,10 @@ def parse_arguments(argv: list[str]) -> EvalArguments:
 
 def load_model(args: EvalArguments) -> PreTrainedModel:
     """The model in fp32: in bf16 about 3 % of MedQA's questions tie, and ties go to the earlier letter."""
-    model: PreTrainedModel = load(AutoModelForCausalLM, args, dtype=torch.float32, use_safetensors=True)
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    name, trust = args.model_name_or_path, args.trust_remote_code
+    model: PreTrainedModel = load_pretrained("model_name_or_path", AutoModelForCausalLM, name, trust, **options)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def load(kind: Any, args: EvalArguments, **options: Any) -> Any:
-    """What an Auto class loads from the model's folder or Hub id; `InputError` if it cannot."""
-    try:
-        return kind.from_pretrained(args.model_name_or_path, trust_remote_code=args.trust_remote_code, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        message = first_line(error)
-        raise InputError(f"model_name_or_path: cannot load '{args.model_name_or_path}': {message}") from error
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m modeling_pure.general --config recipes/general.yaml [--limit 100]
 
-Raw scores beside what a coin scores on the same questions, and scores with chance taken off: the mean of six raw
-scores is mostly chance, so a raw ratio to another model says little. Tasks are lm-evaluation-harness's own, in fp32.
+Reports raw scores beside chance on the same questions, and scores with chance taken off: the mean of six raw scores is
+mostly chance, so a raw ratio to another model means little. Tasks are lm-evaluation-harness's own, in fp32.
 """
 
 import json
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from .atomic import write_atomically
 from .console import DISCLAIMER, print_block, print_table
 from .errors import InputError, first_line, run_script
+from .medqa.evaluation import load_pretrained
 from .medqa.report import markdown_table
 from .options import check_numbers, check_output_folder, check_texts
 from .recipe import RecipeParser
@@ -79,21 +78,13 @@ def main() -> None:
     models = {getattr(args, key): key for key in MODEL_KEYS if getattr(args, key)}
     for name, key in models.items():
         check_model(key, name)
-        find_config(key, name, args.trust_remote_code)
+        load_pretrained(key, AutoConfig, name, args.trust_remote_code)  # before the other model is measured for hours
     tasks = {name: load_task(name, manager, **settings) for name, settings in args.tasks.items()}
     tasks_in_words = (f"{name} ({task['num_fewshot']}-shot {task['metric']})" for name, task in args.tasks.items())
     questions = f"the first {args.limit} of each (sub)task" if args.limit else "all"
     facts = {"models": " and ".join(models), "tasks": ", ".join(tasks_in_words), "questions": questions}
     print_block("General benchmarks", facts | {"folder": args.output_dir, "note": DISCLAIMER})
     write_results(args, {name: evaluate_model(key, name, args, tasks, manager) for name, key in models.items()})
-
-
-def find_config(key: str, name: str, trust_remote_code: bool) -> None:
-    """Raise `InputError` where there is no such model: not when the other one has been measured for hours."""
-    try:
-        AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"{key}: cannot load '{name}': {first_line(error)}") from error
 
 
 def find_tasks(tasks: dict[str, Any]) -> "TaskManager":
@@ -137,13 +128,8 @@ def evaluate_model(
     """Scores of one model by task, as `score_task` gives them; `key` is the option that named the model."""
     from lm_eval.models.huggingface import HFLM
 
-    trust = args.trust_remote_code
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise InputError(f"{key}: cannot load '{name}': {first_line(error)}") from error
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
+    model = load_pretrained(key, AutoModelForCausalLM, name, args.trust_remote_code, **options)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(key, name, model.config.vocab_size)
     lm = HFLM(pretrained=model.eval().to(device), tokenizer=tokenizer, batch_size=args.batch_size, device=device)

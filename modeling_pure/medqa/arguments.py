@@ -25,9 +25,7 @@ ANSWER_TOKENS, REASONED_TOKENS = 32, 1024  # longest completions by default
 class EvalArguments:
     """Model, questions, scorers, what stands beside the accuracy, and the folder of the report."""
 
-    model_name_or_path: str = field(
-        default="runs/grpo", metadata={"help": "any causal language model: a folder or a Hub id"}
-    )
+    model_name_or_path: str = field(default="runs/grpo", metadata={"help": "causal model: a folder or a Hub id"})
     task: str = field(default="medqa_4options", metadata={"help": f"data set: {', '.join(TASKS)}"})
     questions: str | None = field(
         default=None, metadata={"help": "questions of that data set: local files or a Hub id; by default the Hub's"}
@@ -35,10 +33,7 @@ class EvalArguments:
     questions_config: str | None = field(default=None, metadata={"help": "the Hub data set's configuration"})
     split: str = field(
         default="test",
-        metadata={
-            "help": "test: the Hub's test split, or local files that are it; dev: the 10 %% held out of a train file; "
-            "all: every record"
-        },
+        metadata={"help": "test: the Hub's, or local files; dev: 10 %% of a train file; all: every record"},
     )
     scorer: str = field(
         default="auto",
@@ -48,54 +43,39 @@ class EvalArguments:
         },
     )
     beside: list[str] = field(
-        default_factory=lambda: ["letter"],
-        metadata={"help": "scorers that stand beside the headline; letter always does"},
+        default_factory=lambda: ["letter"], metadata={"help": "scorers beside the headline; letter always is one"}
     )
     answer_format: str | None = field(
         default=None, metadata={"help": "for generate: letter, text or reasoned; by default as the model was taught"}
     )
-    chat: bool = field(
-        default=False, metadata={"help": "for generate: put the prompt into the tokenizer's chat template"}
-    )
+    chat: bool = field(default=False, metadata={"help": "for generate: prompt in the tokenizer's chat template"})
     passages: str | None = field(
         default=None, metadata={"help": "open book: folder of .txt, .md, .jsonl or .parquet to take passages from"}
     )
     num_passages: int = field(default=3, metadata={"help": "for passages: how many stand before a question"})
-    permutations: int = field(
-        default=1, metadata={"help": "orders of the options, for letter and text: 1, 4 (rotations) or 24 (all)"}
-    )
+    permutations: int = field(default=1, metadata={"help": "orders of the options, for letter and text: 1, 4 or 24"})
     num_samples: int = field(default=0, metadata={"help": "for generate: completions per question; 0 = one, greedy"})
     temperature: float = field(default=1.0, metadata={"help": "of sampled completions"})
     top_p: float = field(default=1.0, metadata={"help": "of sampled completions"})
     max_new_tokens: int | None = field(
         default=None,
-        metadata={
-            "help": "for generate: longest completion; by default 32, with reasons 1024, at most half of the context"
-        },
+        metadata={"help": "for generate; by default 32, with reasons 1024, at most half of the context"},
     )
     length_penalty_min_tokens: int = field(default=4, metadata={"help": "for generate: of the GRPO reward"})
     train_questions: str | None = field(
-        default=None,
-        metadata={"help": "train questions, as `questions`: a BM25 baseline over them, and a probe of memory"},
+        default=None, metadata={"help": "train questions, as `questions`: a BM25 baseline, and a probe of memory"}
     )
-    textbooks: str | None = field(
-        default=None, metadata={"help": "folder of .txt, .md, .jsonl or .parquet: a BM25 baseline over them"}
-    )
+    textbooks: str | None = field(default=None, metadata={"help": "folder, as `passages`: a BM25 baseline over it"})
     compare_with: list[str] = field(
-        default_factory=list,
-        metadata={"help": "evaluations of other models on the same questions: the checkpoint before, the SFT twin"},
+        default_factory=list, metadata={"help": "evaluations of other models on the same questions"}
     )
     contamination: str | None = field(
         default=None, metadata={"help": "coverage file of python -m modeling_pure.data.decontaminate --coverage FILE"}
     )
     batch_size: int = field(default=16, metadata={"help": "prompts in a forward pass"})
     seed: int = field(default=0, metadata={"help": "of sampled completions"})
-    include_text: bool = field(
-        default=False, metadata={"help": "write questions and completions to predictions.jsonl"}
-    )
-    update_card: bool = field(
-        default=True, metadata={"help": "write the accuracy into the README.md of the model's folder"}
-    )
+    include_text: bool = field(default=False, metadata={"help": "put questions and completions in predictions.jsonl"})
+    update_card: bool = field(default=True, metadata={"help": "write the accuracy into the model folder's README.md"})
     output_dir: str = field(default="runs/eval", metadata={"help": "folder for the report"})
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from ..console import DISCLAIMER
 from ..data.guard import Coverage
-from ..errors import InputError
+from ..errors import InputError, first_line
 from ..records import looks_local
 from ..tokenizer import prompt_ids
 from .accuracy import Scored, measure, slices
@@ -126,6 +128,14 @@ def read_others(args: EvalArguments, questions: list[Question], headline: str) -
         name = other.name if same else f"{other.name} ({other.formulation})"
         found[name] = np.array((same or other).predictions)
     return found
+
+
+def load_pretrained(key: str, kind: Any, name: str, trust_remote_code: bool, **options: Any) -> Any:
+    """What an Auto class loads from a model's folder or Hub id; `InputError` names the option `key` if it cannot."""
+    try:
+        return kind.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        raise InputError(f"{key}: cannot load '{name}': {first_line(error)}") from error
 
 
 def describe_run(args: EvalArguments, inputs: Inputs, settings: ScorerSettings, plan: Plan) -> dict[str, str]:
