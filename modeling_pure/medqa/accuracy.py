@@ -1,5 +1,6 @@
 """From the records of a formulation to its predictions, its accuracy, and what has to stand beside the accuracy."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +30,9 @@ NEAR_TIE = 1e-4  # nats: an upper bound on what rounding in fp32 changes in a lo
 
 @dataclass(frozen=True)
 class Generation:
-    """What the model wrote: over all completions of all questions, but for `pass_at_k`.
+    """What the model wrote: shares and means over all completions, lengths in tokens.
 
-    Attributes:
-        samples: completions of each question.
-        sample_accuracy, parse_rate, contradictions, unfinished: shares of the completions.
-        mean_length, mean_reasoning_length: in tokens; None in formats without reasons.
-        reward: GRPO's, the mean.
-        pass_at_k: by k, the share of questions that at least one of k samples has right.
+    `pass_at_k` is by k the share of questions that at least one of k samples has right.
     """
 
     samples: int
@@ -55,12 +51,10 @@ class Metrics:
     """The metrics of one formulation. Shares are from 0 to 1, intervals [low, high] at 95 %.
 
     Attributes:
-        chance: accuracy of a guess; `always` that of each constant answer.
-        cut_prompts: number of prompts that were cut to the context.
-        near_ties: number of questions whose two best options are so close that rounding may decide.
+        always: accuracy of each constant answer.
+        near_ties: questions whose two best options are so close that rounding may decide.
         label_mass: probability of all labels together, the mean; of `letter`.
-        accuracy_by: accuracy by other ways to compare options of different lengths, the one that counts first; of
-            `text` and `cloze`.
+        accuracy_by: accuracy by each way to compare texts, the one that counts first; of `text` and `cloze`.
     """
 
     accuracy: float
@@ -112,7 +106,9 @@ def measure(
     """
     gold = np.array([question.answer for question in questions])
     if formulation.scorer == "generate":
-        predictions = np.array([majority(record["answers"]) for record in records])
+        counts = [Counter(answer for answer in record["answers"] if answer is not None) for record in records]
+        # The most common answer, the earlier option among equals.
+        predictions = np.array([max(sorted(count), key=count.__getitem__, default=-1) for count in counts])
         metrics = accuracy_metrics(task, predictions, gold, records, generation=measure_generation(records, gold))
         return Scored(formulation, orders, records, metrics, predictions)
     own = records[:: len(orders)]
@@ -198,12 +194,6 @@ def measure_generation(records: list[Record], gold: np.ndarray) -> Generation:
             for k in sorted({*(2**i for i in range(number.bit_length())), number})
         },
     )
-
-
-def majority(answers: list[int | None]) -> int:
-    """The most common answer, the earlier option among equals; -1 if no completion was parsed."""
-    parsed = [answer for answer in answers if answer is not None]
-    return min(set(parsed), key=lambda answer: (-parsed.count(answer), answer), default=-1)
 
 
 def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, Share]:

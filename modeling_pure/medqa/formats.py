@@ -53,19 +53,19 @@ class Answer:
     reasoning: str = ""
 
 
-def format_prompt(question: Question, answer_format: str = "letter") -> str:
-    """The MedQA prompt up to and including `Answer:` or `Reasoning:`, with the question's passages before it."""
-    return format_passages(question) + for_format(medqa_prompt(question), answer_format)
-
-
 def medqa_prompt(question: Question) -> str:
     """The prompt of lm-evaluation-harness's `medqa_4options`."""
     return f"Question: {question.question}\n{format_options(question)}Answer:"
 
 
-def for_format(prompt: str, answer_format: str) -> str:
-    """Any task's prompt, which ends in `Answer:`, in one of the formats."""
-    return prompt.removesuffix("Answer:") + "Reasoning:" if answer_format == "reasoned" else prompt
+def format_prompt(
+    question: Question, answer_format: str = "letter", task_prompt: Callable[[Question], str] = medqa_prompt
+) -> str:
+    """A task's prompt up to and including `Answer:` or `Reasoning:`, with the question's passages before it."""
+    prompt = task_prompt(question)
+    if answer_format == "reasoned":
+        prompt = prompt.removesuffix("Answer:") + "Reasoning:"
+    return format_passages(question) + prompt
 
 
 def format_options(question: Question) -> str:

@@ -104,10 +104,10 @@ class Library:
 
     def describe(self) -> str:
         """Passages kept and left out, questions too short to check, and files that were not read."""
-        return (
-            f"{len(self):,}; {self.left_out:,} that cover a question left out"
-            + f", {self.unguarded:,} questions too short to look for" * bool(self.unguarded)
-            + f"; {len(self.unread):,} files not read, such as {', '.join(self.unread[:3])}" * bool(self.unread)
+        text = f"{len(self):,}; {self.left_out:,} that cover a question left out"
+        text += f", {self.unguarded:,} questions too short to look for" * bool(self.unguarded)
+        return text + f"; {len(self.unread):,} files not read, such as {', '.join(self.unread[:3])}" * bool(
+            self.unread
         )
 
     def __len__(self) -> int:
@@ -219,13 +219,7 @@ def cut_passages(question: Question, fits: Callable[[Question], bool]) -> Questi
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
-    """How much of the options is in the passages.
-
-    Args:
-        right_found: share of the questions whose right option's text is in one of their passages.
-        wrong_found: mean share of the wrong options whose texts are.
-        passages: mean number of passages.
-    """
+    """How often passages hold the right option's text and, on average, those of wrong ones; passages per question."""
 
     right_found: float
     wrong_found: float

@@ -170,7 +170,11 @@ class Flaws:
             "an empty option": self.empty_options,
             "HTML entities": self.html_entities,
         }
-        sentences = [f"Questions with {title}: {some_of(rows)}." for title, rows in titles.items() if rows]
+        sentences = []
+        for title, rows in titles.items():
+            if rows:
+                named = ", ".join(map(str, rows[:5])) + " ..." * (len(rows) > 5)
+                sentences.append(f"Questions with {title}: {len(rows)} (row{'s' * (len(rows) > 1)} {named}).")
         if self.same_options:
             twice = len(self.right_option_twice)
             sentences[0] += f" In {twice} of them the right option is one of the two, so another answer is right too."
@@ -192,12 +196,6 @@ def find_flaws(questions: list[Question]) -> Flaws:
         if any(name.startswith("#") or f"{name};" in html5 for name in entities):
             flaws.html_entities.append(row)
     return flaws
-
-
-def some_of(rows: list[int]) -> str:
-    """How many rows, and the first of them: `7 (rows 0, 3, 4, 8, 9 ...)`."""
-    named = ", ".join(map(str, rows[:5]))
-    return f"{len(rows)} (row{'s' * (len(rows) > 1)} {named}{' ...' if len(rows) > 5 else ''})"
 
 
 def repeated_rows(questions: list[Question]) -> list[tuple[int, int]]:

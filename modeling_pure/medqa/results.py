@@ -136,10 +136,17 @@ class Evaluation:
 
 def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> DataFacts:
     """Describe the questions."""
-    labels = {label: sum(q.answer == i for q in questions) for i, label in enumerate(task.labels)}
-    repeated, flaws = repeated_rows(questions), find_flaws(questions)
-    digest, title = questions_digest(questions), data_title(task, path)
-    return DataFacts(task.name, title, path, split, len(questions), digest, labels, repeated, flaws)
+    return DataFacts(
+        task=task.name,
+        title=data_title(task, path),
+        path=path,
+        split=split,
+        n=len(questions),
+        sha256=questions_digest(questions),
+        labels={label: sum(q.answer == i for q in questions) for i, label in enumerate(task.labels)},
+        repeated_rows=repeated_rows(questions),
+        flaws=find_flaws(questions),
+    )
 
 
 def data_title(task: Task, path: str) -> str:
@@ -195,28 +202,20 @@ def prediction_lines(
     over them. `beside` has the predictions of the other formulations.
     """
     lines, num_orders = [], len(headline.orders)
+    labels = (*task.labels, None)  # the last for a prediction of -1
     for number, question in enumerate(questions):
-        own, *reordered = headline.records[number * num_orders : (number + 1) * num_orders]
-        line: dict[str, Any] = {
-            "id": question.digest,
-            "gold": task.labels[question.answer],
-            "prediction": label_of(task, headline.predictions[number]),
-            **{name: value for name, value in own.items() if name != "completions"},
-        }
-        if reordered and headline.averaged is not None:
-            line["averaged_prediction"] = task.labels[headline.averaged[number]]
-            line["orders"] = [record["log_likelihoods"] for record in (own, *reordered)]
-        line["beside"] = {other.formulation.name: label_of(task, other.predictions[number]) for other in others}
+        records = headline.records[number * num_orders : (number + 1) * num_orders]
+        own = {name: value for name, value in records[0].items() if include_text or name != "completions"}
+        gold, prediction = labels[question.answer], labels[headline.predictions[number]]
+        line: dict[str, Any] = {"id": question.digest, "gold": gold, "prediction": prediction, **own}
+        if headline.averaged is not None:
+            line["averaged_prediction"] = labels[headline.averaged[number]]
+            line["orders"] = [record["log_likelihoods"] for record in records]
+        line["beside"] = {other.formulation.name: labels[other.predictions[number]] for other in others}
         if include_text:
             line |= {"question": question.question, "options": list(question.options)}
-            line |= {"completions": own["completions"]} if "completions" in own else {}
         lines.append(line)
     return lines
-
-
-def label_of(task: Task, prediction: int) -> str | None:
-    """The label of a prediction; None for -1."""
-    return task.labels[prediction] if prediction >= 0 else None
 
 
 def write_evaluation(folder: Path, results: Results, lines: list[dict[str, Any]]) -> None:

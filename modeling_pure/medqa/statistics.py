@@ -96,11 +96,8 @@ def option_nll(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
 class Calibration:
     """Calibration of the probabilities among the options.
 
-    Attributes:
-        ece: expected calibration error over 10 bins of equal width (Guo et al. 2017).
-        brier: squared distance from the right answer, summed over the options (0.75 for a guess among four).
-        nll: nats of the right option (1.386 for a guess).
-        bins: mean `confidence`, `accuracy` and `n` of each bin that is not empty.
+    `ece` is the expected calibration error over 10 bins of equal width (Guo et al. 2017), `brier` the squared distance
+    from the right answer, summed over the options (0.75 for a guess among four), `nll` in nats (1.386 for a guess).
     """
 
     ece: float
@@ -148,14 +145,10 @@ def risk_coverage(scores: np.ndarray, gold: np.ndarray, points: int = 20) -> Ris
 
 @dataclass(frozen=True)
 class LabelBias:
-    """How often each label was predicted and was right.
+    """How often each label was predicted and was right (`confusion`: counts [gold][predicted]).
 
-    Attributes:
-        predicted, gold: counts by label.
-        recall: by label; None if it is never right.
-        confusion: counts [gold][predicted].
-        chi_square, p_value: of the hypothesis that predictions are distributed as the key is; None if the key lacks a
-            label or nothing was predicted.
+    `chi_square` and `p_value` are of the hypothesis that predictions are distributed as the key is; None if the key
+    lacks a label or nothing was predicted. The recall of a label that is never right is None, too.
     """
 
     predicted: dict[str, int]
@@ -186,14 +179,10 @@ def label_bias(predictions: np.ndarray, gold: np.ndarray, labels: tuple[str, ...
 
 @dataclass(frozen=True)
 class Permutations:
-    """Accuracies over several orders of the options.
+    """Accuracies over several orders of the options; the mean of a constant letter is exactly chance.
 
-    Attributes:
-        mean_accuracy: over orders (a constant letter scores exactly chance), with its standard error over questions.
-        accuracies: of each order.
-        averaged_accuracy: of the option whose probability among the four is highest on average.
-        consistency: share of questions whose predicted option is the same in all orders.
-        all_correct: share of questions that are right in all orders.
+    The standard error is over questions, `averaged_accuracy` that of the option whose probability is highest on
+    average, `consistency` the share of questions with the same predicted option in all orders.
     """
 
     orders: int

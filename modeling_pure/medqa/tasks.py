@@ -6,7 +6,7 @@ Prompts and answers are lm-evaluation-harness's (0.4.13, zero-shot), byte for by
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .formats import for_format, format_options, format_passages, medqa_prompt
+from .formats import format_options, format_prompt, medqa_prompt
 from .question_files import FieldError, Row, checked_texts, required_text
 from .questions import COLUMNS, LETTERS, Question, question_from_row, read_questions
 
@@ -48,7 +48,7 @@ class Task:
 
     def ask(self, question: Question, answer_format: str = "letter") -> str:
         """The prompt in an answer format, with the question's passages before it."""
-        return format_passages(question) + for_format(self.prompt(question), answer_format)
+        return format_prompt(question, answer_format, self.prompt)
 
     def read(self, key: str, path: str | None, config: str | None = None, split: str | None = None) -> list[Question]:
         """The questions of local files or a Hub data set, by default those of the declaration."""
