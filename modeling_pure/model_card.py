@@ -26,7 +26,7 @@ NO_EVALUATION = "No evaluation has been written into this card yet."
 LIMITS = f"""**{DISCLAIMER}** It is not a medical device, and nobody has evaluated whether its answers are safe.
 
 - Multiple-choice accuracy is not clinical competence, whatever its value.
-- It can state wrong things fluently. Its confidence is no measure of truth; the evaluation says how far it is off.
+- It can state wrong things fluently. Its confidence is no measure of truth; the evaluation shows how far it is off.
 - English only; the questions follow medicine as it is examined in the United States, and the texts their own dates.
 - Differences by sex, age or origin of the patients in a question have not been measured.
 - Never enter data of real patients. Whoever builds on it answers for what they build."""

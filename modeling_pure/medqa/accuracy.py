@@ -5,24 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import statistics
 from .formulations import Formulation, Order
 from .metrics.medqa_accuracy.medqa_accuracy import bootstrap_interval, standard_error, wilson_interval
 from .questions import Question
 from .scorers import Record
-from .statistics import (
-    Calibration,
-    Interval,
-    LabelBias,
-    Permutations,
-    RiskCoverage,
-    Share,
-    calibration,
-    label_bias,
-    pass_at_k,
-    permutation_metrics,
-    risk_coverage,
-    share_right,
-)
 from .tasks import Task
 
 NEAR_TIE = 1e-4  # nats: an upper bound on what rounding in fp32 changes in a log-likelihood
@@ -61,19 +48,19 @@ class Metrics:
     correct: int
     n: int
     standard_error: float
-    wilson_interval: Interval
-    bootstrap_interval: Interval
+    wilson_interval: statistics.Interval
+    bootstrap_interval: statistics.Interval
     balanced_accuracy: float
     chance: float
     always: dict[str, float]
-    bias: LabelBias
+    bias: statistics.LabelBias
     cut_prompts: int
     near_ties: int | None = None
-    calibration: Calibration | None = None
-    risk_coverage: RiskCoverage | None = None
+    calibration: statistics.Calibration | None = None
+    risk_coverage: statistics.RiskCoverage | None = None
     label_mass: float | None = None
     accuracy_by: dict[str, float] | None = None
-    permutations: Permutations | None = None
+    permutations: statistics.Permutations | None = None
     generation: Generation | None = None
 
 
@@ -119,15 +106,15 @@ def measure(
     by_characters = formulation.scorer == "cloze"
     rounding = NEAR_TIE / np.array([max(1, min(record["characters"])) if by_characters else 1 for record in own])
     by_way = {name: float((each.argmax(-1) == gold).mean()) for name, each in ways.items()}
-    several = permutation_metrics(totals, gold, orders) if len(orders) > 1 else (None, None)
+    several = statistics.permutation_metrics(totals, gold, orders) if len(orders) > 1 else (None, None)
     metrics = accuracy_metrics(
         task,
         predictions,
         gold,
         own,
         near_ties=int((top[:, -1] - top[:, -2] < rounding).sum()),
-        calibration=calibration(scores, gold),
-        risk_coverage=risk_coverage(scores, gold),
+        calibration=statistics.calibration(scores, gold),
+        risk_coverage=statistics.risk_coverage(scores, gold),
         label_mass=float(np.exp(scores).sum(-1).mean()) if formulation.scorer == "letter" else None,
         accuracy_by=by_way if len(ways) > 1 else None,
         permutations=several[0],
@@ -140,7 +127,7 @@ def accuracy_metrics(
 ) -> Metrics:
     """Accuracy with its intervals beside chance and each constant answer; `others` are the scorer's own metrics."""
     correct, n = int((predictions == gold).sum()), len(gold)
-    bias = label_bias(predictions, gold, task.labels)
+    bias = statistics.label_bias(predictions, gold, task.labels)
     return Metrics(
         accuracy=correct / n,
         correct=correct,
@@ -190,13 +177,13 @@ def measure_generation(records: list[Record], gold: np.ndarray) -> Generation:
         mean_reasoning_length=mean_of("reasoning_lengths") if "reasoning_lengths" in records[0] else None,
         reward=mean_of("rewards"),
         pass_at_k={
-            str(k): float(np.mean([pass_at_k(number, int(count), k) for count in right.sum(1)]))
+            str(k): float(np.mean([statistics.pass_at_k(number, int(count), k) for count in right.sum(1)]))
             for k in sorted({*(2**i for i in range(number.bit_length())), number})
         },
     )
 
 
-def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, Share]:
+def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, statistics.Share]:
     """Accuracy on parts of the questions: by `meta_info` if there are several kinds, and by the stem's length."""
     right = predictions == np.array([question.answer for question in questions])
     kinds = np.array([question.meta_info for question in questions])
@@ -209,4 +196,4 @@ def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, Shar
         of_quarter = quarter == q
         shortest, longest = words[of_quarter].min(), words[of_quarter].max()
         parts[f"stem of {shortest}{f' to {longest}' if longest > shortest else ''} words"] = of_quarter
-    return {name: share_right(right[part]) for name, part in parts.items()}
+    return {name: statistics.share_right(right[part]) for name, part in parts.items()}

@@ -2,16 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from .. import options
 from ..errors import InputError
-from ..options import (
-    check_above_zero,
-    check_choices,
-    check_numbers,
-    check_output_folder,
-    check_seeds,
-    check_shares,
-    check_texts,
-)
 from .formats import ANSWER_FORMATS
 from .formulations import ORDERS, Plan
 from .scorers import SCORERS, Sampling
@@ -80,14 +72,16 @@ class EvalArguments:
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
     def __post_init__(self) -> None:
-        check_texts(self)
-        check_choices(self, task=TASKS, split=SPLITS, scorer=("auto", *SCORERS), permutations=ORDERS)
-        check_choices(self, answer_format=(None, *ANSWER_FORMATS))
-        check_numbers(self, batch_size=1, max_new_tokens=1, num_samples=0, num_passages=1, length_penalty_min_tokens=0)
-        check_above_zero(self, "temperature", "top_p")
-        check_shares(self, "top_p")
-        check_seeds(self, "seed")
-        check_output_folder("output_dir", self.output_dir)
+        options.check_texts(self)
+        options.check_choices(self, task=TASKS, split=SPLITS, scorer=("auto", *SCORERS), permutations=ORDERS)
+        options.check_choices(self, answer_format=(None, *ANSWER_FORMATS))
+        options.check_numbers(
+            self, batch_size=1, max_new_tokens=1, num_samples=0, num_passages=1, length_penalty_min_tokens=0
+        )
+        options.check_above_zero(self, "temperature", "top_p")
+        options.check_shares(self, "top_p")
+        options.check_seeds(self, "seed")
+        options.check_output_folder("output_dir", self.output_dir)
         if unknown := {*self.beside} - {*SCORERS}:
             raise InputError(f"beside: expected scorers among {list(SCORERS)}, found {sorted(unknown)}")
         scorers = {self.scorer, *self.beside}

@@ -16,19 +16,9 @@ from ..data.guard import Coverage
 from ..errors import InputError, first_line
 from ..records import looks_local
 from ..tokenizer import prompt_ids
+from . import comparisons
 from .accuracy import Scored, measure, slices
 from .arguments import EvalArguments
-from .comparisons import (
-    Memorisation,
-    bm25_baseline,
-    compare_predictions,
-    contamination_metrics,
-    memorisation_metrics,
-    probe_questions,
-    question_documents,
-    read_coverage,
-    simple_baselines,
-)
 from .formulations import ORDERS, Plan
 from .journal import Journal
 from .passages import Library, fit_passages, retrieval_metrics, textbook_passages
@@ -80,7 +70,9 @@ def read_inputs(args: EvalArguments, headline: str) -> Inputs:
     """
     test_runs = count_test_runs("output_dir", Path(args.output_dir)) + (args.split == "test")
     task, questions = args.data_set, read_split(args)
-    coverage = read_coverage("contamination", args.contamination, questions) if args.contamination else None
+    coverage = (
+        comparisons.read_coverage("contamination", args.contamination, questions) if args.contamination else None
+    )
     evaluations = read_others(args, questions, headline)
     train: list[Question] = []
     if args.train_questions:
@@ -88,13 +80,13 @@ def read_inputs(args: EvalArguments, headline: str) -> Inputs:
         train = select_split(train, "train", "holdout")
     library = Library.read("passages", args.passages, guarded=questions) if args.passages else None
     retrieved = library.retrieve(questions, args.num_passages) if library else []
-    others = simple_baselines(task, questions)
+    others = comparisons.simple_baselines(task, questions)
     if train and task.has_letters:
-        documents = question_documents(train)
-        others["BM25 over train questions"] = bm25_baseline("train_questions", questions, documents)
+        documents = comparisons.question_documents(train)
+        others["BM25 over train questions"] = comparisons.bm25_baseline("train_questions", questions, documents)
     if args.textbooks and task.has_letters:
         passages = textbook_passages("textbooks", args.textbooks)
-        others["BM25 over textbooks"] = bm25_baseline("textbooks", questions, passages)
+        others["BM25 over textbooks"] = comparisons.bm25_baseline("textbooks", questions, passages)
     data = data_facts(task, args.questions or task.path, args.split, questions)
     return Inputs(questions, data, train, {**others, **evaluations}, coverage, library, retrieved, test_runs)
 
@@ -180,7 +172,7 @@ def evaluate(
             library = inputs.library
             retrieval = Retrieval(str(args.passages), len(library), library.left_out, retrieval_metrics(asked))
         is_probed = formulation == plan.headline.closed and formulation.sees_order
-        probe = probe_questions(inputs.train, questions) if is_probed else []
+        probe = comparisons.probe_questions(inputs.train, questions) if is_probed else []
         journal, found = score_formulation(args, in_this, asked, probe, model.sha256)
         if probe and found.scores is not None:
             memory = probe_memory(journal, in_this, probe, questions, found)
@@ -197,10 +189,11 @@ def evaluate(
         formulations={each.formulation.name: each.metrics for each in scored},
         retrieval=retrieval,
         slices=slices(questions, headline.predictions),
-        comparisons=compare_predictions(
+        comparisons=comparisons.compare_predictions(
             questions, headline.predictions, args.data_set.chance, {**inputs.others, **beside}
         ),
-        contamination=inputs.coverage and contamination_metrics(inputs.coverage, questions, headline.predictions),
+        contamination=inputs.coverage
+        and comparisons.contamination_metrics(inputs.coverage, questions, headline.predictions),
         memorisation=memory,
         test_runs=inputs.test_runs,
         seconds=round(time.perf_counter() - start, 2),
@@ -233,12 +226,12 @@ def score_formulation(
 
 def probe_memory(
     journal: Journal, settings: ScorerSettings, probe: list[Question], questions: list[Question], scored: Scored
-) -> Memorisation:
+) -> comparisons.Memorisation:
     """Score train questions in the same way."""
     batches = SCORERS[settings.formulation.scorer](settings, probe)
     records = journal.collect(batches, first=len(scored.records), name="train question {}".format)
     scores = np.array([record["log_likelihoods"] for record in records])
-    return memorisation_metrics(probe, scores, questions, np.asarray(scored.scores))
+    return comparisons.memorisation_metrics(probe, scores, questions, np.asarray(scored.scores))
 
 
 def with_passages(settings: ScorerSettings, retrieved: list[Question]) -> list[Question]:

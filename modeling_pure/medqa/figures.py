@@ -24,7 +24,7 @@ def draw(results: Results) -> bytes:
     panels: list[Callable[[Any, Results], None]] = [draw_accuracies]
     if results.metrics.calibration:
         panels += [draw_reliability, draw_risk_coverage]
-    panels += [draw_labels, draw_confusion]
+    panels.append(draw_labels)
     if results.slices:
         panels.append(draw_slices)
     rows = -(-len(panels) // COLUMNS)
@@ -101,16 +101,3 @@ def draw_labels(axis: "Axes", results: Results) -> None:
     axis.set_xticks(range(len(bias.gold)), list(bias.gold))
     axis.set(title="answers", ylabel="questions")
     axis.legend()
-
-
-def draw_confusion(axis: "Axes", results: Results) -> None:
-    """Counts of [right answer][prediction]."""
-    bias = results.metrics.bias
-    axis.imshow(bias.confusion, cmap="Blues")
-    most = max(max(row) for row in bias.confusion)
-    for i, row in enumerate(bias.confusion):
-        for j, count in enumerate(row):
-            axis.text(j, i, str(count), ha="center", va="center", color="white" if count > most / 2 else "black")
-    axis.set_xticks(range(len(bias.gold)), list(bias.gold))
-    axis.set_yticks(range(len(bias.gold)), list(bias.gold))
-    axis.set(title="confusion", xlabel="predicted", ylabel="right")

@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..tokenizer import prompt_ids, text_ids
-from .formats import chat_prompt, end_tokens, format_stem, from_chat, text_continuation
+from .formats import chat_prompt, end_tokens, format_prompt, format_stem, from_chat, text_continuation
 from .formulations import BY_LETTER, Formulation
 from .log_likelihood import context_length, continuation_log_likelihoods, label_log_likelihoods, sorted_batches
 from .questions import Question
@@ -115,7 +115,7 @@ class ScorerSettings:
         """What the model reads before it answers."""
         if self.formulation.answer_format is None:
             return format_stem(question)
-        text = self.task.ask(question, self.formulation.answer_format)
+        text = format_prompt(question, self.formulation.answer_format, self.task.prompt)
         return chat_prompt(self.tokenizer, text) if self.formulation.chat else text
 
     def encode(self, texts: list[str], room: int = 0) -> tuple[list[list[int]], list[bool]]:

@@ -6,7 +6,7 @@ Prompts and answers are lm-evaluation-harness's (0.4.13, zero-shot), byte for by
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .formats import format_options, format_prompt, medqa_prompt
+from .formats import format_options, medqa_prompt
 from .question_files import FieldError, Row, checked_texts, required_text
 from .questions import COLUMNS, LETTERS, Question, question_from_row, read_questions
 
@@ -18,7 +18,7 @@ class Task:
     Args:
         name: lm-evaluation-harness's name of the task.
         path, config, split: where it is on the Hub; local files may replace it.
-        prompt: the text up to and including `Answer:`; `ask` adapts it to a format and adds passages.
+        prompt: the text up to and including `Answer:`, to which `format_prompt` adds passages.
         read_row: makes a question of a record.
         columns: what a record needs, for the message if one lacks it.
         labels: what may follow the prompt, in the order of a question's options.
@@ -45,10 +45,6 @@ class Task:
     def has_letters(self) -> bool:
         """Whether options are named by letters, so that their order can be changed."""
         return self.labels == tuple(LETTERS)
-
-    def ask(self, question: Question, answer_format: str = "letter") -> str:
-        """The prompt in an answer format, with the question's passages before it."""
-        return format_prompt(question, answer_format, self.prompt)
 
     def read(self, key: str, path: str | None, config: str | None = None, split: str | None = None) -> list[Question]:
         """The questions of local files or a Hub data set, by default those of the declaration."""

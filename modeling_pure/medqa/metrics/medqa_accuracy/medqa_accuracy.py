@@ -12,7 +12,6 @@ _DESCRIPTION = """
 Accuracy of predicted options, lm-evaluation-harness's standard error, Wilson's score interval, a seeded bootstrap
 interval, and the recall of each option, whose mean is chance for any constant answer.
 """
-_CITATION = ""
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (list of int): index of the predicted option; -1 if there is none, which is wrong.
@@ -39,7 +38,7 @@ class MedqaAccuracy(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
-            citation=_CITATION,
+            citation="",
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
                 {"predictions": datasets.Value("int32"), "references": datasets.Value("int32")}

@@ -11,7 +11,6 @@ _DESCRIPTION = """
 Compares two sets of predictions on the same questions: the questions that only one of them has right, the exact
 (binomial) McNemar test on these, and a seeded paired bootstrap interval of the difference of the accuracies.
 """
-_CITATION = ""
 _KWARGS_DESCRIPTION = """
 Args:
     predictions1 (list of int): of the first model, index of the predicted option; -1 if there is none.
@@ -40,7 +39,7 @@ class PairedMcqComparison(evaluate.Comparison):
         number = datasets.Value("int32")
         return evaluate.ComparisonInfo(
             description=_DESCRIPTION,
-            citation=_CITATION,
+            citation="",
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features({"predictions1": number, "predictions2": number, "references": number}),
         )
