@@ -5,6 +5,7 @@ A file holds lines, an array, or sets by name, as JSON or parquet, compressed or
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import ascii_uppercase
@@ -95,30 +96,28 @@ def json_records(key: str, file: str, config: str | None, name: str | None) -> l
 
 
 def parse(text: str) -> Any:
-    """The objects of all lines as a list, or the one value that all lines form; ValueError otherwise."""
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    """The one value that a text is, or the values of its lines as a list; ValueError otherwise."""
     try:
-        first = load(lines[0][1]) if lines else []
-    except json.JSONDecodeError:
-        return load(text)
-    if len(lines) == 1 and not is_question(first):
-        return first
-    records = []
-    for number, line in lines:
+        return load(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        if not error.msg.startswith("Extra data"):
+            raise
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
         try:
-            records.append(load(line))
+            values += [load(line)] if line.strip() else []
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
-    return records
+    return values
 
 
 def load(text: str) -> Any:
     """A JSON value; ValueError also for a repeated key, of which Python would take the last."""
 
     def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if repeated := next((key for key in keys if keys.count(key) > 1), None):
-            raise ValueError(f"key {repeated!r} occurs twice")
+        counts = Counter(key for key, _ in pairs)
+        if len(counts) < len(pairs):
+            raise ValueError(f"key {counts.most_common(1)[0][0]!r} occurs twice")
         return dict(pairs)
 
     return json.loads(text, object_pairs_hook=checked)
@@ -258,7 +257,7 @@ def by_index(name: str, value: Any, number: int) -> int:
 def all_meant(name: str, value: Any, options: list[str]) -> list[int]:
     """The indices of all options that a value may mean, at least one."""
     texts = [i for i, option in enumerate(options) if isinstance(value, str) and option.strip() == value.strip()]
-    if texts and value.strip().isdecimal():
+    if texts and value.strip().isdecimal():  # an option's text rather than an index
         return texts
     try:
         return [by_index(name, value, len(options)), *texts]
