@@ -97,11 +97,7 @@ class EvalArguments:
         return TASKS[self.task]
 
     def sampling(self, plan: Plan, context: int) -> Sampling:
-        """How completions are written; those with reasons are longer, but leave half of the context to the prompt.
-
-        Raises:
-            InputError: no room for a prompt.
-        """
+        """How completions are written; those with reasons are longer, but leave half of the context to the prompt."""
         longest = self.max_new_tokens
         written = [formulation for formulation in plan.formulations if formulation.scorer == "generate"]
         if longest is None:

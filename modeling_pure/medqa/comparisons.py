@@ -31,10 +31,7 @@ def bm25_baseline(key: str, questions: list[Question], documents: list[str]) -> 
 
     As in the IR baseline of the MedQA paper (Jin et al. 2020), a query is the question and an option, and its score is
     the sum of the BM25 scores of the ten best documents. BM25 is a sum over the words of a query, so the question's
-    part is computed once.
-
-    Raises:
-        InputError: the documents hold nothing but stop words; `key` is the option that they came from.
+    part is computed once. `key` is the option that the documents came from.
     """
     index = Bm25(key, documents)
     top = min(TOP_DOCUMENTS, len(documents))
@@ -93,11 +90,7 @@ def compare_predictions(
 
 
 def read_coverage(key: str, path: str, questions: list[Question]) -> Coverage:
-    """Read a file that `python -m modeling_pure.data.decontaminate --coverage FILE` wrote.
-
-    Raises:
-        InputError: it is no such file, or was made for other questions.
-    """
+    """Read a coverage file; `InputError` if it is none, or was made for other questions."""
     try:
         coverage: Coverage = json.loads(Path(path).read_text())
         found, _ = coverage["questions"], coverage["documents"]

@@ -107,11 +107,7 @@ def read_split(args: EvalArguments) -> list[Question]:
 
 
 def read_others(args: EvalArguments, questions: list[Question], headline: str) -> dict[str, np.ndarray]:
-    """Predictions of other evaluations by name, in the same formulation, or else in their own, which is then named.
-
-    Raises:
-        InputError: one of them answered other questions.
-    """
+    """Predictions of other evaluations by name, in the same formulation, or else in their own, which is then named."""
     ids, gold = [question.digest for question in questions], [question.answer for question in questions]
     found = {}
     for other in read_evaluations("compare_with", args.compare_with, (args.model_name_or_path,)):

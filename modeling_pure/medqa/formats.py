@@ -86,11 +86,7 @@ def format_passages(question: Question) -> str:
 
 
 def format_answer(question: Question, answer_format: str = "letter") -> str:
-    """The right answer as it follows the prompt, without the end-of-text token.
-
-    Raises:
-        ValueError: `reasoned`, and the question has no explanation.
-    """
+    """The right answer after the prompt, without an end token; ValueError for `reasoned` without an explanation."""
     option = question.options[question.answer]
     if answer_format == "letter":
         return f" {question.letter}. {option}"
@@ -178,11 +174,7 @@ def folded(text: str) -> str:
 
 
 def checked_formats(key: str, shares: Any) -> dict[str, float]:
-    """The answer formats of a recipe with their shares; a bare name has the whole share.
-
-    Raises:
-        InputError: not a mapping of formats to shares that add up to 1.
-    """
+    """The answer formats of a recipe with their shares, which must add up to 1; a bare name has the whole share."""
     shares = {shares: 1.0} if isinstance(shares, str) else shares
     are_numbers = isinstance(shares, dict) and all(
         isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1 for share in shares.values()
@@ -201,11 +193,7 @@ def describe_formats(shares: dict[str, float]) -> str:
 
 
 def draw_format(shares: dict[str, float], question: Question, rng: random.Random) -> str:
-    """One of the formats in their shares; `reasoned` only for a question with an explanation.
-
-    Raises:
-        ValueError: there is only `reasoned`, and the question has no explanation.
-    """
+    """Draw a format; `reasoned` only for a question with an explanation, ValueError if there is no other."""
     usable = {name: share for name, share in shares.items() if name != "reasoned" or question.explanation}
     if not usable:
         raise ValueError("the question has no explanation")
@@ -252,11 +240,7 @@ def chat_message(prompt: str) -> list[dict[str, str]]:
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """A prompt in the tokenizer's chat template, up to the model's turn; encode it without special tokens.
-
-    Raises:
-        InputError: the tokenizer has no chat template.
-    """
+    """A prompt in the tokenizer's chat template, up to the model's turn; encode it without special tokens."""
     if not tokenizer.chat_template:
         raise InputError("chat: the tokenizer has no chat template; set chat to false")
     text = tokenizer.apply_chat_template(chat_message(prompt), tokenize=False, add_generation_prompt=True)

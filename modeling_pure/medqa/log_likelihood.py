@@ -141,11 +141,7 @@ def pad_right(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def logits_at(model: torch.nn.Module, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Logits (batch, positions, vocab) at some positions of all rows.
-
-    Raises:
-        InputError: the model's forward pass ignores `logits_to_keep`.
-    """
+    """Logits (batch, positions, vocab) at some positions; `InputError` if the model ignores `logits_to_keep`."""
     logits: torch.Tensor = model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
     if logits.shape[1] != len(positions):
         raise InputError(f"model_name_or_path: {type(model).__name__} ignores logits_to_keep")

@@ -30,14 +30,7 @@ def content_words(texts: list[str]) -> list[list[str]]:
 
 
 class Bm25:
-    """An index of documents with Lucene's BM25 scores.
-
-    Args:
-        key: the option that the documents came from; the error message names it.
-
-    Raises:
-        InputError: the documents hold nothing but stop words.
-    """
+    """An index of documents with Lucene's BM25 scores; `InputError` with `key` if they hold only stop words."""
 
     def __init__(self, key: str, documents: list[str]) -> None:
         words = bm25s.tokenize(documents, stopwords="en", show_progress=False)

@@ -72,10 +72,7 @@ def question_from_row(row: Row) -> Question:
 
     In `GBaker/MedQA-USMLE-4-options` these are `question`, `options` by letter, `answer_idx` and `answer`; in its twin
     `-hf`, which lm-evaluation-harness uses, `sent1`, `ending0..3`, `label`; in MedMCQA `question`, `opa..opd`, `cop`
-    (-1 if it has no answers); in MMLU `question`, `choices`, `answer`.
-
-    Raises:
-        FieldError: a field is missing, has the wrong type or an impossible value.
+    (-1 if it has no answers); in MMLU `question`, `choices`, `answer`. FieldError names a field that cannot be read.
     """
     text, options = required_text(row, "question", "sent1"), four_options(row)
     return Question(
@@ -135,11 +132,7 @@ def split_of(question: Question, grpo_holdout: float = 0.0) -> str:
 
 
 def select_split(questions: list[Question], *splits: str, grpo_holdout: float = 0.0) -> list[Question]:
-    """The questions of a train file that fall into one of `splits`, in their order.
-
-    Raises:
-        InputError: `grpo_holdout` is no share.
-    """
+    """The questions of a train file that fall into one of `splits`, in their order."""
     if not 0 <= grpo_holdout < 1:
         raise InputError(f"grpo_holdout: expected a share from 0 up to 1, found {grpo_holdout}")
     return [question for question in questions if split_of(question, grpo_holdout) in splits]

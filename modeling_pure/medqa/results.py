@@ -225,11 +225,7 @@ def write_evaluation(folder: Path, results: Results, lines: list[dict[str, Any]]
 
 
 def read_evaluation(key: str, path: str) -> Evaluation:
-    """Read an evaluation from its folder, or from its `eval.json` with `predictions.jsonl` beside it.
-
-    Raises:
-        InputError: there is none, or its two files are of different evaluations.
-    """
+    """Read an evaluation from its folder or `eval.json`; `InputError` if its two files are not of one evaluation."""
     file = Path(path) / RESULTS_FILE if Path(path).is_dir() else Path(path)
     try:
         results = json.loads(file.read_text())

@@ -56,11 +56,7 @@ class Batches:
         return self.records(self.indices)
 
     def records(self, indices: list[list[int]]) -> Iterator[Item]:
-        """Records of some batches, in their order, on every process; in each round, every process scores one batch.
-
-        Raises:
-            NotFinite: on all processes.
-        """
+        """Records of some batches, in their order, or `NotFinite`, on every process; each scores one batch a round."""
         rank, world = PartialState().process_index, PartialState().num_processes
         for start in range(0, len(indices), world):
             of_round = indices[start : start + world]
