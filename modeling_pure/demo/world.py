@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ..medqa.formats import format_answer, format_prompt
-from ..medqa.questions import LETTERS, Question, question_from_row
+from ..medqa.questions import LETTERS, Question, question_from_record
 from ..tokenizer import PAD_TOKEN
 from .facts import DISEASES, Disease
 
@@ -313,7 +313,7 @@ def _texts(files: Iterable[Path]) -> Iterator[str]:
         with path.open(encoding="utf-8") as file:
             for line in file:
                 record = json.loads(line)
-                yield record["text"] if "text" in record else _exam_text(question_from_row(record))
+                yield record["text"] if "text" in record else _exam_text(question_from_record(record))
 
 
 def _exam_text(question: Question, answer_format: str = "letter") -> str:

@@ -18,7 +18,7 @@ from ..compression import DECOMPRESSION_ERRORS, DECOMPRESSORS, decompress
 from ..errors import InputError, first_line
 from ..records import files_of_split, local_files, looks_local, names_in, open_records, require_files, splits_of
 
-Row = Mapping[str, Any]
+Fields = Mapping[str, Any]
 LETTERS = "ABCD"
 TEXT = (".jsonl", ".ndjson", ".json")
 ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in DECOMPRESSORS))
@@ -164,33 +164,33 @@ def checked_texts(name: str, value: Any) -> list[str]:
     return [checked_text(f"{name}[{i}]", one) for i, one in enumerate(value)]
 
 
-def present(row: Row, *names: str) -> str | None:
+def present(record: Fields, *names: str) -> str | None:
     """The first of these fields that has a value."""
-    return next((name for name in names if row.get(name) is not None), None)
+    return next((name for name in names if record.get(name) is not None), None)
 
 
-def required_text(row: Row, *names: str) -> str:
+def required_text(record: Fields, *names: str) -> str:
     """The text of the first of these fields that is present; it may not be blank."""
-    if not (value := optional_text(row, *names)).strip():
-        raise FieldError(present(row, *names) or names[0], "missing or empty")
+    if not (value := optional_text(record, *names)).strip():
+        raise FieldError(present(record, *names) or names[0], "missing or empty")
     return value
 
 
-def optional_text(row: Row, *names: str) -> str:
+def optional_text(record: Fields, *names: str) -> str:
     """The text of the first of these fields that is present, or an empty one."""
-    name = present(row, *names)
-    return "" if name is None else checked_text(name, row[name])
+    name = present(record, *names)
+    return "" if name is None else checked_text(name, record[name])
 
 
-def four_options(row: Row) -> list[str]:
+def four_options(record: Fields) -> list[str]:
     """The options A to D: of `options` or `choices`, of `opa` to `opd`, or of `ending0` to `ending3`."""
-    if name := present(row, "options", "choices"):
-        expected, options = [f"{name}.{letter}" for letter in LETTERS], options_by_field(name, row[name])
+    if name := present(record, "options", "choices"):
+        expected, options = [f"{name}.{letter}" for letter in LETTERS], options_by_field(name, record[name])
     else:
         name, expected = "opa", [f"op{letter.lower()}" for letter in LETTERS]
-        if "opa" not in row:
+        if "opa" not in record:
             name, expected = "ending0", [f"ending{i}" for i in range(len(LETTERS))]
-        options = {field: row[field] for field in row if field in expected or re.fullmatch(r"ending\d+", field)}
+        options = {field: record[field] for field in record if field in expected or re.fullmatch(r"ending\d+", field)}
     found = sorted(field for field, option in options.items() if option is not None)
     if found != expected:  # five make another task; with three, lm-evaluation-harness's prompt cannot be written
         raise FieldError(name, f"expected {', '.join(expected)}; found {', '.join(found) or 'none'}")
@@ -219,26 +219,26 @@ def options_by_field(name: str, value: Any) -> dict[str, Any]:
     return options
 
 
-def right_answer(row: Row, options: list[str]) -> int:
+def right_answer(record: Fields, options: list[str]) -> int:
     """The index of the right option: `answer_idx`, `label` or `cop`, which `answer` must agree with; or `answer`.
 
     An index counts from 0 and may be a letter; `answer` may also be the option's text.
     """
-    answers = row.get("answer")
+    answers = record.get("answer")
     if isinstance(answers, list) and len(answers) == 1:  # bigbio's
-        row = {**row, "answer": answers[0]}
-    fields = [name for name in ("answer_idx", "label", "cop") if name in row]
-    name, answer = present(row, *fields) or next(iter(fields), None), present(row, "answer")
+        record = {**record, "answer": answers[0]}
+    fields = [name for name in ("answer_idx", "label", "cop") if name in record]
+    name, answer = present(record, *fields) or next(iter(fields), None), present(record, "answer")
     if name is None and answer is None:
         raise FieldError("answer_idx", "missing, and so is answer")
-    meant = all_meant(answer, row[answer], options) if answer else []
+    meant = all_meant(answer, record[answer], options) if answer else []
     if name is None:
         if len({options[index].strip() for index in meant}) > 1:  # options with the same text are as good as one
-            raise FieldError("answer", f"{row['answer']!r} is a letter and another option's text; give answer_idx too")
+            raise FieldError("answer", f"{record['answer']!r} is a letter and another option's text; add answer_idx")
         return min(meant)
-    index = by_index(name, row[name], len(options))
+    index = by_index(name, record[name], len(options))
     if answer and index not in meant:
-        raise FieldError("answer", f"{row[answer]!r} is not option {LETTERS[index]}, which {name} names")
+        raise FieldError("answer", f"{record[answer]!r} is not option {LETTERS[index]}, which {name} names")
     return index
 
 

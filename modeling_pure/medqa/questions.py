@@ -20,8 +20,9 @@ from html.entities import html5
 
 from ..errors import InputError, first_line
 from ..records import ask_twice
+from . import question_files
 from .question_files import LETTERS as LETTERS
-from .question_files import FieldError, Row, four_options, optional_text, question_records, required_text, right_answer
+from .question_files import FieldError, Fields
 
 COLUMNS = (
     "'question', four 'options' or 'choices' (by letter, as a list, or as key and value), and 'answer_idx' or "
@@ -67,20 +68,20 @@ class Question:
         return self.reordered(tuple(rng.sample(range(len(self.options)), len(self.options))))
 
 
-def question_from_row(row: Row) -> Question:
+def question_from_record(record: Fields) -> Question:
     """A `Question` from a record with four options.
 
     In `GBaker/MedQA-USMLE-4-options` these are `question`, `options` by letter, `answer_idx` and `answer`; in its twin
     `-hf`, which lm-evaluation-harness uses, `sent1`, `ending0..3`, `label`; in MedMCQA `question`, `opa..opd`, `cop`
     (-1 if it has no answers); in MMLU `question`, `choices`, `answer`. FieldError names a field that cannot be read.
     """
-    text, options = required_text(row, "question", "sent1"), four_options(row)
+    text, options = question_files.required_text(record, "question", "sent1"), question_files.four_options(record)
     return Question(
         text,
         tuple(options),
-        right_answer(row, options),
-        optional_text(row, "meta_info", "subject_name", "subject"),
-        explanation=optional_text(row, "explanation", "exp").strip(),
+        question_files.right_answer(record, options),
+        question_files.optional_text(record, "meta_info", "subject_name", "subject"),
+        explanation=question_files.optional_text(record, "explanation", "exp").strip(),
     )
 
 
@@ -89,15 +90,15 @@ def read_questions(
     path: str,
     config: str | None = None,
     split: str = "train",
-    read_row: Callable[[Row], Question] = question_from_row,
+    read_record: Callable[[Fields], Question] = question_from_record,
     columns: str = COLUMNS,
     name: str | None = "medqa",
 ) -> list[Question]:
     """Read all questions of a Hub data set or of local files (`question_records`).
 
     Args:
-        read_row: makes a question of a record; raises FieldError, KeyError, TypeError or ValueError if it cannot.
-        columns: what `read_row` needs, for the message.
+        read_record: makes a question of a record; raises FieldError, KeyError, TypeError or ValueError if it cannot.
+        columns: what `read_record` needs, for the message.
         name: of the set in a file that holds several.
 
     Raises:
@@ -106,9 +107,9 @@ def read_questions(
 
     def read() -> list[Question]:
         questions = []
-        for place, row in question_records(key, path, config, split, name):
+        for place, record in question_files.question_records(key, path, config, split, name):
             try:
-                questions.append(read_row(row))
+                questions.append(read_record(record))
             except (KeyError, TypeError, ValueError) as error:
                 wrong = str(error) if isinstance(error, FieldError) else f"{type(error).__name__}: {error}"
                 raise InputError(f"{key}: {place} is not a question: {wrong}; expected {columns}") from error

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from .formats import format_options, medqa_prompt
-from .question_files import FieldError, Row, checked_texts, required_text
-from .questions import COLUMNS, LETTERS, Question, question_from_row, read_questions
+from .question_files import FieldError, Fields, checked_texts, required_text
+from .questions import COLUMNS, LETTERS, Question, question_from_record, read_questions
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Task:
         name: lm-evaluation-harness's name of the task.
         path, config, split: where it is on the Hub; local files may replace it.
         prompt: the text up to and including `Answer:`, to which `format_prompt` adds passages.
-        read_row: makes a question of a record.
+        read_record: makes a question of a record.
         columns: what a record needs, for the message if one lacks it.
         labels: what may follow the prompt, in the order of a question's options.
         set_name: its name in a file that holds several sets; MIRAGE's "mmlu" has six subjects in one.
@@ -31,7 +31,7 @@ class Task:
     config: str | None
     split: str
     prompt: Callable[[Question], str]
-    read_row: Callable[[Row], Question] = question_from_row
+    read_record: Callable[[Fields], Question] = question_from_record
     columns: str = COLUMNS
     labels: tuple[str, ...] = tuple(LETTERS)
     set_name: str | None = None
@@ -49,7 +49,7 @@ class Task:
     def read(self, key: str, path: str | None, config: str | None = None, split: str | None = None) -> list[Question]:
         """The questions of local files or a Hub data set, by default those of the declaration."""
         path, config = (path, config) if path else (self.path, config or self.config)
-        return read_questions(key, path, config, split or self.split, self.read_row, self.columns, self.set_name)
+        return read_questions(key, path, config, split or self.split, self.read_record, self.columns, self.set_name)
 
 
 def medmcqa_prompt(question: Question) -> str:
@@ -60,15 +60,15 @@ def medmcqa_prompt(question: Question) -> str:
 DECISIONS = ("yes", "no", "maybe")
 
 
-def pubmedqa_question(row: Row) -> Question:
+def pubmedqa_question(record: Fields) -> Question:
     """From any of three layouts: upper-case columns, lower-case columns, or `contexts` within `context`."""
-    row = {name.lower(): value for name, value in row.items()}
-    question, decision = required_text(row, "question"), required_text(row, "final_decision")
+    record = {name.lower(): value for name, value in record.items()}
+    question, decision = required_text(record, "question"), required_text(record, "final_decision")
     if decision not in DECISIONS:
         raise FieldError("final_decision", f"{decision!r} is none of {', '.join(DECISIONS)}")
-    name, contexts = "contexts", row.get("contexts")
+    name, contexts = "contexts", record.get("contexts")
     if contexts is None:
-        nested = row.get("context")
+        nested = record.get("context")
         name, contexts = "context", nested.get("contexts") if isinstance(nested, Mapping) else None
     context = "\n".join(checked_texts(name, contexts))
     return Question(question, DECISIONS, DECISIONS.index(decision), context=context)
