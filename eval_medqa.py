@@ -10,18 +10,17 @@ scored twice. Compare such folders with `python -m modeling_pure.medqa.compare`.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 
 import modeling_pure  # noqa: F401  registers the model type "pure"
 from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.errors import run_script
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.card import card_evaluation
-from modeling_pure.medqa.evaluation import describe_run, evaluate, load_pretrained, read_inputs
+from modeling_pure.medqa.evaluation import describe_run, evaluate, load_model, load_pretrained, read_inputs
 from modeling_pure.medqa.formats import chat_prompt
 from modeling_pure.medqa.formulations import make_plan
 from modeling_pure.medqa.log_likelihood import context_length
@@ -38,16 +37,16 @@ def main(argv: list[str] | None = None) -> None:
     """Parse, read the questions, score them, report; only the first process prints and writes."""
     args = parse_arguments(sys.argv[1:] if argv is None else argv)
     processes = PartialState(cpu=not torch.cuda.is_available())
-    key = "model_name_or_path"
-    check_model(key, args.model_name_or_path)
-    config = load_pretrained(key, AutoConfig, args.model_name_or_path, args.trust_remote_code)
-    tokenizer = load_tokenizer(key, args.model_name_or_path)
+    key, name, trust = "model_name_or_path", args.model_name_or_path, args.trust_remote_code
+    check_model(key, name)
+    config, tokenizer = load_pretrained(key, AutoConfig, name, trust), load_tokenizer(key, name)
     plan = make_plan(args, config)
     sampling = args.sampling(plan, context_length(config, tokenizer))
     if args.chat:
         chat_prompt(tokenizer, "")  # refuses a tokenizer without a template
     inputs = read_inputs(args, plan.headline.name)
-    settings = ScorerSettings(load_model(args), tokenizer, args.data_set, args.batch_size, sampling=sampling)
+    model = load_model(key, name, trust)
+    settings = ScorerSettings(model, tokenizer, args.data_set, args.batch_size, sampling=sampling)
     if processes.is_main_process:
         print_block(inputs.data.title, describe_run(args, inputs, settings, plan))
         if plan.warning:
@@ -60,8 +59,8 @@ def main(argv: list[str] | None = None) -> None:
         for journal in journals:
             journal.file.unlink()
         print_report(results)
-        if args.update_card and add_evaluation(args.model_name_or_path, card_evaluation(results)):
-            print(f"model card: added this accuracy to {args.model_name_or_path}/README.md")
+        if args.update_card and add_evaluation(name, card_evaluation(results)):
+            print(f"model card: added this accuracy to {name}/README.md")
         print(f"report: {args.output_dir}/report.html (report.md, eval.json, predictions.jsonl)", DISCLAIMER, sep="\n")
     processes.destroy_process_group()
 
@@ -70,14 +69,6 @@ def parse_arguments(argv: list[str]) -> EvalArguments:
     """The arguments, with all checks that need no model."""
     (args,) = RecipeParser((EvalArguments,), description=__doc__).parse_recipe(argv)
     return args
-
-
-def load_model(args: EvalArguments) -> PreTrainedModel:
-    """The model in fp32: in bf16 about 3 % of MedQA's questions tie, and ties go to the earlier letter."""
-    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
-    name, trust = args.model_name_or_path, args.trust_remote_code
-    model: PreTrainedModel = load_pretrained("model_name_or_path", AutoModelForCausalLM, name, trust, **options)
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,12 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from .atomic import write_atomically
 from .console import DISCLAIMER, print_block, print_table
 from .errors import InputError, first_line, run_script
-from .medqa.evaluation import load_pretrained
+from .medqa.evaluation import load_model, load_pretrained
 from .medqa.report import markdown_table
 from .options import check_numbers, check_output_folder, check_texts
 from .recipe import RecipeParser
@@ -128,11 +127,9 @@ def evaluate_model(
     """Scores of one model by task; `key` is the option that named the model."""
     from lm_eval.models.huggingface import HFLM
 
-    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
-    model = load_pretrained(key, AutoModelForCausalLM, name, args.trust_remote_code, **options)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(key, name, args.trust_remote_code)
     tokenizer = load_tokenizer(key, name, model.config.vocab_size)
-    lm = HFLM(pretrained=model.eval().to(device), tokenizer=tokenizer, batch_size=args.batch_size, device=device)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size, device=str(model.device))
     options = {"limit": args.limit, "task_manager": manager}
     return {task: score_task(lm, task, tasks[task], **args.tasks[task], **options) for task in tasks}
 

@@ -118,26 +118,28 @@ def formulations(results: Results) -> Section:
     return Section("Formulations", [words], head, rows)
 
 
-def side_by_side(found: dict[str, T], measures: dict[str, Callable[[T], str]]) -> list[list[str]]:
-    """A row for each measure with a column for each formulation."""
-    return [[name, *map(measure, found.values())] for name, measure in measures.items()]
+def side_by_side(title: str, words: str, of: dict[str, T | None], measures: dict[str, Callable[[T], str]]) -> Section:
+    """A row for each measure, with a column for each formulation that has it."""
+    found = {name: each for name, each in of.items() if each is not None}
+    if not found:
+        return Section(title)
+    rows = [[name, *map(measure, found.values())] for name, measure in measures.items()]
+    return Section(title, [words], ["measure", *found], rows)
 
 
 def permutations(results: Results) -> Section:
     """Accuracies over other orders of the options, in each formulation that shows them."""
-    found = {name: each.permutations for name, each in results.formulations.items() if each.permutations}
     measures: dict[str, Callable[[Permutations], str]] = {
+        "orders": lambda of: str(of.orders),
         "mean accuracy over orders": lambda of: f"{percent(of.mean_accuracy)} +- {percent(of.standard_error)}",
         "lowest and highest of an order": lambda of: f"{percent(min(of.accuracies))}, {percent(max(of.accuracies))}",
         "probabilities averaged over orders": lambda of: percent(of.averaged_accuracy),
         "same option in all orders": lambda of: percent(of.consistency),
         "right in all orders": lambda of: percent(of.all_correct),
     }
-    if not found:
-        return Section("Orders of the options")
     words = "A constant letter scores exactly chance on average, and is consistent on no question."
-    title = f"{next(iter(found.values())).orders} orders of the options"
-    return Section(title, [words], ["measure", *found], side_by_side(found, measures))
+    found = {name: each.permutations for name, each in results.formulations.items()}
+    return side_by_side("Other orders of the options", words, found, measures)
 
 
 def texts(results: Results) -> Section:
@@ -152,7 +154,6 @@ def texts(results: Results) -> Section:
 
 def written(results: Results) -> Section:
     """What the model wrote, in each formulation in which it did."""
-    found = {name: each.generation for name, each in results.formulations.items() if each.generation}
     measures: dict[str, Callable[[Generation], str]] = {
         "completions of each question": lambda of: str(of.samples),
         "right completions": lambda of: percent(of.sample_accuracy),
@@ -162,17 +163,11 @@ def written(results: Results) -> Section:
         "mean length": lambda of: f"{of.mean_length:.1f} tokens",
         "mean length of the reasoning": lambda of: f"{of.mean_reasoning_length or 0:.1f} tokens",
         "mean GRPO reward": lambda of: f"{of.reward:.4f}",
+        "right in one of k (pass@k)": lambda of: ", ".join(f"{k}: {percent(p)}" for k, p in of.pass_at_k.items()),
     }
-    if not found:
-        return Section("What was written")
-    first = next(iter(found.values()))
-    if first.mean_reasoning_length is None:
-        del measures["mean length of the reasoning"]
-    rows = side_by_side(found, measures)
-    for k in first.pass_at_k:
-        rows.append([f"right in one of {k} (pass@{k})", *(percent(each.pass_at_k[k]) for each in found.values())])
     words = f"The majority of a question's completions counts. At most {results.config['max_new_tokens']} tokens."
-    return Section("What was written", [words], ["", *found], rows)
+    found = {name: each.generation for name, each in results.formulations.items()}
+    return side_by_side("What was written", words, found, measures)
 
 
 def retrieval(results: Results) -> Section:
