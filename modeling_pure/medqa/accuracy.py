@@ -1,7 +1,7 @@
 """From the records of a formulation to its predictions, its accuracy, and what has to stand beside the accuracy."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -96,7 +96,9 @@ def measure(
         counts = [Counter(answer for answer in record["answers"] if answer is not None) for record in records]
         # The most common answer, the earlier option among equals.
         predictions = np.array([max(sorted(count), key=count.__getitem__, default=-1) for count in counts])
-        metrics = accuracy_metrics(task, predictions, gold, records, generation=measure_generation(records, gold))
+        metrics = replace(
+            basic_metrics(task, predictions, gold, records), generation=measure_generation(records, gold)
+        )
         return Scored(formulation, orders, records, metrics, predictions)
     own = records[:: len(orders)]
     totals = np.array([record["log_likelihoods"] for record in records]).reshape(len(gold), len(orders), -1)
@@ -107,11 +109,8 @@ def measure(
     rounding = NEAR_TIE / np.array([max(1, min(record["characters"])) if by_characters else 1 for record in own])
     by_way = {name: float((each.argmax(-1) == gold).mean()) for name, each in ways.items()}
     several = statistics.permutation_metrics(totals, gold, orders) if len(orders) > 1 else (None, None)
-    metrics = accuracy_metrics(
-        task,
-        predictions,
-        gold,
-        own,
+    metrics = replace(
+        basic_metrics(task, predictions, gold, own),
         near_ties=int((top[:, -1] - top[:, -2] < rounding).sum()),
         calibration=statistics.calibration(scores, gold),
         risk_coverage=statistics.risk_coverage(scores, gold),
@@ -122,10 +121,8 @@ def measure(
     return Scored(formulation, orders, records, metrics, predictions, scores, several[1])
 
 
-def accuracy_metrics(
-    task: Task, predictions: np.ndarray, gold: np.ndarray, records: list[Record], **others: object
-) -> Metrics:
-    """Accuracy with its intervals beside chance and each constant answer; `others` are the scorer's own metrics."""
+def basic_metrics(task: Task, predictions: np.ndarray, gold: np.ndarray, records: list[Record]) -> Metrics:
+    """Accuracy with its intervals, beside chance and each constant answer."""
     correct, n = int((predictions == gold).sum()), len(gold)
     bias = statistics.label_bias(predictions, gold, task.labels)
     return Metrics(
@@ -140,7 +137,6 @@ def accuracy_metrics(
         always={label: float((gold == i).mean()) for i, label in enumerate(task.labels)},
         bias=bias,
         cut_prompts=sum(record["cut"] for record in records),
-        **others,  # type: ignore[arg-type]
     )
 
 
