@@ -41,13 +41,11 @@ from modeling_pure.grpo.report import (
 from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer, model_config
 from modeling_pure.medqa.card import dev_evaluations, public_name
-from modeling_pure.medqa.ends import end_ids
-from modeling_pure.medqa.formats import teach_formats
+from modeling_pure.medqa.formats import end_ids, teach_formats
+from modeling_pure.medqa.log_likelihood import context_length
 from modeling_pure.medqa.passages import Library
-from modeling_pure.medqa.questions import Question, read_questions
+from modeling_pure.medqa.questions import Question, read_questions, select_split
 from modeling_pure.medqa.rewards import Correct, LengthPenalty
-from modeling_pure.medqa.scoring import context_length
-from modeling_pure.medqa.splits import select_split
 from modeling_pure.model_card import CardEvaluation, write_model_card
 from modeling_pure.options import check_numbers
 from modeling_pure.recipe import RecipeParser

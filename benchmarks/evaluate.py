@@ -29,10 +29,9 @@ from transformers import AutoTokenizer
 
 from benchmarks.measure import DEVICE, median_ratio, print_line
 from modeling_pure import PRESETS, PureConfig, PureForCausalLM
-from modeling_pure.medqa.asked import Asked
-from modeling_pure.medqa.measure import measure
-from modeling_pure.medqa.permutations import ORDERS
-from modeling_pure.medqa.scorers import score_letters
+from modeling_pure.medqa.accuracy import measure
+from modeling_pure.medqa.formulations import BY_LETTER, ORDERS
+from modeling_pure.medqa.scorers import ScorerSettings, score_letters
 from modeling_pure.medqa.tasks import MEDQA
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
 
@@ -129,12 +128,13 @@ def ours(model: PureForCausalLM, tokenizer, folder: Path) -> dict:
     start = time.perf_counter()
     questions = MEDQA.read("questions", str(folder / "test.jsonl"))
     scoring = time.perf_counter()
-    records = [record for _, record in sorted(score_letters(Asked(model, tokenizer, MEDQA, BATCH), questions))]
+    settings = ScorerSettings(model, tokenizer, MEDQA, BATCH)
+    records = [record for _, record in sorted(score_letters(settings, questions))]
     scored = time.perf_counter()
-    metrics, _ = measure(MEDQA, questions, "letter", records, ORDERS[1])
+    metrics = measure(MEDQA, questions, BY_LETTER, records, ORDERS[1]).metrics
     scores = np.array([record["log_likelihoods"] for record in records])
     seconds = time.perf_counter() - start
-    return {"seconds": seconds, "scoring": scored - scoring, "accuracy": metrics["accuracy"], "scores": scores}
+    return {"seconds": seconds, "scoring": scored - scoring, "accuracy": metrics.accuracy, "scores": scores}
 
 
 def peer(model: PureForCausalLM, tokenizer, folder: Path) -> dict:

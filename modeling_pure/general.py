@@ -2,8 +2,8 @@
 
     python -m modeling_pure.general --config recipes/general.yaml [--limit 100]
 
-Raw scores beside what a coin scores on the same questions, and scores with chance taken off: the mean of six raw
-scores is mostly chance, so a raw ratio to another model says little. Tasks are lm-evaluation-harness's own, in fp32.
+Reports raw scores beside chance on the same questions, and scores with chance taken off: the mean of six raw scores is
+mostly chance, so a raw ratio to another model means little. Tasks are lm-evaluation-harness's own, in fp32.
 """
 
 import json
@@ -15,14 +15,12 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from .atomic import write_atomically
 from .console import DISCLAIMER, print_block, print_table
 from .errors import InputError, first_line, run_script
+from .medqa.evaluation import load_model, load_pretrained
 from .medqa.report import markdown_table
 from .options import check_numbers, check_output_folder, check_texts
 from .recipe import RecipeParser
@@ -40,7 +38,7 @@ MODEL_KEYS = ("model_name_or_path", "reference_model_name_or_path")
 COLUMNS = ("score", "standard_error", "chance", "normalised")
 
 
-Scores = dict[str, Any]  # of one task: `n` questions, and `COLUMNS` from 0 to 1, null if a task has no such score
+Scores = dict[str, Any]  # of one task: `n` questions, and `COLUMNS` from 0 to 1, None if a task has no such score
 
 
 @dataclass
@@ -79,7 +77,7 @@ def main() -> None:
     models = {getattr(args, key): key for key in MODEL_KEYS if getattr(args, key)}
     for name, key in models.items():
         check_model(key, name)
-        find_config(key, name, args.trust_remote_code)
+        load_pretrained(key, AutoConfig, name, args.trust_remote_code)  # before the other model is measured for hours
     tasks = {name: load_task(name, manager, **settings) for name, settings in args.tasks.items()}
     tasks_in_words = (f"{name} ({task['num_fewshot']}-shot {task['metric']})" for name, task in args.tasks.items())
     questions = f"the first {args.limit} of each (sub)task" if args.limit else "all"
@@ -88,18 +86,10 @@ def main() -> None:
     write_results(args, {name: evaluate_model(key, name, args, tasks, manager) for name, key in models.items()})
 
 
-def find_config(key: str, name: str, trust_remote_code: bool) -> None:
-    """Raise `InputError` where there is no such model: not when the other one has been measured for hours."""
-    try:
-        AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"{key}: cannot load '{name}': {first_line(error)}") from error
-
-
 def find_tasks(tasks: dict[str, Any]) -> "TaskManager":
-    """lm-evaluation-harness's `TaskManager`; `InputError` where there is none, or it has no such task."""
+    """lm-evaluation-harness's `TaskManager`; `InputError` if it is not installed, or lacks a task."""
     if not tasks:
-        raise InputError("tasks: none; --config recipes/general.yaml names GPT-2's six")
+        raise InputError("tasks: empty; --config recipes/general.yaml names GPT-2's six")
     if not find_spec("lm_eval"):
         raise InputError("lm_eval is not installed: pip install 'modeling_pure[eval]', or -r requirements-dev.txt")
     from lm_eval.tasks import TaskManager
@@ -112,7 +102,7 @@ def find_tasks(tasks: dict[str, Any]) -> "TaskManager":
 
 
 def load_task(name: str, manager: "TaskManager", num_fewshot: int, metric: str) -> "Task | Group":
-    """lm-evaluation-harness's `Task` or `Group` with its questions; `InputError` where it cannot be asked so."""
+    """lm-evaluation-harness's `Task` or `Group` with its questions; `InputError` if the settings do not fit it."""
     try:
         loaded = manager.load([name])
     except (OSError, ValueError, ImportError) as error:
@@ -123,10 +113,10 @@ def load_task(name: str, manager: "TaskManager", num_fewshot: int, metric: str) 
         raise InputError(f"tasks.{name}.metric: the group or tag has no {metric} over all its questions")
     for config, known in ((task.config, task.aggregation()) for task in tasks.values()):
         if config.output_type != "multiple_choice" or (config.process_results and config.task != "truthfulqa_mc2"):
-            raise InputError(f"tasks.{name}: is no plain multiple choice; what a coin scores there is not known")
+            raise InputError(f"tasks.{name}: is no plain multiple choice, so chance is unknown")
         if metric not in known:
             raise InputError(f"tasks.{name}.metric: the task has no {metric}")
-        if config.num_fewshot == 0 != num_fewshot:  # lm-evaluation-harness would leave it at 0 and not say so
+        if config.num_fewshot == 0 != num_fewshot:  # lm-evaluation-harness would silently keep 0
             raise InputError(f"tasks.{name}.num_fewshot: the task is defined with 0, found {num_fewshot}")
     return group or tasks[name]
 
@@ -134,28 +124,22 @@ def load_task(name: str, manager: "TaskManager", num_fewshot: int, metric: str) 
 def evaluate_model(
     key: str, name: str, args: GeneralArguments, tasks: dict[str, Any], manager: "TaskManager"
 ) -> dict[str, Scores]:
-    """Scores of one model by task, as `score_task` gives them; `key` is the option that named the model."""
+    """Scores of one model by task; `key` is the option that named the model."""
     from lm_eval.models.huggingface import HFLM
 
-    trust = args.trust_remote_code
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, use_safetensors=True, trust_remote_code=trust
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise InputError(f"{key}: cannot load '{name}': {first_line(error)}") from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(key, name, args.trust_remote_code)
     tokenizer = load_tokenizer(key, name, model.config.vocab_size)
-    lm = HFLM(pretrained=model.eval().to(device), tokenizer=tokenizer, batch_size=args.batch_size, device=device)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=args.batch_size, device=str(model.device))
     options = {"limit": args.limit, "task_manager": manager}
     return {task: score_task(lm, task, tasks[task], **args.tasks[task], **options) for task in tasks}
 
 
 def score_task(lm: "HFLM", name: str, task: "Task | Group", num_fewshot: int, metric: str, **options: Any) -> Scores:
-    """One task, or group of tasks, on one model.
+    """Evaluate one task or group of tasks.
 
-    Gives `n` questions; `score` and its `standard_error` (null for a single question), lm-evaluation-harness's own;
-    `chance`, measured on the same questions; `normalised`, (score - chance) / (1 - chance).
+    Returns:
+        `n` questions; lm-evaluation-harness's `score` and `standard_error` (None for a single question); `chance` on
+        the same questions; `normalised`, (score - chance) / (1 - chance).
     """
     from lm_eval import simple_evaluate
 
@@ -171,34 +155,28 @@ def score_task(lm: "HFLM", name: str, task: "Task | Group", num_fewshot: int, me
 
 
 def chance_of(task: str, sample: dict[str, Any]) -> float:
-    """What a question gives to a model that holds all its answers equally likely: one in as many as there are.
-
-    TruthfulQA's MC2 counts the probability mass on its true answers, so there it is their share.
-    """
+    """The score of a question if all its answers are equally likely; in TruthfulQA's MC2 the share of true ones."""
     labels = sample["doc"]["mc2_targets"]["labels"] if task == "truthfulqa_mc2" else None
     return sum(labels) / len(labels) if labels else 1 / len(sample["resps"])
 
 
 def summarise(ours: dict[str, Scores], reference: dict[str, Scores] | None = None) -> dict[str, float | None]:
-    """Means over the tasks and, with a reference, its means and ratios to it, null where it has nothing to divide by.
+    """Means over the tasks and, with a reference, its means and the ratios to them; None instead of a division by 0.
 
-    `coin_ratio`, chance over the reference's mean, is what a `raw_ratio` is that one gets for knowing nothing.
+    `coin_ratio`, chance over the reference's mean, is the `raw_ratio` of a model that knows nothing.
     """
     means = averages(ours)
-    summary: dict[str, float | None] = {
-        "mean": means["score"],
-        "chance": means["chance"],
-        "normalised": means["normalised"],
-    }
+    score, chance, normalised = means["score"], means["chance"], means["normalised"]
+    summary: dict[str, float | None] = {"mean": score, "chance": chance, "normalised": normalised}
     if reference is None:
         return summary
     whole, gain = (averages(reference)[name] for name in ("score", "normalised"))
     return summary | {
         "reference_mean": whole,
         "reference_normalised": gain,
-        "raw_ratio": means["score"] / whole if whole else None,
-        "coin_ratio": means["chance"] / whole if whole else None,
-        "normalised_ratio": means["normalised"] / gain if gain > 1e-9 else None,  # rounding leaves less
+        "raw_ratio": score / whole if whole else None,
+        "coin_ratio": chance / whole if whole else None,
+        "normalised_ratio": normalised / gain if gain > 1e-9 else None,  # below that, rounding
     }
 
 
@@ -208,7 +186,7 @@ def averages(rows: dict[str, Scores]) -> dict[str, float]:
 
 
 def write_results(args: GeneralArguments, models: dict[str, dict[str, Scores]]) -> None:
-    """`general.json`, `general.md`, and the same table in the terminal."""
+    """Write `general.json` and `general.md`, and print the same table."""
     folder, summary = Path(args.output_dir), summarise(*models.values())
     results = {"schema_version": 1, "note": DISCLAIMER, "config": asdict(args), "models": models, "summary": summary}
     results["environment"] = {name: version(name) for name in ("torch", "transformers", "lm_eval", "datasets")}
@@ -222,7 +200,7 @@ def write_results(args: GeneralArguments, models: dict[str, dict[str, Scores]]) 
 
 
 def table(models: dict[str, dict[str, Scores]]) -> list[list[str]]:
-    """Head, and a row for each task and model, the means last; in percent."""
+    """Head, and a row for each task and model in percent, the means last."""
     lines = [["task", "model", "questions", "score", "standard error", "chance", "chance taken off"]]
     for task in (*next(iter(models.values())), "mean"):
         for name, rows in models.items():
@@ -233,13 +211,13 @@ def table(models: dict[str, dict[str, Scores]]) -> list[list[str]]:
 
 
 def in_words(summary: dict[str, float | None]) -> list[str]:
-    """The ratios; the raw one never without the coin's."""
+    """The ratios; the raw one always beside chance."""
     raw, coin, gain = (summary.get(name) for name in ("raw_ratio", "coin_ratio", "normalised_ratio"))
-    words = [f"Raw mean: {raw:.1%} of the reference's; a coin has {coin:.1%} of it."] if raw is not None else []
+    words = [f"Raw mean: {raw:.1%} of the reference's; chance alone has {coin:.1%} of it."] if raw is not None else []
     if gain is not None:
         words.append(f"Of the reference's gain over chance: {gain:.1%}.")
     elif "normalised_ratio" in summary:
-        words.append("The reference is not above chance on these questions: there is no gain to take a share of.")
+        words.append("The reference is not above chance on these questions, so there is no gain to compare with.")
     return words
 
 

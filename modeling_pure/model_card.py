@@ -1,29 +1,32 @@
-"""`README.md` of a model folder: written from facts by both trainers, brought up to date by each evaluation.
+"""`README.md` of a model folder: written by both trainers, updated by each evaluation.
 
-A card is Markdown with the Hub's metadata on top. What may be replaced or handed on stands between two comments,
-`<!-- training: NAME -->` or `<!-- evaluation: NAME -->` and `<!-- end -->`; all other text is left as it is.
+A card is Markdown with the Hub's metadata on top. Text between the comments `<!-- training: NAME -->` or
+`<!-- evaluation: NAME -->` and `<!-- end -->` may be replaced, or copied to the next model; all other text is kept.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
 from .atomic import write_atomically
 from .console import DISCLAIMER
+from .medqa.metrics.medqa_accuracy.medqa_accuracy import standard_error, wilson_interval
 
 CARD_FILE = "README.md"
 TAGS = ["pure", "medical", "research", "not-for-clinical-use"]
 BLOCK = re.compile(r"<!-- (training|evaluation): (.*?) -->\n(.*?)\n<!-- end -->", re.DOTALL)
+SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "max_position_embeddings", "vocab_size")
+ATTENTION = ("num_attention_heads", "num_key_value_heads", "head_dim", "qk_norm")
+SHAPE = ("model_type", *SIZES, *ATTENTION, "tie_word_embeddings")
 NO_EVALUATION = "No evaluation has been written into this card yet."
 
 LIMITS = f"""**{DISCLAIMER}** It is not a medical device, and nobody has evaluated whether its answers are safe.
 
 - Multiple-choice accuracy is not clinical competence, whatever its value.
-- It can state wrong things fluently. Its confidence is no measure of truth; the evaluation says how far it is off.
+- It can state wrong things fluently. Its confidence is no measure of truth; the evaluation shows how far it is off.
 - English only; the questions follow medicine as it is examined in the United States, and the texts their own dates.
 - Differences by sex, age or origin of the patients in a question have not been measured.
 - Never enter data of real patients. Whoever builds on it answers for what they build."""
@@ -41,13 +44,12 @@ it is not needed."""
 
 @dataclass(frozen=True)
 class CardEvaluation:
-    """One evaluation as a card tells it.
+    """One evaluation in a card.
 
     Args:
-        dataset: what it is called; `path` the Hub id or file that was read, and `split`.
+        dataset: its title; `path` the Hub id or file that was read, and `split`.
         scorer: how the model was asked, e.g. `letter`.
-        measured: `accuracy`, `standard_error`, `wilson_interval`, `n`.
-        lines: of the table, what stands beside the accuracy: name and value.
+        lines: rows of the table below the accuracy: name and value.
         words: sentences below the table.
     """
 
@@ -55,29 +57,35 @@ class CardEvaluation:
     path: str
     split: str
     scorer: str
-    measured: dict[str, Any]
+    correct: int
+    n: int
     lines: list[tuple[str, str]]
     words: list[str]
 
     @property
     def name(self) -> str:
-        """What makes it another evaluation than one that is there."""
+        """Its identity: an evaluation with the same name replaces it."""
         return f"{self.dataset}, {self.split}, {self.scorer}"
 
-    def text(self) -> str:
-        """A table and sentences."""
-        found = self.measured
-        low, high = found["wilson_interval"]
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return self.correct / self.n
+
+    def block(self) -> str:
+        """A table and sentences between their comments."""
+        low, high = wilson_interval(self.correct, self.n)
         rows = [
-            ("**accuracy**", f"**{found['accuracy']:.2%}** (95 % Wilson {low:.2%} to {high:.2%})"),
-            ("questions", f"{found['n']:,}, split {self.split}"),
+            ("**accuracy**", f"**{self.accuracy:.2%}** (95 % Wilson {low:.2%} to {high:.2%})"),
+            ("questions", f"{self.n:,}, split {self.split}"),
             *self.lines,
         ]
-        return "\n\n".join([f"### {self.dataset} ({self.scorer})", two_columns(rows), *self.words])
+        text = "\n\n".join([f"### {self.dataset} ({self.scorer})", two_columns(rows), *self.words])
+        return block("evaluation", self.name, text)
 
     def metadata(self) -> EvalResult:
         """The accuracy for `model-index`."""
-        found = self.measured
+        interval = wilson_interval(self.correct, self.n)
         return EvalResult(
             task_type="multiple-choice",
             dataset_type=self.path,
@@ -85,11 +93,11 @@ class CardEvaluation:
             dataset_split=self.split,
             metric_type="accuracy",
             metric_name=f"accuracy ({self.scorer})",
-            metric_value=round(found["accuracy"], 6),
+            metric_value=round(self.accuracy, 6),
             metric_args={
-                "standard_error": round(found["standard_error"], 6),
-                "n": found["n"],
-                "wilson_95": [round(bound, 6) for bound in found["wilson_interval"]],
+                "standard_error": round(standard_error(self.correct, self.n), 6),
+                "n": self.n,
+                "wilson_95": [round(bound, 6) for bound in interval],
             },
         )
 
@@ -105,8 +113,8 @@ def write_model_card(
     """Write the card of a run's folder.
 
     Args:
-        training: name of each phase that this run made -> its facts.
-        base_model: folder or Hub id that it started from. The phases that made a folder are told again.
+        training: by name, the facts of each phase of this run.
+        base_model: folder or Hub id that it started from. The training blocks of a folder's card are copied.
     """
     folder_before = Path(base_model) if base_model is not None and Path(base_model).is_dir() else None
     earlier = card_blocks(read_text(folder_before / CARD_FILE), "training") if folder_before else {}
@@ -124,7 +132,7 @@ def write_model_card(
         base_model=None if folder_before else base_model,
         eval_results=[evaluation.metadata() for evaluation in evaluations] or None,
     )
-    evaluated = [block("evaluation", evaluation.name, evaluation.text()) for evaluation in evaluations]
+    evaluated = [evaluation.block() for evaluation in evaluations]
     parts = [
         f"# {title}",
         f"**{DISCLAIMER}**",
@@ -147,17 +155,17 @@ def write_model_card(
 
 
 def add_evaluation(folder: str, evaluation: CardEvaluation) -> bool:
-    """Put an evaluation into the card of a model folder, in the place of the same one before.
+    """Add an evaluation to the card of a model folder, or replace the one with its name.
 
     Returns:
-        whether there was a card of ours; any other README is left alone.
+        whether there was a card of ours; any other README is kept as it is.
     """
     file = Path(folder) / CARD_FILE
     if not card_blocks(read_text(file), "training"):
         return False
     card = ModelCard.load(file)
     known = card_blocks(card.text, "evaluation")
-    new = block("evaluation", evaluation.name, evaluation.text())
+    new = evaluation.block()
     if evaluation.name in known:
         card.text = card.text.replace(block("evaluation", evaluation.name, known[evaluation.name]), new)
     elif known:
@@ -166,33 +174,20 @@ def add_evaluation(folder: str, evaluation: CardEvaluation) -> bool:
     else:
         card.text = card.text.replace(NO_EVALUATION, new, 1)
     entry = evaluation.metadata()
-    others = [result for result in card.data.eval_results or [] if identity(result) != identity(entry)]
+    identity = entry.dataset_name, entry.dataset_split, entry.metric_name
+    others = [
+        each
+        for each in card.data.eval_results or []
+        if (each.dataset_name, each.dataset_split, each.metric_name) != identity
+    ]
     card.data.eval_results = [*others, entry]
     write_atomically(file, str(card))
     return True
 
 
-def identity(result: EvalResult) -> tuple[str | None, ...]:
-    """What two entries of `model-index` share when one is the other anew."""
-    return result.dataset_name, result.dataset_split, result.metric_name
-
-
 def architecture(config: PreTrainedConfig) -> list[tuple[str, str]]:
-    """The shape of a decoder, as its configuration tells it."""
-    names = (
-        "model_type",
-        "num_hidden_layers",
-        "hidden_size",
-        "intermediate_size",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "qk_norm",
-        "max_position_embeddings",
-        "vocab_size",
-        "tie_word_embeddings",
-    )
-    return [(name, str(getattr(config, name))) for name in names if getattr(config, name, None) is not None]
+    """The shape of a decoder, from its configuration."""
+    return [(name, str(getattr(config, name))) for name in SHAPE if getattr(config, name, None) is not None]
 
 
 def block(kind: str, name: str, text: str) -> str:
@@ -206,10 +201,10 @@ def card_blocks(text: str, kind: str) -> dict[str, str]:
 
 
 def read_text(file: Path) -> str:
-    """A file's text; nothing where there is none."""
+    """A file's text, or nothing if there is no file."""
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def two_columns(rows: list[tuple[str, str]]) -> str:
-    """A table without a head."""
+    """A Markdown table without a head."""
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])

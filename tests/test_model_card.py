@@ -6,9 +6,11 @@ from transformers import LlamaConfig
 
 from modeling_pure import PureConfig
 from modeling_pure.console import DISCLAIMER
-from modeling_pure.medqa.card import dev_evaluation, dev_evaluations
+from modeling_pure.medqa.card import dev_evaluations
 from modeling_pure.model_card import NO_EVALUATION, add_evaluation, card_blocks, write_model_card
 from tests.cards import evaluation
+
+LETTER = {"eval_medqa_accuracy": 0.5}
 
 
 @pytest.fixture
@@ -85,21 +87,21 @@ def test_dev_accuracies_are_told_by_the_scorers_that_were_asked(questions):
     metrics = {"eval_medqa_accuracy": 0.25, "eval_medqa_text_accuracy": 0.5}
     by_letter, by_text = dev_evaluations(questions, ["owner/medqa"], metrics, "eval_medqa_text_accuracy")
     assert [each.scorer.split(",")[0] for each in (by_letter, by_text)] == ["letter", "text"]
-    assert [each.measured["accuracy"] for each in (by_letter, by_text)] == [0.25, 0.5]
+    assert [each.accuracy for each in (by_letter, by_text)] == [0.25, 0.5]
     assert len(by_text.words) == len(by_letter.words) + 1  # that the figure chose the weights
     [alone] = dev_evaluations(questions, ["owner/medqa"], {"eval_medqa_accuracy": 0.25})
     assert alone == by_letter
 
 
 def test_dev_accuracy_stands_beside_what_needs_no_model(questions):
-    told = dev_evaluation(questions, ["owner/medqa"], 0.5, False)
+    told = dev_evaluations(questions, ["owner/medqa"], LETTER)[0]
     share = sum(question.answer == 0 for question in questions) / len(questions)
     assert dict(told.lines)["always A"] == f"{100 * share:.1f} %"
-    assert told.measured["n"] == 120
+    assert told.n == 120
     assert "above" in told.words[0].lower()
-    chosen = dev_evaluation(questions, ["owner/medqa"], 0.5, True)
+    chosen = dev_evaluations(questions, ["owner/medqa"], LETTER, next(iter(LETTER)))[0]
     assert chosen.words[: len(told.words)] == told.words
     assert len(chosen.words) == len(told.words) + 1  # that the figure chose the weights
-    told = dev_evaluation(questions, ["owner/medqa", "/home/me/a.jsonl"], 0.25, False)
+    told = dev_evaluations(questions, ["owner/medqa", "/home/me/a.jsonl"], LETTER)[0]
     assert told.path == "owner/medqa, a.jsonl"
-    assert "/home" not in told.text()
+    assert "/home" not in told.block()

@@ -11,8 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..medqa.passages import Library
 from ..medqa.question_files import ENDINGS, files_to_read
-from ..medqa.questions import Question, read_questions
-from ..medqa.splits import select_split
+from ..medqa.questions import Question, read_questions, select_split
 from ..records import files_below, looks_local
 from ..tokenizer import load_document_tokenizer
 from .arguments import DataArguments

@@ -131,8 +131,8 @@ class OpenBook:
         found = retrieval_metrics(questions)
         return (
             f"{self.share:.0%} with passages, of {self.kept:,} ({self.left_out:,} that cover a question left out); "
-            f"in those of {found['right_found']:.1%} of the questions is the right option's text, "
-            f"of the wrong ones {found['wrong_found']:.1%}"
+            f"in those of {found.right_found:.1%} of the questions is the right option's text, "
+            f"of the wrong ones {found.wrong_found:.1%}"
         ).replace("%", " %")
 
 

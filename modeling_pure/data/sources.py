@@ -28,7 +28,7 @@ class Source:
             share of the questions (`passages_share`, 0.5). All three are None without books.
         column: the column that holds the text.
         validation_path: held-out rows of this source; without it the first `validation_documents` documents of a text
-            source are held out, and the questions that `medqa.splits` calls dev of a medqa source.
+            source are held out, and the questions that `medqa.questions` calls dev of a medqa source.
         validation_documents: how many documents of a text source are read for validation at most.
         max_epochs: how often a document may come; then the other sources get this one's share, in proportion.
         section: the mapping of the recipe that the source stands in.

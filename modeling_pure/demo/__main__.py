@@ -28,11 +28,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ..console import DISCLAIMER, print_block, print_table
 from ..errors import run_script
 from ..medqa import formats
-from ..medqa.compare import in_formulation, paired
+from ..medqa.compare import in_formulation
 from ..medqa.questions import Question, read_questions
+from ..medqa.report import cell
 from ..medqa.results import Evaluation, read_evaluation
-from ..medqa.sections import cell
-from ..medqa.statistics import share_right
+from ..medqa.statistics import paired, share_right
 from ..options import CommandLine, check_seeds
 from ..training.callbacks import METRICS_FILE, read_metrics
 from . import facts, world
@@ -156,7 +156,7 @@ def show_results(seed: int, twins: bool) -> int:
     print_block(f"What the demo did (seed {seed})", lines)
     CONSOLE.print(DISCLAIMER)
     change = paired(before, after)
-    return 0 if change["p_value"] < 0.01 and change["difference"] > 0 else 1
+    return 0 if change.p_value < 0.01 and change.difference > 0 else 1
 
 
 def accuracies(evaluation: Evaluation, never: np.ndarray) -> list[str]:
@@ -174,8 +174,8 @@ def right(evaluation: Evaluation, formulation: str) -> np.ndarray:
 def in_words(first: np.ndarray, second: np.ndarray) -> str:
     """What changed from the first to the second, bool (n,) each, with its p-value."""
     row = paired(first, second)
-    changes = f"{row['only_second']} became right, {row['only_first']} became wrong"
-    return f"{changes}, exact McNemar p = {row['p_value']:.2g}"
+    changes = f"{row.only_second} became right, {row.only_first} became wrong"
+    return f"{changes}, exact McNemar p = {row.p_value:.2g}"
 
 
 def pretraining_facts() -> dict[str, str]:

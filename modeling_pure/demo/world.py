@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from ..medqa.formats import format_answer, format_prompt
-from ..medqa.questions import LETTERS, Question, question_from_row
+from ..medqa.questions import LETTERS, Question, question_from_record
 from ..tokenizer import PAD_TOKEN
 from .facts import DISEASES, Disease
 
@@ -135,7 +135,7 @@ def read_texts(files: Iterable[Path]) -> Iterator[str]:
     for path in files:
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
-            yield record["text"] if "text" in record else exam_text(question_from_row(record), "letter")
+            yield record["text"] if "text" in record else exam_text(question_from_record(record), "letter")
 
 
 def exam_text(question: Question, answer_format: str) -> str:

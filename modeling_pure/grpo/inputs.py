@@ -7,8 +7,8 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..medqa.log_likelihood import context_length
 from ..medqa.rewards import AnswerReward
-from ..medqa.scoring import context_length
 from .prompts import say
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from ..medqa.formats import (
     warn_untaught,
 )
 from ..medqa.passages import Library, fit_passages
-from ..medqa.questions import Question
-from ..medqa.splits import split_of
+from ..medqa.questions import Question, split_of
 from ..tokenizer import prompt_ids, text_ids
 
 Prompt = str | list[dict[str, str]]  # text, or the one turn of a conversation

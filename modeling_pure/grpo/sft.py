@@ -14,7 +14,7 @@ from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
-from ..medqa.ends import set_end_tokens
+from ..medqa.formats import set_end_tokens
 from ..medqa.questions import Question
 from ..tokenizer import end_no_prompt, prompt_ids
 from ..training.kernels import choose_attention_kernel

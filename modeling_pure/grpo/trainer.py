@@ -19,7 +19,7 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
 from ..errors import InputError, RunStopped, first_line
-from ..medqa.ends import set_end_tokens
+from ..medqa.formats import set_end_tokens
 from ..medqa.questions import Question
 from ..medqa.rewards import REWARD_WEIGHTS, LengthPenalty
 from ..tokenizer import added_tokens, end_no_prompt, prompt_ids

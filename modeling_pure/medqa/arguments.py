@@ -2,31 +2,22 @@
 
 from dataclasses import dataclass, field
 
+from .. import options
 from ..errors import InputError
-from ..options import (
-    check_above_zero,
-    check_choices,
-    check_numbers,
-    check_output_folder,
-    check_seeds,
-    check_shares,
-    check_texts,
-)
 from .formats import ANSWER_FORMATS
-from .permutations import ORDERS
-from .scorers import SCORERS
+from .formulations import ORDERS, Plan
+from .scorers import SCORERS, Sampling
 from .tasks import TASKS, Task
 
 SPLITS = ("test", "dev", "all")
+ANSWER_TOKENS, REASONED_TOKENS = 32, 1024  # longest completions by default
 
 
 @dataclass
 class EvalArguments:
-    """Model, questions, how they are asked, what stands beside the accuracy, and where the report goes."""
+    """Model, questions, scorers, what stands beside the accuracy, and the folder of the report."""
 
-    model_name_or_path: str = field(
-        default="runs/grpo", metadata={"help": "any causal language model: a folder or a Hub id"}
-    )
+    model_name_or_path: str = field(default="runs/grpo", metadata={"help": "causal model: a folder or a Hub id"})
     task: str = field(default="medqa_4options", metadata={"help": f"data set: {', '.join(TASKS)}"})
     questions: str | None = field(
         default=None, metadata={"help": "questions of that data set: local files or a Hub id; by default the Hub's"}
@@ -34,10 +25,7 @@ class EvalArguments:
     questions_config: str | None = field(default=None, metadata={"help": "the Hub data set's configuration"})
     split: str = field(
         default="test",
-        metadata={
-            "help": "test: the Hub's test split, or local files that are it; dev: the 10 %% held out of a train file; "
-            "all: every row"
-        },
+        metadata={"help": "test: the Hub's, or local files; dev: 10 %% of a train file; all: every record"},
     )
     scorer: str = field(
         default="auto",
@@ -47,72 +35,55 @@ class EvalArguments:
         },
     )
     beside: list[str] = field(
-        default_factory=lambda: ["letter"],
-        metadata={"help": "scorers that stand beside the headline; letter always does"},
+        default_factory=lambda: ["letter"], metadata={"help": "scorers beside the headline; letter always is one"}
     )
     answer_format: str | None = field(
         default=None, metadata={"help": "for generate: letter, text or reasoned; by default as the model was taught"}
     )
-    chat: bool = field(
-        default=False, metadata={"help": "for generate: put the prompt into the tokenizer's chat template"}
-    )
+    chat: bool = field(default=False, metadata={"help": "for generate: prompt in the tokenizer's chat template"})
     passages: str | None = field(
         default=None, metadata={"help": "open book: folder of .txt, .md, .jsonl or .parquet to take passages from"}
     )
     num_passages: int = field(default=3, metadata={"help": "for passages: how many stand before a question"})
-    permutations: int = field(
-        default=1, metadata={"help": "orders of the options, for letter and text: 1, 4 (rotations) or 24 (all)"}
-    )
-    num_samples: int = field(default=0, metadata={"help": "for generate: completions a question; 0 = greedy, one"})
+    permutations: int = field(default=1, metadata={"help": "orders of the options, for letter and text: 1, 4 or 24"})
+    num_samples: int = field(default=0, metadata={"help": "for generate: completions per question; 0 = one, greedy"})
     temperature: float = field(default=1.0, metadata={"help": "of sampled completions"})
     top_p: float = field(default=1.0, metadata={"help": "of sampled completions"})
     max_new_tokens: int | None = field(
         default=None,
-        metadata={
-            "help": "for generate: longest completion; by default 32, with reasons 1024, at most half of the context"
-        },
+        metadata={"help": "for generate; by default 32, with reasons 1024, at most half of the context"},
     )
     length_penalty_min_tokens: int = field(default=4, metadata={"help": "for generate: of the GRPO reward"})
     train_questions: str | None = field(
-        default=None,
-        metadata={"help": "train questions, as `questions`: a BM25 baseline over them, and a probe of memory"},
+        default=None, metadata={"help": "train questions, as `questions`: a BM25 baseline, and a probe of memory"}
     )
-    textbooks: str | None = field(
-        default=None, metadata={"help": "folder of .txt, .md, .jsonl or .parquet: a BM25 baseline over them"}
-    )
+    textbooks: str | None = field(default=None, metadata={"help": "folder, as `passages`: a BM25 baseline over it"})
     compare_with: list[str] = field(
-        default_factory=list,
-        metadata={"help": "evaluations of other models on the same questions: the checkpoint before, the SFT twin"},
+        default_factory=list, metadata={"help": "evaluations of other models on the same questions"}
     )
     contamination: str | None = field(
         default=None, metadata={"help": "coverage file of python -m modeling_pure.data.decontaminate --coverage FILE"}
     )
-    batch_size: int = field(default=16, metadata={"help": "rows in a forward pass"})
+    batch_size: int = field(default=16, metadata={"help": "prompts in a forward pass"})
     seed: int = field(default=0, metadata={"help": "of sampled completions"})
-    include_text: bool = field(
-        default=False, metadata={"help": "write questions and completions to predictions.jsonl"}
-    )
-    update_card: bool = field(
-        default=True, metadata={"help": "write the accuracy into the README.md of the model's folder"}
-    )
+    include_text: bool = field(default=False, metadata={"help": "put questions and completions in predictions.jsonl"})
+    update_card: bool = field(default=True, metadata={"help": "write the accuracy into the model folder's README.md"})
     output_dir: str = field(default="runs/eval", metadata={"help": "folder for the report"})
     trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
 
     def __post_init__(self) -> None:
-        check_texts(self)
-        check_choices(self, task=TASKS, split=SPLITS, scorer=("auto", *SCORERS), permutations=ORDERS)
-        check_choices(self, answer_format=(None, *ANSWER_FORMATS))
-        check_numbers(self, batch_size=1, max_new_tokens=1, num_samples=0, num_passages=1, length_penalty_min_tokens=0)
-        check_above_zero(self, "temperature", "top_p")
-        check_shares(self, "top_p")
-        check_seeds(self, "seed")
-        check_output_folder("output_dir", self.output_dir)
+        options.check_texts(self)
+        options.check_choices(self, task=TASKS, split=SPLITS, scorer=("auto", *SCORERS), permutations=ORDERS)
+        options.check_choices(self, answer_format=(None, *ANSWER_FORMATS))
+        options.check_numbers(
+            self, batch_size=1, max_new_tokens=1, num_samples=0, num_passages=1, length_penalty_min_tokens=0
+        )
+        options.check_above_zero(self, "temperature", "top_p")
+        options.check_shares(self, "top_p")
+        options.check_seeds(self, "seed")
+        options.check_output_folder("output_dir", self.output_dir)
         if unknown := {*self.beside} - {*SCORERS}:
             raise InputError(f"beside: expected scorers among {list(SCORERS)}, found {sorted(unknown)}")
-        self.refuse_what_does_not_fit()
-
-    def refuse_what_does_not_fit(self) -> None:
-        """Raise `InputError` for options that do not go with the task or the scorers."""
         scorers = {self.scorer, *self.beside}
         if not self.data_set.has_letters and (scorers - {"auto", "letter"} or self.permutations > 1):
             raise InputError(f"scorer: {self.task} has no lettered options; only letter with permutations 1 fits it")
@@ -124,3 +95,16 @@ class EvalArguments:
     def data_set(self) -> Task:
         """The declaration of `task`."""
         return TASKS[self.task]
+
+    def sampling(self, plan: Plan, context: int) -> Sampling:
+        """How completions are written; those with reasons are longer, but leave half of the context to the prompt."""
+        longest = self.max_new_tokens
+        written = [formulation for formulation in plan.formulations if formulation.scorer == "generate"]
+        if longest is None:
+            reasoned = any(formulation.answer_format == "reasoned" for formulation in written)
+            longest = min(REASONED_TOKENS if reasoned else ANSWER_TOKENS, context // 2)
+        if written and longest >= context:
+            raise InputError(f"max_new_tokens: {longest} leave no room for a prompt in {context}")
+        return Sampling(
+            self.num_samples, self.temperature, self.top_p, longest, self.length_penalty_min_tokens, self.seed
+        )

@@ -1,16 +1,17 @@
-"""An evaluation as one picture: accuracies with intervals, calibration, and the letters that were answered."""
+"""An evaluation as one picture: accuracies with intervals, calibration, and the labels that were answered."""
 
 import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..console import DISCLAIMER
-from .schema import Results
+from .results import Results
+from .statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOUR, GREY = "#2a6f97", "#9a9a9a"
+COLOUR, GREY, COLUMNS = "#2a6f97", "#9a9a9a", 3
 
 
 def draw(results: Results) -> bytes:
@@ -20,20 +21,19 @@ def draw(results: Results) -> bytes:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    metrics = results["metrics"]
-    panels: list[Callable[[Any, Results], None]] = [draw_accuracies, draw_labels, draw_confusion]
-    if "calibration" in metrics:
-        panels[1:1] = [draw_reliability, draw_risk_coverage]
-    if results["slices"]:
+    panels: list[Callable[[Any, Results], None]] = [draw_accuracies]
+    if results.metrics.calibration:
+        panels += [draw_reliability, draw_risk_coverage]
+    panels.append(draw_labels)
+    if results.slices:
         panels.append(draw_slices)
-    columns = 3
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(5.2 * columns, 3.9 * rows), layout="constrained")
+    rows = -(-len(panels) // COLUMNS)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(5.2 * COLUMNS, 3.9 * rows), layout="constrained")
     for axis, panel in zip(axes.flat, panels, strict=False):
         panel(axis, results)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    figure.suptitle(f"{results['model']['name']} on {results['data']['title']}. {DISCLAIMER}", fontsize=9)
+    figure.suptitle(f"{results.model.name} on {results.data.title}. {DISCLAIMER}", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     plt.close(figure)
@@ -41,90 +41,63 @@ def draw(results: Results) -> bytes:
 
 
 def draw_accuracies(axis: "Axes", results: Results) -> None:
-    """The model and what it is compared with, with 95 % Wilson intervals; chance as a line."""
-    metrics = results["metrics"]
-    rows = [("model", metrics["accuracy"], metrics["wilson_interval"])]
-    rows += [(row["name"], row["accuracy"], row["wilson_interval"]) for row in results["comparisons"] if "n" in row]
-    draw_intervals(axis, rows, metrics["chance"], model=0)
+    """The model and what it is compared with."""
+    rows = [("model", results.metrics.accuracy, results.metrics.wilson_interval)]
+    rows += [(row.name, row.accuracy, row.wilson_interval) for row in results.comparisons if row.wilson_interval]
+    draw_intervals(axis, rows, results.metrics.chance, model=0)
     axis.set(title="accuracy, 95 % interval")
 
 
 def draw_slices(axis: "Axes", results: Results) -> None:
     """Accuracies of the slices."""
-    rows = [
-        (f"{name} ({part['n']})", part["accuracy"], part["wilson_interval"])
-        for name, part in results["slices"].items()
-    ]
-    draw_intervals(axis, rows, results["metrics"]["chance"])
+    slices = results.slices.items()
+    rows = [(f"{name} ({part.n})", part.accuracy, part.wilson_interval) for name, part in slices]
+    draw_intervals(axis, rows, results.metrics.chance)
     axis.set(title="accuracy of slices (questions)")
 
 
 def draw_intervals(
-    axis: "Axes", rows: list[tuple[str, float, list[float]]], chance: float, model: int | None = None
+    axis: "Axes", rows: list[tuple[str, float, Interval]], chance: float, model: int | None = None
 ) -> None:
-    """Points with whiskers, the first on top; the model's own is coloured."""
+    """Points with Wilson intervals, the first on top; chance as a line; the model's own is coloured."""
     for place, (_, accuracy, (low, high)) in enumerate(rows):
-        colour = COLOUR if place == model else GREY
-        axis.errorbar(
-            accuracy, place, xerr=[[accuracy - low], [high - accuracy]], fmt="o", color=colour, capsize=3, markersize=4
-        )
+        colour, error = COLOUR if place == model else GREY, [[accuracy - low], [high - accuracy]]
+        axis.errorbar(accuracy, place, xerr=error, fmt="o", color=colour, capsize=3, markersize=4)
     axis.axvline(chance, color="black", linewidth=0.8, linestyle=":")
     axis.locator_params(axis="x", nbins=5)
     axis.xaxis.set_major_formatter("{x:.1%}")
-    axis.set_yticks(range(len(rows)), [shortened(name) for name, _, _ in rows], fontsize=7)
+    # The end of a path says most.
+    names = [name if len(name) <= 34 else f"...{name[-31:]}" for name, _, _ in rows]
+    axis.set_yticks(range(len(rows)), names, fontsize=7)
     axis.invert_yaxis()
 
 
-def shortened(name: str) -> str:
-    """The end of a long name: that of a path says most."""
-    return name if len(name) <= 34 else f"...{name[-31:]}"
-
-
 def draw_reliability(axis: "Axes", results: Results) -> None:
-    """Accuracy over confidence; a calibrated model lies on the diagonal."""
-    bins = results["metrics"]["calibration"]["bins"]
-    biggest = max(b["n"] for b in bins)
+    """Accuracy over confidence; a calibrated model is on the diagonal."""
+    assert results.metrics.calibration is not None
+    bins = results.metrics.calibration.bins
+    confidence, accuracy, n = ([b[name] for b in bins] for name in ("confidence", "accuracy", "n"))
     axis.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle=":")
-    axis.plot([b["confidence"] for b in bins], [b["accuracy"] for b in bins], color=COLOUR, linewidth=1)
-    axis.scatter(
-        [b["confidence"] for b in bins],
-        [b["accuracy"] for b in bins],
-        s=[20 + 180 * b["n"] / biggest for b in bins],
-        color=COLOUR,
-        alpha=0.7,
-    )
+    axis.plot(confidence, accuracy, color=COLOUR, linewidth=1)
+    axis.scatter(confidence, accuracy, s=[20 + 180 * size / max(n) for size in n], color=COLOUR, alpha=0.7)
     axis.set(title="reliability (size: questions)", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
 
 
 def draw_risk_coverage(axis: "Axes", results: Results) -> None:
-    """Accuracy on the questions that the model is surest of."""
-    curve = results["metrics"]["risk_coverage"]
-    axis.plot(curve["coverage"], curve["accuracy"], color=COLOUR, marker="o", markersize=3)
-    axis.axhline(results["metrics"]["chance"], color="black", linewidth=0.8, linestyle=":")
+    """Accuracy on the questions that the model is most confident of."""
+    curve = results.metrics.risk_coverage
+    assert curve is not None
+    axis.plot(curve.coverage, curve.accuracy, color=COLOUR, marker="o", markersize=3)
+    axis.axhline(results.metrics.chance, color="black", linewidth=0.8, linestyle=":")
     axis.set(title="accuracy over coverage", xlabel="share answered, surest first", ylabel="accuracy", xlim=(0, 1.02))
 
 
 def draw_labels(axis: "Axes", results: Results) -> None:
     """How often each label was predicted, beside how often it is right."""
-    bias = results["metrics"]["bias"]
-    labels = list(bias["gold"])
-    for offset, kind, colour in ((-0.2, "gold", GREY), (0.2, "predicted", COLOUR)):
-        places = [i + offset for i in range(len(labels))]
-        axis.bar(places, [bias[kind][label] for label in labels], width=0.4, label=kind, color=colour)
-    axis.set_xticks(range(len(labels)), labels)
+    bias = results.metrics.bias
+    for offset, kind, counts, colour in ((-0.2, "gold", bias.gold, GREY), (0.2, "predicted", bias.predicted, COLOUR)):
+        places = [i + offset for i in range(len(counts))]
+        axis.bar(places, list(counts.values()), width=0.4, label=kind, color=colour)
+    axis.set_xticks(range(len(bias.gold)), list(bias.gold))
     axis.set(title="answers", ylabel="questions")
     axis.legend()
-
-
-def draw_confusion(axis: "Axes", results: Results) -> None:
-    """Counts of [right answer][prediction]."""
-    bias = results["metrics"]["bias"]
-    labels, confusion = list(bias["gold"]), bias["confusion"]
-    axis.imshow(confusion, cmap="Blues")
-    most = max(max(row) for row in confusion)
-    for i, row in enumerate(confusion):
-        for j, count in enumerate(row):
-            axis.text(j, i, count, ha="center", va="center", color="white" if count > most / 2 else "black")
-    axis.set_xticks(range(len(labels)), labels)
-    axis.set_yticks(range(len(labels)), labels)
-    axis.set(title="confusion", xlabel="predicted", ylabel="right")

@@ -5,7 +5,7 @@ r"""Prompts and answers, byte for byte, in one place: pretraining text, SFT, GRP
     reasoned    Reasoning: Pyuria ... .\nAnswer: Nitrofurantoin (C)    the last line `Answer: ...` decides
 
 Everything up to and including the first colon is the prompt, that of lm-evaluation-harness's task `medqa_4options`
-(nothing is stripped); a completion is what follows, with the end-of-text token.
+(nothing is stripped); a completion is what follows, up to and including the first token that ends one (`end_ids`).
 """
 
 import random
@@ -15,16 +15,16 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
-from .questions import LETTERS, Question
+from .questions import LETTERS, Question, option_text
 
 ANSWER_FORMATS = ("letter", "text", "reasoned")
 LETTER_FIRST = re.compile(r" ([ABCD])(?:\.\s|\.?\Z)")
 LETTER_LAST = re.compile(r"(.*) \([ABCD]\)", re.IGNORECASE)
-# "Ans. is 'c'", "options B and C", "(d)", "C. Something", "the second choice": what an explanation calls an option by,
-# which holds in the file's order only. Broad on purpose: to be wrong costs a question its shuffle and nothing else.
+# "Ans. is 'c'", "options B and C", "(d)", "C. Something", "the second choice": how an explanation refers to an option,
+# which holds in the file's order only. Broad on purpose: a false match costs a question its shuffle and nothing else.
 NAMES_A_LETTER = re.compile(
     r"""
     \b(ans|answer|option|choice)s?\b [^\n]{0,20}? \b[a-d]\b
@@ -53,19 +53,19 @@ class Answer:
     reasoning: str = ""
 
 
-def format_prompt(question: Question, answer_format: str = "letter") -> str:
-    """The text up to and including `Answer:` or `Reasoning:`, with the question's passages before it."""
-    return format_passages(question) + for_format(medqa_prompt(question), answer_format)
-
-
 def medqa_prompt(question: Question) -> str:
     """The prompt of lm-evaluation-harness's `medqa_4options`."""
     return f"Question: {question.question}\n{format_options(question)}Answer:"
 
 
-def for_format(prompt: str, answer_format: str) -> str:
-    """Any task's prompt, which ends in `Answer:`, in one of the formats."""
-    return prompt.removesuffix("Answer:") + "Reasoning:" if answer_format == "reasoned" else prompt
+def format_prompt(
+    question: Question, answer_format: str = "letter", task_prompt: Callable[[Question], str] = medqa_prompt
+) -> str:
+    """A task's prompt up to and including `Answer:` or `Reasoning:`, with the question's passages before it."""
+    prompt = task_prompt(question)
+    if answer_format == "reasoned":
+        prompt = prompt.removesuffix("Answer:") + "Reasoning:"
+    return format_passages(question) + prompt
 
 
 def format_options(question: Question) -> str:
@@ -75,7 +75,7 @@ def format_options(question: Question) -> str:
 
 
 def format_stem(question: Question) -> str:
-    """The prompt without the options, for scoring their texts: what a question is about, and the question."""
+    """The prompt without the options, for scoring their texts."""
     about = f"Abstract: {question.context}\n" if question.context else ""
     return f"{format_passages(question)}{about}Question: {question.question}\nAnswer:"
 
@@ -86,11 +86,7 @@ def format_passages(question: Question) -> str:
 
 
 def format_answer(question: Question, answer_format: str = "letter") -> str:
-    """The right answer as it follows the prompt, without the end-of-text token.
-
-    Raises:
-        ValueError: `reasoned`, and the question has no explanation.
-    """
+    """The right answer after the prompt, without an end token; ValueError for `reasoned` without an explanation."""
     option = question.options[question.answer]
     if answer_format == "letter":
         return f" {question.letter}. {option}"
@@ -102,11 +98,6 @@ def format_answer(question: Question, answer_format: str = "letter") -> str:
     return f" {question.explanation}\nAnswer:{by_text}"
 
 
-def option_text(option: str) -> str:
-    """An option on one line, as `text` and `reasoned` write it."""
-    return " ".join(option.split())
-
-
 def text_continuation(option: str) -> str:
     """An option as the format `text` begins with it, up to where the letter follows: ` Nitrofurantoin (`."""
     return f" {option_text(option)} ("
@@ -115,10 +106,10 @@ def text_continuation(option: str) -> str:
 def parse_answer(
     completion: str, options: Sequence[str], answer_format: str = "letter", finished: bool = True
 ) -> Answer:
-    r"""The answer that a completion gives in a format; strict, so that no letter in passing counts as an answer.
+    r"""Parse a completion strictly, so that no letter mentioned in passing counts as an answer.
 
-    A letter needs its place (` C`, ` C. ...`). An option's text may differ in case, in Unicode composition and in
-    blanks, and may lack its letter; a line that holds more, or the text of two equal options, is no answer.
+    A letter needs its place (` C`, ` C. ...`). An option's text may differ in case, Unicode composition and blanks,
+    and may lack its letter; a line that holds more, or the text of two equal options, is no answer.
 
     Args:
         finished: whether the completion ended by itself; an unfinished `reasoned` one is not parsed.
@@ -158,7 +149,7 @@ def by_letter(completion: str, options: Sequence[str]) -> Answer:
 
 
 def by_text(line: str, options: Sequence[str]) -> Answer:
-    """The option whose text the line holds, with or without a letter behind it; to the letter, or else in any case."""
+    """The option whose text the line holds, with or without a letter behind it; exactly, or else in any case."""
     for plain in (option_text, folded):
         answers = [plain(f"{option} ({letter})") for option, letter in zip(options, LETTERS, strict=False)]
         if plain(line) in answers:
@@ -183,11 +174,7 @@ def folded(text: str) -> str:
 
 
 def checked_formats(key: str, shares: Any) -> dict[str, float]:
-    """The answer formats of a recipe with their shares; a bare name has all of it.
-
-    Raises:
-        InputError: names `key`; not a mapping of formats to shares that add up to 1.
-    """
+    """The answer formats of a recipe with their shares, which must add up to 1; a bare name has the whole share."""
     shares = {shares: 1.0} if isinstance(shares, str) else shares
     are_numbers = isinstance(shares, dict) and all(
         isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1 for share in shares.values()
@@ -206,11 +193,7 @@ def describe_formats(shares: dict[str, float]) -> str:
 
 
 def draw_format(shares: dict[str, float], question: Question, rng: random.Random) -> str:
-    """One of the formats in their shares; `reasoned` only for a question with an explanation.
-
-    Raises:
-        ValueError: there is only `reasoned`, and the question has no explanation.
-    """
+    """Draw a format; `reasoned` only for a question with an explanation, ValueError if there is no other."""
     usable = {name: share for name, share in shares.items() if name != "reasoned" or question.explanation}
     if not usable:
         raise ValueError("the question has no explanation")
@@ -228,7 +211,7 @@ def shuffled_for(question: Question, answer_format: str, rng: random.Random) -> 
 
 
 def taught_formats(config: PreTrainedConfig) -> list[str]:
-    """The formats that a checkpoint was taught, as its configuration says; none for models of others."""
+    """The formats that a checkpoint was taught, by its configuration; empty for other people's models."""
     return list(getattr(config, "answer_formats", None) or [])
 
 
@@ -238,17 +221,17 @@ def headline_format(formats: Collection[str]) -> str:
 
 
 def teach_formats(config: PreTrainedConfig, formats: Iterable[str]) -> None:
-    """Note in a configuration that its model is taught these formats, too."""
+    """Add formats to those that a model's configuration names."""
     taught = {*taught_formats(config), *formats}
     vars(config)["answer_formats"] = [name for name in ANSWER_FORMATS if name in taught]
 
 
 def warn_untaught(config: PreTrainedConfig, answer_format: str) -> str | None:
-    """A warning if the checkpoint says what it was taught, and this format is not among it."""
+    """A warning if the checkpoint names the formats it was taught, and this one is not among them."""
     taught = taught_formats(config)
     if not taught or answer_format in taught:
         return None
-    return f"WARNING: the model was taught to answer by {', '.join(taught)}; its answers by {answer_format} say little"
+    return f"WARNING: the model was taught to answer by {', '.join(taught)}; answers by {answer_format} mean little"
 
 
 def chat_message(prompt: str) -> list[dict[str, str]]:
@@ -257,11 +240,7 @@ def chat_message(prompt: str) -> list[dict[str, str]]:
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """A prompt in the tokenizer's chat template, up to the model's turn; encode it without special tokens.
-
-    Raises:
-        InputError: the tokenizer has no chat template.
-    """
+    """A prompt in the tokenizer's chat template, up to the model's turn; encode it without special tokens."""
     if not tokenizer.chat_template:
         raise InputError("chat: the tokenizer has no chat template; set chat to false")
     text = tokenizer.apply_chat_template(chat_message(prompt), tokenize=False, add_generation_prompt=True)
@@ -271,3 +250,29 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
 def from_chat(completion: str) -> str:
     """A chat model's turn as the completion of a prompt, which begins with a blank."""
     return f" {completion.lstrip()}"
+
+
+def end_ids(
+    config: PreTrainedConfig | None, generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
+    """Sorted ids of the tokens that end a completion: the tokenizer's, and all that the model's two files name.
+
+    An instruct model also ends turns, and only one of its files may know that.
+    """
+    ends = {tokenizer.eos_token_id}
+    for named in (getattr(config, "eos_token_id", None), getattr(generation_config, "eos_token_id", None)):
+        ends |= {*named} if isinstance(named, list) else {named}
+    return sorted(ends - {None})
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`end_ids` of a model."""
+    return end_ids(model.config.get_text_config(), getattr(model, "generation_config", None), tokenizer)
+
+
+def set_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`end_tokens`, at which the model's own `generate` then also stops, after saving and loading too."""
+    ends = end_tokens(model, tokenizer)
+    generation: Any = model.generation_config  # never None: the model can generate
+    generation.eos_token_id = ends if len(ends) > 1 else ends[0]
+    return ends

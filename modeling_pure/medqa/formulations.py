@@ -1,4 +1,4 @@
-"""Ways to ask a question: which of them a run asks, and which one is its headline.
+"""Ways to ask a question: which ones a run uses, in which orders of the options, and which one is its headline.
 
 letter     options shown, their letters scored: lm-evaluation-harness's
 text       options shown, their texts scored as the answer format `text` writes them
@@ -6,15 +6,26 @@ cloze      options not shown, their texts scored
 generate   the model writes, in one of the answer formats, with or without a chat template
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedConfig
 
 from .formats import headline_format, taught_formats, warn_untaught
+from .questions import LETTERS
 
 if TYPE_CHECKING:
     from .arguments import EvalArguments
+
+Order = tuple[int, ...]
+IDENTITY = tuple(range(len(LETTERS)))
+ORDERS: dict[int, list[Order]] = {
+    1: [IDENTITY],
+    4: [IDENTITY[r:] + IDENTITY[:r] for r in IDENTITY],
+    24: list(itertools.permutations(IDENTITY)),
+}
+"""Orders of the options by their number, the file's own first. Each option stands equally often in each place."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +46,13 @@ class Formulation:
 
     @property
     def name(self) -> str:
-        """What reports call it, e.g. `text, open book` or `generate reasoned, chat`."""
+        """Its name in reports, e.g. `text, open book` or `generate reasoned, chat`."""
         scorer = f"generate {self.answer_format}" if self.scorer == "generate" else self.scorer
         return ", ".join([scorer, *["chat"] * self.chat, *["open book"] * self.open_book])
 
     @property
     def sees_order(self) -> bool:
-        """Whether options are shown and scored, so that other orders of them are worth asking."""
+        """Whether options are shown and scored, so that other orders of them make a difference."""
         return self.scorer in ("letter", "text")
 
     @property
@@ -55,13 +66,13 @@ BY_LETTER, BY_TEXT, CLOZE = Formulation("letter", "letter"), Formulation("text",
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run asks.
+    """The formulations of a run.
 
     Args:
-        headline: the formulation that the report's accuracy is of; `others` stand beside it.
+        headline: the one that the report's accuracy is of; `others` stand beside it.
         taught: formats that the model's configuration names.
         reason: why the headline is this one.
-        warning: set if a format was not taught, other than the letters that stand beside anything.
+        warning: set if a format was not taught, other than the letters that always stand beside.
     """
 
     headline: Formulation
@@ -77,30 +88,24 @@ class Plan:
 
 
 def make_plan(args: "EvalArguments", config: PreTrainedConfig) -> Plan:
-    """The formulations of a run: the headline, its closed-book twin, what `beside` names, and always the letters."""
-    taught = taught_formats(config)
+    """The headline, its closed-book twin, what `beside` names, and always lm-evaluation-harness's letters."""
+    taught, has_letters = taught_formats(config), args.data_set.has_letters
     first = headline_format(taught)
+    written = args.answer_format or ("reasoned" if "reasoned" in taught else first)
     by_scorer = {formulation.scorer: formulation for formulation in (BY_LETTER, BY_TEXT, CLOZE)}
-    written = "reasoned" if "reasoned" in taught else first
-    by_scorer["generate"] = Formulation("generate", args.answer_format or written, args.chat)
-    scorer = args.scorer
-    if scorer == "auto":
-        scorer = "generate" if first == "reasoned" else first
-    scorer = scorer if args.data_set.has_letters else "letter"
-    headline = replace(by_scorer[scorer], open_book=args.passages is not None)
+    by_scorer["generate"] = Formulation("generate", written, args.chat)
+    as_taught = "generate" if first == "reasoned" else first
+    scorer = as_taught if args.scorer == "auto" else args.scorer
+    headline = replace(by_scorer[scorer if has_letters else "letter"], open_book=args.passages is not None)
     others = dict.fromkeys([headline.closed, *(by_scorer[name] for name in args.beside), BY_LETTER])
-    beside = tuple(other for other in others if other != headline)
-    formats = dict.fromkeys(one.answer_format for one in (headline, *beside) if one.answer_format)
-    # lm-evaluation-harness's letters stand beside anything, whatever was taught.
-    asked = [name for name in formats if name == headline.answer_format or name != "letter"]
-    warnings = [warn_untaught(config, name) for name in asked if args.data_set.has_letters]
-    warning = "\n".join(text for text in warnings if text) or None
-    return Plan(headline, beside, tuple(taught), headline_reason(args, taught), warning)
-
-
-def headline_reason(args: "EvalArguments", taught: list[str]) -> str:
-    """Why a formulation is the headline."""
-    if not args.data_set.has_letters:
-        return "the only one for a data set without lettered options"
-    formats = f"the model was taught {' and '.join(taught)}" if taught else "the model names no format it was taught"
-    return formats if args.scorer == "auto" else f"chosen with --scorer; {formats}"
+    others.pop(headline, None)
+    formats = dict.fromkeys(each.answer_format for each in (headline, *others) if each.answer_format)
+    if headline.answer_format != "letter":
+        formats.pop("letter", None)  # stands beside anything, whatever was taught
+    warnings = [warn_untaught(config, name) for name in formats if has_letters]
+    reason = f"the model was taught {' and '.join(taught)}" if taught else "the model names no format it was taught"
+    if not has_letters:
+        reason = "the only one for a data set without lettered options"
+    elif args.scorer != "auto":
+        reason = f"chosen with --scorer; {reason}"
+    return Plan(headline, tuple(others), tuple(taught), reason, "\n".join(filter(None, warnings)) or None)

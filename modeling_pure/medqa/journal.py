@@ -1,27 +1,25 @@
-"""Records of an evaluation, written down as they come, so that a crash costs one batch and nothing is scored twice."""
+"""Records of an evaluation, written as they come, so that a crash costs one batch and nothing is scored twice."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
 
 from ..atomic import write_atomically
 from ..errors import InputError
-from .asked import Asked, Batches, Item, NotFinite, Record
-from .questions import Question
-
-Progress = Callable[[Iterable[Item], int], Iterable[Item]]  # wraps an iterable of known length
+from .scorers import Batches, NotFinite, Record
 
 
 class Journal:
-    """A file with a line for what was asked, and one for each record, in the order of one process.
+    """A file with a line for the evaluation, and one for each record, in the order of one process.
 
-    The first process keeps it for all. Its name holds a digest of the evaluation, so that another one in the same
-    folder neither takes its records over nor loses them.
+    The first process keeps it for all. Its name holds a digest of the evaluation, so that another evaluation in the
+    same folder neither uses its records nor loses them.
     """
 
     def __init__(self, folder: Path, evaluation: dict[str, Any]) -> None:
@@ -32,24 +30,20 @@ class Journal:
         (self.records,) = broadcast_object_list([self.records])
 
     def _open(self, evaluation: dict[str, Any]) -> dict[int, Record]:
-        """The records that the file holds, which is written again without a line that was cut off."""
-        records = {line.pop("item"): line for line in self._whole_lines()[1:]}
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        kept = [{"evaluation": evaluation}, *({"item": i, **record} for i, record in records.items())]
-        write_atomically(self.file, "".join(json.dumps(line) + "\n" for line in kept))
-        return records
-
-    def _whole_lines(self) -> list[Record]:
+        """The records in the file, which is rewritten without a line that was cut off."""
         lines: list[Record] = []
         for text in self.file.read_text().split("\n") if self.file.is_file() else []:
             try:
                 lines.append(json.loads(text))
-            except json.JSONDecodeError:  # cut off by what ended the evaluation
+            except json.JSONDecodeError:  # cut off when the evaluation ended
                 break
-        return lines
+        kept = [{"evaluation": evaluation}, *lines[1:]]
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.file, "".join(json.dumps(line) + "\n" for line in kept))
+        return {line.pop("item"): line for line in lines[1:]}
 
     def add(self, item: int, record: Record) -> None:
-        """Write a record down, unless it is held; it outlives this process from here on."""
+        """Write a new record; from here on it outlives this process."""
         if item in self.records:
             return
         self.records[item] = record
@@ -58,32 +52,23 @@ class Journal:
         with self.file.open("a") as file:
             file.write(json.dumps({"item": item, **record}) + "\n")
 
-    def collect(
-        self,
-        scorer: Callable[[Asked, list[Question]], Batches],
-        asked: Asked,
-        questions: list[Question],
-        progress: Progress,
-        first: int = 0,
-        name: Callable[[int], str] = "row {}".format,
-    ) -> list[Record]:
-        """A record of each question, in their order; batches whose records are all held are not asked again.
+    def collect(self, batches: Batches, first: int = 0, name: Callable[[int], str] = "row {}".format) -> list[Record]:
+        """A record of each question, in their order; batches whose records all exist are not scored again.
 
         Args:
-            progress: wraps the loop, given the number of records to come.
             first: the number under which the first question is kept.
-            name: what a question is called in a message.
+            name: names a question in a message.
 
         Raises:
-            InputError: the model's numbers for a question are none.
+            InputError: the model's log-likelihoods for a question are not finite.
         """
-        batches = scorer(asked, questions)
         todo = [batch for batch in batches.indices if any(first + i not in self.records for i in batch)]
+        hidden = None if self.is_kept_here else True  # None: without a terminal
         try:
-            for i, record in progress(batches.records(todo), sum(map(len, todo))):
+            for i, record in tqdm(batches.records(todo), "scoring", sum(map(len, todo)), disable=hidden):
                 self.add(first + i, record)
         except NotFinite as error:
             raise InputError(
                 f"model_name_or_path: log-likelihoods for {name(error.index)} are not finite; the weights are damaged"
             ) from error
-        return [self.records[first + i] for i in range(len(questions))]
+        return [self.records[first + i] for i in range(sum(map(len, batches.indices)))]

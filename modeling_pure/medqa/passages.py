@@ -1,12 +1,14 @@
-"""Open books: passages from a folder of texts, found with BM25 for each question, and cut to the context."""
+"""Open-book questions: passages from a folder of texts, found with BM25 for each question, and cut to the context."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TypedDict
 
+import bm25s
+import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -14,35 +16,51 @@ from ..data.guard import Guard
 from ..errors import InputError, first_line
 from ..records import LOCAL_BUILDERS, files_below, local_files, open_records
 from ..tokenizer import prompt_ids
-from .bm25 import Bm25, content_words
 from .formats import folded
 from .questions import Question
 
 PASSAGE_WORDS = 150
 BOOK_SUFFIXES = (".txt", ".md")
-QUERIES = 256  # whose words are looked up at a time
 
 
-class RetrievalMetrics(TypedDict):
-    """How much of the options is in the passages.
+def content_words(texts: list[str]) -> list[list[str]]:
+    """The words of each text that BM25 looks for: lower case, without English stop words, not stemmed."""
+    words: list[list[str]] = bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+    return words
 
-    Attributes:
-        right_found: share of the questions whose right option's text is in one of their passages.
-        wrong_found: mean share of the wrong options whose texts are.
-        passages: mean number of passages.
-    """
 
-    right_found: float
-    wrong_found: float
-    passages: float
+class Bm25:
+    """An index of documents with Lucene's BM25 scores; `InputError` with `key` if they hold only stop words."""
+
+    def __init__(self, key: str, documents: list[str]) -> None:
+        words = bm25s.tokenize(documents, stopwords="en", show_progress=False)
+        if not any(map(len, words.ids)):
+            raise InputError(f"{key}: no words to look for, but for stop words")
+        self.number = len(documents)
+        self.index = bm25s.BM25(method="lucene")
+        self.index.index(words, show_progress=False)
+
+    def scores(self, words: list[str]) -> np.ndarray:
+        """BM25 of each document for some words, float32 of shape (documents,); zeros if no word is known."""
+        scores: np.ndarray = self.index.get_scores(words) if words else np.zeros(self.number, dtype=np.float32)
+        return scores
+
+    def best(self, words: list[str], count: int) -> list[int]:
+        """At most `count` documents that hold one of the words, best first and equals in their order."""
+        scores = self.scores(words)
+        count = min(count, len(scores))
+        threshold = np.partition(scores, -count)[-count]
+        found = np.flatnonzero((scores >= threshold) & (scores > 0))
+        ranked: list[int] = found[np.argsort(-scores[found], kind="stable")][:count].tolist()
+        return ranked
 
 
 class Library:
     """The passages of a folder's books, in an index.
 
     Attributes:
-        left_out: passages that were left out, because they cover a guarded question or stand next to such a one.
-        unguarded: questions that are too short to be looked for in the passages.
+        left_out: number of passages left out because they cover a guarded question, or are next to one that does.
+        unguarded: number of questions too short to be looked for in the passages.
         unread: names of other files in the folder and below it.
     """
 
@@ -58,31 +76,31 @@ class Library:
 
         Args:
             key: the option that `folder` came from; error messages name it.
-            guarded: questions that no passage may give away: those covered by the rule of decontamination.
+            guarded: questions that no passage may cover, by the rule of decontamination.
 
         Raises:
             InputError: no such folder, nothing to read in it, or all of it is left out.
         """
         guard = Guard(guarded) if guarded else None
-        texts = tqdm(texts_of(key, folder), desc=f"reading {folder}", unit="text", disable=None, leave=False)
         kept: list[str] = []
         left_out = 0
-        for text in texts:
-            passages = split_passages(text)
+        for text in tqdm(texts_of(key, folder), desc=f"reading {folder}", unit="text", disable=None, leave=False):
             covering = covering_passages(text, guard) if guard else set()
-            kept += [passage for number, passage in enumerate(passages) if number not in covering]
+            kept += [passage for number, passage in enumerate(split_passages(text)) if number not in covering]
             left_out += len(covering)
-        if not kept:
-            every = f"all {left_out:,} passages of '{folder}' cover questions; take other books"
-            raise InputError(f"{key}: {every}" if left_out else nothing_to_read(key, folder))
-        return cls(key, kept, left_out, guard.unchecked if guard else 0, unread_files(folder))
+        if left_out and not kept:
+            raise InputError(f"{key}: all {left_out:,} passages of '{folder}' cover questions; take other books")
+        require_passages(key, folder, kept)
+        read = {*book_files(folder)}
+        unread = [file.name for file in files_below(folder) if str(file) not in read]
+        return cls(key, kept, left_out, guard.unchecked if guard else 0, unread)
 
     def describe(self) -> str:
-        """Describe the library for the start-up block: passages kept and left out, questions too short to check."""
-        return (
-            f"{len(self):,}; {self.left_out:,} that cover a question left out"
-            + f", {self.unguarded:,} questions too short to look for" * bool(self.unguarded)
-            + f"; {len(self.unread):,} files not read, such as {', '.join(self.unread[:3])}" * bool(self.unread)
+        """Passages kept and left out, questions too short to check, and files that were not read."""
+        text = f"{len(self):,}; {self.left_out:,} that cover a question left out"
+        text += f", {self.unguarded:,} questions too short to look for" * bool(self.unguarded)
+        return text + f"; {len(self.unread):,} files not read, such as {', '.join(self.unread[:3])}" * bool(
+            self.unread
         )
 
     def __len__(self) -> int:
@@ -91,39 +109,31 @@ class Library:
     def retrieve(self, questions: list[Question], number: int) -> list[Question]:
         """The questions with their `number` best passages, best first; the order of the options does not matter.
 
-        A passage without any word of the question and its options is not among them.
+        Passages without any word of the question and its options are never among them.
         """
         found = []
-        with tqdm(total=len(questions), desc="BM25", unit="question", disable=None, leave=False) as bar:
-            for start in range(0, len(questions), QUERIES):
-                asked = questions[start : start + QUERIES]
-                for question, words in zip(asked, content_words(list(map(query_of, asked))), strict=True):
-                    best = self.index.best(words, number)
-                    found.append(replace(question, passages=tuple(self.passages[i] for i in best)))
-                bar.update(len(asked))
+        for question in tqdm(questions, desc="BM25", unit="question", disable=None, leave=False):
+            best = self.index.best(content_words([query_of(question)])[0], number)
+            found.append(replace(question, passages=tuple(self.passages[i] for i in best)))
         return found
 
 
 def query_of(question: Question) -> str:
-    """What passages are looked for with: all of the question, whatever the order of its options."""
+    """All of the question, whatever the order of its options."""
     return " ".join([question.context, question.question, *sorted(question.options)])
 
 
 def textbook_passages(key: str, folder: str) -> list[str]:
-    """All passages of a folder's books.
-
-    Raises:
-        InputError: no such folder, or nothing to read in it.
-    """
+    """All passages of a folder's books; `InputError` if there is no such folder or nothing to read in it."""
     passages = [passage for text in texts_of(key, folder) for passage in split_passages(text)]
-    if not passages:
-        raise InputError(nothing_to_read(key, folder))
+    require_passages(key, folder, passages)
     return passages
 
 
-def nothing_to_read(key: str, folder: str) -> str:
-    """The message for a folder without books."""
-    return f"{key}: '{folder}' holds no text; expected {', '.join((*BOOK_SUFFIXES, *LOCAL_BUILDERS))}"
+def require_passages(key: str, folder: str, passages: list[str]) -> None:
+    """Raise `InputError` if a folder's books hold no text."""
+    if not passages:
+        raise InputError(f"{key}: '{folder}' holds no text; expected {', '.join((*BOOK_SUFFIXES, *LOCAL_BUILDERS))}")
 
 
 def texts_of(key: str, folder: str) -> Iterator[str]:
@@ -135,10 +145,10 @@ def texts_of(key: str, folder: str) -> Iterator[str]:
             if file.lower().endswith(BOOK_SUFFIXES):
                 yield Path(file).read_text(encoding="utf-8-sig")
                 continue
-            for row in open_records(key, file):
-                if "text" not in row or not isinstance(row["text"], str | None):
+            for record in open_records(key, file):
+                if "text" not in record or not isinstance(record["text"], str | None):
                     raise InputError(f"{key}: '{file}' has no column 'text'")
-                yield row["text"] or ""
+                yield record["text"] or ""
         except (OSError, ValueError, TypeError) as error:  # pyarrow's errors are ValueErrors
             raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
 
@@ -148,20 +158,14 @@ def book_files(folder: str) -> list[str]:
     return [*local_files(folder, BOOK_SUFFIXES), *local_files(folder, LOCAL_BUILDERS)]
 
 
-def unread_files(folder: str) -> list[str]:
-    """The names of the others, in the folder and below it."""
-    read = set(book_files(folder))
-    return [file.name for file in files_below(folder) if str(file) not in read]
-
-
 def split_passages(text: str) -> list[str]:
-    """A text in pieces of 150 words, each on one line; the last is shorter."""
+    """A text in passages of 150 words, each on one line; the last is shorter."""
     words = text.split()
     return [" ".join(words[start : start + PASSAGE_WORDS]) for start in range(0, len(words), PASSAGE_WORDS)]
 
 
 def covering_passages(text: str, guard: Guard) -> set[int]:
-    """The numbers of a text's passages that cover a question, or hold a part of a stretch of 150 words that does.
+    """The numbers of a text's passages that overlap with a stretch of 150 words that covers a question.
 
     Stretches overlap by half: a question that two passages share is found, and what follows it may be its answer.
     """
@@ -181,20 +185,15 @@ def fit_passages(
     prompt: Callable[[Question], str],
     templated: bool = False,
 ) -> Question:
-    """The question with as much of its passages as `prompt(question)` has room for in `max_tokens` tokens.
-
-    Whole passages are kept from the best on, the first that does not fit is cut at a word, the others are dropped.
-    `templated` is that of `prompt_ids`.
-    """
-
-    def fits(one: Question) -> bool:
-        return len(prompt_ids(tokenizer, [prompt(one)], templated)[0]) <= max_tokens
-
-    return cut_passages(question, fits)
+    """`cut_passages` to what `prompt(question)` has room for in `max_tokens`; `templated` is that of `prompt_ids`."""
+    return cut_passages(question, lambda one: len(prompt_ids(tokenizer, [prompt(one)], templated)[0]) <= max_tokens)
 
 
 def cut_passages(question: Question, fits: Callable[[Question], bool]) -> Question:
-    """The question with as much of its passages as `fits`: see `fit_passages`."""
+    """The question with as much of its passages as `fits`.
+
+    Whole passages are kept from the best on, the first that does not fit is cut at a word, the others are dropped.
+    """
     if not question.passages or fits(question):
         return question
     kept: tuple[str, ...] = ()
@@ -203,30 +202,32 @@ def cut_passages(question: Question, fits: Callable[[Question], bool]) -> Questi
             break
         kept = (*kept, passage)
     ends = [0, *(word.end() for word in re.finditer(r"\S+", passage))]
-    low, high = 0, len(ends) - 1  # the first `low` words fit, the first `high` do not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if fits(replace(question, passages=(*kept, passage[: ends[middle]]))):
-            low = middle
-        else:
-            high = middle
-    return replace(question, passages=(*kept, passage[: ends[low]]) if low else kept)
+
+    def is_too_long(words: int) -> bool:
+        return not fits(replace(question, passages=(*kept, passage[: ends[words]])))
+
+    words = bisect_left(range(1, len(ends) - 1), True, key=is_too_long)  # as many of them fit
+    return replace(question, passages=(*kept, passage[: ends[words]]) if words else kept)
+
+
+@dataclass(frozen=True)
+class RetrievalMetrics:
+    """How often passages hold the right option's text and, on average, those of wrong ones; passages per question."""
+
+    right_found: float
+    wrong_found: float
+    passages: float
 
 
 def retrieval_metrics(questions: list[Question]) -> RetrievalMetrics:
-    """How often the texts of the options are in the passages, on word borders and whatever their case.
-
-    Args:
-        questions: at least one.
-    """
+    """How often the texts of the options are in the passages, on word borders and in any case; for 1 or more."""
     right, wrong = [], []
     for question in questions:
         passages = list(map(folded, question.passages))
         found = [any(mentions(passage, folded(option)) for passage in passages) for option in question.options]
         right.append(found.pop(question.answer))
         wrong.append(fmean(found))
-    number = fmean(len(question.passages) for question in questions)
-    return {"right_found": fmean(right), "wrong_found": fmean(wrong), "passages": number}
+    return RetrievalMetrics(fmean(right), fmean(wrong), fmean(len(question.passages) for question in questions))
 
 
 def mentions(text: str, words: str) -> bool:

@@ -1,9 +1,14 @@
-"""The rows of question files: lines, arrays, or sets by name, as text or parquet, compressed or not."""
+"""Question files: the records of a file or Hub data set, and the fields of a record in every published layout.
+
+A file holds lines, an array, or sets by name, as JSON or parquet, compressed or not.
+"""
 
 import json
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import pyarrow as pa
@@ -13,132 +18,250 @@ from ..compression import DECOMPRESSION_ERRORS, DECOMPRESSORS, decompress
 from ..errors import InputError, first_line
 from ..records import files_of_split, local_files, looks_local, names_in, open_records, require_files, splits_of
 
+Fields = Mapping[str, Any]
+LETTERS = "ABCD"
 TEXT = (".jsonl", ".ndjson", ".json")
 ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in DECOMPRESSORS))
 
 
-def question_rows(
+class FieldError(ValueError):
+    """A field is missing, has the wrong type, or an impossible value. The message names it."""
+
+    def __init__(self, name: str, wrong: str) -> None:
+        super().__init__(f"{name}: {wrong}")
+
+
+def question_records(
     key: str, path: str, config: str | None, split: str, name: str | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a Hub data set or of local files, and where it is, such as `row 3 of 'dev.jsonl'`.
+    """Yield each record of a Hub data set or of local files, with its place, such as `row 3 of 'dev.jsonl'`.
 
     Args:
-        path: a Hub id, or a local file, glob or folder of `ENDINGS` in any case. Of a folder whose file names tell
+        path: a Hub id, or a local file, glob or folder of `ENDINGS` in any case. In a folder whose file names tell
             splits apart, only those of `split` are read.
         config: the configuration on the Hub; of a file that holds several sets, as MIRAGE's, the name of one.
-        name: the set's name where `config` gives none.
+        name: the set's name if `config` gives none.
 
     Raises:
-        InputError: no such file or data set, or nothing that can be read as rows.
+        InputError: no such file or data set, or no records in it.
     """
     path = str(Path(path).expanduser()) if path.startswith("~") else path
     if not looks_local(path, ENDINGS):
-        for number, row in enumerate(open_records(key, path, config, split)):
-            yield f"row {number} of '{path}'", row
+        for number, record in enumerate(open_records(key, path, config, split)):
+            yield f"row {number} of '{path}'", record
         return
     for file in files_to_read(key, path, split):
-        rows = parquet_rows(key, file) if file.lower().endswith(".parquet") else json_rows(key, file, config, name)
-        for number, row in enumerate(rows):
+        try:
+            is_parquet = file.lower().endswith(".parquet")
+            records = pq.read_table(file).to_pylist() if is_parquet else json_records(key, file, config, name)
+        except (*DECOMPRESSION_ERRORS, ValueError, RecursionError, pa.ArrowException) as error:
+            raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
+        for number, record in enumerate(records):
             place = f"row {number} of '{file}'"
-            if not isinstance(row, dict):
-                raise InputError(f"{key}: {place} is not a question: expected an object, found {json.dumps(row)[:40]}")
-            yield place, row
+            if not isinstance(record, dict):
+                raise InputError(
+                    f"{key}: {place} is not a question: expected an object, found {json.dumps(record)[:40]}"
+                )
+            yield place, record
 
 
 def files_to_read(key: str, path: str, split: str) -> list[str]:
-    """The files of a split that a local path stands for, all of known endings."""
+    """The files of a split at a local path, all with known endings."""
     files = require_files(key, path, local_files(path, ENDINGS))
     for file in files:
         if not file.lower().endswith(ENDINGS):
             raise InputError(f"{key}: cannot read '{file}'; expected one of {', '.join(ENDINGS)}")
     names = names_in(path, files)
-    splits = {*splits_of(names).values()}
-    if split == "train" and "train" not in splits and Path(path).is_dir():  # a glob may mean them
+    if split == "train" and "train" not in splits_of(names).values() and Path(path).is_dir():  # a glob may mean them
         found = ", ".join(names.values())
-        raise InputError(f"{key}: '{path}' holds no file of the train split, only {found}; name the file to take")
+        raise InputError(f"{key}: '{path}' holds no file of the train split, only {found}; name the file to read")
     return files_of_split(names, split)[0]
 
 
-def parquet_rows(key: str, file: str) -> Iterator[Any]:
-    """The rows of a parquet file."""
+def json_records(key: str, file: str, config: str | None, name: str | None) -> list[Any]:
+    """The records of a file of lines, of one array, or of one object."""
+    content = decompress(Path(file).read_bytes())
     try:
-        for batch in pq.ParquetFile(file).iter_batches():
-            yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
-
-
-def json_rows(key: str, file: str, config: str | None, name: str | None) -> list[Any]:
-    """The rows of a file of lines, of one array, or of one object."""
-    try:
-        content = Path(file).read_bytes()
-        content = decompress(content)
-        if b"\0" in content and not content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):  # which UTF-8 text has not
-            raise InputError(f"{key}: '{file}' is not UTF-8 text; convert it, as with: iconv -f UTF-16LE -t UTF-8")
+        if (zero := content.find(b"\0")) >= 0:  # valid UTF-8, but no JSON
+            raise UnicodeDecodeError("utf-8", content, zero, zero + 1, "zero byte")
         data = parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        likely = "UTF-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "WINDOWS-1252"
+        likely = "UTF-16" if b"\0" in content else "WINDOWS-1252"
         raise InputError(
             f"{key}: '{file}' is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}); "
-            f"convert it, as with: iconv -f {likely} -t UTF-8"
+            f"convert it: iconv -f {likely} -t UTF-8"
         ) from error
-    except (*DECOMPRESSION_ERRORS, ValueError, RecursionError, pa.ArrowException) as error:
-        raise InputError(f"{key}: cannot read '{file}': {first_line(error)}") from error
-    return data if isinstance(data, list) else rows_of_object(key, file, data, config, name)
+    return data if isinstance(data, list) else records_of_object(key, file, data, config, name)
 
 
 def parse(text: str) -> Any:
-    """An object of each line as a list, or the one value that all lines are together; ValueError otherwise."""
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    """The one value that a text is, or the values of its lines as a list; ValueError otherwise."""
     try:
-        first = load(lines[0][1]) if lines else []
-    except json.JSONDecodeError:
-        return load(text)
-    if len(lines) == 1 and not is_row(first):
-        return first
-    rows = []
-    for number, line in lines:
+        return load(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        if not error.msg.startswith("Extra data"):
+            raise
+    values = []
+    for number, line in enumerate(text.split("\n"), 1):
         try:
-            rows.append(load(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+            values += [load(line)] if line.strip() else []
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
-    return rows
+    return values
 
 
 def load(text: str) -> Any:
-    """A JSON value; ValueError also if a key is there twice, of which Python would take the last."""
+    """A JSON value; ValueError also for a repeated key, of which Python would take the last."""
 
     def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"key {next(key for key in value if keys.count(key) > 1)!r} is there twice")
-        return value
+        counts = Counter(key for key, _ in pairs)
+        if len(counts) < len(pairs):
+            raise ValueError(f"key {counts.most_common(1)[0][0]!r} occurs twice")
+        return dict(pairs)
 
     return json.loads(text, object_pairs_hook=checked)
 
 
-def is_row(value: Any) -> bool:
-    """Whether this is a question, to judge by its fields."""
+def is_question(value: Any) -> bool:
+    """Whether a value is a question, judged by its fields."""
     return isinstance(value, dict) and bool({"question", "sent1"} & {field.lower() for field in value})
 
 
-def rows_of_object(key: str, file: str, data: Any, config: str | None, name: str | None) -> list[Any]:
-    """The rows of a single question, of questions by their ids, or of one of several sets by name."""
+def records_of_object(key: str, file: str, data: Any, config: str | None, name: str | None) -> list[Any]:
+    """The records of a single question, of questions by id, or of one of several sets by name."""
     if isinstance(data, dict) and data:
-        if is_row(data) or not all(isinstance(value, dict | list) for value in data.values()):
+        if is_question(data) or not all(isinstance(value, dict | list) for value in data.values()):
             return [data]
-        if any(map(is_row, data.values())):
+        if any(map(is_question, data.values())):
             return [*data.values()]
         only = next(iter(data)) if len(data) == 1 else None
         chosen = config or (name if name in data else only)
         if chosen not in data:
             raise InputError(f"{key}: '{file}' holds {', '.join(data)}; name one of them as the configuration")
-        rows = [*data[chosen].values()] if isinstance(data[chosen], dict) else data[chosen]
-        if any(map(is_row, rows)):
-            return rows
-    expected = "expected an object a line, an array of objects, or objects by their ids"
+        records = [*data[chosen].values()] if isinstance(data[chosen], dict) else data[chosen]
+        if any(map(is_question, records)):
+            return records
+    expected = "expected an object per line, an array of objects, or objects by id"
     raise InputError(f"{key}: '{file}' holds no questions; {expected}")
+
+
+def checked_text(name: str, value: Any) -> str:
+    """The value of a text field."""
+    if not isinstance(value, str):
+        raise FieldError(name, f"expected text, found {json.dumps(value, default=str)[:40]}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise FieldError(name, "holds half of a surrogate pair, which is no character") from error
+    return value
+
+
+def checked_texts(name: str, value: Any) -> list[str]:
+    """The value of a field that holds a list of texts."""
+    if not isinstance(value, list):
+        raise FieldError(name, f"expected a list of texts, found {json.dumps(value, default=str)[:40]}")
+    return [checked_text(f"{name}[{i}]", one) for i, one in enumerate(value)]
+
+
+def present(record: Fields, *names: str) -> str | None:
+    """The first of these fields that has a value."""
+    return next((name for name in names if record.get(name) is not None), None)
+
+
+def required_text(record: Fields, *names: str) -> str:
+    """The text of the first of these fields that is present; it may not be blank."""
+    if not (value := optional_text(record, *names)).strip():
+        raise FieldError(present(record, *names) or names[0], "missing or empty")
+    return value
+
+
+def optional_text(record: Fields, *names: str) -> str:
+    """The text of the first of these fields that is present, or an empty one."""
+    name = present(record, *names)
+    return "" if name is None else checked_text(name, record[name])
+
+
+def four_options(record: Fields) -> list[str]:
+    """The options A to D: of `options` or `choices`, of `opa` to `opd`, or of `ending0` to `ending3`."""
+    if name := present(record, "options", "choices"):
+        expected, options = [f"{name}.{letter}" for letter in LETTERS], options_by_field(name, record[name])
+    else:
+        name, expected = "opa", [f"op{letter.lower()}" for letter in LETTERS]
+        if "opa" not in record:
+            name, expected = "ending0", [f"ending{i}" for i in range(len(LETTERS))]
+        options = {field: record[field] for field in record if field in expected or re.fullmatch(r"ending\d+", field)}
+    found = sorted(field for field, option in options.items() if option is not None)
+    if found != expected:  # five make another task; with three, lm-evaluation-harness's prompt cannot be written
+        raise FieldError(name, f"expected {', '.join(expected)}; found {', '.join(found) or 'none'}")
+    return [checked_text(field, options[field]) for field in expected]
+
+
+def options_by_field(name: str, value: Any) -> dict[str, Any]:
+    """Options by field, such as `options.A`: of a mapping, a list of texts, or bigbio's `key` and `value`."""
+    if isinstance(value, list) and not any(isinstance(one, Mapping) for one in value):
+        return {f"{name}.{letter}": option for letter, option in zip(ascii_uppercase, value, strict=False)}
+    if isinstance(value, Mapping) and {*value} == {"key", "value"} and isinstance(value["key"], list):
+        texts = value["value"] if isinstance(value["value"], list) else []
+        pairs = [*zip(value["key"], texts, strict=False)]
+    elif isinstance(value, Mapping):
+        pairs = [*value.items()]
+    elif isinstance(value, list) and all(isinstance(one, Mapping) and {*one} >= {"key", "value"} for one in value):
+        pairs = [(one["key"], one["value"]) for one in value]
+    else:
+        raise FieldError(name, "expected a mapping of letters, a list of texts, or a list of key and value")
+    options: dict[str, Any] = {}
+    for letter, option in pairs:
+        field = f"{name}.{letter.upper() if isinstance(letter, str) and len(letter) == 1 else letter}"
+        if field in options:
+            raise FieldError(field, "occurs twice")
+        options[field] = option
+    return options
+
+
+def right_answer(record: Fields, options: list[str]) -> int:
+    """The index of the right option: `answer_idx`, `label` or `cop`, which `answer` must agree with; or `answer`.
+
+    An index counts from 0 and may be a letter; `answer` may also be the option's text.
+    """
+    answers = record.get("answer")
+    if isinstance(answers, list) and len(answers) == 1:  # bigbio's
+        record = {**record, "answer": answers[0]}
+    fields = [name for name in ("answer_idx", "label", "cop") if name in record]
+    name, answer = present(record, *fields) or next(iter(fields), None), present(record, "answer")
+    if name is None and answer is None:
+        raise FieldError("answer_idx", "missing, and so is answer")
+    meant = all_meant(answer, record[answer], options) if answer else []
+    if name is None:
+        if len({options[index].strip() for index in meant}) > 1:  # options with the same text are as good as one
+            raise FieldError("answer", f"{record['answer']!r} is a letter and another option's text; add answer_idx")
+        return min(meant)
+    index = by_index(name, record[name], len(options))
+    if answer and index not in meant:
+        raise FieldError("answer", f"{record[answer]!r} is not option {LETTERS[index]}, which {name} names")
+    return index
+
+
+def by_index(name: str, value: Any, number: int) -> int:
+    """The index that a letter or a whole number gives."""
+    if isinstance(value, str):
+        letter = value.strip().upper()
+        if len(letter) == 1 and letter in LETTERS[:number]:
+            return LETTERS.index(letter)
+        value = int(letter) if letter.isdecimal() else value
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < number:
+        raise FieldError(name, f"expected A to {LETTERS[number - 1]} or 0 to {number - 1}, found {value!r}")
+    return value
+
+
+def all_meant(name: str, value: Any, options: list[str]) -> list[int]:
+    """The indices of all options that a value may mean, at least one."""
+    texts = [i for i, option in enumerate(options) if isinstance(value, str) and option.strip() == value.strip()]
+    if texts and value.strip().isdecimal():  # an option's text rather than an index
+        return texts
+    try:
+        return [by_index(name, value, len(options)), *texts]
+    except FieldError:
+        if not texts:
+            raise
+        return texts

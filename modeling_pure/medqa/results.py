@@ -1,9 +1,9 @@
-"""The files of an evaluation: `eval.json`, and `predictions.jsonl` with a line for each question."""
+"""The results of an evaluation, and its files: `eval.json`, and `predictions.jsonl` with a line for each question."""
 
 import hashlib
 import json
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,100 @@ from typing import Any
 import torch
 
 from ..atomic import write_atomically
+from ..console import DISCLAIMER
 from ..errors import InputError
-from .flaws import find_flaws
-from .measure import Scored
-from .questions import Question, repeated_rows
-from .schema import DataFacts, ModelFacts, Results
+from .accuracy import Metrics, Scored
+from .comparisons import Comparison, Contamination, Memorisation
+from .passages import RetrievalMetrics
+from .questions import Flaws, Question, find_flaws, repeated_rows
+from .statistics import Share
 from .tasks import Task
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 RESULTS_FILE, PREDICTIONS_FILE = "eval.json", "predictions.jsonl"
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "evaluate", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What a folder with results says: who answered which questions how.
+class ModelFacts:
+    """Name and size of the model, and a digest of its weights: a score belongs to weights, not to a folder."""
 
-    Args:
-        formulation: name of the one that `predictions` (n,) are of; -1 stands for none.
+    name: str
+    parameters: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The questions: their origin, how many have each label, pairs (row, earlier row) of repeated ones, and flaws."""
+
+    task: str
+    title: str
+    path: str
+    split: str
+    n: int
+    sha256: str
+    labels: dict[str, int]
+    repeated_rows: list[tuple[int, int]]
+    flaws: Flaws
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The formulation that `metrics` are of, why it is the headline, and what the model was taught."""
+
+    name: str
+    reason: str
+    taught: tuple[str, ...]
+    warning: str | None
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """An open book: its passages, those left out by decontamination, and metrics of what fits before a question."""
+
+    path: str
+    passages: int
+    left_out: int
+    metrics: RetrievalMetrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """One evaluation, as `eval.json` holds it.
+
+    Attributes:
+        metrics: of the headline; `formulations` has those of every formulation by name.
+        slices: accuracy on parts of the questions.
+        comparisons: with chance, baselines, other evaluations and the other formulations.
+        test_runs: how often the folder has seen the test split, this time included.
+        seconds: wall time.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    note: str = DISCLAIMER
+    model: ModelFacts
+    config: dict[str, Any]
+    data: DataFacts
+    headline: Headline
+    metrics: Metrics
+    formulations: dict[str, Metrics]
+    retrieval: Retrieval | None
+    slices: dict[str, Share]
+    comparisons: list[Comparison]
+    contamination: Contamination | None
+    memorisation: Memorisation | None
+    test_runs: int
+    seconds: float
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the files of an evaluation say: who answered which questions how.
+
+    Attributes:
+        formulation: name of the one that `predictions` (n,) are of; -1 stands for no answer.
         beside: predictions of the other formulations, by name.
     """
 
@@ -39,34 +115,42 @@ class Evaluation:
     formulation: str
     predictions: list[int]
     beside: dict[str, list[int]]
-    results: Results
 
     def by(self, formulation: str) -> "Evaluation | None":
-        """What the same run answered in another formulation, if it asked in that."""
+        """The same run's answers in another formulation, if it has that."""
         if formulation == self.formulation:
             return self
         if formulation not in self.beside:
             return None
         return replace(self, formulation=formulation, predictions=self.beside[formulation])
 
+    def require_same_questions(self, key: str, ids: list[str], gold: list[int], task: str) -> None:
+        """Raise `InputError` unless the answers are to these questions of a task, with this key, in this order."""
+        if (self.task, self.ids, self.gold) != (task, ids, gold):
+            shared = len(set(ids) & set(self.ids))
+            raise InputError(
+                f"{key}: '{self.name}' answered {len(self.ids)} questions of {self.task}, {shared} of them among "
+                f"these {len(ids)} of {task}; only answers to the same questions, same key, same order, are comparable"
+            )
+
 
 def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> DataFacts:
-    """What was evaluated on."""
-    return {
-        "task": task.name,
-        "title": data_title(task, path),
-        "path": path,
-        "split": split,
-        "n": len(questions),
-        "sha256": questions_digest(questions),
-        "labels": {label: sum(q.answer == i for q in questions) for i, label in enumerate(task.labels)},
-        "repeated_rows": [list(rows) for rows in repeated_rows(questions)],
-        "flaws": find_flaws(questions),
-    }
+    """Describe the questions."""
+    return DataFacts(
+        task=task.name,
+        title=data_title(task, path),
+        path=path,
+        split=split,
+        n=len(questions),
+        sha256=questions_digest(questions),
+        labels={label: sum(q.answer == i for q in questions) for i, label in enumerate(task.labels)},
+        repeated_rows=repeated_rows(questions),
+        flaws=find_flaws(questions),
+    )
 
 
 def data_title(task: Task, path: str) -> str:
-    """What the questions are called: a file of one's own by its name, for it may be anything in a task's format."""
+    """The title of a task, or of a local file by its name, for it may be anything in the task's format."""
     names = ", ".join(Path(one).name for one in path.split(", "))
     return task.title if path == task.path else f"{names}, asked as {task.title}"
 
@@ -79,17 +163,16 @@ def questions_digest(questions: list[Question]) -> str:
 
 
 def model_facts(name: str, model: torch.nn.Module) -> ModelFacts:
-    """Name, size and digest of the weights, so that a score belongs to weights and not to a folder."""
+    """Describe a model."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return {"name": name, "parameters": parameters, "sha256": digest.hexdigest()}
+    return ModelFacts(name, sum(parameter.numel() for parameter in model.parameters()), digest.hexdigest())
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """What produced a result."""
+    """Versions and device."""
     return {
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
@@ -98,7 +181,7 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def count_test_runs(key: str, folder: Path) -> int:
-    """How often the test split has been evaluated into this folder so far; `InputError` where that cannot be read."""
+    """How often the test split has been evaluated into this folder so far; `InputError` if that cannot be read."""
     file = folder / RESULTS_FILE
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{key}: '{folder}' is no folder")
@@ -110,104 +193,73 @@ def count_test_runs(key: str, folder: Path) -> int:
 
 
 def prediction_lines(
-    task: Task,
-    questions: list[Question],
-    headline: Scored,
-    others: list[Scored],
-    include_text: bool,
+    task: Task, questions: list[Question], headline: Scored, others: list[Scored], include_text: bool
 ) -> list[dict[str, Any]]:
     """A line for each question: its digest, never its text unless `include_text`.
 
-    What the headline's scorer gives (`log_likelihoods`, `answers`) is in the file's own order of the options; with
-    several orders, `orders` holds the log-likelihoods of each, and `averaged_prediction` is that of the probabilities
-    averaged over them. `beside` has the predictions of the other formulations.
+    The headline's records (`log_likelihoods`, `answers`) are in the file's own order of the options; with several
+    orders, `orders` holds the log-likelihoods of each, and `averaged_prediction` is that of the probabilities averaged
+    over them. `beside` has the predictions of the other formulations.
     """
     lines, num_orders = [], len(headline.orders)
+    labels = (*task.labels, None)  # the last for a prediction of -1
     for number, question in enumerate(questions):
-        own, *reordered = headline.records[number * num_orders : (number + 1) * num_orders]
-        line: dict[str, Any] = {
-            "id": question.digest,
-            "gold": task.labels[question.answer],
-            "prediction": label_of(task, headline.answers.predictions[number]),
-            **{name: value for name, value in own.items() if name != "completions"},
-        }
-        if reordered and headline.answers.averaged is not None:
-            line["averaged_prediction"] = task.labels[headline.answers.averaged[number]]
-            line["orders"] = [record["log_likelihoods"] for record in (own, *reordered)]
-        line["beside"] = {
-            other.formulation.name: label_of(task, other.answers.predictions[number]) for other in others
-        }
+        records = headline.records[number * num_orders : (number + 1) * num_orders]
+        own = {name: value for name, value in records[0].items() if include_text or name != "completions"}
+        gold, prediction = labels[question.answer], labels[headline.predictions[number]]
+        line: dict[str, Any] = {"id": question.digest, "gold": gold, "prediction": prediction, **own}
+        if headline.averaged is not None:
+            line["averaged_prediction"] = labels[headline.averaged[number]]
+            line["orders"] = [record["log_likelihoods"] for record in records]
+        line["beside"] = {other.formulation.name: labels[other.predictions[number]] for other in others}
         if include_text:
             line |= {"question": question.question, "options": list(question.options)}
-            line |= {"completions": own["completions"]} if "completions" in own else {}
         lines.append(line)
     return lines
 
 
-def label_of(task: Task, prediction: int) -> str | None:
-    """The label of a prediction; None for -1."""
-    return task.labels[prediction] if prediction >= 0 else None
-
-
 def write_evaluation(folder: Path, results: Results, lines: list[dict[str, Any]]) -> None:
-    """`predictions.jsonl`, then `eval.json`: it says that all of an evaluation is there."""
+    """Write `predictions.jsonl`, then `eval.json`, which marks an evaluation as complete."""
     write_atomically(folder / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
-    write_atomically(folder / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
+    write_atomically(folder / RESULTS_FILE, json.dumps(asdict(results), indent=2) + "\n")
 
 
 def read_evaluation(key: str, path: str) -> Evaluation:
-    """An evaluation from its folder, or from its `eval.json`, beside which `predictions.jsonl` lies.
-
-    Raises:
-        InputError: it is not one, or its two files are not of one evaluation.
-    """
+    """Read an evaluation from its folder or `eval.json`; `InputError` if its two files are not of one evaluation."""
     file = Path(path) / RESULTS_FILE if Path(path).is_dir() else Path(path)
     try:
-        results: Results = json.loads(file.read_text())
+        results = json.loads(file.read_text())
         lines = [json.loads(line) for line in file.with_name(PREDICTIONS_FILE).read_text().splitlines()]
-        labels, beside = [*results["data"]["labels"]], lines[0].get("beside", {}) if lines else {}
-        headline = results["headline"]["name"] if "headline" in results else results["config"]["scorer"]
+        labels = [*results["data"]["labels"]]
 
         def indices(names: list[str | None]) -> list[int]:
             return [labels.index(name) if name else -1 for name in names]
 
-        evaluation = Evaluation(
-            results["model"]["name"],
-            results["data"]["task"],
-            [line["id"] for line in lines],
-            indices([line["gold"] for line in lines]),
-            headline,
-            indices([line["prediction"] for line in lines]),
-            {name: indices([line["beside"][name] for line in lines]) for name in beside},
-            results,
-        )
-        correct = sum(map(int.__eq__, evaluation.gold, evaluation.predictions))
-        if (len(lines), correct) != (results["metrics"]["n"], results["metrics"]["correct"]):
+        gold, predictions = (indices([line[name] for line in lines]) for name in ("gold", "prediction"))
+        counts = {name: results["metrics"][name] for name in ("n", "correct")}
+        if counts != {"n": len(lines), "correct": sum(map(int.__eq__, gold, predictions))}:
             raise ValueError("its two files are of different evaluations")
-        return evaluation
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Evaluation(
+            name=results["model"]["name"],
+            task=results["data"]["task"],
+            ids=[line["id"] for line in lines],
+            gold=gold,
+            formulation=results["headline"]["name"],
+            predictions=predictions,
+            beside={name: indices([line["beside"][name] for line in lines]) for name in lines[0]["beside"]},
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{key}: '{path}' is no evaluation ({type(error).__name__}: {error}); "
-            f"expected a folder with {RESULTS_FILE} and {PREDICTIONS_FILE} of one"
+            f"expected a folder with {RESULTS_FILE} and {PREDICTIONS_FILE}"
         ) from error
 
 
 def read_evaluations(key: str, paths: list[str], taken: tuple[str, ...] = ()) -> list[Evaluation]:
-    """Several of them; one whose name is `taken`, or that of another, is called by its path."""
+    """Read several; one whose name is `taken`, or that of another, is called by its path."""
     found = [read_evaluation(key, path) for path in paths]
     names = [*taken, *(evaluation.name for evaluation in found)]
     return [
         replace(evaluation, name=path) if names.count(evaluation.name) > 1 else evaluation
         for evaluation, path in zip(found, paths, strict=True)
     ]
-
-
-def require_same_questions(key: str, ids: list[str], gold: list[int], task: str, other: Evaluation) -> None:
-    """Raise `InputError` unless an evaluation asked these questions of a task, with this key, in this order."""
-    if (other.task, other.ids, other.gold) == (task, ids, gold):
-        return
-    shared = len(set(ids) & set(other.ids))
-    raise InputError(
-        f"{key}: '{other.name}' answered {len(other.ids)} questions of {other.task}, {shared} of them among these "
-        f"{len(ids)} of {task}; only answers to the same questions, with the same key and order, can be compared"
-    )

@@ -16,27 +16,23 @@ Completion = str | list[dict[str, str]]  # text, or the one turn of a conversati
 
 
 class AnswerReward:
-    """What both rewards need: the answers that completions give.
+    """Parses the answers that completions give, for both rewards.
 
     Args:
         tokenizer: the model's.
         eos_token_ids: tokens that end a completion; an unfinished answer with reasons is not parsed.
     """
 
+    columns: tuple[str, ...] = ("options", "answer_format")
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_token_ids: Collection[int]) -> None:
         self.tokenizer, self.eos_token_ids = tokenizer, {*eos_token_ids}
 
     def check(self, rows: Dataset) -> None:
-        """Refuse rows that the reward cannot read.
-
-        Raises:
-            InputError: the column `options` or `answer_format` is missing, or names no format.
-        """
-        for name in ("options", "answer_format"):
+        """Raise `InputError` for records that the reward cannot read: a missing column, or an unknown format."""
+        for name in self.columns:
             if name not in rows.column_names:
-                raise InputError(
-                    f"{name}: the rows have no such column, which the reward reads; they have {rows.column_names}"
-                )
+                raise InputError(f"{name}: the reward needs this column; the records have {rows.column_names}")
         if unknown := {*rows["answer_format"]} - {*ANSWER_FORMATS}:
             raise InputError(f"answer_format: expected one of {list(ANSWER_FORMATS)}, found {unknown.pop()!r}")
 
@@ -62,7 +58,7 @@ class AnswerReward:
         return f" {completion}" if first.startswith("▁") and not completion.startswith(" ") else completion
 
     def without_end(self, text: str, ids: Sequence[int]) -> str:
-        """A text without the spelling of the token that ends it: a second such token need not be a special one."""
+        """A text without the spelling of the token that ends it, which need not be a special token."""
         end = [token for token in ids[-1:] if token in self.eos_token_ids]
         return text.removesuffix(str(self.tokenizer.decode(end))) if end else text
 
@@ -72,21 +68,14 @@ class AnswerReward:
 
 
 class Correct(AnswerReward):
-    """1.0 where the completion's answer is the right one, else 0.0; what cannot be parsed is wrong."""
+    """1.0 if the completion's answer is the right one, else 0.0; what cannot be parsed is wrong."""
 
     __name__ = "correct"  # TRL logs a reward function under its name
+    columns = ("answer", "options", "answer_format")
 
     def check(self, rows: Dataset) -> None:
-        """Refuse rows whose `answer` is no index of an option: nothing would ever be right.
-
-        Raises:
-            InputError: there is such a row, or a column is missing.
-        """
+        """Also refuse records whose `answer` is not the index of an option: nothing would ever be right."""
         super().check(rows)
-        if "answer" not in rows.column_names:
-            raise InputError(
-                f"answer: the rows have no such column, which the reward reads; they have {rows.column_names}"
-            )
         for answer, options in zip(rows["answer"], rows["options"], strict=True):
             check_answer(answer, options)
 
@@ -103,8 +92,8 @@ class Correct(AnswerReward):
     ) -> list[float]:
         """The reward of each completion.
 
-        Logs the shares that were parsed and that contradict themselves, and the rewards of different formats and,
-        where `seen` says which questions pretraining had, of both kinds of questions apart.
+        Logs the shares that were parsed and that contradict themselves, and the rewards by format and, if `seen` says
+        which questions pretraining had, by that.
         """
         for right, choices in zip(answer, options, strict=True):
             check_answer(right, choices)
@@ -113,15 +102,13 @@ class Correct(AnswerReward):
         if log_metric:
             log_metric("medqa/parse_rate", fmean(found.option is not None for found in answers))
             log_metric("medqa/contradictions", fmean(found.contradicts for found in answers))
-            kinds: list[tuple[str, Sequence[Any], Any]] = []
-            if len({*answer_format}) > 1:
-                kinds += [(name, answer_format, name) for name in sorted({*answer_format})]
+            groups: list[Sequence[str]] = [answer_format] if len({*answer_format}) > 1 else []
             if seen:
-                kinds += [("seen", seen, True), ("unseen", seen, False)]
-            for name, column, value in kinds:
-                of_kind = [reward for reward, kind in zip(rewards, column, strict=True) if kind == value]
-                if of_kind:
-                    log_metric(f"rewards/correct/{name}", fmean(of_kind))
+                groups.append(["seen" if was_seen else "unseen" for was_seen in seen])
+            for group in groups:
+                for name in sorted({*group}):
+                    of_name = [reward for reward, one in zip(rewards, group, strict=True) if one == name]
+                    log_metric(f"rewards/correct/{name}", fmean(of_name))
         return rewards
 
 
@@ -135,10 +122,9 @@ def check_answer(answer: Any, options: Sequence[str]) -> None:
 class LengthPenalty(AnswerReward):
     """`max(0, (min_tokens - n) / min_tokens)` with n = the answer's tokens without the end-of-text token.
 
-    In the format `reasoned` n counts the reasoning alone. The original specification calls it a length penalty, gives
-    no unit and says that it prevents degenerate *short* answers: a bare letter, or an answer without reasons. It lies
-    in [0, 1], so at a weight of -0.01 it never makes a right answer worth less than a wrong one. `min_tokens` 0 turns
-    it off.
+    In the format `reasoned` n counts only the reasoning. The original specification names no unit and says that the
+    penalty prevents degenerate *short* answers: a bare letter, or an answer without reasons. It is in [0, 1], so at a
+    weight of -0.01 a right answer is always worth more than a wrong one. `min_tokens` 0 turns it off.
     """
 
     __name__ = "length_penalty"
@@ -166,7 +152,7 @@ class LengthPenalty(AnswerReward):
         return [max(0.0, (self.min_tokens - length) / self.min_tokens) for length in lengths]
 
     def reasoning_tokens(self, answer: Answer, ids: Sequence[int]) -> int:
-        """Tokens of the reasoning: of all of a completion without an answer, else of the text before it."""
+        """Tokens of the text before the answer, or of the whole completion if it has none."""
         if answer.option is None:
             return self.tokens(ids)
         return len(text_ids(self.tokenizer, [answer.reasoning])[0])

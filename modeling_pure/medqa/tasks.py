@@ -1,15 +1,14 @@
-"""The data sets that are evaluated, each a declaration: where it is, how a row is read, its prompt, its answers.
+"""The data sets to evaluate on, each a declaration: where it is, how a record is read, its prompt, its answers.
 
-Prompts and answers are lm-evaluation-harness's (0.4.13, no examples before the question), byte for byte, so that any
-accuracy here can be put beside one from there.
+Prompts and answers are lm-evaluation-harness's (0.4.13, zero-shot), byte for byte, so that accuracies are comparable.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .fields import FieldError, Row, checked_texts, kind, required_text
-from .formats import for_format, format_options, format_passages, medqa_prompt
-from .questions import COLUMNS, LETTERS, Question, question_from_row, read_questions
+from .formats import format_options, medqa_prompt
+from .question_files import FieldError, Fields, checked_texts, required_text
+from .questions import COLUMNS, LETTERS, Question, question_from_record, read_questions
 
 
 @dataclass(frozen=True)
@@ -18,12 +17,12 @@ class Task:
 
     Args:
         name: lm-evaluation-harness's name of the task.
-        path, config, split: where it is on the Hub; local files may stand in for them.
-        read_row: makes a question of a row.
-        columns: what a row needs, for the message if one lacks it.
-        prompt: the text up to and including `Answer:`, in which `ask` changes what a format or open books need.
-        labels: what may follow it, in the order of a question's options.
-        set_name: what it is called in a file that holds several sets; MIRAGE's "mmlu" has six subjects in one.
+        path, config, split: where it is on the Hub; local files may replace it.
+        prompt: the text up to and including `Answer:`, to which `format_prompt` adds passages.
+        read_record: makes a question of a record.
+        columns: what a record needs, for the message if one lacks it.
+        labels: what may follow the prompt, in the order of a question's options.
+        set_name: its name in a file that holds several sets; MIRAGE's "mmlu" has six subjects in one.
     """
 
     name: str
@@ -32,7 +31,7 @@ class Task:
     config: str | None
     split: str
     prompt: Callable[[Question], str]
-    read_row: Callable[[Row], Question] = question_from_row
+    read_record: Callable[[Fields], Question] = question_from_record
     columns: str = COLUMNS
     labels: tuple[str, ...] = tuple(LETTERS)
     set_name: str | None = None
@@ -47,14 +46,10 @@ class Task:
         """Whether options are named by letters, so that their order can be changed."""
         return self.labels == tuple(LETTERS)
 
-    def ask(self, question: Question, answer_format: str = "letter") -> str:
-        """The prompt in an answer format, with the question's passages before it."""
-        return format_passages(question) + for_format(self.prompt(question), answer_format)
-
     def read(self, key: str, path: str | None, config: str | None = None, split: str | None = None) -> list[Question]:
         """The questions of local files or a Hub data set, by default those of the declaration."""
         path, config = (path, config) if path else (self.path, config or self.config)
-        return read_questions(key, path, config, split or self.split, self.read_row, self.columns, self.set_name)
+        return read_questions(key, path, config, split or self.split, self.read_record, self.columns, self.set_name)
 
 
 def medmcqa_prompt(question: Question) -> str:
@@ -65,18 +60,16 @@ def medmcqa_prompt(question: Question) -> str:
 DECISIONS = ("yes", "no", "maybe")
 
 
-def pubmedqa_question(row: Row) -> Question:
+def pubmedqa_question(record: Fields) -> Question:
     """From any of three layouts: upper-case columns, lower-case columns, or `contexts` within `context`."""
-    row = {name.lower(): value for name, value in row.items()}
-    question, decision = required_text(row, "question"), required_text(row, "final_decision")
+    record = {name.lower(): value for name, value in record.items()}
+    question, decision = required_text(record, "question"), required_text(record, "final_decision")
     if decision not in DECISIONS:
         raise FieldError("final_decision", f"{decision!r} is none of {', '.join(DECISIONS)}")
-    name, contexts = "contexts", row.get("contexts")
+    name, contexts = "contexts", record.get("contexts")
     if contexts is None:
-        name, nested = "context.contexts", row.get("context")
-        if not isinstance(nested, Mapping):
-            raise FieldError("context", f"expected contexts, or a mapping that holds them; found {kind(nested)}")
-        contexts = nested.get("contexts")
+        nested = record.get("context")
+        name, contexts = "context", nested.get("contexts") if isinstance(nested, Mapping) else None
     context = "\n".join(checked_texts(name, contexts))
     return Question(question, DECISIONS, DECISIONS.index(decision), context=context)
 

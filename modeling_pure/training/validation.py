@@ -16,9 +16,9 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 
 from ..data.states import TokenSequence
 from ..medqa.formats import taught_formats
+from ..medqa.log_likelihood import letter_log_likelihoods, text_log_likelihoods
 from ..medqa.metrics import compute_metrics
 from ..medqa.questions import LETTERS, Question
-from ..medqa.scoring import letter_log_likelihoods, text_log_likelihoods
 
 Reduce = Callable[[torch.Tensor], torch.Tensor]  # the sum of a tensor over all ranks
 

@@ -8,10 +8,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-import eval_medqa
 from modeling_pure import export
 from modeling_pure.errors import InputError
-from modeling_pure.medqa.arguments import EvalArguments
+from modeling_pure.medqa.evaluation import load_model
 from modeling_pure.training.checkpoint import FILE_LIST, check_model, checkpoint_fault, write_file_list
 from tests.training.conftest import make_trainer  # noqa: F401  a fixture
 
@@ -75,16 +74,16 @@ def test_resuming_reads_neither_pickled_arguments_nor_pickled_weights(make_train
 
 def test_weights_are_read_from_safetensors_or_not_at_all(checkpoint, poison):
     poison(checkpoint / "pytorch_model.bin")
-    args = EvalArguments(model_name_or_path=str(checkpoint))
+    named = ("model_name_or_path", str(checkpoint), False)
     weights = load_file(checkpoint / "model.safetensors")
-    loaded = eval_medqa.load_model(args).state_dict()
+    loaded = load_model(*named).state_dict()
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"^model_name_or_path: .*\*\.safetensors"):  # before every script
         check_model("model_name_or_path", str(checkpoint))
     with pytest.raises(InputError, match=f"^model_name_or_path: .*'{checkpoint}': "):
-        eval_medqa.load_model(args)
+        load_model(*named)
     with pytest.raises(InputError, match=f"^CHECKPOINT: .*'{checkpoint}': "):
         export.load(checkpoint, "pure", torch.float32)
     with pytest.raises(pickle.UnpicklingError):  # transformers alone

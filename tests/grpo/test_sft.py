@@ -12,7 +12,7 @@ from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.grpo.prompts import Asking, prompt_dataset
 from modeling_pure.grpo.sft import AnswerTrainer, up_to_end
 from modeling_pure.medqa.formats import chat_message, format_answer, format_prompt
-from modeling_pure.medqa.scoring import letter_log_likelihoods, text_log_likelihoods
+from modeling_pure.medqa.log_likelihood import letter_log_likelihoods, text_log_likelihoods
 from tests.conftest import with_chat_template
 
 

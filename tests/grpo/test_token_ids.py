@@ -12,10 +12,8 @@ from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.grpo.prompts import Asking, prompt_dataset
 from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer
-from modeling_pure.medqa.asked import Asked
-from modeling_pure.medqa.ends import end_tokens
-from modeling_pure.medqa.formats import format_answer, format_prompt
-from modeling_pure.medqa.generation import Judge
+from modeling_pure.medqa.formats import end_tokens, format_answer, format_prompt
+from modeling_pure.medqa.scorers import Grader, ScorerSettings
 from modeling_pure.medqa.tasks import MEDQA
 from modeling_pure.tokenizer import added_tokens, prompt_ids
 from tests.conftest import adding
@@ -28,7 +26,7 @@ END, PAD = "<|endoftext|>", "<|pad|>"
 def test_prompts_have_the_ids_of_the_evaluation(front, make_trainer, tokenizer, questions):
     theirs = adding(tokenizer, front, END)
     trainer = make_trainer(chat_tokenizer=theirs)
-    asked = Asked(trainer.model, adding(tokenizer, front, END), MEDQA)
+    asked = ScorerSettings(trainer.model, adding(tokenizer, front, END), MEDQA)
     texts = [asked.prompt(question) for question in questions[:3]] + [f"Question: {END}\nAnswer:"]
     ids, _, _ = trainer._tokenize_prompts(texts)
     assert ids == asked.encode(texts)[0]
@@ -86,7 +84,7 @@ def test_more_than_one_token_ends_a_completion(make_trainer, tokenizer, tmp_path
     trainer.save_model(str(tmp_path / "saved"))
     saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
     assert saved.generation_config.eos_token_id == ends == end_tokens(saved, tokenizer)
-    assert Judge(Asked(saved, tokenizer, MEDQA)).ends == ends
+    assert Grader(ScorerSettings(saved, tokenizer, MEDQA)).ends == ends
 
 
 def test_a_tokenizer_that_splits_the_letters_is_evaluated(make_trainer, tokenizer, questions):

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from modeling_pure import PureConfig
-from modeling_pure.medqa.ends import end_ids, end_tokens, set_end_tokens
+from modeling_pure.medqa.formats import end_ids, end_tokens, set_end_tokens
 from modeling_pure.medqa.rewards import Correct, LengthPenalty
 
 

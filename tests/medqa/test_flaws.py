@@ -1,7 +1,6 @@
 """Flaws of questions are found by row and said in words."""
 
-from modeling_pure.medqa.flaws import describe_flaws, find_flaws
-from modeling_pure.medqa.questions import Question
+from modeling_pure.medqa.questions import Flaws, Question, find_flaws
 
 SOUND = Question("p < 0.05 & q > 0.1; is AT&T; or &nothing; meant?", ("a", "b", "A", "c"), 0)
 
@@ -17,17 +16,17 @@ def test_flaws_are_counted_by_row():
         Question("Q?", ("yes", "no", "maybe"), 0, context="&#39;"),
         Question("Q?", ("a", "b", "c", "R&AMP;D &#x27;"), 0),
     ]
-    assert find_flaws(questions) == {
-        "same_options": [1, 2, 4],
-        "right_option_twice": [2],
-        "empty_options": [3, 4],
-        "html_entities": [5, 6, 7],
-    }
+    assert find_flaws(questions) == Flaws(
+        same_options=[1, 2, 4],
+        right_option_twice=[2],
+        empty_options=[3, 4],
+        html_entities=[5, 6, 7],
+    )
 
 
 def test_each_flaw_is_a_sentence():
-    assert describe_flaws(find_flaws([SOUND])) == []
+    assert find_flaws([SOUND]).describe() == []
     bad = Question("&amp;", ("a", "a", "", "c"), 1)
-    sentences = describe_flaws(find_flaws([SOUND, *[bad] * 7]))
+    sentences = find_flaws([SOUND, *[bad] * 7]).describe()
     assert len(sentences) == 3
     assert all("7 (rows 1, 2, 3, 4, 5 ...)" in sentence for sentence in sentences)

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from modeling_pure.errors import InputError
-from modeling_pure.medqa import asked as asked_module
 from modeling_pure.medqa import journal as journal_module
-from modeling_pure.medqa.asked import Batches, NotFinite
+from modeling_pure.medqa import scorers
 from modeling_pure.medqa.journal import Journal
+from modeling_pure.medqa.scorers import Batches, NotFinite
 
 BATCHES = [[4, 2], [0, 6], [1, 5], [3, 7], [8]]
 
@@ -23,9 +23,9 @@ class Asking:
         self.asked: list[list[int]] = []
         self.parts: dict[int, list] = {}
         self.barrier, self.local = threading.Barrier(number, timeout=20), threading.local()
-        for module in (asked_module, journal_module):
+        for module in (scorers, journal_module):
             monkeypatch.setattr(module, "PartialState", self.state)
-        monkeypatch.setattr(asked_module, "gather_object", self.gather)
+        monkeypatch.setattr(scorers, "gather_object", self.gather)
         monkeypatch.setattr(journal_module, "broadcast_object_list", self.broadcast)
 
     def state(self) -> SimpleNamespace:
@@ -52,8 +52,7 @@ class Asking:
         self.local.rank = rank
         journal = Journal(self.folder, {"model": "m"})
         try:
-            batches = Batches(BATCHES, self.ask)
-            return journal.collect(lambda *_: batches, None, [None] * 9, lambda records, _: records)
+            return journal.collect(Batches(BATCHES, self.ask))
         except InputError as error:
             return str(error)
 

@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeling_pure.medqa.asked import Asked
-from modeling_pure.medqa.formulations import CLOZE
-from modeling_pure.medqa.measure import measure
-from modeling_pure.medqa.permutations import ORDERS
-from modeling_pure.medqa.scorers import score_letters, score_texts
+from modeling_pure.medqa.accuracy import measure
+from modeling_pure.medqa.formulations import BY_LETTER, CLOZE, ORDERS
+from modeling_pure.medqa.scorers import ScorerSettings, score_letters, score_texts
 from modeling_pure.medqa.tasks import MEDQA, MMLU_MEDICAL, TASKS
 from tests.conftest import adding, question_row, write_jsonl
 
@@ -97,15 +95,15 @@ def test_letter_scores_are_lm_evals(name, model, tokenizer, questions, tmp_path)
     data, task = write_jsonl(tmp_path / "test.jsonl", rows_of(name, asked_rows)), TASKS[name]
     theirs, samples = run_lm_eval(model, tokenizer, tmp_path, stock_task(name, STOCK_FILES[name], data))
     read = task.read("questions", str(data))
-    records = [record for _, record in sorted(score_letters(Asked(model, tokenizer, task, 5), read))]
+    records = [record for _, record in sorted(score_letters(ScorerSettings(model, tokenizer, task, 5), read))]
     assert [sample["arguments"][0][0] for sample in samples] == [task.prompt(question) for question in read]
     their_scores = np.array([[float(answer[0][0]) for answer in sample["resps"]] for sample in samples])
     ours = np.array([record["log_likelihoods"] for record in records])
     np.testing.assert_allclose(ours, their_scores, atol=1e-4, rtol=0)
-    metrics, answers = measure(task, read, "letter", records, ORDERS[1])
-    assert answers.predictions.tolist() == their_scores.argmax(-1).tolist()
-    assert metrics["accuracy"] == theirs["acc,none"]
-    assert metrics["standard_error"] == pytest.approx(theirs["acc_stderr,none"], abs=1e-12)
+    scored = measure(task, read, BY_LETTER, records, ORDERS[1])
+    assert scored.predictions.tolist() == their_scores.argmax(-1).tolist()
+    assert scored.metrics.accuracy == theirs["acc,none"]
+    assert scored.metrics.standard_error == pytest.approx(theirs["acc_stderr,none"], abs=1e-12)
 
 
 def test_a_token_that_begins_every_text_is_there_in_both(model, tokenizer, questions, tmp_path):
@@ -113,7 +111,7 @@ def test_a_token_that_begins_every_text_is_there_in_both(model, tokenizer, quest
     begins, task = adding(tokenizer, front="<|pad|>"), TASKS["medmcqa"]
     data = write_jsonl(tmp_path / "test.jsonl", rows_of("medmcqa", questions[:20]))
     _, samples = run_lm_eval(model, begins, tmp_path, stock_task("medmcqa", STOCK_FILES["medmcqa"], data))
-    records = sorted(score_letters(Asked(model, begins, task), task.read("questions", str(data))))
+    records = sorted(score_letters(ScorerSettings(model, begins, task), task.read("questions", str(data))))
     their_scores = [[float(answer[0][0]) for answer in sample["resps"]] for sample in samples]
     np.testing.assert_allclose([r["log_likelihoods"] for _, r in records], their_scores, atol=1e-4, rtol=0)
 
@@ -151,9 +149,9 @@ def test_cloze_scores_are_lm_evals(model, tokenizer, questions, tmp_path):
     }
     theirs, samples = run_lm_eval(model, tokenizer, tmp_path, task)
     read = MEDQA.read("questions", str(data))
-    records = [record for _, record in sorted(score_texts(Asked(model, tokenizer, MEDQA, 3, CLOZE), read))]
+    records = [record for _, record in sorted(score_texts(ScorerSettings(model, tokenizer, MEDQA, 3, CLOZE), read))]
     their_scores = [[float(answer[0][0]) for answer in sample["resps"]] for sample in samples]
     np.testing.assert_allclose([r["log_likelihoods"] for r in records], their_scores, atol=1e-4, rtol=0)
-    metrics, _ = measure(MEDQA, read, "cloze", records, ORDERS[1])
-    assert metrics["cloze"]["sum"] == theirs["acc,none"]
-    assert metrics["cloze"]["per_character"] == metrics["accuracy"] == theirs["acc_norm,none"]
+    metrics = measure(MEDQA, read, CLOZE, records, ORDERS[1]).metrics
+    assert metrics.accuracy_by["sum"] == theirs["acc,none"]
+    assert metrics.accuracy_by["per_character"] == metrics.accuracy == theirs["acc_norm,none"]

@@ -1,18 +1,19 @@
 """Books: which passages are read, which are found (against brute force), and what of them fits."""
 
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_pure.errors import InputError
-from modeling_pure.medqa.bm25 import Bm25, content_words
 from modeling_pure.medqa.formats import format_prompt
 from modeling_pure.medqa.passages import (
     PASSAGE_WORDS,
+    Bm25,
     Library,
+    content_words,
     cut_passages,
     fit_passages,
     query_of,
@@ -165,7 +166,7 @@ def test_retrieval_is_measured_on_word_borders():
         replace(ASKED, options=("a b", "c++", "insulin", "d"), passages=("use c++ or A\u00a0B",)),
     ]
     found = retrieval_metrics(questions)
-    assert found == pytest.approx({"right_found": 2 / 3, "wrong_found": 1 / 3, "passages": 4 / 3})
+    assert asdict(found) == pytest.approx({"right_found": 2 / 3, "wrong_found": 1 / 3, "passages": 4 / 3})
 
 
 # ---- fitting --------------------------------------------------------------------------------------------------------

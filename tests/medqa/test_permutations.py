@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import sem
 
-from modeling_pure.medqa.permutations import ORDERS, permutation_metrics, permuted
+from modeling_pure.medqa.formulations import ORDERS
+from modeling_pure.medqa.statistics import permutation_metrics
 
 
 def scores_of(questions, orders, prefer) -> np.ndarray:
     """Log-likelihoods (n, orders, 4) of a model that gives each place of a question what `prefer` says."""
-    asked = permuted(questions, orders)
+    asked = [question.reordered(order) for question in questions for order in orders]
     return np.array([prefer(question) for question in asked], float).reshape(len(questions), len(orders), 4)
 
 
@@ -21,10 +22,10 @@ def test_a_constant_letter_scores_exactly_chance(questions, number, letter):
     orders = ORDERS[number]
     scores = scores_of(questions, orders, lambda question: [i == letter for i in range(4)])
     metrics, _ = permutation_metrics(scores, np.array([q.answer for q in questions]), orders)
-    assert metrics["mean_accuracy"] == 0.25
-    assert metrics["standard_error"] == 0
-    assert metrics["consistency"] == metrics["all_correct"] == 0
-    assert metrics["accuracies"][0] == np.mean([q.answer == letter for q in questions])
+    assert metrics.mean_accuracy == 0.25
+    assert metrics.standard_error == 0
+    assert metrics.consistency == metrics.all_correct == 0
+    assert metrics.accuracies[0] == np.mean([q.answer == letter for q in questions])
 
 
 @pytest.mark.parametrize("number", [1, 4, 24])
@@ -40,8 +41,8 @@ def test_who_looks_at_options_alone_is_consistent(questions, number):
     metrics, averaged = permutation_metrics(scores_of(questions, orders, prefer), gold, orders)
     chosen = [q.options.index(max(q.options)) for q in questions]
     assert averaged.tolist() == chosen
-    assert metrics["consistency"] == 1
-    shares = [metrics[name] for name in ("mean_accuracy", "averaged_accuracy", "all_correct")]
+    assert metrics.consistency == 1
+    shares = [getattr(metrics, name) for name in ("mean_accuracy", "averaged_accuracy", "all_correct")]
     assert shares == pytest.approx([np.mean(np.equal(chosen, gold))] * 3)
 
 
@@ -60,10 +61,10 @@ def test_metrics_are_those_of_a_plain_loop(seed, number):
         means.append(int(np.argmax(total)))
     right = [[option == answer for option in row] for row, answer in zip(chosen, gold, strict=True)]
     assert averaged.tolist() == means
-    assert metrics["mean_accuracy"] == pytest.approx(np.mean(right))
-    assert metrics["standard_error"] == pytest.approx(sem(np.mean(right, axis=1)))
-    assert metrics["consistency"] == np.mean([len(set(row)) == 1 for row in chosen])
-    assert metrics["all_correct"] == np.mean([all(row) for row in right])
+    assert metrics.mean_accuracy == pytest.approx(np.mean(right))
+    assert metrics.standard_error == pytest.approx(sem(np.mean(right, axis=1)))
+    assert metrics.consistency == np.mean([len(set(row)) == 1 for row in chosen])
+    assert metrics.all_correct == np.mean([all(row) for row in right])
 
 
 def test_orders_are_all_different_and_begin_with_the_files_own():

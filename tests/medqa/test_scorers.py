@@ -8,11 +8,10 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig
 
-from modeling_pure.medqa.asked import Asked, Sampling
 from modeling_pure.medqa.formats import chat_prompt, format_prompt, format_stem, parse_answer
 from modeling_pure.medqa.formulations import BY_LETTER, BY_TEXT, CLOZE, Formulation
 from modeling_pure.medqa.questions import Question
-from modeling_pure.medqa.scorers import SCORERS
+from modeling_pure.medqa.scorers import SCORERS, Sampling, ScorerSettings
 from modeling_pure.medqa.tasks import MEDMCQA, MEDQA
 
 WRITTEN = {name: Formulation("generate", name) for name in ("letter", "text", "reasoned")}
@@ -23,13 +22,13 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def asked(model, tokenizer) -> Asked:
-    return Asked(model, tokenizer, MEDQA, batch_size=8, sampling=Sampling(max_new_tokens=6))
+def settings(model, tokenizer) -> ScorerSettings:
+    return ScorerSettings(model, tokenizer, MEDQA, batch_size=8, sampling=Sampling(max_new_tokens=6))
 
 
 @pytest.fixture(scope="module")
-def writing(asked) -> Asked:
-    return replace(asked, formulation=WRITTEN["letter"])
+def writing(settings) -> ScorerSettings:
+    return replace(settings, formulation=WRITTEN["letter"])
 
 
 @pytest.fixture(scope="module")
@@ -41,54 +40,54 @@ def mixed(questions) -> list[Question]:
     ]
 
 
-def records_of(asked, questions) -> list[dict]:
-    found = dict(SCORERS[asked.formulation.scorer](asked, questions))
+def records_of(settings, questions) -> list[dict]:
+    found = dict(SCORERS[settings.formulation.scorer](settings, questions))
     assert sorted(found) == list(range(len(questions)))
     return [found[i] for i in range(len(questions))]
 
 
 @torch.no_grad()
-def log_likelihood(asked, context: str, continuation: str) -> float:
+def log_likelihood(settings, context: str, continuation: str) -> float:
     """One forward pass over the whole text."""
-    start = len(asked.tokenizer(context).input_ids)
-    ids = asked.tokenizer(context + continuation).input_ids
-    log_probs = asked.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    start = len(settings.tokenizer(context).input_ids)
+    ids = settings.tokenizer(context + continuation).input_ids
+    log_probs = settings.model(torch.tensor([ids])).logits[0].log_softmax(-1)
     return sum(log_probs[place - 1, ids[place]].item() for place in range(start, len(ids)))
 
 
 @pytest.mark.parametrize("formulation", [CLOZE, BY_TEXT], ids=["cloze", "text"])
-def test_scores_of_texts_are_those_of_single_texts(asked, mixed, formulation):
+def test_scores_of_texts_are_those_of_single_texts(settings, mixed, formulation):
     shown = formulation == BY_TEXT
-    for question, record in zip(mixed, records_of(replace(asked, formulation=formulation), mixed), strict=True):
+    for question, record in zip(mixed, records_of(replace(settings, formulation=formulation), mixed), strict=True):
         prompt = format_prompt(question) if shown else format_stem(question)
         assert ("A. " in prompt) == shown
         for i, option in enumerate(question.options):
             text = f" {option} (" if shown else f" {option}"
-            assert record["log_likelihoods"][i] == pytest.approx(log_likelihood(asked, prompt, text), abs=1e-4)
-            assert record["unconditional"][i] == pytest.approx(log_likelihood(asked, "Answer:", text), abs=1e-4)
-            assert record["tokens"][i] == len(asked.tokenizer(text).input_ids)
+            assert record["log_likelihoods"][i] == pytest.approx(log_likelihood(settings, prompt, text), abs=1e-4)
+            assert record["unconditional"][i] == pytest.approx(log_likelihood(settings, "Answer:", text), abs=1e-4)
+            assert record["tokens"][i] == len(settings.tokenizer(text).input_ids)
             assert record["characters"][i] == len(option)
         assert not record["cut"]
 
 
-def test_texts_are_asked_with_the_prompt_of_the_task(asked, mixed):
-    other = replace(asked, task=MEDMCQA, formulation=BY_TEXT)
+def test_texts_are_asked_with_the_prompt_of_the_task(settings, mixed):
+    other = replace(settings, task=MEDMCQA, formulation=BY_TEXT)
     (record,) = records_of(other, mixed[1:2])
-    expected = [log_likelihood(asked, MEDMCQA.prompt(mixed[1]), f" {option} (") for option in mixed[1].options]
+    expected = [log_likelihood(settings, MEDMCQA.prompt(mixed[1]), f" {option} (") for option in mixed[1].options]
     assert record["log_likelihoods"] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("answer_format", WRITTEN)
-def test_greedy_completions_are_those_of_a_plain_loop(asked, mixed, answer_format):
-    eos = asked.tokenizer.eos_token_id
-    writing = replace(asked, formulation=WRITTEN[answer_format])
+def test_greedy_completions_are_those_of_a_plain_loop(settings, mixed, answer_format):
+    eos = settings.tokenizer.eos_token_id
+    writing = replace(settings, formulation=WRITTEN[answer_format])
     for question, record in zip(mixed[:6], records_of(writing, mixed[:6]), strict=True):
-        ids = asked.tokenizer(format_prompt(question, answer_format)).input_ids
+        ids = settings.tokenizer(format_prompt(question, answer_format)).input_ids
         written = []
         with torch.no_grad():
             while len(written) < 6 and eos not in written:
-                written.append(int(asked.model(torch.tensor([ids + written])).logits[0, -1].argmax()))
-        text = asked.tokenizer.decode(written, skip_special_tokens=True)
+                written.append(int(settings.model(torch.tensor([ids + written])).logits[0, -1].argmax()))
+        text = settings.tokenizer.decode(written, skip_special_tokens=True)
         assert record["completions"] == [text]
         assert record["answers"] == [parse_answer(text, question.options, answer_format, eos in written).option]
         assert record["finished"] == [eos in written]
@@ -104,15 +103,15 @@ def test_a_question_of_three_words_cannot_fill_the_room_of_an_answer(writing, qu
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
-def test_records_do_not_depend_on_the_batch(asked, mixed, scorer):
+def test_records_do_not_depend_on_the_batch(settings, mixed, scorer):
     """Log-likelihoods to 1e-5 in fp32 (sums of a few tokens: 1e-4), completions exactly, sampled or not."""
     formulation = {"letter": BY_LETTER, "text": BY_TEXT, "cloze": CLOZE, "generate": WRITTEN["text"]}[scorer]
-    asked = replace(asked, formulation=formulation)
-    settings = [asked, replace(asked, batch_size=1), replace(asked, batch_size=64)]
+    settings = replace(settings, formulation=formulation)
+    variants = [settings, replace(settings, batch_size=1), replace(settings, batch_size=64)]
     if scorer == "generate":
         sampling = Sampling(num_samples=3, temperature=0.7, max_new_tokens=6)
-        settings += [replace(one, sampling=sampling) for one in settings]
-    found = [records_of(one, mixed) for one in settings]
+        variants += [replace(one, sampling=sampling) for one in variants]
+    found = [records_of(one, mixed) for one in variants]
     for group in (found[:3], found[3:]):
         for other in group[1:]:
             for first, second in zip(group[0], other, strict=True):
@@ -156,14 +155,14 @@ def test_the_reward_is_grpos(writing, questions):
     assert penalty == 0.75
 
 
-def test_reasons_are_counted_apart_from_the_answer(asked, questions):
-    question, tokenizer = questions[0], asked.tokenizer
+def test_reasons_are_counted_apart_from_the_answer(settings, questions):
+    question, tokenizer = questions[0], settings.tokenizer
     right = question.options[question.answer]
     wrong = "ABCD"[(question.answer + 1) % 4]
     ids = tokenizer(f" fever or cough.\nAnswer: {right} ({wrong})").input_ids
-    reasoned = replace(asked, formulation=WRITTEN["reasoned"])
+    reasoned = replace(settings, formulation=WRITTEN["reasoned"])
     finished, cut_off = (
-        records_of(replace(reasoned, model=Writes(asked.model, ids + end)), [question])[0]
+        records_of(replace(reasoned, model=Writes(settings.model, ids + end)), [question])[0]
         for end in ([tokenizer.eos_token_id], [])
     )
     reasons = len(tokenizer(" fever or cough.").input_ids)
@@ -183,17 +182,17 @@ def test_every_token_that_ends_a_turn_ends_a_completion(writing, questions):
 
 
 @pytest.mark.parametrize("answer_format", WRITTEN)
-def test_a_chat_is_one_turn_in_the_tokenizers_template(asked, questions, answer_format):
+def test_a_chat_is_one_turn_in_the_tokenizers_template(settings, questions, answer_format):
     """The template writes the special tokens; what a turn says is parsed as if it followed the prompt."""
-    tokenizer = copy.deepcopy(asked.tokenizer)
+    tokenizer = copy.deepcopy(settings.tokenizer)
     tokenizer.chat_template = TEMPLATE
     question, eos = questions[0], tokenizer.eos_token
     begins = TemplateProcessing(single=f"{eos} $A", special_tokens=[(eos, tokenizer.eos_token_id)])
     tokenizer.backend_tokenizer.post_processor = begins
     written = {"letter": "B. x", "text": question.options[1], "reasoned": f"Why?\nAnswer: {question.options[1]} (B)"}
     ids = [*tokenizer(written[answer_format], add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-    model = Writes(asked.model, ids)
-    chat = replace(asked, model=model, tokenizer=tokenizer, formulation=replace(WRITTEN[answer_format], chat=True))
+    model = Writes(settings.model, ids)
+    chat = replace(settings, model=model, tokenizer=tokenizer, formulation=replace(WRITTEN[answer_format], chat=True))
     (record,) = records_of(chat, [question])
     prompt = format_prompt(question, answer_format)
     assert chat.prompt(question) == f"{eos}[user] {prompt}{eos}[assistant]" == chat_prompt(tokenizer, prompt)

@@ -2,7 +2,7 @@
 
 import random
 
-from modeling_pure.medqa.splits import select_split, split_of
+from modeling_pure.medqa.questions import select_split, split_of
 from tests.conftest import make_question
 
 

@@ -19,7 +19,7 @@ from packaging.version import Version
 import eval_medqa
 import train_pretrain
 from modeling_pure.errors import run_script
-from modeling_pure.medqa.asked import Batches
+from modeling_pure.medqa.scorers import Batches
 from modeling_pure.training.callbacks import MetricsFile
 from tests.processes import ROOT, Program, free_port, run
 

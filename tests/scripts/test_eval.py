@@ -18,7 +18,7 @@ import eval_medqa
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.data import decontaminate
 from modeling_pure.medqa import compare, scorers
-from modeling_pure.medqa.card import SCORED_BY_LETTER
+from modeling_pure.medqa.card import SETTING
 from tests.conftest import question_row, write_jsonl
 from tests.processes import run
 from tests.scripts.conftest import kill_once_written, predictions_of, run_ranks, start_ranks, stops_after_one
@@ -39,7 +39,7 @@ def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
     assert metrics["always"]["A"] == data["labels"]["A"] / 120
     assert metrics["bias"]["confusion"][0][0] == sum(line["gold"] == line["prediction"] == "A" for line in lines)
     assert results["test_runs"] == 0
-    assert results["schema_version"] == 3
+    assert results["schema_version"] == 4
     assert sum(part["n"] for name, part in results["slices"].items() if name.startswith("stem")) == 120
     names = [row["name"] for row in results["comparisons"]]
     assert names == ["chance", *(f"always {letter}" for letter in "ABCD"), "longest option"]
@@ -272,7 +272,7 @@ def test_other_scorers_leave_the_same_files(evaluate, tmp_path, scorer):
     right = [line["gold"] == line["prediction"] for line in predictions_of(tmp_path)]
     assert results["metrics"]["accuracy"] == sum(right) / 120
     expected = {"cloze": {"sum", "per_character", "pmi"}, "generate": {"generation"}}[scorer]
-    found = results["metrics"].get("cloze") or {"generation": results["metrics"]["generation"]}
+    found = results["metrics"]["accuracy_by"] or {"generation": results["metrics"]["generation"]}
     assert set(found) == expected
     if scorer == "generate":
         written = results["metrics"]["generation"]
@@ -291,7 +291,7 @@ def test_a_card_has_the_accuracy_and_the_hub_reads_it(evaluate, pretrained, tmp_
         _, results = evaluate(tmp_path / "eval", *options, model=model)
     card = ModelCard.load(model / "README.md")
     entries = {(entry.metric_name, entry.dataset_split): entry for entry in card.data.eval_results}
-    letter = entries[f"accuracy ({SCORED_BY_LETTER})", "all"]
+    letter = entries[f"accuracy (letter, {SETTING})", "all"]
     assert len(entries) == len(card.data.eval_results) == 2 + before.count("<!-- evaluation: questions.jsonl")
     assert letter.metric_value == pytest.approx(results["metrics"]["accuracy"], abs=1e-6)
     assert letter.metric_args["n"] == 120
@@ -333,7 +333,7 @@ def test_prompts_that_are_cut_and_questions_that_repeat_are_counted(evaluate, qu
     rows[7]["answer"] = "R&amp;D"
     path = write_jsonl(tmp_path / "rows.jsonl", [*rows, rows[2]])
     printed, results = evaluate(tmp_path / "eval", "--questions", path)
-    assert results["data"]["cut_prompts"] == 1
+    assert results["metrics"]["cut_prompts"] == 1
     assert results["data"]["repeated_rows"] == [[20, 2]]
     flaws = {"same_options": [7], "right_option_twice": [7], "empty_options": [], "html_entities": [7]}
     assert results["data"]["flaws"] == flaws

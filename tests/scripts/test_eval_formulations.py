@@ -9,10 +9,9 @@ from itertools import count
 import pytest
 from scipy.stats import binomtest
 
-import eval_medqa
 from modeling_pure.medqa import compare, scorers
 from modeling_pure.medqa.formats import format_prompt
-from modeling_pure.medqa.splits import select_split
+from modeling_pure.medqa.questions import select_split
 from tests.conftest import write_jsonl
 from tests.scripts.conftest import predictions_of, stops_after_one
 
@@ -64,7 +63,7 @@ def test_each_formulation_is_what_it_would_be_alone(evaluate, train_here, tmp_pa
         predictions = [line["prediction"] for line in predictions_of(tmp_path / name)]
         assert predictions == [line["prediction"] if name == "text" else line["beside"][name] for line in lines]
         found = together["formulations"][name]
-        assert {key: value for key, value in found.items() if key != "cut_prompts"} == results["metrics"]
+        assert found == results["metrics"]
         assert f"{100 * found['accuracy']:.1f} %" in report
         if name == "text":
             continue
@@ -106,36 +105,22 @@ def test_other_evaluations_are_compared_in_the_same_formulation(evaluate, tmp_pa
     assert rows["generate"]["name"] == f"{tmp_path / 'before'} (cloze)"
 
 
-def test_evaluations_of_the_schema_before_are_still_read(evaluate, train_here, tmp_path):
-    _, results = evaluate(tmp_path / "now", "--scorer", "cloze", split="dev")
-    shutil.copytree(tmp_path / "now", tmp_path / "before")
-    lines = predictions_of(tmp_path / "before")
-    for part in (results, *lines):
-        for key in ("headline", "formulations", "retrieval", "beside"):
-            part.pop(key, None)
-    write_jsonl(tmp_path / "before" / "predictions.jsonl", lines)
-    (tmp_path / "before" / "eval.json").write_text(json.dumps(results))
-    paths = [tmp_path / "now", tmp_path / "before"]
-    assert re.search(r"\b0 / 0\b", train_here(*paths, "--formulation", "cloze", script=compare).out)
-    assert "'letter'" in train_here(*paths, "--formulation", "letter", script=compare, expect=2).err
-
-
 def test_a_stop_within_any_formulation_loses_no_record(evaluate, tmp_path, monkeypatch):
     options = ["--scorer", "text", "--batch_size", "4", "--permutations", "4", "--include_text", "true"]
     evaluate(tmp_path / "straight", *options, split="dev")
     scored = []
 
     def counting(scorer, stop_after=None):
-        def score(asked, questions):
-            batches, number = scorer(asked, questions), count()
+        def score(settings, questions):
+            batches, number = scorer(settings, questions), count()
 
-            def ask(batch):
+            def score_batch(batch):
                 if next(number) == stop_after:
                     raise KeyboardInterrupt
-                scored.extend((asked.formulation.name, questions[item]) for item in batch)
-                return batches.ask(batch)
+                scored.extend((settings.formulation.name, questions[item]) for item in batch)
+                return batches.score(batch)
 
-            return replace(batches, ask=ask)
+            return replace(batches, score=score_batch)
 
         return score
 
@@ -186,9 +171,10 @@ def test_reasons_are_written_in_half_of_the_context(evaluate, taught, tmp_path):
 def test_a_chat_model_is_asked_in_its_template(evaluate, taught, questions, tmp_path, monkeypatch):
     template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
     prompts = []
-    written = eval_medqa.Asked.prompt
+    written = scorers.ScorerSettings.prompt
     monkeypatch.setattr(
-        eval_medqa.Asked, "prompt", lambda asked, question: prompts.append(written(asked, question)) or prompts[-1]
+        *(scorers.ScorerSettings, "prompt"),
+        lambda settings, question: prompts.append(written(settings, question)) or prompts[-1],
     )
     options = ["--scorer", "generate", "--chat", "true", "--max_new_tokens", "2"]
     _, results = evaluate(tmp_path / "eval", *options, model=taught(chat_template=template), split="dev")
@@ -221,7 +207,7 @@ def test_passages_leave_room_for_the_answer(evaluate, books, tmp_path, scorer):
     (books / "two.txt").write_text("case fever cough rash pain heart statin aspirin " * 200)
     options = ["--scorer", scorer, "--max_new_tokens", "100", "--passages", books, "--num_passages", "5"]
     _, results = evaluate(tmp_path / "eval", *options, split="dev")
-    assert results["data"]["cut_prompts"] == 0
+    assert results["metrics"]["cut_prompts"] == 0
     assert results["retrieval"]["metrics"]["passages"] >= 1
 
 

@@ -11,8 +11,7 @@ from modeling_pure.data.held_out import split_questions
 from modeling_pure.data.sources import parse_source
 from modeling_pure.grpo.arguments import GRPOScriptArguments
 from modeling_pure.grpo.report import INERT
-from modeling_pure.medqa.questions import read_questions
-from modeling_pure.medqa.splits import split_of
+from modeling_pure.medqa.questions import read_questions, split_of
 from tests.processes import run
 from tests.scripts.conftest import kill_once_written, metrics
 from tests.scripts.runs import same_weights

@@ -9,9 +9,8 @@ import torch
 
 from modeling_pure.errors import InputError
 from modeling_pure.medqa.formats import teach_formats
-from modeling_pure.medqa.questions import read_questions
-from modeling_pure.medqa.scoring import letter_log_likelihoods, text_log_likelihoods
-from modeling_pure.medqa.splits import select_split
+from modeling_pure.medqa.log_likelihood import letter_log_likelihoods, text_log_likelihoods
+from modeling_pure.medqa.questions import read_questions, select_split
 from modeling_pure.tokenizer import load_tokenizer
 from modeling_pure.training.validation import loss_metrics, token_bytes
 

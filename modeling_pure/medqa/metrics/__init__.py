@@ -1,38 +1,31 @@
-"""Two metrics of the `evaluate` library, and how the trainers and the evaluation script use them.
+"""Two metrics of the `evaluate` library, and what our trainers report.
 
-Each folder is a module that `evaluate.load(FOLDER)` loads by its path; it needs numpy alone and can be pushed to the
-Hub as it is.
+Each folder is a module that `evaluate.load(FOLDER)` loads by its path; it needs numpy and scipy, and can be pushed to
+the Hub as it is.
 """
 
-from functools import cache
 from pathlib import Path
 
-import evaluate
 import numpy as np
+from scipy.special import log_softmax
 from transformers import EvalPrediction
 
-from ..calibration import calibration
+from .medqa_accuracy.medqa_accuracy import standard_error
 
 FOLDER = Path(__file__).parent
 
 
-@cache
-def load_metric(name: str) -> evaluate.EvaluationModule:
-    """`medqa_accuracy` or `paired_mcq_comparison`, loaded by path, without a file for what it is given."""
-    return evaluate.load(str(FOLDER / name), keep_in_memory=True)
-
-
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """What a Trainer says of multiple-choice answers: `accuracy`, its `standard_error`, and `nll` over the options.
+    """A Trainer's metrics of multiple-choice answers: `accuracy`, its `standard_error`, and `nll` over the options.
 
     Args:
         prediction: `predictions` of shape (n, options), a log-likelihood or logit for each option, and `label_ids`
-            (n,), the index of the right one; the first option wins a tie. Where one is no number, all that is said
-            is nan: an argmax over nan would be an answer.
+            (n,), the index of the right one; the first option wins a tie. If one is not finite, all metrics are nan:
+            an argmax over nan would look like an answer.
     """
     scores, gold = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
     if not np.isfinite(scores).all():
         return dict.fromkeys(("accuracy", "standard_error", "nll"), float("nan"))
-    measured = load_metric("medqa_accuracy").compute(predictions=scores.argmax(-1), references=gold, n_resamples=0)
-    nll = calibration(scores, gold)["nll"]
-    return {"accuracy": measured["accuracy"], "standard_error": measured["standard_error"], "nll": nll}
+    correct, n = int((scores.argmax(-1) == gold).sum()), len(gold)
+    nll = -float(log_softmax(scores, axis=-1)[np.arange(n), gold].mean())
+    return {"accuracy": correct / n, "standard_error": standard_error(correct, n), "nll": nll}

@@ -1,21 +1,20 @@
-"""Accuracy on multiple-choice questions with three measures of its uncertainty. Needs numpy alone."""
+"""Accuracy on multiple-choice questions with three measures of its uncertainty. Needs numpy and scipy."""
 
 from math import sqrt
-from statistics import NormalDist
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
+from scipy.stats import binomtest
 
 _DESCRIPTION = """
 Accuracy of predicted options, lm-evaluation-harness's standard error, Wilson's score interval, a seeded bootstrap
-interval, and the recall of each option, whose mean no constant answer raises above chance.
+interval, and the recall of each option, whose mean is chance for any constant answer.
 """
-_CITATION = ""
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list of int): index of the predicted option; -1 where there is none, which is wrong.
+    predictions (list of int): index of the predicted option; -1 if there is none, which is wrong.
     references (list of int): index of the right option.
     confidence_level (float): of both intervals, 0.95 by default.
     n_resamples (int): bootstrap resamples, 10,000 by default; 0 leaves the bootstrap interval out.
@@ -39,7 +38,7 @@ class MedqaAccuracy(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
-            citation=_CITATION,
+            citation="",
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
                 {"predictions": datasets.Value("int32"), "references": datasets.Value("int32")}
@@ -60,7 +59,7 @@ class MedqaAccuracy(evaluate.Metric):
         right = np.asarray(predictions) == gold
         correct, n = int(right.sum()), len(right)
         recall = {str(option): float(right[gold == option].mean()) for option in np.unique(gold)}
-        result: dict[str, Any] = {
+        measured: dict[str, Any] = {
             "accuracy": correct / n,
             "correct": correct,
             "n": n,
@@ -70,8 +69,8 @@ class MedqaAccuracy(evaluate.Metric):
             "balanced_accuracy": float(np.mean(list(recall.values()))),
         }
         if n_resamples:
-            result["bootstrap_interval"] = list(bootstrap_interval(correct, n, n_resamples, confidence_level, seed))
-        return result
+            measured["bootstrap_interval"] = list(bootstrap_interval(correct, n, n_resamples, confidence_level, seed))
+        return measured
 
 
 def standard_error(correct: int, n: int) -> float:
@@ -82,13 +81,8 @@ def standard_error(correct: int, n: int) -> float:
 
 def wilson_interval(correct: int, n: int, confidence_level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a proportion (Wilson 1927)."""
-    z = NormalDist().inv_cdf((1 + confidence_level) / 2)
-    p, spread = correct / n, z * z / n
-    middle, half = p + spread / 2, sqrt(spread * (p * (1 - p) + spread / 4))
-    # Where all or none are right the end is 1 or 0, which rounding would miss.
-    low = 0.0 if correct == 0 else (middle - half) / (1 + spread)
-    high = 1.0 if correct == n else (middle + half) / (1 + spread)
-    return low, high
+    low, high = binomtest(correct, n).proportion_ci(confidence_level, method="wilson")
+    return float(low), float(high)
 
 
 def bootstrap_interval(

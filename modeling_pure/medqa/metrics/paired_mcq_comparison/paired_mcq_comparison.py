@@ -1,20 +1,19 @@
-"""Two models that answered the same multiple-choice questions: exact McNemar and paired bootstrap. numpy alone."""
+"""Two models that answered the same multiple-choice questions: exact McNemar and paired bootstrap."""
 
-from math import comb
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
+from scipy.stats import binomtest
 
 _DESCRIPTION = """
 Compares two sets of predictions on the same questions: the questions that only one of them has right, the exact
 (binomial) McNemar test on these, and a seeded paired bootstrap interval of the difference of the accuracies.
 """
-_CITATION = ""
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions1 (list of int): of the first model, index of the predicted option; -1 where there is none.
+    predictions1 (list of int): of the first model, index of the predicted option; -1 if there is none.
     predictions2 (list of int): of the second model, for the same questions in the same order.
     references (list of int): index of the right option.
     confidence_level (float): of the interval, 0.95 by default.
@@ -23,7 +22,7 @@ Args:
 
 Returns:
     difference (accuracy of the second less that of the first), bootstrap_interval [low, high],
-    only_first and only_second (questions that one alone has right), p_value (two-sided; 1.0 where they never differ).
+    only_first and only_second (questions that one alone has right), p_value (two-sided; 1.0 if they never differ).
 
 Examples:
     >>> comparison = evaluate.load("modeling_pure/medqa/metrics/paired_mcq_comparison")  # doctest: +SKIP
@@ -40,7 +39,7 @@ class PairedMcqComparison(evaluate.Comparison):
         number = datasets.Value("int32")
         return evaluate.ComparisonInfo(
             description=_DESCRIPTION,
-            citation=_CITATION,
+            citation="",
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features({"predictions1": number, "predictions2": number, "references": number}),
         )
@@ -73,9 +72,8 @@ class PairedMcqComparison(evaluate.Comparison):
 
 def exact_mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided p-value of the exact McNemar test: of a fair coin on the questions on which two models differ."""
-    n = only_first + only_second
-    tail = sum(comb(n, k) for k in range(min(only_first, only_second) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    differing = only_first + only_second
+    return float(binomtest(only_first, differing).pvalue) if differing else 1.0
 
 
 def bootstrap_interval(

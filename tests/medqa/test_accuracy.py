@@ -1,5 +1,6 @@
 """What records come to, beside the accuracy that counts."""
 
+from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_pure.medqa.measure import measure
-from modeling_pure.medqa.permutations import ORDERS
+from modeling_pure.medqa.accuracy import measure
+from modeling_pure.medqa.formulations import BY_TEXT, ORDERS, Formulation
 from modeling_pure.medqa.statistics import pass_at_k
 from modeling_pure.medqa.tasks import MEDQA
+
+REASONED = Formulation("generate", "reasoned")
 
 
 @given(st.data())
@@ -39,9 +42,9 @@ def test_completions_are_counted(questions):
             **{"finished": [False, True] * 3, "contradicts": [True] + [False] * 5, "reasoning_lengths": [10] * 6},
         ),
     ]
-    metrics, answers = measure(MEDQA, [first, second], "generate", records, ORDERS[1])
-    assert answers.predictions.tolist() == [first.answer, -1]
-    found = metrics["generation"]
+    scored = measure(MEDQA, [first, second], REASONED, records, ORDERS[1])
+    assert scored.predictions.tolist() == [first.answer, -1]
+    found = asdict(scored.metrics.generation)
     shares = {name: found[name] * 12 for name in ("sample_accuracy", "parse_rate", "contradictions", "unfinished")}
     assert shares == pytest.approx({"sample_accuracy": 2, "parse_rate": 4, "contradictions": 1, "unfinished": 3})
     assert (found["samples"], found["mean_length"], found["mean_reasoning_length"]) == (6, 10, 7)
@@ -51,7 +54,7 @@ def test_completions_are_counted(questions):
 
 def test_formats_without_reasons_have_no_length_of_them(questions):
     records = [written([0], question.answer) for question in questions]
-    found = measure(MEDQA, questions, "generate", records, ORDERS[1])[0]["generation"]
+    found = asdict(measure(MEDQA, questions, REASONED, records, ORDERS[1]).metrics.generation)
     assert found["mean_reasoning_length"] is None
     assert found["pass_at_k"] == {"1": found["sample_accuracy"]}
 
@@ -66,12 +69,13 @@ def test_texts_are_chosen_by_sum(questions, orders):
         "cut": False,
     }
     records = [record] * (len(questions) * orders)
-    metrics, answers = measure(MEDQA, questions, "text", records, ORDERS[orders])
+    scored = measure(MEDQA, questions, BY_TEXT, records, ORDERS[orders])
+    metrics = scored.metrics
     gold = [question.answer for question in questions]
-    assert metrics["text"] == {name: gold.count(i) / 120 for i, name in enumerate(("sum", "per_token", "pmi"))}
-    assert set(answers.predictions) == {0}
-    assert metrics["accuracy"] == metrics["text"]["sum"]
+    assert metrics.accuracy_by == {name: gold.count(i) / 120 for i, name in enumerate(("sum", "per_token", "pmi"))}
+    assert set(scored.predictions) == {0}
+    assert metrics.accuracy == metrics.accuracy_by["sum"]
     if orders == 4:
-        assert metrics["permutations"]["mean_accuracy"] == 0.25
+        assert metrics.permutations.mean_accuracy == 0.25
     else:
-        assert "permutations" not in metrics
+        assert metrics.permutations is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modeling_pure.errors import InputError
-from modeling_pure.medqa.baselines import bm25_baseline, question_documents, simple_baselines
+from modeling_pure.medqa.comparisons import bm25_baseline, question_documents, simple_baselines
 from modeling_pure.medqa.questions import Question
 from modeling_pure.medqa.tasks import MEDQA, PUBMEDQA
 from tests.medqa.conftest import plain_bm25

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from modeling_pure.medqa.formats import format_prompt
+from modeling_pure.medqa.log_likelihood import letter_log_likelihoods, sorted_batches, text_log_likelihoods
 from modeling_pure.medqa.questions import Question
-from modeling_pure.medqa.scoring import letter_log_likelihoods, sorted_batches, text_log_likelihoods
 from tests.conftest import adding
 
 

@@ -1,14 +1,15 @@
 """Log-likelihoods of answers in fp32: of labels as the next token, as lm-evaluation-harness scores, and of texts.
 
-A question takes one forward pass, and the head is applied to the last positions of a batch alone. Batches are sorted
-by length, so that these are few, and padded on the right without a mask, which a causal model does not need: no real
-token sees a padded one.
+A question takes one forward pass, and the head is applied to the last positions of a batch only. Batches are sorted by
+length, so that these are few, and padded on the right without a mask, which a causal model does not need: no real
+token attends to a padded one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
@@ -30,11 +31,11 @@ def letter_log_likelihoods(
     Returns:
         float32 tensor of shape (len(questions), 4) on the CPU, in the order of `questions`.
     """
-    prompts = four_option_prompts(questions)
-    scores = torch.empty(len(prompts), len(LETTERS))
-    for batch in sorted_batches(list(map(len, prompt_ids(tokenizer, prompts))), batch_size):
-        scores[batch] = label_log_likelihoods(model, tokenizer, [prompts[i] for i in batch], LETTERS)
-    return scores
+
+    def score(prompts: list[str], batch: list[Question]) -> torch.Tensor:
+        return label_log_likelihoods(model, tokenizer, prompts, LETTERS)
+
+    return in_batches(tokenizer, questions, batch_size, score)
 
 
 def text_log_likelihoods(
@@ -42,25 +43,33 @@ def text_log_likelihoods(
 ) -> torch.Tensor:
     """Log-probabilities of each option's text, as the format `text` writes it, after each MedQA question's prompt.
 
-    What is scored is ` Nitrofurantoin (`, up to where the letter would follow: an option that begins as another one
-    does is no likelier for being shorter. Arguments and result are those of `letter_log_likelihoods`.
+    What is scored is ` Nitrofurantoin (`, up to where the letter would follow, so that an option is not likelier for
+    being the beginning of another one. Arguments and result are those of `letter_log_likelihoods`.
     """
-    prompts = four_option_prompts(questions)
-    scores = torch.empty(len(prompts), len(LETTERS))
-    lengths = list(map(len, prompt_ids(tokenizer, prompts)))
-    for batch in sorted_batches(lengths, max(1, batch_size // len(LETTERS))):
-        contexts = [prompts[i] for i in batch for _ in LETTERS]
-        texts = [text_continuation(option) for i in batch for option in questions[i].options]
+
+    def score(prompts: list[str], batch: list[Question]) -> torch.Tensor:
+        contexts = [prompt for prompt in prompts for _ in LETTERS]
+        texts = [text_continuation(option) for question in batch for option in question.options]
         sums = continuation_log_likelihoods(model, tokenizer, contexts, texts).sums
-        scores[batch] = torch.tensor(sums).view(len(batch), len(LETTERS))
-    return scores
+        return torch.tensor(sums).view(len(prompts), len(LETTERS))
+
+    return in_batches(tokenizer, questions, max(1, batch_size // len(LETTERS)), score)
 
 
-def four_option_prompts(questions: list[Question]) -> list[str]:
-    """The prompts of MedQA questions; ValueError if one has another number of options than four."""
+def in_batches(
+    tokenizer: PreTrainedTokenizerBase,
+    questions: list[Question],
+    batch_size: int,
+    score: Callable[[list[str], list[Question]], torch.Tensor],
+) -> torch.Tensor:
+    """Scores (questions, 4) of MedQA questions in batches; ValueError if one does not have four options."""
     if any(len(question.options) != len(LETTERS) for question in questions):
         raise ValueError(f"every question needs {len(LETTERS)} options")
-    return [format_prompt(question) for question in questions]
+    prompts = [format_prompt(question) for question in questions]
+    scores = torch.empty(len(prompts), len(LETTERS))
+    for batch in sorted_batches(list(map(len, prompt_ids(tokenizer, prompts))), batch_size):
+        scores[batch] = score([prompts[i] for i in batch], [questions[i] for i in batch])
+    return scores
 
 
 @dataclass(frozen=True)
@@ -88,14 +97,12 @@ def continuation_log_likelihoods(
     input_ids, sizes = pad_right([row[:-1] for row in rows])
     first = sizes - torch.tensor(lengths)  # the position before a continuation's first token
     positions = torch.arange(int(first.min()), int(sizes.max()))
-    logits = logits_at(model, input_ids.to(model.device), positions.to(model.device))
-    log_probs = logits.float().log_softmax(-1)
+    log_probs = logits_at(model, input_ids.to(model.device), positions.to(model.device)).float().log_softmax(-1)
     sums = []
     for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         begin = int(first[i] - positions[0])
         targets = torch.tensor(row[-length:], device=log_probs.device)
-        of_row = log_probs[i, begin : begin + length]
-        sums.append(of_row.gather(1, targets[:, None]).sum().item())
+        sums.append(log_probs[i, begin : begin + length].gather(1, targets[:, None]).sum().item())
     return Continuations(sums, lengths, [len(ids) > limit + 1 for ids in whole])
 
 
@@ -105,7 +112,7 @@ def label_log_likelihoods(
 ) -> torch.Tensor:
     """Log-likelihood of each label, after a blank, after each prompt: float32 (prompts, labels) on the CPU.
 
-    Labels of one token each, as GPT-2's, take one forward pass; a tokenizer that splits one takes a row for each.
+    Labels of one token each, as GPT-2's, take one forward pass; if a tokenizer splits one, each takes its own.
     A prompt longer than the model's context is cut from the left.
     """
     texts = [f" {label}" for label in labels]
@@ -116,43 +123,31 @@ def label_log_likelihoods(
         return torch.tensor(sums).view(len(prompts), len(labels))
     context = context_length(model.config, tokenizer)
     input_ids, lengths = pad_right([ids[-context:] for ids in prompt_ids(tokenizer, prompts)])
-    logits = last_logits(model, input_ids.to(model.device), (lengths - 1).to(model.device))
-    return logits.float().log_softmax(-1)[:, [ids[0] for ids in label_ids]].cpu()
+    positions, which = torch.unique((lengths - 1).to(model.device), return_inverse=True)
+    logits = logits_at(model, input_ids.to(model.device), positions)
+    last = logits[torch.arange(len(which), device=which.device), which]
+    return last.float().log_softmax(-1)[:, [ids[0] for ids in label_ids]].cpu()
 
 
 def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of neighbours in length, longest first: what does not fit in memory fails at once."""
+    """Indices in batches of similar length, longest first: what does not fit in memory fails at once."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def pad_right(rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (rows, longest), filled up with 0, and the rows' lengths (rows,)."""
-    lengths = torch.tensor([len(row) for row in rows])
-    input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)
-    for filled, row in zip(input_ids, rows, strict=True):
-        filled[: len(row)] = torch.tensor(row)
-    return input_ids, lengths
-
-
-def last_logits(model: torch.nn.Module, input_ids: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """Logits (batch, vocab) at each row's position `last` (batch,), of ids (batch, length) padded on the right."""
-    positions, which = torch.unique(last, return_inverse=True)
-    return logits_at(model, input_ids, positions)[torch.arange(len(last), device=last.device), which]
+    """Token ids (rows, longest), padded with 0, and the rows' lengths (rows,)."""
+    return pad_sequence([torch.tensor(row) for row in rows], True), torch.tensor([len(row) for row in rows])
 
 
 def logits_at(model: torch.nn.Module, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Logits (batch, positions, vocab) at some positions of all rows.
-
-    Raises:
-        InputError: the model's forward pass cannot be told which logits are wanted.
-    """
-    logits = model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
+    """Logits (batch, positions, vocab) at some positions; `InputError` if the model ignores `logits_to_keep`."""
+    logits: torch.Tensor = model(input_ids=input_ids, use_cache=False, logits_to_keep=positions).logits
     if logits.shape[1] != len(positions):
-        raise InputError(f"model_name_or_path: {type(model).__name__} takes no notice of logits_to_keep")
+        raise InputError(f"model_name_or_path: {type(model).__name__} ignores logits_to_keep")
     return logits
 
 
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that a model can read at once; some have no bound but their tokenizer's."""
+    """Tokens that a model can read at once; some are bounded by their tokenizer alone."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
