@@ -1,6 +1,7 @@
 """Checks of option values that all argument classes share. Each raises `InputError` with the option's name."""
 
 import argparse
+import inspect
 import math
 import os
 from collections.abc import Iterable
@@ -30,12 +31,21 @@ class CommandLine(OneLineErrors, argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, formatter_class=AS_WRITTEN, allow_abbrev=False)
 
 
+def stated_options(kind: type[Any]) -> list[str]:
+    """The options that a dataclass and our classes below it state, without those of a library's class."""
+    ours = [one for one in kind.__mro__ if one.__module__.partition(".")[0] not in ("transformers", "trl", "builtins")]
+    names = {field.name for field in fields(kind)}
+    return [
+        name for name in dict.fromkeys(name for one in ours for name in inspect.get_annotations(one)) if name in names
+    ]
+
+
 def check_texts(options: Any, *may_be_empty: str) -> None:
-    """Raise `InputError` if an option that the class of `options` states is an empty text, or a list with one.
+    """Raise `InputError` if an option that `options` states is an empty text, or a list with one.
 
     A default may be empty.
     """
-    stated = type(options).__annotations__
+    stated = stated_options(type(options))
     for field in fields(options):
         name, value = field.name, getattr(options, field.name)
         if name not in stated or name in may_be_empty or value == field.default:

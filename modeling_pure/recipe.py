@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -19,11 +20,42 @@ import yaml
 from transformers import HfArgumentParser
 
 from .errors import InputError, first_line
-from .options import OneLineErrors
+from .options import OneLineErrors, stated_options
 from .plain_yaml import RecipeLoader, refuse_ambiguous
 
 LIBRARY_ERRORS = (ValueError, TypeError, ImportError, OSError)
 ONE_START = ("resume_from_checkpoint", "allow_recipe_change")
+MAY_MOVE = ("path", "validation_path", "passages")  # of a source, whose data say themselves whether they are the same
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe merged from file and command line, without secrets and what belongs to one start of a run.
+
+    Attributes:
+        options: as they were given, with the defaults of those that our dataclasses state; `--config` reads them.
+        resolved: the same as a run uses them, and all of `fixed`.
+        fixed: names that must not change when a run resumes, or its curve is that of no run.
+        tensors: names that the tensors of a checkpoint depend on.
+    """
+
+    options: dict[str, Any]
+    resolved: dict[str, Any]
+    fixed: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+
+    def resolve(self, **values: Any) -> "Recipe":
+        """The recipe with values that are known only once its parts have been read."""
+        return dataclasses.replace(self, resolved=self.resolved | values)
+
+    def changes(self, before: dict[str, Any], allowed: bool) -> list[str]:
+        """What differs from a resolved recipe: `sources.c4.weight: 0.3, was 0.2`.
+
+        Args:
+            allowed: look only at what the tensors depend on.
+        """
+        keys = self.tensors if allowed else (*self.tensors, *self.fixed)
+        return [line for key in keys for line in differences(key, before.get(key), self.resolved.get(key))]
 
 
 class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -48,7 +80,7 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             epilog=inherited_options_note(dataclass_types),
         )
         self.add_argument("--config", metavar="FILE", help="recipe: a flat YAML file of the options below")
-        stated = [name for kind in dataclass_types for name in vars(kind).get("__annotations__", {})]
+        stated = [name for kind in dataclass_types for name in stated_options(kind)]
         shown = ["help", "config", *stated]
         self.hints = {name: str(hint) for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
         for action in self._actions:
@@ -92,10 +124,11 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
         parsed, unknown = self.parse_known_args(arguments + options, exact)
         if unknown or (unknown := [f"--{key}" for key in recipe if key not in known]):
             raise InputError(f"unknown option '{unknown[0]}'{suggestion(unknown[0], [f'--{name}' for name in known])}")
+        self.values = vars(parsed)
         try:
-            return self.build(vars(parsed))
+            return self.build(self.values)
         except LIBRARY_ERRORS as error:
-            raise InputError(self.naming(first_line(error), vars(parsed))) from error
+            raise InputError(self.naming(first_line(error), self.values)) from error
 
     def build(self, values: dict[str, Any]) -> tuple[Any, ...]:
         """The dataclasses, filled from the values of all options."""
@@ -148,16 +181,31 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             return []
         return [f"--{key}={value}"]
 
-    def merged_recipe(self, parsed: tuple[Any, ...]) -> dict[str, Any]:
-        """The recipe that the last `parse_recipe` came to, complete: what our dataclasses state, and what was given.
+    def merged_recipe(self, parsed: tuple[Any, ...]) -> Recipe:
+        """The recipe that the last `parse_recipe` came to."""
+        fixed, tensors = (
+            tuple(name for kind in self.dataclass_types for name in getattr(kind, names, ()))
+            for names in ("FIXED", "TENSORS")
+        )
+        plain = [one.to_dict() if hasattr(one, "to_dict") else dataclasses.asdict(one) for one in parsed]
+        resolved = {name: value for values in plain for name, value in values.items() if not name.endswith("token")}
+        ours = [name for name in resolved if name in {*self.stated, *self.given} and name not in ONE_START]
+        return Recipe(
+            {name: self.values[name] for name in ours},
+            {name: resolved[name] for name in resolved if name in {*ours, *fixed, *tensors}},
+            fixed,
+            tensors,
+        )
 
-        Left out is what belongs to one start of a run, and what is secret.
-        """
-        values: dict[str, Any] = {}
-        for arguments in parsed:
-            plain = arguments.to_dict() if hasattr(arguments, "to_dict") else dataclasses.asdict(arguments)
-            values |= {name: plain[name] for name in plain if name in self.stated or name in self.given}
-        return {name: value for name, value in values.items() if name not in ONE_START and not name.endswith("token")}
+
+def differences(key: str, before: Any, now: Any) -> list[str]:
+    """Where two values of a key differ, mapping by mapping."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [name for name in {**before, **now} if name not in MAY_MOVE]
+        return [line for name in names for line in differences(f"{key}.{name}", before.get(name), now.get(name))]
+    if isinstance(before, dict) or isinstance(now, dict):
+        return [f"{key}: gone" if now is None else f"{key}: new"]
+    return [] if before == now else [f"{key}: {now}, was {before}"]
 
 
 def suggestion(word: str, known: list[str]) -> str:
@@ -168,7 +216,7 @@ def suggestion(word: str, known: list[str]) -> str:
 
 def inherited_options_note(dataclass_types: tuple[type, ...]) -> str | None:
     """The foot of the help page: which Hugging Face class's other options are accepted."""
-    parents = [base for kind in dataclass_types for base in kind.__bases__ if dataclasses.is_dataclass(base)]
+    parents = [kind.__bases__[-1] for kind in dataclass_types if dataclasses.is_dataclass(kind.__bases__[-1])]
     return "".join(
         f"Every other option of {base.__module__.split('.')[0]}.{base.__name__} works too." for base in parents
     )

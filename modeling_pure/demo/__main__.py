@@ -30,7 +30,7 @@ from ..medqa.compare import paired
 from ..medqa.questions import Question, read_questions
 from ..medqa.results import read_evaluation
 from ..options import CommandLine, check_seeds
-from ..training.callbacks import METRICS_FILE, read_metrics
+from ..training.run_folder import METRICS_FILE, read_metrics
 from . import facts, table, world
 
 RUNS = Path("runs/demo")

@@ -18,7 +18,7 @@ from ..modeling_pure import PureForCausalLM
 from ..records import looks_local
 from ..tokenizer import check_vocabulary, load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments, model_config
-from ..training.report import model_flops, training_bytes, training_memory
+from ..training.throughput import model_flops, training_bytes, training_memory
 
 PASS, WARN, FAIL, SKIPPED = "pass", "warn", "fail", "skipped"
 HUB_SECONDS = 5.0
@@ -45,7 +45,7 @@ class Context:
     def __post_init__(self) -> None:
         # A run may wait minutes for a server; whoever asks now whether it answers wants to know now.
         self.data = replace(self.data, streaming_timeout=min(self.data.streaming_timeout, HUB_SECONDS))
-        self.training.share_out(self.data.max_seq_length)
+        self.plan = self.training.batch_plan(self.data.max_seq_length)
 
     @cached_property
     def sources(self) -> list[Source]:
@@ -130,7 +130,7 @@ class Context:
     @property
     def tokens(self) -> int:
         """Of the whole run."""
-        return self.training.max_steps * self.training.sequences_per_step * self.data.max_seq_length
+        return self.training.max_steps * self.plan.sequences_per_step * self.data.max_seq_length
 
     @property
     def flops(self) -> int:
@@ -140,11 +140,11 @@ class Context:
     @property
     def size(self) -> tuple[int, int]:
         """Rows of a pass, and their length."""
-        return self.training.per_device_train_batch_size, self.data.max_seq_length
+        return self.plan.micro_batch_size, self.data.max_seq_length
 
     def memory(self, training: PureTrainingArguments, length: int) -> tuple[float, str]:
         """What a pass takes by the arithmetic of the start-up block: bytes, and in words."""
-        of_pass = (self.config, self.parameters, training, length)
+        of_pass = (self.config, self.parameters, training, training.batch_plan(length).micro_batch_size * length)
         return sum(training_bytes(*of_pass).values()), training_memory(*of_pass)
 
 

@@ -97,7 +97,7 @@ def check_gpu(context: Context) -> Finding:
     if free < context.state_bytes:
         return Finding(FAIL, found, "a GPU with more memory, or end what else runs on it (nvidia-smi)")
     if free < needed:
-        rows, passes = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        rows, passes = context.plan.micro_batch_size, context.plan.accumulation
         halved = f"--per_device_train_batch_size {rows // 2}"
         halved += "" if args.tokens_per_step else f" --gradient_accumulation_steps {2 * passes}"
         return Finding(WARN, found, "--gradient_checkpointing true" + (f", or {halved}" if rows > 1 else ""))
@@ -180,7 +180,7 @@ def check_workers(context: Context) -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = f"{workers} data worker(s) and the run itself on {cores} core(s)"
     # Token ids and positions of int64, two batches ahead of the one in use.
-    shared = 3 * workers * 2 * 8 * args.per_device_train_batch_size * context.data.max_seq_length
+    shared = 3 * workers * 2 * 8 * context.plan.micro_batch_size * context.data.max_seq_length
     room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else shared
     if room < shared:
         found = f"{SHARED_MEMORY} has {in_bytes(room)}, the workers' batches take {in_bytes(shared)}"

@@ -120,7 +120,7 @@ def measured_steps(context: Context, args: PureTrainingArguments, length: int) -
 def measured_arguments(context: Context, rows: int, length: int, folder: str) -> PureTrainingArguments:
     """The recipe's arguments for two stretches of steps, the first to warm up, which leave nothing behind."""
     args = context.training
-    passes = 1 if (rows, length) != context.size else args.gradient_accumulation_steps
+    passes = 1 if (rows, length) != context.size else context.plan.accumulation
     seconds_of_work = GPU_FLOPS if args.device.type == "cuda" else CPU_FLOPS
     fewest, most = STEPS
     stretch = min(most, max(fewest, int(seconds_of_work / (passes * rows * length * context.flops))))
@@ -128,6 +128,7 @@ def measured_arguments(context: Context, rows: int, length: int, folder: str) ->
         args,
         output_dir=folder,
         max_steps=2 * stretch,
+        tokens_per_step=None,
         logging_steps=stretch,
         per_device_train_batch_size=rows,
         gradient_accumulation_steps=passes,
@@ -157,7 +158,7 @@ def judge_speed(context: Context, line: dict[str, float], size: str) -> Finding:
 
 def measured_size(context: Context) -> tuple[int, int]:
     """Rows and their length: the recipe's, or one short row where a processor would take minutes for a step."""
-    work = context.training.sequences_per_step * context.data.max_seq_length * context.flops
+    work = context.plan.sequences_per_step * context.data.max_seq_length * context.flops
     if context.training.device.type != "cuda" and work > CPU_FLOPS:
         return 1, min(SMALL_LENGTH, context.data.max_seq_length)
     return context.size

@@ -139,7 +139,7 @@ def check_pretokenized(context: Context) -> Finding:
     args, cure = context.training, "python -m modeling_pure.data.pretokenize goes on with it"
     try:
         packed = PretokenizedMixture(context.sources, context.tokenizer, context.data, seed_of_data(args))
-        packed.check_rows(args.max_steps * args.sequences_per_step)
+        packed.check_rows(args.max_steps * context.plan.sequences_per_step)
         next(iter(packed))
     except (InputError, RunStopped) as error:
         return Finding(FAIL, str(error), cure)

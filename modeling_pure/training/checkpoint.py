@@ -122,18 +122,6 @@ def callback_attributes(checkpoint: str | Path, callback: str) -> dict[str, Any]
     return attributes
 
 
-def already_finished(output_dir: str, max_steps: int) -> bool:
-    """Whether a run's folder holds everything that its last step and what follows it leave; says so."""
-    try:
-        step: int = json.loads((Path(output_dir) / STATE_FILE).read_text())["global_step"]  # written last of all
-    except (OSError, ValueError, KeyError):
-        return False
-    finished = step >= max_steps and any(Path(output_dir).glob("*.safetensors"))
-    if finished:
-        print(f"{output_dir}: finished before, at step {step}; raise max_steps to go on")
-    return finished
-
-
 def merge_command(adapter: Path) -> str:
     """The command that merges an adapter into its base model, in a folder beside it."""
     try:

@@ -1,5 +1,6 @@
 """A Trainer whose checkpoints are whole or not there, and which a signal stops without losing anything."""
 
+import json
 import logging
 import math
 import os
@@ -28,10 +29,9 @@ from .checkpoint import (
     last_complete_checkpoint,
     write_file_list,
 )
-from .hub import create_repository, repository_id
+from .hub import Publisher, create_repository, repository_id
 from .launch import check_engine
-from .publishing import Publisher
-from .run_folder import folder_of
+from .run_folder import CHECKPOINT_RECIPE, folder_of
 from .sharding import load_optimizer, load_weights, whole
 from .signals import StopOnSignal
 
@@ -47,6 +47,7 @@ class DurableTrainer(Trainer):
     Hub. `save_total_limit` counts the newest ones; the best one is kept beside them.
     """
 
+    args: Any  # a `TrainingArguments` with `RunOptions`
     model: PreTrainedModel
     hub_model_id: str | None  # type: ignore[assignment]  # inferred as None
     eval_dataset: Any
@@ -71,9 +72,11 @@ class DurableTrainer(Trainer):
         self.publisher = Publisher(self.args, self.hub_model_id) if self.hub_model_id else None
         self.stop_on_signal = StopOnSignal()
         self.add_callback(self.stop_on_signal)
+        self.recipe: dict[str, Any] = {}  # what checkpoints say that they were made with
+        self.restored: Path | None = None  # the checkpoint that `restore` was called for
         self._staging: Path | None = None
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train. A run that was stopped after its last step takes up its state and makes none.
 
         Args:
@@ -81,19 +84,29 @@ class DurableTrainer(Trainer):
 
         Raises:
             RunInterrupted: a signal has stopped the run; it has saved a checkpoint.
+            ValueError: the run has no complete checkpoint, as in Trainer.
         """
         if self.publisher:
             self.init_hf_repo()
-        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
-        if checkpoint and self.has_finished(Path(checkpoint)):
-            # Trainer would make one step too many.
-            self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
-            self._load_from_checkpoint(str(self.best_saved()[0]) if self.ends_with_best else checkpoint)
-            return TrainOutput(self.state.global_step, 0.0, {})
-        if checkpoint and self.args.should_save:
-            leave_later_checkpoints(Path(checkpoint), self._run_folder)
+        if resume_from_checkpoint is True:
+            checkpoint = last_complete_checkpoint(self._run_folder)
+            if checkpoint is None:
+                raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
+        else:
+            checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if checkpoint:
+            if checkpoint != self.restored:
+                self.restore(checkpoint)
+            self.restored = None  # training leaves what was restored behind
+            if self.has_finished(checkpoint):
+                # Trainer would make one step too many.
+                self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+                self._load_from_checkpoint(str(self.best_saved()[0] if self.ends_with_best else checkpoint))
+                return TrainOutput(self.state.global_step, 0.0, {})
+            if self.args.should_save:
+                leave_later_checkpoints(checkpoint, self._run_folder)
         try:
-            result = super().train(checkpoint, *args, **kwargs)
+            result = super().train(str(checkpoint) if checkpoint else None, *args, **kwargs)
             self.stop_on_signal.raise_if_stopped(self.state)
         except (RunInterrupted, RunStopped):
             if self.publisher:  # what was saved last may be all that outlives this machine
@@ -108,18 +121,9 @@ class DurableTrainer(Trainer):
         first_ones = {formats.index(name) for name in set(formats)}
         return rows.select(sorted({*range(min(len(rows), 2 * self.args.world_size)), *first_ones}))
 
-    def checkpoint_to_resume(self, given: str | bool | None) -> str | None:
-        """The folder that `train` is given, of which True means the last complete one of the run.
-
-        Raises:
-            ValueError: the run has none, as in Trainer.
-        """
-        if given is not True:
-            return str(given) if given else None
-        last = last_complete_checkpoint(self._run_folder)
-        if last is None:
-            raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
-        return str(last)
+    def restore(self, checkpoint: Path) -> None:
+        """Restore what Trainer does not. `train` calls this, unless it was called before to find faults early."""
+        self.restored = checkpoint
 
     def _save_whole_weights(self) -> None:
         """Save what one process would, whatever `fsdp_state_dict_type` says: Trainer would end without a model."""
@@ -157,9 +161,9 @@ class DurableTrainer(Trainer):
         """Whether a checkpoint is that of the last step, or epoch."""
         step = complete_step(checkpoint)
         if self.args.max_steps > 0:
-            return step >= self.args.max_steps
+            return bool(step >= self.args.max_steps)
         state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        return step >= state.max_steps and (state.epoch or 0) >= self.args.num_train_epochs
+        return bool(step >= state.max_steps and (state.epoch or 0) >= self.args.num_train_epochs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; into the run's own folder file by file, each under its name only when it is whole."""
@@ -211,14 +215,22 @@ class DurableTrainer(Trainer):
         return result
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both; with `allow_recipe_change` learning rate, weight decay and the like are those of this recipe."""
+        groups = cast(Any, self.optimizer).param_groups
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         if checkpoint and self.is_fsdp_enabled:
             load_optimizer(cast(Any, self.optimizer), Path(checkpoint, OPTIMIZER_NAME))
             schedule = cast(LambdaLR, self.lr_scheduler)
             schedule.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint:
-            self._follow_schedule()
+        if not checkpoint or not isinstance(self.lr_scheduler, LambdaLR):
+            return
+        if self.args.allow_recipe_change:
+            self.lr_scheduler.base_lrs = [given["initial_lr"] for given in settings]
+            for group, given in zip(cast(Any, self.optimizer).param_groups, settings, strict=True):
+                group.update(given)
+        self._follow_schedule(self.lr_scheduler)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
@@ -239,14 +251,12 @@ class DurableTrainer(Trainer):
             return super()._load_best_model()
         return self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
 
-    def _follow_schedule(self) -> None:
+    def _follow_schedule(self, schedule: LambdaLR) -> None:
         """Take the next step at the rate of this run's schedule: the checkpoint's may be that of a shorter run."""
-        schedule = self.lr_scheduler
-        if isinstance(schedule, LambdaLR):
-            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
-            schedule._last_lr = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
-            for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
-                group["lr"] = rate
+        factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+        schedule._last_lr = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
+        for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+            group["lr"] = rate
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
@@ -259,7 +269,8 @@ class DurableTrainer(Trainer):
             best, _, _ = self.best_saved()
             self.state.best_model_checkpoint = str(best) if best else None
             if self.args.should_save:
-                self._add_to_checkpoint(staging / name)
+                if self.recipe:
+                    (staging / name / CHECKPOINT_RECIPE).write_text(json.dumps(self.recipe, indent=2) + "\n")
                 self.state.save_to_json(str(staging / name / STATE_FILE))
                 self._write_card(staging / name)
                 write_file_list(staging / name)  # last, over what every other writer has left
@@ -279,9 +290,6 @@ class DurableTrainer(Trainer):
             facts["last training loss"] = f"{losses[-1]:.4f}"
         title = f"Pure, in training, step {self.state.global_step:,}"
         write_model_card(str(checkpoint), title, self.model.config, {"In training": facts}, [])
-
-    def _add_to_checkpoint(self, folder: Path) -> None:
-        """Write what a checkpoint holds beside what Trainer writes."""
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Not yet: Trainer calls this while the checkpoint has a temporary name."""

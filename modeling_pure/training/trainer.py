@@ -1,7 +1,6 @@
 """`transformers.Trainer` on the mixture: it always knows which rows it has trained on, and resumes after them."""
 
 import gc
-import json
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial, reduce
@@ -12,11 +11,9 @@ from typing import Any, cast
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import TrainOutput
 
 from ..data.mixture import collate_sequences, document_boundaries
 from ..data.states import Progress, RankState, TokenSequence, TrainingData
@@ -24,15 +21,13 @@ from ..errors import InputError, RunStopped
 from ..medqa.questions import Question
 from ..modeling_pure import PureForCausalLM
 from .arguments import PureTrainingArguments
-from .checkpoint import callback_attributes, checkpoint_folders, checkpoint_step, complete_step
+from .checkpoint import callback_attributes, checkpoint_folders, checkpoint_step
 from .health import NonFiniteGuard, NotFinite, loss_spike
 from .kernels import choose_attention_kernel, compile_layers, separate_documents_by_lengths
 from .optimizer import muon_with_adamw
-from .report import model_flops
-from .run_folder import CHECKPOINT_RECIPE, Recipe
 from .saving import DurableTrainer
 from .signals import leave_signals_to_the_run
-from .throughput import Throughput, device_peak
+from .throughput import Throughput, device_peak, model_flops
 from .validation import dev_metrics, loss_metrics, sequence_nats, token_bytes
 
 logger = logging.getLogger(__name__)
@@ -56,23 +51,10 @@ class DataPosition(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"ranks": self.ranks}}
 
 
-def resume_data(checkpoint: str | Path, dataset: TrainingData[Any], args: PureTrainingArguments) -> str | None:
-    """Put the data where it was when a checkpoint was written; returns what changes for the user, if anything does.
-
-    Raises:
-        InputError: another kind of run wrote the checkpoint, or one with other sources and no `allow_recipe_change`.
-    """
-    ranks: list[RankState[Any]] = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
-    try:
-        return dataset.resume(ranks, max(1, args.dataloader_num_workers))
-    except InputError as error:
-        if not args.allow_recipe_change:
-            raise
-        return f"the data begin anew: {error}"
-
-
-def check_given(args: Any, train_dataset: Any, eval_dataset: Any, **others: Any) -> TrainingData[Any]:
-    """The training rows, once everything that `PureTrainer` is given has been looked at.
+def check_given(
+    args: Any, train_dataset: Any, eval_dataset: Any, **others: Any
+) -> tuple[PureTrainingArguments, TrainingData[Any]]:
+    """The arguments and training data, once everything that `PureTrainer` is given has been checked.
 
     Raises:
         InputError: something that Trainer takes and a run on a mixture does not.
@@ -85,7 +67,7 @@ def check_given(args: Any, train_dataset: Any, eval_dataset: Any, **others: Any)
     for name in ("data_collator", "compute_metrics", "preprocess_logits_for_metrics"):
         if others.get(name) is not None:
             raise InputError(f"{name}: a mixture has its own batches, and evaluation its own metrics; leave it out")
-    return cast(TrainingData[Any], train_dataset)
+    return args, train_dataset
 
 
 class PureTrainer(DurableTrainer):
@@ -97,7 +79,6 @@ class PureTrainer(DurableTrainer):
         eval_dataset: held-out rows with the name of their `source`, in the mixture or outside it.
         document_mask: whether the documents of a row are kept from attending to each other.
         questions: MedQA dev questions to answer at each validation.
-        recipe: what a checkpoint says it was made with (`run_folder.check_recipe`).
 
     Raises:
         InputError: it is given what it cannot use, or questions or Muon under FSDP.
@@ -120,10 +101,12 @@ class PureTrainer(DurableTrainer):
         *more: Any,
         document_mask: bool = False,
         questions: list[Question] | None = None,
-        recipe: Recipe | None = None,
         **kwargs: Any,
     ) -> None:
-        train_dataset = check_given(args, train_dataset, eval_dataset, data_collator=data_collator, **kwargs)
+        args, train_dataset = check_given(args, train_dataset, eval_dataset, data_collator=data_collator, **kwargs)
+        self.plan = args.batch_plan(train_dataset.sequence_length)
+        args.per_device_train_batch_size = self.plan.micro_batch_size  # which Trainer reads
+        args.gradient_accumulation_steps = self.plan.accumulation
         self.data_position, self.tokenizer = DataPosition(), train_dataset.tokenizer
         self.document_end = self.tokenizer.eos_token_id if document_mask else None
         collator = partial(collate_sequences, document_end=self.document_end)
@@ -135,9 +118,9 @@ class PureTrainer(DurableTrainer):
             logger.warning("DeepSpeed takes its steps by itself: those that are not finite are counted, not skipped")
         if self.is_fsdp_enabled and questions:
             raise InputError("medqa_dev_questions: ranks answer other questions, which FSDP does not allow; take DDP")
-        self.questions, self.recipe = questions or [], recipe or {}
+        self.questions = questions or []
         self.token_bytes = token_bytes(self.tokenizer, self.model.config.vocab_size)
-        self.micro_batch_size = self.args.train_batch_size  # fewer once a pass has run out of memory
+        self.micro_batch_size = self.plan.micro_batch_size  # fewer once a pass has run out of memory
         steps = self.args.logging_steps
         between = ceil(steps if steps >= 1 else steps * self.args.max_steps)
         kept = between + self.args.max_nonfinite_steps
@@ -149,6 +132,7 @@ class PureTrainer(DurableTrainer):
             peak and peak * self.args.world_size,
             self.args.device,
         )
+        self.add_callback(self.throughput)
         choose_attention_kernel(self.args.attention_kernel)
         if document_mask and self.args.bf16 and self.args.device.type == "cuda":
             separate_documents_by_lengths(self.model)
@@ -158,7 +142,7 @@ class PureTrainer(DurableTrainer):
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one optimizer step, over all devices."""
-        return self.args.sequences_per_step * self.train_dataset.sequence_length
+        return self.plan.sequences_per_step * self.train_dataset.sequence_length
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW as Trainer makes it, or Muon with AdamW."""
@@ -166,23 +150,12 @@ class PureTrainer(DurableTrainer):
             self.optimizer = muon_with_adamw(self.model, self.args)
         return super().create_optimizer(model)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """With `allow_recipe_change` learning rate, weight decay and the like are those of this recipe."""
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        super()._load_optimizer_and_scheduler(checkpoint)
-        schedule = self.lr_scheduler
-        if checkpoint and self.args.allow_recipe_change and isinstance(schedule, LambdaLR):
-            schedule.base_lrs = [given["initial_lr"] for given in settings]
-            for group, given in zip(self.optimizer.param_groups, settings, strict=True):
-                group.update(given)
-            self._follow_schedule()
-
     def get_train_dataloader(self) -> DataLoader[TokenSequence[Any]]:
         """A plain loader: the mixture already gives each rank its own rows, so accelerate must not share them out."""
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self.train_dataset,
-            batch_size=self.args.train_batch_size,
+            batch_size=self.plan.micro_batch_size,
             collate_fn=self.data_collator,
             num_workers=workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,
@@ -193,16 +166,26 @@ class PureTrainer(DurableTrainer):
             generator=torch.Generator(),  # else it would draw from the one that a checkpoint has restored
         )
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train; with a checkpoint, first put the data where that checkpoint left it."""
-        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
-        self.throughput.start(complete_step(Path(checkpoint)) if checkpoint else 0)
-        if checkpoint:
-            resume_data(checkpoint, self.train_dataset, self.args)
-            if workers := self.train_dataset.position:
-                self.data_position.workers = dict(workers)
-                self.data_position.last_worker = (self.train_dataset.first_worker - 1) % len(workers)
-        return super().train(checkpoint, *args, **kwargs)
+    def restore(self, checkpoint: Path) -> None:
+        """Put the data where a checkpoint left them.
+
+        Raises:
+            InputError: another kind of run wrote it, or one with other sources and no `allow_recipe_change`.
+        """
+        super().restore(checkpoint)
+        ranks: list[RankState[Any]] = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
+        data = self.train_dataset
+        try:
+            change = data.resume(ranks, max(1, self.args.dataloader_num_workers))
+        except InputError as error:
+            if not self.args.allow_recipe_change:
+                raise
+            change = f"the data restart: {error}"
+        if change and self.is_world_process_zero():
+            print(change)
+        if data.position:
+            self.data_position.workers = dict(data.position)
+            self.data_position.last_worker = (data.first_worker - 1) % len(data.position)
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
@@ -271,7 +254,7 @@ class PureTrainer(DurableTrainer):
         if rows == 1:
             raise RunStopped("out of memory with one row in a pass; say --gradient_checkpointing true")
         if self.args.world_size > 1:  # the other ranks are in the middle of a pass and will not begin it again
-            passes = f" --gradient_accumulation_steps {2 * self.args.gradient_accumulation_steps}"
+            passes = f" --gradient_accumulation_steps {2 * self.plan.accumulation}"
             raise RunStopped(
                 f"out of memory with {rows} rows in a pass; say --per_device_train_batch_size {rows // 2}"
                 + ("" if self.args.tokens_per_step else passes)
@@ -381,6 +364,3 @@ class PureTrainer(DurableTrainer):
         data.ranks = gather_object([position])
         with self.throughput.paused():
             super()._save_checkpoint(model, trial)
-
-    def _add_to_checkpoint(self, folder: Path) -> None:
-        (folder / CHECKPOINT_RECIPE).write_text(json.dumps(self.recipe, indent=2) + "\n")

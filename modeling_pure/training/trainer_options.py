@@ -1,8 +1,9 @@
-"""Checks of Trainer's options before anything is built: what Trainer finds out later, or with a traceback."""
+"""Options of a run that both phases share, and checks of Trainer's own: it finds faults later, or with a traceback."""
 
 import dataclasses
 import math
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -14,8 +15,14 @@ from transformers.training_args import OptimizerNames, trainer_log_levels
 
 from ..errors import InputError, first_line
 from ..options import check_above_zero, check_choices, check_numbers, check_output_folder, check_seeds, check_texts
-from .launch import check_processes, choose_bf16
+from .kernels import check_attention_kernel
+from .launch import check_processes, choose_bf16, join_processes
 from .run_folder import folder_of
+
+if TYPE_CHECKING:  # for its fields; at run time the class of a phase comes before that of its library
+    Options = TrainingArguments
+else:
+    Options = object
 
 LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
@@ -51,6 +58,62 @@ COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotu
 RESOLVED = {"accelerator_config": AcceleratorConfig()}  # of None
 CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop"}
 MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")
+
+LOWER_IS_BETTER = ("loss", "nll", "bits_per_byte", "perplexity", "standard_error")
+
+
+@dataclass
+class RunOptions(Options):
+    """Precision, checkpoints, reports and the Hub: what both phases state, to stand before the library's class."""
+
+    # Options of the optimizer and the data that must not change when a run resumes, as a `FIXED` of other classes.
+    FIXED: ClassVar[tuple[str, ...]] = (
+        *("seed", "data_seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+        *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim_args"),
+    )
+    # Those that the tensors of a checkpoint depend on.
+    TENSORS: ClassVar[tuple[str, ...]] = ("optim",)
+
+    bf16: bool | None = field(  # type: ignore[assignment]  # None, as in TRL: decided in `__post_init__`
+        default=None, metadata={"help": "use bf16 autocast; default: true if the GPU supports it"}
+    )
+    attention_kernel: str = field(
+        default="auto", metadata={"help": "auto (PyTorch's default order for the GPU), flash, or cudnn"}
+    )
+    eval_strategy: str = field(default="steps", metadata={"help": "when to evaluate: steps, epoch or no"})
+    save_total_limit: int | None = field(default=3, metadata={"help": "newest checkpoints kept, and the best one"})
+    logging_steps: float = field(default=10, metadata={"help": "optimizer steps between log lines"})
+    report_to: list[str] | None = field(
+        default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb, trackio, ..., all or none"}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "checkpoint to resume from, a folder or hf://user/name; default: the run's last complete one"
+        },
+    )
+    allow_recipe_change: bool = field(
+        default=False,
+        metadata={"help": "resume with another recipe; data restart if their saved position no longer applies"},
+    )
+    push_to_hub: bool = field(default=False, metadata={"help": "push checkpoints and the final model to the Hub"})
+    hub_model_id: str | None = field(default=None, metadata={"help": "repository on the Hub, user/name"})
+    hub_strategy: str = field(
+        default="every_save",
+        metadata={
+            "help": "end; every_save: weights, each checkpoint's in a branch; checkpoint: also the newest one's full "
+            "state, from which the same command resumes on an empty disk"
+        },
+    )
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "make the repository a private one"})
+
+    def __post_init__(self) -> None:
+        if self.greater_is_better is None:  # Trainer knows of names that end in loss only
+            self.greater_is_better = not any(kind in (self.metric_for_best_model or "") for kind in LOWER_IS_BETTER)
+        check_attention_kernel(self.attention_kernel)
+        join_processes(self)
+        super().__post_init__()
+        check_built_options(self)
 
 
 def check_trainer_options(args: TrainingArguments, **refused: str) -> None:
@@ -119,10 +182,10 @@ def refuse_idle(args: TrainingArguments, prefix: str | tuple[str, ...], in_use: 
 def changed(args: TrainingArguments, kind: type[Any]) -> list[str]:
     """The fields of a dataclass that have another value in `args` than their default, or than Trainer makes of it."""
     names = []
-    for field in dataclasses.fields(kind):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if getattr(args, field.name) not in (default, RESOLVED.get(field.name, default)):
-            names.append(field.name)
+    for option in dataclasses.fields(kind):
+        default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
+        if getattr(args, option.name) not in (default, RESOLVED.get(option.name, default)):
+            names.append(option.name)
     return names
 
 

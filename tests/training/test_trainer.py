@@ -12,8 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 from modeling_pure.data.mixture import collate_sequences
 from modeling_pure.errors import InputError, RunStopped
-from modeling_pure.training.report import training_flops
-from modeling_pure.training.throughput import Throughput, peak_tflops
+from modeling_pure.training.throughput import Throughput, peak_tflops, training_flops
 from modeling_pure.training.trainer import PureTrainer
 from tests.conftest import numbers_in
 from tests.training.conftest import losses
