@@ -44,6 +44,7 @@ from modeling_pure.training.run_folder import MetricsFile
 from modeling_pure.training.throughput import model_flops, training_memory
 from modeling_pure.training.trainer import PureTrainer
 from modeling_pure.training.trainer_options import seed_of_data
+from modeling_pure.training.validation import metrics_in_words
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -233,7 +234,7 @@ def finish(trainer: PureTrainer, run: Run) -> None:
     }
     results = {
         "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
-        **validation_facts(metrics),
+        **metrics_in_words(metrics),
         "best checkpoint": f"{best.name} ({metric:.4f})" if best else "none",
     }
     exams = [path for source in mixture.sources if source.format == "medqa" for path in source.paths]
@@ -241,22 +242,6 @@ def finish(trainer: PureTrainer, run: Run) -> None:
     panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
     panels["validation loss by source"] = [name for name in metrics if name.startswith("eval_loss/")]
     run.finish(trainer, "Pure, pretrained", "Pretraining", made_from, results, evaluations, panels)
-
-
-def validation_facts(metrics: dict[str, float]) -> dict[str, str]:
-    """The lines of the report on single sources."""
-    facts = {}
-    for name in [name.removeprefix("eval_loss/") for name in metrics if name.startswith("eval_loss/")]:
-        facts[f"  {name}"] = f"{metrics[f'eval_loss/{name}']:.4f}"
-        if bits := metrics.get(f"eval_bits_per_byte/{name}"):
-            facts[f"  {name}"] += f", {bits:.4f} bits per byte"
-        if ratio := metrics.get(f"eval_perplexity_ratio/{name}"):
-            facts[f"  {name}"] += f"; outside the mixture, {ratio:.2f} times its perplexity"
-    if "eval_medqa_accuracy" in metrics:
-        facts["MedQA dev accuracy (chance 25 %)"] = f"{metrics['eval_medqa_accuracy']:.1%}"
-    if "eval_medqa_text_accuracy" in metrics:
-        facts["MedQA dev accuracy by text"] = f"{metrics['eval_medqa_text_accuracy']:.1%}"
-    return facts
 
 
 if __name__ == "__main__":

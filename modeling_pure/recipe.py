@@ -2,9 +2,8 @@
 
     python train_pretrain.py --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/c4/*.parquet'
 
-A key that holds a mapping (`sources`) takes dotted overrides; `null` is None, here and there. `--help` shows the
-options that our own dataclasses state; all others of the Hugging Face class below them are accepted too, and named at
-the foot of the page.
+A key that holds a mapping (`sources`) takes dotted overrides; `null` is None in both. `--help` shows the options that
+our own dataclasses state; all others of the Hugging Face class below them are accepted too.
 """
 
 import argparse
@@ -59,14 +58,14 @@ class Recipe:
 
 
 class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults behind each option, and the script's own description as it was written."""
+    """Shows the default of each option, and the script's description as it was written."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=110)
 
 
 class RecipeParser(OneLineErrors, HfArgumentParser):
-    """Reads one or more dataclasses from `--config FILE.yaml` and the command line, which has the last word."""
+    """Reads one or more dataclasses from `--config FILE.yaml` and the command line, which takes precedence."""
 
     dataclass_types: list[Any]
 
@@ -77,11 +76,15 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             description=description,
             allow_abbrev=False,
             formatter_class=HelpPage,
-            epilog=inherited_options_note(dataclass_types),
+            epilog="".join(
+                f"Every other option of {base.__module__.split('.')[0]}.{base.__name__} works too."
+                for base in (kind.__bases__[-1] for kind in dataclass_types)
+                if dataclasses.is_dataclass(base)
+            ),
         )
         self.add_argument("--config", metavar="FILE", help="recipe: a flat YAML file of the options below")
-        stated = [name for kind in dataclass_types for name in stated_options(kind)]
-        shown = ["help", "config", *stated]
+        self.stated = [name for kind in dataclass_types for name in stated_options(kind)]
+        shown = ["help", "config", *self.stated]
         self.hints = {name: str(hint) for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
         for action in self._actions:
             if action.dest not in shown or action.option_strings[0].startswith("--no_"):
@@ -100,14 +103,9 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
         # The page follows our own order, not that of the class below.
         page = self._optionals._group_actions
         page.sort(key=lambda action: shown.index(action.dest) if action.dest in shown else len(shown))
-        self.stated = stated
 
     def parse_recipe(self, argv: list[str]) -> tuple[Any, ...]:
-        """The dataclasses filled from `argv`.
-
-        Raises:
-            InputError: no such recipe, an unknown key, or a value of the wrong kind.
-        """
+        """The dataclasses filled from `argv`; raises `InputError` for an unknown key or a value of the wrong kind."""
         path, overrides, options = split_arguments(argv)
         recipe = read_recipe(path) if path else {}
         known = [action.dest for action in self._actions]
@@ -118,8 +116,8 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             override(recipe, dotted, value)
         names = (option.lstrip("-").partition("=")[0].replace("-", "_") for option in options)
         self.given = {*recipe, *names}
-        # Recipe values pass through the same checks as the command line, which follows them and so wins.
-        exact = argparse.Namespace()  # what no text stands for: null, lists that may be empty, mappings
+        # Recipe values pass through the same checks as the command line, which follows them and so takes precedence.
+        exact = argparse.Namespace()  # what no text expresses: null, lists that may be empty, mappings
         arguments = [text for key, value in recipe.items() for text in self.as_arguments(key, value, exact)]
         parsed, unknown = self.parse_known_args(arguments + options, exact)
         if unknown or (unknown := [f"--{key}" for key in recipe if key not in known]):
@@ -139,7 +137,7 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
         )
 
     def naming(self, message: str, values: dict[str, Any]) -> str:
-        """A library's message behind the option that it is about: the given one without which it is not raised."""
+        """A library's message with the option that it is about: the given one without which it is not raised."""
         for name in sorted(self.given & values.keys()):
             if name in message:
                 return message
@@ -150,7 +148,7 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
         return message
 
     def as_arguments(self, key: str, value: Any, exact: argparse.Namespace) -> list[str]:
-        """A recipe entry as command-line arguments; what no text stands for is put into `exact` instead.
+        """A recipe entry as command-line arguments; what no text expresses is put into `exact` instead.
 
         Raises:
             InputError: a value of another kind than the option's, or a word that may be true or false.
@@ -209,17 +207,9 @@ def differences(key: str, before: Any, now: Any) -> list[str]:
 
 
 def suggestion(word: str, known: list[str]) -> str:
-    """`; did you mean ...?` where a known word is close."""
+    """`; did you mean ...?` if a known word is close."""
     close = get_close_matches(word, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def inherited_options_note(dataclass_types: tuple[type, ...]) -> str | None:
-    """The foot of the help page: which Hugging Face class's other options are accepted."""
-    parents = [kind.__bases__[-1] for kind in dataclass_types if dataclasses.is_dataclass(kind.__bases__[-1])]
-    return "".join(
-        f"Every other option of {base.__module__.split('.')[0]}.{base.__name__} works too." for base in parents
-    )
 
 
 def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]], list[str]]:

@@ -7,7 +7,7 @@ TRL's own defaults leave the refinements of DeepSeek-V3.2 (arXiv 2512.02556, sec
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from trl import GRPOConfig
@@ -15,7 +15,7 @@ from trl import GRPOConfig
 from ..errors import InputError
 from ..medqa.formats import checked_formats
 from ..medqa.rewards import REWARD_WEIGHTS
-from ..options import check_choices, check_numbers, check_shares, check_texts
+from ..options import check_choices, check_numbers, check_shares, check_texts, option
 from ..recipe import parse_value
 from ..training.batch import BatchPlan, RolloutPlan
 from ..training.trainer_options import RunOptions, check_trainer_options, refuse_idle
@@ -47,40 +47,26 @@ class GRPOScriptArguments:
     )
     TENSORS: ClassVar = ("algorithm", "lora_rank")
 
-    model_name_or_path: str = field(
-        default="runs/pretrain", metadata={"help": "any causal language model: a folder or a Hub id"}
+    model_name_or_path: str = option("runs/pretrain", "any causal language model: a folder or a Hub id")
+    questions: str = option("GBaker/MedQA-USMLE-4-options", "MedQA questions: a Hub id or local files")
+    questions_config: str | None = option(None, "the Hub data set's configuration")
+    grpo_holdout: float = option(0.0, "share of the train questions that pretraining kept out, as stated there")
+    holdout_only: bool = option(False, "train on those kept-out questions alone")
+    length_penalty_min_tokens: int = option(
+        4, "answers shorter than this many tokens lose up to 0.01 of reward; 0 = off"
     )
-    questions: str = field(
-        default="GBaker/MedQA-USMLE-4-options", metadata={"help": "MedQA questions: a Hub id or local files"}
+    medqa_dev_questions: int = option(500, "dev questions to answer at each evaluation, at most")
+    answer_formats: dict[str, float] | str | None = option(
+        None,
+        "letter, text or reasoned, or their shares, '{text: 0.5, reasoned: 0.5}'; default: text if the "
+        "checkpoint was taught it, else letter",
     )
-    questions_config: str | None = field(default=None, metadata={"help": "the Hub data set's configuration"})
-    grpo_holdout: float = field(
-        default=0.0, metadata={"help": "share of the train questions that pretraining kept out, as stated there"}
-    )
-    holdout_only: bool = field(default=False, metadata={"help": "train on those kept-out questions alone"})
-    length_penalty_min_tokens: int = field(
-        default=4, metadata={"help": "answers shorter than this many tokens lose up to 0.01 of reward; 0 = off"}
-    )
-    medqa_dev_questions: int = field(
-        default=500, metadata={"help": "dev questions to answer at each evaluation, at most"}
-    )
-    answer_formats: dict[str, float] | str | None = field(
-        default=None,
-        metadata={
-            "help": "letter, text or reasoned, or their shares, '{text: 0.5, reasoned: 0.5}'; default: text if the "
-            "checkpoint was taught it, else letter"
-        },
-    )
-    chat: bool = field(default=False, metadata={"help": "ask in the tokenizer's chat template, for instruct models"})
-    passages: str | None = field(
-        default=None, metadata={"help": "open book: folder of texts, whose best passages stand before each question"}
-    )
-    num_passages: int = field(default=3, metadata={"help": "passages before each question"})
-    algorithm: str = field(
-        default="grpo", metadata={"help": "grpo, or sft: cross entropy on the right answers to the same prompts"}
-    )
-    lora_rank: int = field(default=0, metadata={"help": "rank of LoRA adapters to train; 0 = all weights"})
-    lora_alpha: int = field(default=32, metadata={"help": "scale of the adapters, over their rank"})
+    chat: bool = option(False, "ask in the tokenizer's chat template, for instruct models")
+    passages: str | None = option(None, "open book: folder of texts, whose best passages stand before each question")
+    num_passages: int = option(3, "passages before each question")
+    algorithm: str = option("grpo", "grpo, or sft: cross entropy on the right answers to the same prompts")
+    lora_rank: int = option(0, "rank of LoRA adapters to train; 0 = all weights")
+    lora_alpha: int = option(32, "scale of the adapters, over their rank")
 
     def __post_init__(self) -> None:
         check_texts(self)
@@ -108,101 +94,68 @@ class PureGRPOConfig(RunOptions, GRPOConfig):
         *("reward_weights", "scale_rewards", "multi_objective_aggregation", "mask_truncated_completions"),
         *("top_entropy_quantile", "entropy_coef", "use_adaptive_entropy", "model_init_kwargs"),
     )
-    AS_GIVEN = (
-        *("per_device_train_batch_size", "gradient_accumulation_steps", "generation_batch_size"),
-        *("prompts_per_step", "steps_per_generation", "updates_per_rollout"),
-    )
 
-    output_dir: str = field(
-        default="runs/grpo",
-        metadata={"help": "folder of the run; the same command again continues from its last complete checkpoint"},
+    output_dir: str = option(
+        "runs/grpo", "folder of the run; the same command again continues from its last complete checkpoint"
     )
-    max_steps: int = field(default=4578, metadata={"help": "optimizer steps, at most"})
-    max_tokens: int = field(default=600_000_000, metadata={"help": "generated tokens, at most; 0 = no limit"})
-    prompts_per_step: int | None = field(
-        default=None,
-        metadata={
-            "help": "prompts of an optimizer step over all devices; micro-batches and accumulation follow from it"
-        },
+    max_steps: int = option(4578, "optimizer steps, at most")
+    max_tokens: int = option(600_000_000, "generated tokens, at most; 0 = no limit")
+    prompts_per_step: int | None = option(
+        None, "prompts of an optimizer step over all devices; micro-batches and accumulation follow from it"
     )
-    updates_per_rollout: int | None = field(
-        default=None, metadata={"help": "optimizer steps made on the completions of one rollout"}
+    updates_per_rollout: int | None = option(None, "optimizer steps made on the completions of one rollout")
+    per_device_train_batch_size: int = option(
+        32, "completions in a micro-batch, per device; with prompts_per_step, at most"
     )
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "completions in a micro-batch, per device; with prompts_per_step, at most"}
+    gradient_accumulation_steps: int = option(4, "micro-batches in an optimizer step, without prompts_per_step")
+    steps_per_generation: int = option(8, "micro-batches fed by one rollout, without updates_per_rollout")
+    num_generations: int = option(16, "completions sampled for each prompt (a group)")
+    max_completion_length: int = option(256, "tokens of a completion, at most")
+    temperature: float = option(1.0, "sampling temperature")
+    learning_rate: float = option(1e-5, "learning rate of AdamW after warm-up")
+    lr_scheduler_type: str = option("constant_with_warmup", "schedule")
+    warmup_steps: float = option(50, "steps of linear warm-up")
+    top_p: float = option(0.95, "sample from the likeliest tokens that hold this share of probability; 1 = all")
+    top_k: int = option(512, "sample from the k most likely tokens; 0 = no limit, which sorts the vocabulary")
+    keep_sampling_mask: bool = option(
+        True,
+        "train over the tokens that could be sampled, not the whole vocabulary; false also allows options that "
+        "no mask can express, such as repetition_penalty, with which transformers' generate samples",
     )
-    gradient_accumulation_steps: int = field(
-        default=4, metadata={"help": "micro-batches in an optimizer step, without prompts_per_step"}
+    beta: float = option(0.001, "weight of the KL term towards the starting model")
+    use_bias_correction_kl: bool = option(True, "unbiased KL: the k3 estimate times the ratio")
+    off_policy_mask_threshold: float | None = option(
+        0.05, "drop bad samples this far (nats a token) off policy; inf = none"
     )
-    steps_per_generation: int = field(
-        default=8, metadata={"help": "micro-batches fed by one rollout, without updates_per_rollout"}
+    # The list itself: with other rewards than MedQA's each counts 1.
+    reward_weights: list[float] | None = option(REWARD_WEIGHTS, "of a right answer and of the length penalty")
+    scale_rewards: str | bool = option(  # type: ignore[assignment]  # TRL documents both
+        "none", "advantage = reward - group mean, undivided"
     )
-    num_generations: int = field(default=16, metadata={"help": "completions sampled for each prompt (a group)"})
-    max_completion_length: int = field(default=256, metadata={"help": "tokens of a completion, at most"})
-    temperature: float = field(default=1.0, metadata={"help": "sampling temperature"})
-    learning_rate: float = field(default=1e-5, metadata={"help": "learning rate of AdamW after warm-up"})
-    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "schedule"})
-    warmup_steps: float = field(default=50, metadata={"help": "steps of linear warm-up"})
-    top_p: float = field(
-        default=0.95,
-        metadata={"help": "sample from the likeliest tokens that hold this share of probability; 1 = all"},
+    loss_type: str = option("grpo", "how token losses are averaged; grpo = per sequence")
+    shuffle_dataset: bool | None = option(
+        False, "shuffle the prompts; they already come in another order at every epoch"
     )
-    top_k: int = field(
-        default=512,
-        metadata={"help": "sample from the k most likely tokens; 0 = no limit, which sorts the vocabulary"},
+    disable_dropout: bool = option(True, "no dropout, so that the trained policy is the one that sampled")
+    cast_lm_head_to_fp32: bool = option(True, "logits in fp32: bf16 noise is mostly there")
+    attention_kernel: str = option(
+        "flash", "flash, cudnn (replans for every batch length), or auto (PyTorch's default order)"
     )
-    keep_sampling_mask: bool = field(
-        default=True,
-        metadata={
-            "help": "train over the tokens that could be sampled, not the whole vocabulary; false also allows options "
-            "that no mask can express, such as repetition_penalty, with which transformers' generate samples"
-        },
+    gradient_checkpointing: bool = option(False, "re-run the forward pass to save memory")
+    log_completions: bool = option(True, "show sampled completions, and keep them as parquet in the run folder")
+    num_completions_to_print: int | None = option(2, "completions shown per log line")
+    eval_steps: float | None = option(200, "optimizer steps between evaluations")
+    per_device_eval_batch_size: int = option(32, "dev questions sampled at once, per device")
+    num_generations_eval: int | None = option(1, "completions to each dev question")
+    metric_for_best_model: str | None = option(
+        None,
+        "metric that the best checkpoint is chosen by; default: dev accuracy by letter or text, in which no "
+        "reward has a say, and eval_rewards/correct/mean for reasons and chat",
     )
-    beta: float = field(default=0.001, metadata={"help": "weight of the KL term towards the starting model"})
-    use_bias_correction_kl: bool = field(
-        default=True, metadata={"help": "unbiased KL: the k3 estimate times the ratio"}
-    )
-    off_policy_mask_threshold: float | None = field(
-        default=0.05, metadata={"help": "drop bad samples this far (nats a token) off policy; inf = none"}
-    )
-    reward_weights: list[float] | None = field(
-        default_factory=lambda: REWARD_WEIGHTS,  # itself: other rewards than MedQA's then count 1 each
-        metadata={"help": "of a right answer and of the length penalty"},
-    )
-    scale_rewards: str | bool = field(  # type: ignore[assignment]  # TRL documents both
-        default="none", metadata={"help": "advantage = reward - group mean, undivided"}
-    )
-    loss_type: str = field(default="grpo", metadata={"help": "how token losses are averaged; grpo = per sequence"})
-    shuffle_dataset: bool | None = field(
-        default=False, metadata={"help": "shuffle the prompts; they already come in another order at every epoch"}
-    )
-    disable_dropout: bool = field(
-        default=True, metadata={"help": "no dropout, so that the trained policy is the one that sampled"}
-    )
-    cast_lm_head_to_fp32: bool = field(default=True, metadata={"help": "logits in fp32: bf16 noise is mostly there"})
-    attention_kernel: str = field(
-        default="flash",
-        metadata={"help": "flash, cudnn (replans for every batch length), or auto (PyTorch's default order)"},
-    )
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "re-run the forward pass to save memory"})
-    log_completions: bool = field(
-        default=True, metadata={"help": "show sampled completions, and keep them as parquet in the run folder"}
-    )
-    num_completions_to_print: int | None = field(default=2, metadata={"help": "completions shown per log line"})
-    eval_steps: float | None = field(default=200, metadata={"help": "optimizer steps between evaluations"})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "dev questions sampled at once, per device"})
-    num_generations_eval: int | None = field(default=1, metadata={"help": "completions to each dev question"})
-    metric_for_best_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "metric that the best checkpoint is chosen by; default: dev accuracy by letter or text, in which "
-            "no reward has a say, and eval_rewards/correct/mean for reasons and chat"
-        },
-    )
-    load_best_model_at_end: bool = field(default=False, metadata={"help": "end with the best checkpoint's weights"})
-    save_steps: float = field(default=200, metadata={"help": "optimizer steps between checkpoints"})
-    seed: int = field(default=0, metadata={"help": "seed of sampling, and of the questions' order without data_seed"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
+    load_best_model_at_end: bool = option(False, "end with the best checkpoint's weights")
+    save_steps: float = option(200, "optimizer steps between checkpoints")
+    seed: int = option(0, "seed of sampling, and of the questions' order without data_seed")
+    trust_remote_code: bool = option(False, "run Python code that comes with the model")
 
     def __post_init__(self) -> None:
         if self.ddp_find_unused_parameters is None:

@@ -1,6 +1,6 @@
 """Pretraining arguments. The defaults are those of the two-day run on one A100."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +10,7 @@ from transformers.training_args import OptimizerNames
 
 from ..configuration_pure import PRESETS, PureConfig
 from ..errors import InputError, first_line
-from ..options import check_choices, check_numbers
+from ..options import check_choices, check_numbers, option
 from ..tokenizer import check_vocabulary
 from .batch import BatchPlan
 from .trainer_options import RunOptions, check_trainer_options
@@ -28,12 +28,11 @@ class ModelArguments:
 
     TENSORS: ClassVar = ("preset", "model_overrides")
 
-    preset: str = field(
-        default="medium-large",
-        metadata={"help": "size of the model: tiny, small (30M), medium (124M), medium-large (401M parameters)"},
+    preset: str = option(
+        "medium-large", "size of the model: tiny, small (30M), medium (124M), medium-large (401M parameters)"
     )
-    model_overrides: dict[str, Any] | None = field(
-        default=None, metadata={"help": "PureConfig fields that differ from the preset, e.g. vocab_size"}
+    model_overrides: dict[str, Any] | None = option(
+        None, "PureConfig fields that differ from the preset, e.g. vocab_size"
     )
 
 
@@ -71,61 +70,41 @@ class PureTrainingArguments(RunOptions, TrainingArguments):
 
     FIXED = (*RunOptions.FIXED, "sequences_per_step")
     TENSORS = (*RunOptions.TENSORS, "optimizer")
-    AS_GIVEN = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
-    output_dir: str = field(
-        default="runs/pretrain",
-        metadata={"help": "folder of the run; the same command again continues from its last complete checkpoint"},
+    output_dir: str = option(
+        "runs/pretrain", "folder of the run; the same command again continues from its last complete checkpoint"
     )
-    max_steps: int = field(default=61_035, metadata={"help": "optimizer steps; 61,035 x 32,768 tokens = 2B tokens"})
-    tokens_per_step: int | None = field(
-        default=None,
-        metadata={
-            "help": "tokens of an optimizer step over all devices; micro-batches and accumulation follow from it"
-        },
+    max_steps: int = option(61_035, "optimizer steps; 61,035 x 32,768 tokens = 2B tokens")
+    tokens_per_step: int | None = option(
+        None, "tokens of an optimizer step over all devices; micro-batches and accumulation follow from it"
     )
-    per_device_train_batch_size: int = field(
-        default=16, metadata={"help": "sequences in a micro-batch, per device; with tokens_per_step, at most"}
+    per_device_train_batch_size: int = option(
+        16, "sequences in a micro-batch, per device; with tokens_per_step, at most"
     )
-    gradient_accumulation_steps: int = field(
-        default=1, metadata={"help": "micro-batches in an optimizer step, without tokens_per_step"}
+    gradient_accumulation_steps: int = option(1, "micro-batches in an optimizer step, without tokens_per_step")
+    optimizer: str = option("adamw", "adamw, or another by `optim`; muon: Muon for the layers, AdamW for the rest")
+    learning_rate: float = option(3e-4, "peak learning rate")
+    lr_scheduler_type: str = option("cosine_with_min_lr", "schedule after warm-up")
+    lr_scheduler_kwargs: dict[str, Any] | None = option(
+        None, "settings of the schedule; default: {min_lr: 3e-5} for cosine_with_min_lr, else none"
     )
-    optimizer: str = field(
-        default="adamw",
-        metadata={"help": "adamw, or another by `optim`; muon: Muon for the layers, AdamW for the rest"},
+    warmup_steps: float = option(1526, "steps of linear warm-up; 1,526 = 50M tokens")
+    weight_decay: float = option(0.1, "decoupled weight decay")
+    adam_beta1: float = option(0.9, "AdamW's first-moment decay")
+    adam_beta2: float = option(0.95, "AdamW's second-moment decay")
+    adam_epsilon: float = option(1e-8, "AdamW's epsilon")
+    max_grad_norm: float = option(1.0, "gradients are clipped to this norm")
+    compile_layers: bool | None = option(None, "torch.compile each decoder layer; by default on a GPU")
+    max_nonfinite_steps: int = option(
+        5, "skip a step whose loss or gradient is not finite; stop after this many consecutive skipped steps"
     )
-    learning_rate: float = field(default=3e-4, metadata={"help": "peak learning rate"})
-    lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "schedule after warm-up"})
-    lr_scheduler_kwargs: dict[str, Any] | None = field(
-        default=None,
-        metadata={"help": "settings of the schedule; default: {min_lr: 3e-5} for cosine_with_min_lr, else none"},
-    )
-    warmup_steps: float = field(default=1526, metadata={"help": "steps of linear warm-up; 1,526 = 50M tokens"})
-    weight_decay: float = field(default=0.1, metadata={"help": "decoupled weight decay"})
-    adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's first-moment decay"})
-    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second-moment decay"})
-    adam_epsilon: float = field(default=1e-8, metadata={"help": "AdamW's epsilon"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are clipped to this norm"})
-    compile_layers: bool | None = field(
-        default=None, metadata={"help": "torch.compile each decoder layer; by default on a GPU"}
-    )
-    max_nonfinite_steps: int = field(
-        default=5,
-        metadata={
-            "help": "skip a step whose loss or gradient is not finite; stop after this many consecutive skipped steps"
-        },
-    )
-    eval_steps: float | None = field(default=1000, metadata={"help": "optimizer steps between validations"})
-    per_device_eval_batch_size: int = field(
-        default=8, metadata={"help": "sequences in a forward pass of validation, per device"}
-    )
-    save_strategy: str = field(default="steps", metadata={"help": "when to save a checkpoint"})
-    save_steps: float = field(default=1000, metadata={"help": "optimizer steps between checkpoints"})
-    metric_for_best_model: str | None = field(
-        default="eval_loss", metadata={"help": "metric that the best checkpoint is chosen by"}
-    )
-    dataloader_num_workers: int = field(default=2, metadata={"help": "processes that read and tokenise; 0 = none"})
-    seed: int = field(default=0, metadata={"help": "seed of the weights, and of the data's order without data_seed"})
+    eval_steps: float | None = option(1000, "optimizer steps between validations")
+    per_device_eval_batch_size: int = option(8, "sequences in a forward pass of validation, per device")
+    save_strategy: str = option("steps", "when to save a checkpoint")
+    save_steps: float = option(1000, "optimizer steps between checkpoints")
+    metric_for_best_model: str | None = option("eval_loss", "metric that the best checkpoint is chosen by")
+    dataloader_num_workers: int = option(2, "processes that read and tokenise; 0 = none")
+    seed: int = option(0, "seed of the weights, and of the data's order without data_seed")
 
     def batch_plan(self, sequence_length: int) -> BatchPlan:
         """How a step of sequences of `sequence_length` tokens is divided.

@@ -25,7 +25,7 @@ from ..errors import InputError, first_line
 from ..model_card import CardEvaluation, write_model_card
 from ..recipe import Recipe
 from .checkpoint import STATE_FILE, complete_step
-from .hub import check_hub, find_checkpoint, hub_facts, push_finished
+from .hub import Publisher, check_hub, create_repository, find_checkpoint, hub_facts
 from .kernels import describe_attention
 from .launch import describe_precision, describe_processes, naming_lost_ranks, run_lock
 from .run_folder import (
@@ -79,7 +79,8 @@ class Run:
             finished = step is not None and step >= args.max_steps
             if finished:
                 print(f"{folder}: finished before, at step {step}; raise max_steps to continue")
-                push_finished(args)
+                if args.push_to_hub and not args.process_index:
+                    Publisher(args, create_repository(args)).finish()
             yield cls(args, recipe, checkpoint, finished)
 
     def start(self, trainer: DurableTrainer, title: str, facts: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are whole or not there, and which a signal stops without losing anything."""
+"""A Trainer with atomic checkpoints, which a signal stops without losing anything."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ STAGING = "_unfinished"  # what is being written; a run that was killed while it
 
 
 class DurableTrainer(Trainer):
-    """What `PureTrainer` and `PureGRPOTrainer` have in common, to stand before a class of transformers or TRL.
+    """What the trainers of both phases share, to stand before a class of transformers or TRL.
 
     A checkpoint is written under another name, flushed to the disk and renamed; with `push_to_hub` it then goes to the
     Hub. `save_total_limit` counts the newest ones; the best one is kept beside them.
@@ -56,10 +56,15 @@ class DurableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         check_engine(self.args, self.accelerator)
         if self.is_fsdp_enabled:
-            self._save_whole_weights()
+            plugin = cast(Any, self.accelerator.state).fsdp_plugin
+            if plugin.fsdp_version != 2:
+                raise InputError(
+                    "fsdp_version: 1 is not supported; set it to 2, as accelerate_configs/fsdp2.yaml does"
+                )
+            plugin.set_state_dict_type("FULL_STATE_DICT")  # else Trainer would end without a model
         config, tokenizer = cast(Any, self.model.config), cast(Any, self.processing_class)
         if tokenizer is not None and 0 < (getattr(config, "num_real_tokens", None) or 0) < len(tokenizer):
-            config.num_real_tokens = min(len(tokenizer), config.vocab_size)  # it has taken some of the spare rows
+            config.num_real_tokens = min(len(tokenizer), config.vocab_size)  # it uses some of the spare ids
         if self.args.warmup_steps > self.args.max_steps > 0:
             logger.warning(
                 f"warmup_steps: {self.args.warmup_steps:g} are more than max_steps {self.args.max_steps}: this run "
@@ -77,7 +82,7 @@ class DurableTrainer(Trainer):
         self._staging: Path | None = None
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train. A run that was stopped after its last step takes up its state and makes none.
+        """Train; a run that was stopped after its last step only loads its state.
 
         Args:
             resume_from_checkpoint: a folder; or True, the last complete checkpoint of the run, as in Trainer.
@@ -109,13 +114,13 @@ class DurableTrainer(Trainer):
             result = super().train(str(checkpoint) if checkpoint else None, *args, **kwargs)
             self.stop_on_signal.raise_if_stopped(self.state)
         except (RunInterrupted, RunStopped):
-            if self.publisher:  # what was saved last may be all that outlives this machine
+            if self.publisher:  # the last checkpoint may be all that outlives this machine
                 self.publisher.wait(patient=False)
             raise
         return result
 
     def few_rows(self) -> Any:
-        """The rows of `eval_dataset` to rehearse with: two for each process, and one of each answer format."""
+        """Rows of `eval_dataset` to rehearse with: two for each process, and one of each answer format."""
         rows = self.eval_dataset
         formats = rows["answer_format"][:] if "answer_format" in rows.column_names else []
         first_ones = {formats.index(name) for name in set(formats)}
@@ -125,27 +130,20 @@ class DurableTrainer(Trainer):
         """Restore what Trainer does not. `train` calls this, unless it was called before to find faults early."""
         self.restored = checkpoint
 
-    def _save_whole_weights(self) -> None:
-        """Save what one process would, whatever `fsdp_state_dict_type` says: Trainer would end without a model."""
-        plugin = cast(Any, self.accelerator.state).fsdp_plugin
-        if plugin.fsdp_version != 2:
-            raise InputError("fsdp_version: 1 is not supported; set it to 2, as accelerate_configs/fsdp2.yaml does")
-        plugin.set_state_dict_type("FULL_STATE_DICT")
-
     @property
     def _run_folder(self) -> Path:
         return Path(folder_of(self.args))
 
     @property
     def ends_with_best(self) -> bool:
-        """Whether the best checkpoint's weights are taken at the end: asked for, measured, and still on this disk."""
+        """Whether the run ends with the best checkpoint's weights: asked for, measured, and still on this disk."""
         best, _, _ = self.best_saved()
         return bool(self.args.load_best_model_at_end and best) and not checkpoint_fault(cast(Path, best))
 
     def best_saved(self) -> tuple[Path | None, int, float]:
         """The best checkpoint of the run, its step and its metric; (None, 0, nan) if none was measured.
 
-        `TrainerState` notes the best validation, which may be that of a step that was not saved.
+        The best validation, which `TrainerState` holds, may be of a step that was not saved.
         """
         metric = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
         lines = [line for line in self.state.log_history if not math.isnan(line.get(metric, math.nan))]
@@ -166,7 +164,7 @@ class DurableTrainer(Trainer):
         return bool(step >= state.max_steps and (state.epoch or 0) >= self.args.num_train_epochs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model; into the run's own folder file by file, each under its name only when it is whole."""
+        """Save the model; into the run's own folder atomically, file by file."""
         if output_dir or _internal_call:
             return super().save_model(output_dir, _internal_call)
         run_folder = self._run_folder
@@ -176,29 +174,24 @@ class DurableTrainer(Trainer):
                 flush(staging)
                 for file in staging.iterdir():
                     os.replace(file, run_folder / file.name)
-                (run_folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # of a former version
         return None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the model: without a pickle of the arguments, and readable by whoever may read the other files."""
+        """Write the model, without a pickle of the arguments, which holds this machine's paths and nobody reads."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self._run_folder)
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # nobody reads it, and it has this machine's paths
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             follow_umask([*folder.glob("*.safetensors"), *folder.glob("*/adapter_model.safetensors")])
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository of the run; not yet while Trainer is built, since the run may still be refused."""
+        """Create the repository of the run; not while Trainer is built, since the run may still be refused."""
         if self.is_world_process_zero():
             is_built = hasattr(self, "stop_on_signal")
             self.hub_model_id = create_repository(self.args) if is_built else repository_id(self.args)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]  # pushes in several commits
-        """Push the run's folder as it is; Trainer's would save the model once more, on all ranks.
-
-        Raises:
-            RunStopped: it could not be pushed.
-        """
+        """Push the run's folder, or raise `RunStopped`; Trainer's would save the model again, on all ranks."""
         if not self.hub_model_id:
             self.init_hf_repo()
         if self.is_world_process_zero():
@@ -206,10 +199,10 @@ class DurableTrainer(Trainer):
             self.publisher.finish()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Leave the card to the script: Trainer's would replace ours, which says what the model is not for."""
+        """Leave the card to the run: Trainer's would replace ours, which says what the model is not for."""
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        # Trainer would go on with the intervals of the checkpoint, whatever the arguments say now.
+        # Trainer would use the intervals of the checkpoint, whatever the arguments say now.
         result = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         return result
@@ -273,9 +266,9 @@ class DurableTrainer(Trainer):
                     (staging / name / CHECKPOINT_RECIPE).write_text(json.dumps(self.recipe, indent=2) + "\n")
                 self.state.save_to_json(str(staging / name / STATE_FILE))
                 self._write_card(staging / name)
-                write_file_list(staging / name)  # last, over what every other writer has left
+                write_file_list(staging / name)  # last, over all other files
                 if fault := checkpoint_fault(staging / name):
-                    raise RunStopped(f"output_dir: {name} could not be resumed from: {fault}")
+                    raise RunStopped(f"output_dir: {name} could not be resumed: {fault}")
                 flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
                 self._delete_old_checkpoints()
@@ -283,7 +276,7 @@ class DurableTrainer(Trainer):
             self.publisher.push(run_folder / name)
 
     def _write_card(self, checkpoint: Path) -> None:
-        """Say what a checkpoint is, and what it is not for: it is loaded, and pushed, like a model that is done."""
+        """Say what a checkpoint is, and is not for: it is loaded, and pushed, like a finished model."""
         losses = [line["loss"] for line in self.state.log_history if "loss" in line]
         facts = {"step": f"{self.state.global_step:,} of {self.state.max_steps:,}"}
         if losses:
@@ -292,12 +285,12 @@ class DurableTrainer(Trainer):
         write_model_card(str(checkpoint), title, self.model.config, {"In training": facts}, [])
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Not yet: Trainer calls this while the checkpoint has a temporary name."""
+        """Do nothing: Trainer calls this while the checkpoint has a temporary name."""
 
     def _delete_old_checkpoints(self) -> None:
         if not self.checkpoints_kept:
             return
-        # Those of later steps are damaged, or of a course that the run has left.
+        # Later ones are damaged, or were left when the run went back.
         folders = [folder for step, folder in checkpoint_folders(self._run_folder) if step <= self.state.global_step]
         pushed = self.publisher.busy if self.publisher else set()
         for folder in folders[: -self.checkpoints_kept]:
@@ -306,7 +299,7 @@ class DurableTrainer(Trainer):
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
-        """A folder to write in, gone afterwards; a disk that is full stops the run and leaves all else alone."""
+        """A temporary folder to write in; a full disk stops the run and leaves all other files alone."""
         run_folder = self._run_folder
         staging = run_folder / STAGING
         try:
@@ -322,7 +315,7 @@ class DurableTrainer(Trainer):
                 raise
             raise RunStopped(
                 f"output_dir: cannot write to '{run_folder}' at step {self.state.global_step}: {first_line(error)}; "
-                "what was saved before is as it was. Make room, and the same command goes on from there"
+                "earlier checkpoints are intact. Make room, and the same command continues from there"
             ) from error
         finally:
             self._staging = None
@@ -331,7 +324,7 @@ class DurableTrainer(Trainer):
 
 
 def is_write_error(error: Exception) -> bool:
-    """Whether an error says that a file could not be written; torch.save has no class of its own for that."""
+    """Whether a file could not be written; torch.save has no error class of its own for that."""
     zip_writer = ("inline_container", "PytorchStreamWriter", "iostream error")
     if isinstance(error, RuntimeError):
         return any(words in str(error) for words in zip_writer)
@@ -339,17 +332,17 @@ def is_write_error(error: Exception) -> bool:
 
 
 def leave_later_checkpoints(checkpoint: Path, run_folder: Path) -> None:
-    """Set aside what a run saved after a checkpoint that it goes back to: it would be taken for its newest."""
+    """Rename checkpoints that a run saved after the one that it returns to: they would count as its newest."""
     for step, folder in checkpoint_folders(run_folder):
         if folder.resolve().parent == checkpoint.resolve().parent and step > complete_step(checkpoint):
             aside = folder.with_name(f"_left-{folder.name}")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(folder, aside)
-            print(f"{folder} is now {aside.name}: the run goes on from {checkpoint.name}")
+            print(f"{folder} is now {aside.name}: the run continues from {checkpoint.name}")
 
 
 def flush(folder: Path) -> None:
-    """Have everything in a folder on the disk."""
+    """Write everything in a folder to the disk."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -359,7 +352,7 @@ def flush(folder: Path) -> None:
 
 
 def replace_folder(new: Path, place: Path) -> None:
-    """Give a folder its name; one that has the name already, of an earlier course of the run, makes room."""
+    """Rename a folder, replacing one that has the name already."""
     if place.exists():
         os.rename(place, new.with_name("replaced"))
     os.rename(new, place)
