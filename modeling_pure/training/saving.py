@@ -1,4 +1,8 @@
-"""A Trainer with atomic checkpoints, which a signal stops without losing anything."""
+"""A Trainer with atomic checkpoints, which a signal stops without losing anything.
+
+A checkpoint of sharded weights (FSDP2) is that of one process: whole tensors under the same names and numbers. So a run
+can resume on any number of processes, sharded or not, and every checkpoint can be loaded.
+"""
 
 import json
 import logging
@@ -11,9 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
@@ -32,7 +38,6 @@ from .checkpoint import (
 from .hub import Publisher, create_repository, repository_id
 from .launch import check_engine
 from .run_folder import CHECKPOINT_RECIPE, folder_of
-from .sharding import load_optimizer, load_weights, whole
 from .signals import StopOnSignal
 
 logger = logging.getLogger(__name__)
@@ -361,3 +366,44 @@ def replace_folder(new: Path, place: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def whole(state: Any, keep: bool) -> Any:
+    """Gather the sharded tensors of a state on the CPU, or drop them unless `keep`; to be called by all processes."""
+
+    def gather(tensor: DTensor) -> torch.Tensor | None:
+        gathered = tensor.full_tensor()
+        return gathered.cpu() if keep else None
+
+    return tree_map_only(DTensor, gather, state)
+
+
+def shard(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a whole tensor, sharded as `like` is."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load a checkpoint's weights; each process keeps its shard."""
+    own = model.state_dict()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  is no mapping
+                own[name].copy_(shard(weights.get_tensor(name), own[name]))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, file: Path) -> None:
+    """Load an optimizer's whole state; each process keeps its shard."""
+    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    saved["state"] = {
+        number: {
+            name: shard(value, parameters[number]) if value.shape == parameters[number].shape else value
+            for name, value in state.items()
+        }
+        for number, state in saved["state"].items()
+    }
+    optimizer.load_state_dict(saved)

@@ -39,7 +39,7 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(device_name: str) -> float | None:
-    """Peak dense bf16 TFLOP/s of a device by its name, as CUDA gives it; None where it is not in the table."""
+    """Peak dense bf16 TFLOP/s of a device by its name, as CUDA gives it; None if it is not in the table."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
@@ -53,7 +53,7 @@ class Throughput(TrainerCallback):
 
     Args:
         tokens_per_step: of all devices.
-        flops_per_token: of training, in the convention of `training_flops`.
+        flops_per_token: of training, in the convention of `model_flops`.
         peak: TFLOP/s of all devices together; without it there is no MFU.
     """
 
@@ -80,7 +80,7 @@ class Throughput(TrainerCallback):
         self.paused_for += time.perf_counter() - began
 
     def measure(self, step: int, max_steps: int) -> dict[str, float]:
-        """What a log line after `step` says, and begin anew."""
+        """The speed that a log line after `step` reports; starts a new measurement."""
         seconds = time.perf_counter() - self.began - self.paused_for
         speed = (step - self.step) * self.tokens_per_step / seconds
         self.start(step)
@@ -105,10 +105,10 @@ def state_memory(parameters: int) -> str:
 def training_bytes(config: PureConfig, parameters: int, args: TrainingArguments, tokens: int) -> dict[str, int]:
     """Bytes that a micro-batch of `tokens` tokens takes on each device with compiled layers, by arithmetic.
 
-    Saved for the backward pass are, for each token and layer, the inputs of both norms and what these give, queries,
-    keys, values and their mixture, and three of the width of the MLP, with `qk_norm` queries and keys twice; with
-    checkpointing, a layer's input alone, and the rest of one layer at a time. The loss holds a chunk of logits, twice
-    in their dtype and twice in float32.
+    The backward pass needs, for each token and layer, the inputs and outputs of both norms, queries, keys, values and
+    their mixture, and three tensors of the MLP's width; with `qk_norm`, queries and keys twice; with checkpointing,
+    the input of each layer, and the rest of one layer at a time. The loss holds a chunk of logits, twice in their
+    dtype and twice in float32.
     """
     width = 2 if args.bf16 else 4
     keys = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
@@ -128,16 +128,11 @@ def training_memory(config: PureConfig, parameters: int, args: TrainingArguments
     return f"about {total:.1f} GB: " + ", ".join(f"{size / 1e9:.1f} {part}" for part, size in parts.items())
 
 
-def training_flops(parameters: int, embedding_parameters: int, layers: int, hidden: int, length: int) -> int:
+def model_flops(model: PreTrainedModel, length: int) -> int:
     """FLOPs of training on one token: 6 x matmul parameters + 12 x layers x hidden x length.
 
     The convention of PaLM (Chowdhery et al. 2022, appendix B), without the input embedding, which is a lookup.
     """
-    return 6 * (parameters - embedding_parameters) + 12 * layers * hidden * length
-
-
-def model_flops(model: PreTrainedModel, length: int) -> int:
-    """`training_flops` of a model on rows of `length` tokens."""
     config = model.config
-    embedding = config.vocab_size * config.hidden_size
-    return training_flops(model.num_parameters(), embedding, config.num_hidden_layers, config.hidden_size, length)
+    matmul = model.num_parameters() - config.vocab_size * config.hidden_size
+    return 6 * matmul + 12 * config.num_hidden_layers * config.hidden_size * length

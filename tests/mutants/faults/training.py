@@ -85,9 +85,9 @@ FAULTS = [
     Fault(
         "a checkpoint is renamed before the list of its files",
         TRAINING + "saving.py",
-        """                write_file_list(staging / name)  # last, over what every other writer has left
+        """                write_file_list(staging / name)  # last, over all other files
                 if fault := checkpoint_fault(staging / name):
-                    raise RunStopped(f"output_dir: {name} could not be resumed from: {fault}")
+                    raise RunStopped(f"output_dir: {name} could not be resumed: {fault}")
                 flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
 """,
