@@ -1,6 +1,6 @@
 """A Trainer with atomic checkpoints, which a signal stops without losing anything.
 
-A checkpoint of sharded weights (FSDP2) is that of one process: whole tensors under the same names and numbers. So a run
+A checkpoint of sharded weights (FSDP2) is that of one process, whole tensors under the same names and numbers: a run
 can resume on any number of processes, sharded or not, and every checkpoint can be loaded.
 """
 
