@@ -186,14 +186,25 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             for names in ("FIXED", "TENSORS")
         )
         plain = [one.to_dict() if hasattr(one, "to_dict") else dataclasses.asdict(one) for one in parsed]
-        resolved = {name: value for values in plain for name, value in values.items() if not name.endswith("token")}
-        ours = [name for name in resolved if name in {*self.stated, *self.given} and name not in ONE_START]
+        resolved = {name: without_tokens(value) for values in plain for name, value in values.items()}
+        public = [name for name in resolved if name not in ONE_START and not name.endswith("token")]
+        ours = [name for name in public if name in {*self.stated, *self.given}]
         return Recipe(
-            {name: self.values[name] for name in ours},
-            {name: resolved[name] for name in resolved if name in {*ours, *fixed, *tensors}},
+            {name: without_tokens(self.values[name]) for name in ours},
+            {name: resolved[name] for name in public if name in {*ours, *fixed, *tensors}},
             fixed,
             tensors,
         )
+
+
+def without_tokens(value: Any) -> Any:
+    """An option's value without tokens of the Hub, which a mapping, or one written as JSON, may hold."""
+    if isinstance(value, str) and value.startswith("{"):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, dict):
+        return {name: without_tokens(one) for name, one in value.items() if name != "token"}
+    return value
 
 
 def differences(key: str, before: Any, now: Any) -> list[str]:

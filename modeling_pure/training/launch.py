@@ -213,19 +213,16 @@ def lost_ranks(rank: int, world_size: int) -> list[str]:
     lost = ["rank 0, which holds the store,"]  # unless the store answers
 
     def ask() -> None:
-        store = _get_default_store()
-        store.set(f"pure/answer/{rank}", "")
-        time.sleep(ANSWER_SECONDS)
-        silent = [other for other in range(world_size) if not store.check([f"pure/answer/{other}"])]
-        places = {other: f"pure/process/{other}" for other in silent}
-        known = {other: store.get(place).decode() for other, place in places.items() if store.check([place])}
-        lost[:] = [f"rank {other} ({known.get(other, 'not started')})" for other in silent]
-
-    def ask_quietly() -> None:
         with suppress(RuntimeError):
-            ask()
+            store = _get_default_store()
+            store.set(f"pure/answer/{rank}", "")
+            time.sleep(ANSWER_SECONDS)
+            silent = [other for other in range(world_size) if not store.check([f"pure/answer/{other}"])]
+            places = {other: f"pure/process/{other}" for other in silent}
+            known = {other: store.get(place).decode() for other, place in places.items() if store.check([place])}
+            lost[:] = [f"rank {other} ({known.get(other, 'not started')})" for other in silent]
 
-    asking = threading.Thread(target=ask_quietly, daemon=True)
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(2 * ANSWER_SECONDS)
     return list(lost)

@@ -179,6 +179,7 @@ class DurableTrainer(Trainer):
                 flush(staging)
                 for file in staging.iterdir():
                     os.replace(file, run_folder / file.name)
+                (run_folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # of a former version
         return None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:

@@ -95,6 +95,14 @@ def test_a_checkpoint_without_a_recipe_is_refused(tmp_path):
         check_recipe(tmp_path, GRPO, allow_change=True)
 
 
+def test_a_token_inside_a_mapping_is_written_nowhere(tmp_path):
+    kwargs = "{token: hf_secret, attn_implementation: eager}"
+    write_recipe(tmp_path, parse_grpo(["--model_init_kwargs", kwargs, "--hub_token", "hf_secret"])[-1])
+    texts = [file.read_text() for file in tmp_path.iterdir()]
+    assert len(texts) == 2
+    assert all("eager" in text and "hf_secret" not in text for text in texts)
+
+
 @pytest.mark.parametrize(
     ("parse", "argv"),
     [
