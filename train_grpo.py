@@ -54,6 +54,8 @@ from modeling_pure.training.run import Run, refusals_as_input_errors, rehearse
 from modeling_pure.training.run_folder import MetricsFile
 from modeling_pure.training.trainer_options import refuse, seed_of_data
 
+SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")  # of the model, which a resume needs again
+
 
 def main(argv: list[str] | None = None) -> None:
     """Arguments, questions, training, and what the run leaves behind."""
@@ -62,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
     config = model_config(script_args.model_name_or_path, training_args)
     shares = cast(dict[str, float], script_args.answer_formats)  # a string has been parsed
     asking = Asking(shares or default_formats(config), script_args.chat, script_args.algorithm == "sft")
-    with Run.open(training_args, recipe.resolve(answer_formats=asking.shares)) as run:
+    shape = {name: getattr(config, name, None) for name in SHAPE}
+    with Run.open(training_args, recipe.resolve(answer_formats=asking.shares, model_shape=shape)) as run:
         if run.finished:
             return
         with refusals_as_input_errors():

@@ -45,7 +45,7 @@ class GRPOScriptArguments:
         *("model_name_or_path", "questions", "questions_config", "grpo_holdout", "holdout_only", "passages"),
         *("num_passages", "length_penalty_min_tokens", "answer_formats", "chat", "lora_alpha"),
     )
-    TENSORS: ClassVar = ("algorithm", "lora_rank")
+    TENSORS: ClassVar = ("algorithm", "lora_rank", "model_shape")
 
     model_name_or_path: str = option("runs/pretrain", "any causal language model: a folder or a Hub id")
     questions: str = option("GBaker/MedQA-USMLE-4-options", "MedQA questions: a Hub id or local files")

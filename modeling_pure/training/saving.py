@@ -132,7 +132,12 @@ class DurableTrainer(Trainer):
         return rows.select(sorted({*range(min(len(rows), 2 * self.args.world_size)), *first_ones}))
 
     def restore(self, checkpoint: Path) -> None:
-        """Restore what Trainer does not. `train` calls this, unless it was called before to find faults early."""
+        """Restore what Trainer does not. `train` calls this, unless it was called before to find faults early.
+
+        Raises:
+            InputError: the checkpoint is not complete, or was written by another kind of run.
+        """
+        complete_step(checkpoint)
         self.restored = checkpoint
 
     @property

@@ -159,11 +159,7 @@ class PureTrainer(DurableTrainer):
         )
 
     def restore(self, checkpoint: Path) -> None:
-        """Put the data where a checkpoint left them.
-
-        Raises:
-            InputError: another kind of run wrote it, or one with other sources and no `allow_recipe_change`.
-        """
+        """Put the data where a checkpoint left them; raises `InputError` for other data, unless that is allowed."""
         super().restore(checkpoint)
         ranks: list[RankState[Any]] = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
         data = self.train_dataset

@@ -13,7 +13,10 @@ from train_pretrain import parse_arguments as parse_pretrain
 SOURCES = '{"c4": {"path": "a.jsonl", "weight": 1}}'
 MODEL = ["--preset", "medium", "--model_overrides", "{num_hidden_layers: 2}"]
 PRETRAIN = parse_pretrain(["--sources", SOURCES, *MODEL])[-1]
-GRPO, SFT = (parse_grpo(["--algorithm", kind, "--answer_formats", "letter"])[-1] for kind in ("grpo", "sft"))
+GRPO, SFT = (
+    parse_grpo(["--algorithm", kind, "--answer_formats", "letter"])[-1].resolve(model_shape={"hidden_size": 32})
+    for kind in ("grpo", "sft")
+)
 KINDS = {"pretraining": PRETRAIN, "grpo": GRPO, "sft": SFT}
 ASKED_FOR = {  # by name, so that none is lost from the classes
     "pretraining": {
