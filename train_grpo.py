@@ -60,19 +60,20 @@ SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")  # of t
 def main(argv: list[str] | None = None) -> None:
     """Arguments, questions, training, and what the run leaves behind."""
     script_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
-    check_model("model_name_or_path", script_args.model_name_or_path)
-    config = model_config(script_args.model_name_or_path, training_args)
-    shares = cast(dict[str, float], script_args.answer_formats)  # a string has been parsed
-    asking = Asking(shares or default_formats(config), script_args.chat, script_args.algorithm == "sft")
-    shape = {name: getattr(config, name, None) for name in SHAPE}
-    with Run.open(training_args, recipe.resolve(answer_formats=asking.shares, model_shape=shape)) as run:
-        if run.finished:
+    with Run.open(training_args) as run:
+        check_model("model_name_or_path", script_args.model_name_or_path)
+        config = model_config(script_args.model_name_or_path, training_args)
+        shares = cast(dict[str, float], script_args.answer_formats)  # a string has been parsed
+        asking = Asking(shares or default_formats(config), script_args.chat, script_args.algorithm == "sft")
+        shape = {name: getattr(config, name, None) for name in SHAPE}
+        recipe = recipe.resolve(answer_formats=asking.shares, model_shape=shape)
+        if run.finished(recipe):
             return
         with refusals_as_input_errors():
             trainer = build_trainer(script_args, training_args, config, asking)
             if training_args.eval_strategy != "no":
                 rehearse(trainer)
-        run.start(trainer, phase(script_args), describe_run(trainer, script_args, asking))
+        run.start(trainer, recipe, phase(script_args), describe_run(trainer, script_args, asking))
         if trainer.is_world_process_zero():
             for warning in asking.warnings(config):
                 print(warning)

@@ -50,13 +50,13 @@ from modeling_pure.training.validation import metrics_in_words
 def main(argv: list[str] | None = None) -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
     model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
-    with Run.open(training_args, recipe) as run:
-        if run.finished:
+    with Run.open(training_args) as run:
+        if run.finished(recipe):
             return
         with refusals_as_input_errors():
             trainer = build_trainer(model_args, data_args, training_args, run.checkpoint)
             rehearse(trainer)
-        run.start(trainer, "Pretraining Pure", describe_run(trainer))
+        run.start(trainer, recipe, "Pretraining Pure", describe_run(trainer))
         trainer.train(run.checkpoint)
         finish(trainer, run)
 

@@ -124,17 +124,9 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             raise InputError(f"unknown option '{unknown[0]}'{suggestion(unknown[0], [f'--{name}' for name in known])}")
         self.values = vars(parsed)
         try:
-            return self.build(self.values)
+            return self.parse_dict(self.values, allow_extra_keys=True)
         except LIBRARY_ERRORS as error:
             raise InputError(self.naming(first_line(error), self.values)) from error
-
-    def build(self, values: dict[str, Any]) -> tuple[Any, ...]:
-        """The dataclasses, filled from the values of all options."""
-        fields = [[field.name for field in dataclasses.fields(kind) if field.init] for kind in self.dataclass_types]
-        return tuple(
-            kind(**{name: values[name] for name in names})
-            for kind, names in zip(self.dataclass_types, fields, strict=True)
-        )
 
     def naming(self, message: str, values: dict[str, Any]) -> str:
         """A library's message with the option that it is about: the given one without which it is not raised."""
@@ -143,7 +135,7 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
                 return message
         for name in sorted(self.given & values.keys()):
             with contextlib.suppress(*LIBRARY_ERRORS, InputError):
-                self.build({**values, name: self.get_default(name)})
+                self.parse_dict({**values, name: self.get_default(name)}, allow_extra_keys=True)
                 return f"{name}: {message}"
         return message
 

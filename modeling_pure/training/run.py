@@ -1,10 +1,11 @@
 """The life of a run, which both phases share: its checks, its start, and what it leaves.
 
-    with Run.open(args, recipe) as run:
-        trainer = ...
-        run.start(trainer, title, facts)
-        trainer.train(run.checkpoint)
-        run.finish(trainer, ...)
+    with Run.open(args) as run:
+        if not run.finished(recipe):
+            trainer = ...
+            run.start(trainer, recipe, title, facts)
+            trainer.train(run.checkpoint)
+            run.finish(trainer, ...)
 
 What could stop it is tried before it writes anything: `rehearse` runs an evaluation in small.
 """
@@ -51,41 +52,45 @@ class Run:
 
     Attributes:
         checkpoint: what it resumes from; None for a new run.
-        finished: whether there is nothing left to train.
     """
 
     args: RunOptions
-    recipe: Recipe
     checkpoint: Path | None
-    finished: bool
 
     @classmethod
     @contextmanager
-    def open(cls, args: RunOptions, recipe: Recipe) -> Iterator[Self]:
-        """Lock the folder, find the checkpoint to resume from, and push a run that is already finished.
+    def open(cls, args: RunOptions) -> Iterator[Self]:
+        """Lock the folder and find the checkpoint to resume from.
 
         Raises:
-            InputError: the run may not be pushed, its folder or a checkpoint cannot be used, or the checkpoint was
-                written with another recipe.
+            InputError: the run may not be pushed, or its folder or checkpoint cannot be used.
         """
         with naming_lost_ranks(args), run_lock(args):
             check_hub(args)
-            checkpoint, folder = find_checkpoint(args), Path(folder_of(args))
-            if checkpoint:
-                check_recipe(checkpoint, recipe, args.allow_recipe_change)
-            step = finished_step(folder)
-            if step is not None and (folder / CHECKPOINT_RECIPE).is_file():
-                check_recipe(folder, recipe, args.allow_recipe_change)
-            finished = step is not None and step >= args.max_steps
-            if finished:
-                print(f"{folder}: finished before, at step {step}; raise max_steps to continue")
-                if args.push_to_hub and not args.process_index:
-                    Publisher(args, create_repository(args)).finish()
-            yield cls(args, recipe, checkpoint, finished)
+            yield cls(args, find_checkpoint(args))
 
-    def start(self, trainer: DurableTrainer, title: str, facts: dict[str, str]) -> None:
+    def finished(self, recipe: Recipe) -> bool:
+        """Whether nothing is left to train; a finished run is pushed.
+
+        Raises:
+            InputError: the checkpoint, or the finished run, was made with another recipe.
+        """
+        folder = Path(folder_of(self.args))
+        step = finished_step(folder)
+        if self.checkpoint:
+            check_recipe(self.checkpoint, recipe, self.args.allow_recipe_change)
+        if step is not None and (folder / CHECKPOINT_RECIPE).is_file():
+            check_recipe(folder, recipe, self.args.allow_recipe_change)
+        if step is None or step < self.args.max_steps:
+            return False
+        print(f"{folder}: finished before, at step {step}; raise max_steps to continue")
+        if self.args.push_to_hub and not self.args.process_index:
+            Publisher(self.args, create_repository(self.args)).finish()
+        return True
+
+    def start(self, trainer: DurableTrainer, recipe: Recipe, title: str, facts: dict[str, str]) -> None:
         """Print the start-up block, and write down the recipe and this launch."""
-        trainer.recipe = self.recipe.resolved
+        trainer.recipe = recipe.resolved
         if not trainer.is_world_process_zero():
             return
         compiled = ", layers compiled" if getattr(self.args, "compile_layers", False) else ""
@@ -101,7 +106,7 @@ class Run:
         print_block(title, facts | common)
         folder = Path(folder_of(self.args))
         folder.mkdir(parents=True, exist_ok=True)
-        write_recipe(folder, self.recipe)
+        write_recipe(folder, recipe)
         step = complete_step(self.checkpoint) if self.checkpoint else 0
         note_launch(folder, step, self.args.world_size, self.args.device)
 
