@@ -141,7 +141,7 @@ class Documents:
         empty_epochs = 0
         while self.max_epochs is None or self.position.epoch < self.max_epochs:
             epoch, first, start = self.position
-            order = random.Random(f"shards {self.seed} {epoch}").sample(
+            order = random.Random(f"pieces {self.seed} {epoch}").sample(
                 range(self.rows.num_shards), self.rows.num_shards
             )
             for place in range(first, len(order)):
