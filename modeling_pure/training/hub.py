@@ -113,11 +113,6 @@ def create_repository(args: TrainingArguments) -> str:
     return repo_id
 
 
-def hub_facts(args: TrainingArguments) -> dict[str, str]:
-    """The line of the start-up block about the Hub, for a run that is pushed."""
-    return {"Hub": f"{args.hub_model_id}: {PUSHED[HubStrategy(args.hub_strategy)]}"} if args.push_to_hub else {}
-
-
 def find_checkpoint(args: TrainingArguments) -> Path | None:
     """The checkpoint to resume from: the given one, else the newest in the run's folder, else the newest on the Hub.
 

@@ -20,13 +20,14 @@ from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from transformers.trainer_utils import HubStrategy
 
 from ..console import DISCLAIMER, print_block
 from ..errors import InputError, first_line
 from ..model_card import CardEvaluation, write_model_card
 from ..recipe import Recipe
 from .checkpoint import STATE_FILE, complete_step
-from .hub import Publisher, check_hub, create_repository, find_checkpoint, hub_facts
+from .hub import PUSHED, Publisher, check_hub, create_repository, find_checkpoint
 from .kernels import describe_attention
 from .launch import describe_precision, describe_processes, naming_lost_ranks, run_lock
 from .run_folder import (
@@ -94,12 +95,15 @@ class Run:
         if not trainer.is_world_process_zero():
             return
         compiled = ", layers compiled" if getattr(self.args, "compile_layers", False) else ""
+        hub = {}
+        if self.args.push_to_hub:
+            hub = {"Hub": f"{self.args.hub_model_id}: {PUSHED[HubStrategy(self.args.hub_strategy)]}"}
         common = {
             "precision": describe_precision(trainer.accelerator) + compiled,
             "attention": describe_attention(trainer.model, self.args.device, bool(self.args.bf16)),
             "device": describe_processes(self.args, trainer.accelerator),
             "run folder": folder_of(self.args),
-            **hub_facts(self.args),
+            **hub,
             "begins": f"from {self.checkpoint}" if self.checkpoint else "at step 0",
             "note": DISCLAIMER,
         }

@@ -23,7 +23,7 @@ from ..options import (
     check_texts,
     option,
 )
-from .kernels import check_attention_kernel
+from .kernels import ATTENTION_KERNELS
 from .launch import check_processes, choose_bf16, join_processes
 from .run_folder import folder_of
 
@@ -108,7 +108,7 @@ class RunOptions(Options):
     def __post_init__(self) -> None:
         if self.greater_is_better is None:  # Trainer knows of names that end in loss only
             self.greater_is_better = not any(kind in (self.metric_for_best_model or "") for kind in LOWER_IS_BETTER)
-        check_attention_kernel(self.attention_kernel)
+        check_choices(self, attention_kernel=ATTENTION_KERNELS)
         join_processes(self)
         super().__post_init__()
         check_built_options(self)
