@@ -7,20 +7,17 @@ The same command again continues from the last complete checkpoint. With `--algo
 by cross entropy on the right answers: the baseline that GRPO has to be compared with.
 """
 
-import json
 import sys
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from modeling_pure.console import DISCLAIMER, print_block
+from modeling_pure.console import print_block
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
-from modeling_pure.grpo.budget import TokenBudget
 from modeling_pure.grpo.preflight import preflight
 from modeling_pure.grpo.prompts import (
     Asking,
@@ -46,97 +43,60 @@ from modeling_pure.medqa.log_likelihood import context_length
 from modeling_pure.medqa.passages import Library
 from modeling_pure.medqa.questions import Question, read_questions, select_split
 from modeling_pure.medqa.rewards import Correct, LengthPenalty
-from modeling_pure.model_card import CardEvaluation, write_model_card
+from modeling_pure.model_card import CardEvaluation
 from modeling_pure.options import check_numbers
-from modeling_pure.recipe import RecipeParser
+from modeling_pure.recipe import Recipe, RecipeParser
 from modeling_pure.tokenizer import check_vocabulary, end_no_prompt, load_tokenizer
-from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
-from modeling_pure.training.checkpoint import (
-    ADAPTER_FILE,
-    STATE_FILE,
-    already_finished,
-    callback_attributes,
-    check_model,
-)
-from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_facts
-from modeling_pure.training.kernels import describe_attention
-from modeling_pure.training.launch import describe_precision, describe_processes, naming_lost_ranks, run_lock
-from modeling_pure.training.plots import plot_metrics
-from modeling_pure.training.publishing import push_finished
-from modeling_pure.training.rehearsal import refusals_as_input_errors, rehearse
+from modeling_pure.training.checkpoint import check_model
+from modeling_pure.training.run import Run, refusals_as_input_errors, rehearse
+from modeling_pure.training.run_folder import MetricsFile
 from modeling_pure.training.trainer_options import refuse, seed_of_data
+
+SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")  # of the model, which a resume needs again
 
 
 def main(argv: list[str] | None = None) -> None:
     """Arguments, questions, training, and what the run leaves behind."""
-    script_args, training_args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    with naming_lost_ranks(training_args), run_lock(training_args):
-        train(script_args, training_args)
+    script_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
+    with Run.open(training_args) as run:
+        check_model("model_name_or_path", script_args.model_name_or_path)
+        config = model_config(script_args.model_name_or_path, training_args)
+        shares = cast(dict[str, float], script_args.answer_formats)  # a string has been parsed
+        asking = Asking(shares or default_formats(config), script_args.chat, script_args.algorithm == "sft")
+        shape = {name: getattr(config, name, None) for name in SHAPE}
+        recipe = recipe.resolve(answer_formats=asking.shares, model_shape=shape)
+        if run.finished(recipe):
+            return
+        with refusals_as_input_errors():
+            trainer = build_trainer(script_args, training_args, config, asking)
+            if training_args.eval_strategy != "no":
+                rehearse(trainer)
+        run.start(trainer, recipe, phase(script_args), describe_run(trainer, script_args, asking))
+        if trainer.is_world_process_zero():
+            for warning in asking.warnings(config):
+                print(warning)
+        if isinstance(trainer, PureGRPOTrainer) and not run.checkpoint:
+            look_before(trainer)
+        trainer.train(run.checkpoint)
+        finish(trainer, run, script_args, asking)
 
 
-def train(script_args: GRPOScriptArguments, training_args: PureGRPOConfig) -> None:
-    """The run, in a folder that is its own."""
-    check_model("model_name_or_path", script_args.model_name_or_path)
-    check_hub(training_args)
-    checkpoint = checkpoint_to_resume(training_args)
-    for folder in (Path(training_args.output_dir), checkpoint):
-        check_algorithm(folder, script_args.algorithm)
-    if checkpoint:
-        check_adapters(checkpoint, script_args.lora_rank)
-    if already_finished(training_args.output_dir, training_args.max_steps):
-        push_finished(training_args)
-        return
-    config = model_config(script_args.model_name_or_path, training_args)
-    shares = cast(dict[str, float], script_args.answer_formats)  # a string has been parsed
-    asking = Asking(shares or default_formats(config), script_args.chat, script_args.algorithm == "sft")
-    with refusals_as_input_errors():
-        trainer = build_trainer(script_args, training_args, config, asking)
-        if training_args.eval_strategy != "no":
-            rehearse(trainer)
-    if trainer.is_world_process_zero():
-        describe_run(trainer, script_args, asking, checkpoint)
-        for warning in asking.warnings(config):
-            print(warning)
-    if isinstance(trainer, PureGRPOTrainer) and not checkpoint:
-        look_before(trainer)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finish(trainer, script_args, asking)
-
-
-def parse_arguments(argv: list[str]) -> tuple[GRPOScriptArguments, PureGRPOConfig]:
-    """The arguments, with all that can be checked without a model."""
+def parse_arguments(argv: list[str]) -> tuple[GRPOScriptArguments, PureGRPOConfig, Recipe]:
+    """The arguments and the merged recipe, with all that can be checked without a model."""
     parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
     script_args, training_args = parser.parse_recipe(argv)
     check_numbers(training_args, max_steps=1)  # the prompts of the run are listed before it starts
     refuse(training_args, {"num_train_epochs": "max_steps is the length of a run"})
     if training_args.remove_unused_columns:
         raise InputError("remove_unused_columns: the rewards read the columns that Trainer would remove")
-    return script_args, training_args
+    plan = training_args.plan
+    recipe = parser.merged_recipe((script_args, training_args))
+    return script_args, training_args, recipe.resolve(prompts_per_step=plan.prompts, updates_per_rollout=plan.updates)
 
 
-def check_algorithm(folder: Path | None, algorithm: str) -> None:
-    """Refuse to go on from what another kind of run has left: GRPO's counts its tokens, the baseline's does not."""
-    if folder is None or not (folder / STATE_FILE).is_file():
-        return
-    try:
-        callbacks = json.loads((folder / STATE_FILE).read_text()).get("stateful_callbacks", {})
-    except ValueError:  # cut off while a run ended; its checkpoints say what it was
-        return
-    if algorithm == "grpo":
-        callback_attributes(folder, TokenBudget.__name__)
-    elif TokenBudget.__name__ in callbacks:
-        raise InputError(f"output_dir: '{folder}' was written by --algorithm grpo; give the baseline its own folder")
-
-
-def check_adapters(checkpoint: Path, lora_rank: int) -> None:
-    """Refuse to resume with adapters of another rank than a checkpoint's; rank 0 means all weights."""
-    file = checkpoint / ADAPTER_FILE
-    rank = json.loads(file.read_text())["r"] if file.is_file() else 0
-    if rank != lora_rank:
-        raise InputError(
-            f"lora_rank: {lora_rank}, but '{checkpoint}' was written with {rank}; put it back, or take another "
-            "output_dir"
-        )
+def phase(script_args: GRPOScriptArguments) -> str:
+    """What the run does, as people read it."""
+    return "GRPO on MedQA" if script_args.algorithm == "grpo" else "Cross entropy on MedQA's answers"
 
 
 def read_splits(script_args: GRPOScriptArguments, questions: list[Question]) -> tuple[list[Question], list[Question]]:
@@ -158,7 +118,7 @@ def build_trainer(
     if training_args.metric_is_default:
         training_args.metric_for_best_model = asking.best_metric
     questions, dev_questions = questions_to_ask(script_args, training_args, config, tokenizer, asking)
-    num_prompts = training_args.prompts_of_run
+    num_prompts = training_args.plan.prompts_of_run(training_args.max_steps)
     seed, holdout = seed_of_data(training_args), script_args.grpo_holdout
     dev_prompts = partial(prompt_dataset, dev_questions, len(dev_questions), seed)
     shared = {
@@ -230,43 +190,28 @@ def lora(script_args: GRPOScriptArguments) -> LoraConfig | None:
 
 
 def describe_run(
-    trainer: PureGRPOTrainer | AnswerTrainer,
-    script_args: GRPOScriptArguments,
-    asking: Asking,
-    checkpoint: Path | None,
-) -> None:
+    trainer: PureGRPOTrainer | AnswerTrainer, script_args: GRPOScriptArguments, asking: Asking
+) -> dict[str, str]:
     """The start-up block: the batch arithmetic, and which refinement acts."""
-    args, is_grpo = trainer.args, isinstance(trainer, PureGRPOTrainer)
+    args = trainer.args
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-    print_block(
-        "GRPO on MedQA" if is_grpo else "Cross entropy on MedQA's answers",
-        {
-            "model": f"{script_args.model_name_or_path}, {trainer.model.num_parameters():,} parameters, "
-            f"{trained:,} of them trained",
-            "answers": str(asking),
-            **(
-                {"passages": f"up to {script_args.num_passages} of {script_args.passages}"}
-                if script_args.passages
-                else {}
-            ),
-            **(
-                step_arithmetic(args, len({*trainer.train_dataset["digest"]}), script_args.length_penalty_min_tokens)
-                if is_grpo
-                else {}
-            ),
-            **(describe_refinements(trainer) if isinstance(trainer, PureGRPOTrainer) else {}),
-            "chosen by": f"{args.metric_for_best_model} on {len(trainer.questions)} dev questions, "
-            + ("at the end the best weights are taken" if args.load_best_model_at_end else "the best one is kept"),
-            "memory": memory(trainer),
-            "attention": describe_attention(trainer.model, args.device, bool(args.bf16)),
-            "precision": describe_precision(trainer.accelerator),
-            "device": describe_processes(args, trainer.accelerator),
-            "run folder": args.output_dir,
-            **hub_facts(args),
-            "begins": f"from {checkpoint}" if checkpoint else "at step 0",
-            "note": DISCLAIMER,
-        },
-    )
+    facts = {
+        "model": f"{script_args.model_name_or_path}, {trainer.model.num_parameters():,} parameters, "
+        f"{trained:,} of them trained",
+        "answers": str(asking),
+    }
+    if script_args.passages:
+        facts["passages"] = f"up to {script_args.num_passages} of {script_args.passages}"
+    if isinstance(trainer, PureGRPOTrainer):
+        questions = len({*trainer.train_dataset["digest"]})
+        facts |= step_arithmetic(args, questions, script_args.length_penalty_min_tokens)
+        facts |= describe_refinements(trainer)
+    best = "at the end the best weights are taken" if args.load_best_model_at_end else "the best one is kept"
+    return {
+        **facts,
+        "chosen by": f"{args.metric_for_best_model} on {len(trainer.questions)} dev questions, {best}",
+        "memory": memory(trainer),
+    }
 
 
 def look_before(trainer: PureGRPOTrainer) -> None:
@@ -277,32 +222,20 @@ def look_before(trainer: PureGRPOTrainer) -> None:
         print(*found.warnings(), sep="\n")
 
 
-def finish(trainer: PureGRPOTrainer | AnswerTrainer, script_args: GRPOScriptArguments, asking: Asking) -> None:
-    """The model in the run's folder, whole even where adapters were trained, its card and the curves."""
-    output_dir, is_grpo = trainer.args.output_dir, script_args.algorithm == "grpo"
+def finish(
+    trainer: PureGRPOTrainer | AnswerTrainer, run: Run, script_args: GRPOScriptArguments, asking: Asking
+) -> None:
+    """The model, whole even where adapters were trained, its card and the curves."""
+    started_from = script_args.model_name_or_path
     if script_args.lora_rank:
         adapted: Any = trainer.model  # a PeftModel
         trainer.model = adapted.merge_and_unload()
-    trainer.save_model()
-    if not trainer.is_world_process_zero():
-        return
-    facts = {**result_facts(trainer, script_args.model_name_or_path), "answers": str(asking)}
+    results = {**result_facts(trainer, public_name(started_from)), "answers": str(asking)}
     if script_args.passages:
-        facts["passages"] = f"{script_args.num_passages} before each question"
-    phase = "GRPO on MedQA" if is_grpo else "Cross entropy on MedQA's answers"
-    write_model_card(
-        output_dir,
-        f"Pure, after {phase}",
-        trainer.model.config,
-        {phase: {**facts, "started from": public_name(script_args.model_name_or_path)}},
-        card_evaluations(trainer, script_args.questions),
-        script_args.model_name_or_path,
-    )
-    plot_metrics(Path(output_dir) / METRICS_FILE, Path(output_dir) / "curves.png", PANELS)
-    print_block("Done", {**facts, "model, card, curves.png, metrics.jsonl": output_dir})
-    trainer.save_state()  # last: it says that the folder holds all of the above
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        results["passages"] = f"{script_args.num_passages} before each question"
+    what = phase(script_args)
+    evaluations = card_evaluations(trainer, script_args.questions)
+    run.finish(trainer, f"Pure, after {what}", what, {}, results, evaluations, PANELS, started_from)
 
 
 def card_evaluations(trainer: PureGRPOTrainer | AnswerTrainer, questions: str) -> list[CardEvaluation]:

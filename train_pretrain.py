@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.training_args import OptimizerNames
 
 from modeling_pure import PureForCausalLM
-from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.estimate import tokens_per_epoch
 from modeling_pure.data.held_out import (
@@ -36,52 +35,30 @@ from modeling_pure.errors import InputError, run_script
 from modeling_pure.medqa.card import dev_evaluations
 from modeling_pure.medqa.formats import describe_formats, taught_formats, teach_formats
 from modeling_pure.medqa.questions import Question
-from modeling_pure.model_card import write_model_card
-from modeling_pure.recipe import RecipeParser
+from modeling_pure.recipe import Recipe, RecipeParser
 from modeling_pure.tokenizer import load_document_tokenizer
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, model_config
-from modeling_pure.training.callbacks import METRICS_FILE, MetricsFile
-from modeling_pure.training.checkpoint import already_finished, complete_step
-from modeling_pure.training.hub import check_hub, checkpoint_to_resume, hub_facts
-from modeling_pure.training.kernels import describe_attention
-from modeling_pure.training.launch import describe_precision, describe_processes, naming_lost_ranks, run_lock
-from modeling_pure.training.plots import plot_metrics
-from modeling_pure.training.publishing import push_finished
-from modeling_pure.training.rehearsal import refusals_as_input_errors, rehearse
-from modeling_pure.training.report import model_flops, training_memory
-from modeling_pure.training.run_folder import Recipe, check_recipe, note_launch, write_recipe
-from modeling_pure.training.trainer import PureTrainer, resume_data
+from modeling_pure.training.checkpoint import complete_step
+from modeling_pure.training.run import Run, refusals_as_input_errors, rehearse
+from modeling_pure.training.run_folder import MetricsFile
+from modeling_pure.training.throughput import model_flops, training_memory
+from modeling_pure.training.trainer import PureTrainer
 from modeling_pure.training.trainer_options import seed_of_data
+from modeling_pure.training.validation import metrics_in_words
 
 
 def main(argv: list[str] | None = None) -> None:
     """Arguments, data, model, training, and what the run leaves behind."""
     model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
-    with naming_lost_ranks(training_args), run_lock(training_args):
-        train(model_args, data_args, training_args, recipe)
-
-
-def train(
-    model_args: ModelArguments, data_args: DataArguments, training_args: PureTrainingArguments, recipe: Recipe
-) -> None:
-    """The run, in a folder that is its own."""
-    check_hub(training_args)
-    checkpoint = checkpoint_to_resume(training_args)
-    sources = parse_sources(data_args.sources)
-    facts = {**recipe, "sources": source_facts(sources), "sequences_per_step": training_args.sequences_per_step}
-    if checkpoint:
-        check_recipe(checkpoint, facts, training_args.allow_recipe_change)
-    if already_finished(training_args.output_dir, training_args.max_steps):
-        push_finished(training_args)
-        return
-    with refusals_as_input_errors():
-        trainer = build_trainer(model_args, data_args, training_args, checkpoint, facts)
-        rehearse(trainer)
-    if trainer.is_world_process_zero():
-        describe_run(trainer, checkpoint)
-        record_start(training_args, recipe, complete_step(checkpoint) if checkpoint else 0)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finish(trainer)
+    with Run.open(training_args) as run:
+        if run.finished(recipe):
+            return
+        with refusals_as_input_errors():
+            trainer = build_trainer(model_args, data_args, training_args, run.checkpoint)
+            rehearse(trainer)
+        run.start(trainer, recipe, "Pretraining Pure", describe_run(trainer))
+        trainer.train(run.checkpoint)
+        finish(trainer, run)
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, PureTrainingArguments, Recipe]:
@@ -89,9 +66,11 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Pur
     parser = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
     model_args, data_args, training_args = parser.parse_recipe(argv)
     recipe = parser.merged_recipe((model_args, data_args, training_args))
-    training_args.share_out(data_args.max_seq_length)
+    plan = training_args.batch_plan(data_args.max_seq_length)
     model_config(model_args, data_args.max_seq_length)
-    parse_validation_sources(data_args.validation_sources, parse_sources(data_args.sources))
+    sources = parse_sources(data_args.sources)
+    parse_validation_sources(data_args.validation_sources, sources)
+    recipe = recipe.resolve(sources=source_facts(sources), sequences_per_step=plan.sequences_per_step)
     return model_args, data_args, training_args, recipe
 
 
@@ -105,7 +84,6 @@ def build_trainer(
     data_args: DataArguments,
     training_args: PureTrainingArguments,
     checkpoint: Path | None,
-    recipe: Recipe,
 ) -> PureTrainer:
     """Check and build everything; nothing is written before all of the input has been found good."""
     tokenizer = load_document_tokenizer(data_args.tokenizer_name_or_path)
@@ -119,24 +97,23 @@ def build_trainer(
     held_out += validation_source_sequences(documents, DocumentTokenizer(tokenizer), data_args)
     if isinstance(dataset, Mixture):
         dataset.hold_out(documents)
-    if checkpoint and (change := resume_data(checkpoint, dataset, training_args)) and training_args.process_index == 0:
-        print(change)
-    if isinstance(dataset, PretokenizedMixture):
-        steps = training_args.max_steps - (complete_step(checkpoint) if checkpoint else 0)
-        dataset.check_rows(steps * training_args.sequences_per_step)
     set_seed(training_args.seed)
-    model = PureForCausalLM(config)
-    return PureTrainer(
-        model=model,
+    trainer = PureTrainer(
+        model=PureForCausalLM(config),
         args=training_args,
         train_dataset=dataset,
         eval_dataset=held_out,
         document_mask=data_args.document_mask,
         questions=dev_questions(sources, data_args),
-        recipe=recipe,
         processing_class=tokenizer,
         callbacks=[MetricsFile(training_args.output_dir)],
     )
+    if checkpoint:
+        trainer.restore(checkpoint)
+    if isinstance(dataset, PretokenizedMixture):
+        steps = training_args.max_steps - (complete_step(checkpoint) if checkpoint else 0)
+        dataset.check_rows(steps * trainer.plan.sequences_per_step)
+    return trainer
 
 
 def build_data(
@@ -147,7 +124,8 @@ def build_data(
 ) -> tuple[Mixture | PretokenizedMixture, list[TokenSequence[Any]]]:
     """The rows to train on, of this rank, and the held-out rows."""
     seed = seed_of_data(training_args)
-    this_rank = (training_args.train_batch_size, training_args.process_index, training_args.world_size)
+    plan = training_args.batch_plan(data_args.max_seq_length)
+    this_rank = (plan.micro_batch_size, training_args.process_index, plan.world_size)
     if data_args.pretokenized_dir:
         packed = PretokenizedMixture(sources, tokenizer, data_args, seed, *this_rank)
         return packed, packed.validation_sequences()
@@ -170,64 +148,31 @@ def dev_questions(sources: list[Source], data_args: DataArguments) -> list[Quest
     return questions[: data_args.medqa_dev_questions]
 
 
-def describe_run(trainer: PureTrainer, checkpoint: Path | None) -> None:
+def describe_run(trainer: PureTrainer) -> dict[str, str]:
     """The start-up block: what will run, how much of it, and what it needs."""
     args, config, mixture = trainer.args, trainer.model.config, trainer.train_dataset
     length = mixture.sequence_length
-    parameters = trainer.model.num_parameters()
+    parameters, peak = trainer.model.num_parameters(), trainer.throughput.peak
     tokens = args.max_steps * trainer.tokens_per_step
     petaflops = tokens * model_flops(trainer.model, length) / 1e15
     compute = f"{petaflops:,.0f}" if petaflops >= 10 else f"{petaflops:.3g}"
-    print_block(
-        "Pretraining Pure",
-        {
-            "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
-            "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (sequences of {length})",
-            **describe_sources(mixture, tokens),
-            **describe_text_files(mixture),
-            **describe_answers(mixture),
-            "validation": describe_validation(trainer),
-            "optimizer": "Muon for the layers, AdamW for the rest"
-            if args.optimizer == "muon"
-            else OptimizerNames(args.optim).value,
-            "compute": f"{compute} PFLOP (6N + 12LhS); log lines and the progress bar say the hours left",
-            "speed": describe_peak(trainer.throughput.peak),
-            "memory": training_memory(config, parameters, args, length),
-            "precision": describe_precision(trainer.accelerator)
-            + (", layers compiled" if args.compile_layers else ""),
-            "attention": describe_attention(trainer.model, args.device, bool(args.bf16)),
-            "device": describe_processes(args, trainer.accelerator),
-            "run folder": args.output_dir,
-            **hub_facts(trainer.args),
-            "begins": f"from {checkpoint}" if checkpoint else "at step 0",
-            "note": DISCLAIMER,
-        },
-    )
-
-
-def describe_validation(trainer: PureTrainer) -> str:
-    """What is measured, and when."""
-    outside = {row["source"] for row in trainer.eval_dataset} - set(trainer.train_dataset.names)
-    return (
-        f"{len(trainer.eval_dataset)} held-out rows every {trainer.args.eval_steps:g} steps"
+    outside = {row["source"] for row in trainer.eval_dataset} - set(mixture.names)
+    muon = "Muon for the layers, AdamW for the rest"
+    return {
+        "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
+        "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (sequences of {length})",
+        **describe_sources(mixture, tokens),
+        **describe_text_files(mixture),
+        **describe_answers(mixture),
+        "validation": f"{len(trainer.eval_dataset)} sequences every {args.eval_steps:g} steps"
         + (f", outside the mixture: {', '.join(sorted(outside))}" if outside else "")
-        + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else "")
-    )
-
-
-def describe_peak(peak: float | None) -> str:
-    """What the MFU of the log lines is a share of."""
-    if peak is None:
-        return "tokens per second in the log lines; no MFU, for the peak of this device is not known"
-    return f"tokens per second and MFU in the log lines: FLOPs as above, of {peak:,.0f} TFLOP/s (dense bf16)"
-
-
-def record_start(args: PureTrainingArguments, recipe: Recipe, step: int) -> None:
-    """Write down what this start of the run is made of, in the run's folder."""
-    folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_recipe(folder, recipe)
-    note_launch(folder, step, args.world_size, args.device)
+        + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else ""),
+        "optimizer": muon if args.optimizer == "muon" else OptimizerNames(args.optim).value,
+        "compute": f"{compute} PFLOP (6N + 12LhS); log lines and the progress bar show the hours left",
+        "speed": "tokens per second in the log lines"
+        + (f", and MFU of {peak:,.0f} TFLOP/s (dense bf16)" if peak else "; no MFU, the device's peak is unknown"),
+        "memory": training_memory(config, parameters, args, trainer.plan.micro_batch_size * length),
+    }
 
 
 def describe_sources(mixture: TrainingData[Any], tokens: int) -> dict[str, str]:
@@ -269,67 +214,34 @@ def guarded(mixture: TrainingData[Any]) -> str:
     return f"{len(guard.questions):,} questions, {guard.unchecked} of them too short" if guard else "none"
 
 
-def finish(trainer: PureTrainer) -> None:
-    """Final validation, the model in the run's folder, its card and the curves."""
+def finish(trainer: PureTrainer, run: Run) -> None:
+    """Final validation; then the model, its card and the curves."""
     best, _, metric = trainer.best_saved()
     metrics = trainer.evaluate()
-    output_dir = trainer.args.output_dir
-    trainer.save_model()
-    if not trainer.is_world_process_zero():
-        return
-    results = {
-        "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
-        **validation_facts(metrics),
-        "best checkpoint": f"{best.name} ({metric:.4f})" if best else "none",
-    }
-    write_card(trainer, results, metrics)
-    panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
-    panels["validation loss by source"] = [name for name in metrics if name.startswith("eval_loss/")]
-    plot_metrics(Path(output_dir) / METRICS_FILE, Path(output_dir) / "curves.png", panels)
-    print_block("Pretraining done", {**results, "model, card, curves.png, metrics.jsonl": output_dir})
-    trainer.save_state()  # last: it says that the folder holds all of the above
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
-
-
-def write_card(trainer: PureTrainer, results: dict[str, str], metrics: dict[str, float]) -> None:
-    """The model's card: what it was trained on, by which recipe, and what came out."""
-    args, mixture = trainer.args, trainer.train_dataset
+    args, mixture, step = trainer.args, trainer.train_dataset, trainer.state.global_step
     logged = [line for line in trainer.state.log_history if "tokens" in line]
-    facts = {
+    made_from = {
         "parameters": f"{trainer.model.num_parameters():,}",
-        "tokens": f"{trainer.state.global_step * trainer.tokens_per_step:,}",
+        "tokens": f"{step * trainer.tokens_per_step:,}",
         **{
             f"tokens of {source.name} ({float(source.weight):.0%})": f"{logged[-1][f'tokens/{source.name}']:,}"
             for source in (mixture.sources if logged else [])
         },
         "answer formats taught": ", ".join(taught_formats(trainer.model.config)) or "none",
         "decontaminated": guarded(mixture),
-        "recipe": f"{trainer.state.global_step:,} steps of {trainer.tokens_per_step:,} tokens, "
-        f"{args.optimizer}, learning rate {args.learning_rate:g}, seed {args.seed}; whole in recipe.yaml",
-        **results,
+        "recipe": f"{step:,} steps of {trainer.tokens_per_step:,} tokens, {args.optimizer}, "
+        f"learning rate {args.learning_rate:g}, seed {args.seed}; complete in recipe.yaml",
     }
-    evaluations = []
-    if trainer.questions:
-        exams = [path for source in mixture.sources if source.format == "medqa" for path in source.paths]
-        evaluations = dev_evaluations(trainer.questions, exams, metrics)
-    write_model_card(args.output_dir, "Pure, pretrained", trainer.model.config, {"Pretraining": facts}, evaluations)
-
-
-def validation_facts(metrics: dict[str, float]) -> dict[str, str]:
-    """The lines of the report on single sources."""
-    facts = {}
-    for name in [name.removeprefix("eval_loss/") for name in metrics if name.startswith("eval_loss/")]:
-        facts[f"  {name}"] = f"{metrics[f'eval_loss/{name}']:.4f}"
-        if bits := metrics.get(f"eval_bits_per_byte/{name}"):
-            facts[f"  {name}"] += f", {bits:.4f} bits per byte"
-        if ratio := metrics.get(f"eval_perplexity_ratio/{name}"):
-            facts[f"  {name}"] += f"; outside the mixture, {ratio:.2f} times its perplexity"
-    if "eval_medqa_accuracy" in metrics:
-        facts["MedQA dev accuracy (chance 25 %)"] = f"{metrics['eval_medqa_accuracy']:.1%}"
-    if "eval_medqa_text_accuracy" in metrics:
-        facts["MedQA dev accuracy by text"] = f"{metrics['eval_medqa_text_accuracy']:.1%}"
-    return facts
+    results = {
+        "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
+        **metrics_in_words(metrics),
+        "best checkpoint": f"{best.name} ({metric:.4f})" if best else "none",
+    }
+    exams = [path for source in mixture.sources if source.format == "medqa" for path in source.paths]
+    evaluations = dev_evaluations(trainer.questions, exams, metrics) if trainer.questions else []
+    panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
+    panels["validation loss by source"] = [name for name in metrics if name.startswith("eval_loss/")]
+    run.finish(trainer, "Pure, pretrained", "Pretraining", made_from, results, evaluations, panels)
 
 
 if __name__ == "__main__":

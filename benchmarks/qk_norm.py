@@ -16,7 +16,7 @@ from benchmarks.formats import RECIPE, parse_arguments, run, write_recipe, write
 from benchmarks.measure import print_line
 from modeling_pure.console import print_table
 from modeling_pure.errors import EXIT_CODES, RunStopped
-from modeling_pure.training.callbacks import METRICS_FILE, read_metrics
+from modeling_pure.training.run_folder import METRICS_FILE, read_metrics
 
 RATES = (2e-3, 6e-3, 2e-2)
 ARMS = {"without": False, "qk_norm": True}

@@ -1,10 +1,11 @@
 """Checks of option values that all argument classes share. Each raises `InputError` with the option's name."""
 
 import argparse
+import inspect
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,8 +15,15 @@ LARGEST_SEED = 2**32 - 1  # numpy's
 AS_WRITTEN = argparse.RawDescriptionHelpFormatter
 
 
+def option(default: Any, help_text: str) -> Any:
+    """A dataclass field with the text that `--help` shows; a list is the same object for all instances."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: default, metadata={"help": help_text})
+    return field(default=default, metadata={"help": help_text})
+
+
 class OneLineErrors:
-    """For an `argparse.ArgumentParser`, which would print the whole usage before its line and exit by itself."""
+    """Lets an `argparse.ArgumentParser` raise `InputError`, instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         """Raise `InputError`."""
@@ -30,15 +38,21 @@ class CommandLine(OneLineErrors, argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, formatter_class=AS_WRITTEN, allow_abbrev=False)
 
 
-def check_texts(options: Any, *may_be_empty: str) -> None:
-    """Raise `InputError` if an option that the class of `options` states is an empty text, or a list with one.
+def stated_options(kind: type[Any]) -> list[str]:
+    """The options that a dataclass and our classes below it state, without those of a library's class."""
+    ours = [one for one in kind.__mro__ if one.__module__.partition(".")[0] not in ("transformers", "trl", "builtins")]
+    names = {one.name for one in fields(kind)}
+    return [
+        name for name in dict.fromkeys(name for one in ours for name in inspect.get_annotations(one)) if name in names
+    ]
 
-    A default may be empty.
-    """
-    stated = type(options).__annotations__
-    for field in fields(options):
-        name, value = field.name, getattr(options, field.name)
-        if name not in stated or name in may_be_empty or value == field.default:
+
+def check_texts(options: Any, *may_be_empty: str) -> None:
+    """Raise `InputError` if an option that `options` states is an empty text or a list with one, unless by default."""
+    stated = stated_options(type(options))
+    for one in fields(options):
+        name, value = one.name, getattr(options, one.name)
+        if name not in stated or name in may_be_empty or value == one.default:
             continue
         if value == "" or (isinstance(value, list) and "" in value):
             raise InputError(f"{name}: expected a value, found an empty text; leave it out for its default")
@@ -86,7 +100,7 @@ def check_seeds(options: Any, *names: str) -> None:
 
 
 def check_output_folder(name: str, folder: str) -> None:
-    """Raise `InputError` unless a folder can be made and written to; nothing is written."""
+    """Raise `InputError` unless a folder can be created and written to; nothing is written."""
     try:
         place = Path(folder).expanduser().absolute()
         while not exists(place):
@@ -101,7 +115,7 @@ def check_output_folder(name: str, folder: str) -> None:
 
 
 def check_output_file(name: str, file: str) -> None:
-    """Raise `InputError` unless a file can be written in a folder that is there; nothing is written."""
+    """Raise `InputError` unless a file can be written in an existing folder; nothing is written."""
     check_output_folder(name, str(Path(file).parent))
     if not Path(file).parent.is_dir():
         raise InputError(f"{name}: no folder '{Path(file).parent}' for this file; make it first")

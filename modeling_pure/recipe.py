@@ -2,15 +2,15 @@
 
     python train_pretrain.py --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/c4/*.parquet'
 
-A key that holds a mapping (`sources`) takes dotted overrides; `null` is None, here and there. `--help` shows the
-options that our own dataclasses state; all others of the Hugging Face class below them are accepted too, and named at
-the foot of the page.
+A key that holds a mapping (`sources`) takes dotted overrides; `null` is None in both. `--help` shows the options that
+our own dataclasses state; all others of the Hugging Face class below them are accepted too.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import json
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -19,22 +19,53 @@ import yaml
 from transformers import HfArgumentParser
 
 from .errors import InputError, first_line
-from .options import OneLineErrors
+from .options import OneLineErrors, stated_options
 from .plain_yaml import RecipeLoader, refuse_ambiguous
 
 LIBRARY_ERRORS = (ValueError, TypeError, ImportError, OSError)
 ONE_START = ("resume_from_checkpoint", "allow_recipe_change")
+MAY_MOVE = ("path", "validation_path", "passages")  # of a source, whose data say themselves whether they are the same
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe merged from file and command line, without secrets and what belongs to one start of a run.
+
+    Attributes:
+        options: as they were given, with the defaults of those that our dataclasses state; `--config` reads them.
+        resolved: the same as a run uses them, and all of `fixed`.
+        fixed: names that must not change when a run resumes, or its curve is that of no run.
+        tensors: names that the tensors of a checkpoint depend on.
+    """
+
+    options: dict[str, Any]
+    resolved: dict[str, Any]
+    fixed: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+
+    def resolve(self, **values: Any) -> "Recipe":
+        """The recipe with values that are known only once its parts have been read."""
+        return dataclasses.replace(self, resolved=self.resolved | values)
+
+    def changes(self, before: dict[str, Any], allowed: bool) -> list[str]:
+        """What differs from a resolved recipe: `sources.c4.weight: 0.3, was 0.2`.
+
+        Args:
+            allowed: look only at what the tensors depend on.
+        """
+        keys = self.tensors if allowed else (*self.tensors, *self.fixed)
+        return [line for key in keys for line in differences(key, before.get(key), self.resolved.get(key))]
 
 
 class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults behind each option, and the script's own description as it was written."""
+    """Shows the default of each option, and the script's description as it was written."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=110)
 
 
 class RecipeParser(OneLineErrors, HfArgumentParser):
-    """Reads one or more dataclasses from `--config FILE.yaml` and the command line, which has the last word."""
+    """Reads one or more dataclasses from `--config FILE.yaml` and the command line, which takes precedence."""
 
     dataclass_types: list[Any]
 
@@ -45,11 +76,15 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             description=description,
             allow_abbrev=False,
             formatter_class=HelpPage,
-            epilog=inherited_options_note(dataclass_types),
+            epilog="".join(
+                f"Every other option of {base.__module__.split('.')[0]}.{base.__name__} works too."
+                for base in (kind.__bases__[-1] for kind in dataclass_types)
+                if dataclasses.is_dataclass(base)
+            ),
         )
         self.add_argument("--config", metavar="FILE", help="recipe: a flat YAML file of the options below")
-        stated = [name for kind in dataclass_types for name in vars(kind).get("__annotations__", {})]
-        shown = ["help", "config", *stated]
+        self.stated = [name for kind in dataclass_types for name in stated_options(kind)]
+        shown = ["help", "config", *self.stated]
         self.hints = {name: str(hint) for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
         for action in self._actions:
             if action.dest not in shown or action.option_strings[0].startswith("--no_"):
@@ -68,14 +103,9 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
         # The page follows our own order, not that of the class below.
         page = self._optionals._group_actions
         page.sort(key=lambda action: shown.index(action.dest) if action.dest in shown else len(shown))
-        self.stated = stated
 
     def parse_recipe(self, argv: list[str]) -> tuple[Any, ...]:
-        """The dataclasses filled from `argv`.
-
-        Raises:
-            InputError: no such recipe, an unknown key, or a value of the wrong kind.
-        """
+        """The dataclasses filled from `argv`; raises `InputError` for an unknown key or a value of the wrong kind."""
         path, overrides, options = split_arguments(argv)
         recipe = read_recipe(path) if path else {}
         known = [action.dest for action in self._actions]
@@ -86,38 +116,31 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             override(recipe, dotted, value)
         names = (option.lstrip("-").partition("=")[0].replace("-", "_") for option in options)
         self.given = {*recipe, *names}
-        # Recipe values pass through the same checks as the command line, which follows them and so wins.
-        exact = argparse.Namespace()  # what no text stands for: null, lists that may be empty, mappings
+        # Recipe values pass through the same checks as the command line, which follows them and so takes precedence.
+        exact = argparse.Namespace()  # what no text expresses: null, lists that may be empty, mappings
         arguments = [text for key, value in recipe.items() for text in self.as_arguments(key, value, exact)]
         parsed, unknown = self.parse_known_args(arguments + options, exact)
         if unknown or (unknown := [f"--{key}" for key in recipe if key not in known]):
             raise InputError(f"unknown option '{unknown[0]}'{suggestion(unknown[0], [f'--{name}' for name in known])}")
+        self.values = vars(parsed)
         try:
-            return self.build(vars(parsed))
+            return self.parse_dict(self.values, allow_extra_keys=True)
         except LIBRARY_ERRORS as error:
-            raise InputError(self.naming(first_line(error), vars(parsed))) from error
-
-    def build(self, values: dict[str, Any]) -> tuple[Any, ...]:
-        """The dataclasses, filled from the values of all options."""
-        fields = [[field.name for field in dataclasses.fields(kind) if field.init] for kind in self.dataclass_types]
-        return tuple(
-            kind(**{name: values[name] for name in names})
-            for kind, names in zip(self.dataclass_types, fields, strict=True)
-        )
+            raise InputError(self.naming(first_line(error), self.values)) from error
 
     def naming(self, message: str, values: dict[str, Any]) -> str:
-        """A library's message behind the option that it is about: the given one without which it is not raised."""
+        """A library's message with the option that it is about: the given one without which it is not raised."""
         for name in sorted(self.given & values.keys()):
             if name in message:
                 return message
         for name in sorted(self.given & values.keys()):
             with contextlib.suppress(*LIBRARY_ERRORS, InputError):
-                self.build({**values, name: self.get_default(name)})
+                self.parse_dict({**values, name: self.get_default(name)}, allow_extra_keys=True)
                 return f"{name}: {message}"
         return message
 
     def as_arguments(self, key: str, value: Any, exact: argparse.Namespace) -> list[str]:
-        """A recipe entry as command-line arguments; what no text stands for is put into `exact` instead.
+        """A recipe entry as command-line arguments; what no text expresses is put into `exact` instead.
 
         Raises:
             InputError: a value of another kind than the option's, or a word that may be true or false.
@@ -148,30 +171,48 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             return []
         return [f"--{key}={value}"]
 
-    def merged_recipe(self, parsed: tuple[Any, ...]) -> dict[str, Any]:
-        """The recipe that the last `parse_recipe` came to, complete: what our dataclasses state, and what was given.
+    def merged_recipe(self, parsed: tuple[Any, ...]) -> Recipe:
+        """The recipe that the last `parse_recipe` came to."""
+        fixed, tensors = (
+            tuple(name for kind in self.dataclass_types for name in getattr(kind, names, ()))
+            for names in ("FIXED", "TENSORS")
+        )
+        plain = [one.to_dict() if hasattr(one, "to_dict") else dataclasses.asdict(one) for one in parsed]
+        resolved = {name: without_tokens(value) for values in plain for name, value in values.items()}
+        public = [name for name in resolved if name not in ONE_START and not name.endswith("token")]
+        ours = [name for name in public if name in {*self.stated, *self.given}]
+        return Recipe(
+            {name: without_tokens(self.values[name]) for name in ours},
+            {name: resolved[name] for name in public if name in {*ours, *fixed, *tensors}},
+            fixed,
+            tensors,
+        )
 
-        Left out is what belongs to one start of a run, and what is secret.
-        """
-        values: dict[str, Any] = {}
-        for arguments in parsed:
-            plain = arguments.to_dict() if hasattr(arguments, "to_dict") else dataclasses.asdict(arguments)
-            values |= {name: plain[name] for name in plain if name in self.stated or name in self.given}
-        return {name: value for name, value in values.items() if name not in ONE_START and not name.endswith("token")}
+
+def without_tokens(value: Any) -> Any:
+    """An option's value without tokens of the Hub, which a mapping, or one written as JSON, may hold."""
+    if isinstance(value, str) and value.startswith("{"):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if isinstance(value, dict):
+        return {name: without_tokens(one) for name, one in value.items() if name != "token"}
+    return value
+
+
+def differences(key: str, before: Any, now: Any) -> list[str]:
+    """Where two values of a key differ, mapping by mapping."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [name for name in {**before, **now} if name not in MAY_MOVE]
+        return [line for name in names for line in differences(f"{key}.{name}", before.get(name), now.get(name))]
+    if isinstance(before, dict) or isinstance(now, dict):
+        return [f"{key}: gone" if now is None else f"{key}: new"]
+    return [] if before == now else [f"{key}: {now}, was {before}"]
 
 
 def suggestion(word: str, known: list[str]) -> str:
-    """`; did you mean ...?` where a known word is close."""
+    """`; did you mean ...?` if a known word is close."""
     close = get_close_matches(word, known, n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def inherited_options_note(dataclass_types: tuple[type, ...]) -> str | None:
-    """The foot of the help page: which Hugging Face class's other options are accepted."""
-    parents = [base for kind in dataclass_types for base in kind.__bases__ if dataclasses.is_dataclass(base)]
-    return "".join(
-        f"Every other option of {base.__module__.split('.')[0]}.{base.__name__} works too." for base in parents
-    )
 
 
 def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]], list[str]]:

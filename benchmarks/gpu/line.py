@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.measure import DEVICE
 from modeling_pure.demo import world
 from modeling_pure.medqa.results import RESULTS_FILE
-from modeling_pure.training.callbacks import METRICS_FILE, read_metrics
+from modeling_pure.training.run_folder import METRICS_FILE, read_metrics
 
 from .prepare import GRPO_RECIPE, PRETRAIN_RECIPE, TEXTS, pack, paths
 from .runner import Setting

@@ -13,8 +13,7 @@ import torch
 from benchmarks import step
 from benchmarks.measure import DEVICE, peak_memory, reset_peak_memory
 from modeling_pure.training.kernels import describe_attention
-from modeling_pure.training.report import model_flops
-from modeling_pure.training.throughput import device_peak
+from modeling_pure.training.throughput import device_peak, model_flops
 
 from .runner import Setting
 

@@ -1,7 +1,7 @@
 """What a recipe says about its data."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ..options import check_above_zero, check_choices, check_numbers, check_shares, check_texts
 
@@ -11,6 +11,9 @@ ON_SOURCE_FAILURE = ("stop", "redistribute")
 @dataclass
 class DataArguments:
     """The text a run trains on."""
+
+    # What must not change when a run resumes.
+    FIXED: ClassVar = ("sources", "max_seq_length", "document_mask", "grpo_holdout", "decontaminate")
 
     tokenizer_name_or_path: str = field(
         default="openai-community/gpt2", metadata={"help": "tokenizer: a Hub id or a folder"}

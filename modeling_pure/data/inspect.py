@@ -75,8 +75,8 @@ def main() -> None:
     opened = open_sources(parse_sources(arguments.sources), arguments, seed_of_data(training))
     mixture = Mixture(opened, tokenizer, arguments, seed_of_data(training))
     sample = read_sample(mixture, inspect.rows)
-    training.share_out(arguments.max_seq_length)
-    tokens = training.max_steps * training.sequences_per_step * mixture.sequence_length
+    plan = training.batch_plan(arguments.max_seq_length)
+    tokens = training.max_steps * plan.sequences_per_step * mixture.sequence_length
     print_sample(mixture, sample, tokens, inspect.sample_characters)
     draw_sample(mixture, sample, inspect.picture)
     print(f"picture: {inspect.picture}")

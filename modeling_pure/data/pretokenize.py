@@ -67,8 +67,8 @@ def main() -> None:
     pack, _, arguments, training = parser.parse_recipe(sys.argv[1:])
     if not pack.out:
         raise InputError("out: expected a folder for the rows")
-    training.share_out(arguments.max_seq_length)
-    rows = training.max_steps * training.sequences_per_step if pack.rows is None else pack.rows
+    plan = training.batch_plan(arguments.max_seq_length)
+    rows = training.max_steps * plan.sequences_per_step if pack.rows is None else pack.rows
     tokenizer = load_document_tokenizer(arguments.tokenizer_name_or_path)
     sources = parse_sources(arguments.sources)
     folder = Path(pack.out)

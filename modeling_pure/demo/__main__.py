@@ -34,7 +34,7 @@ from ..medqa.report import cell
 from ..medqa.results import Evaluation, read_evaluation
 from ..medqa.statistics import paired, share_right
 from ..options import CommandLine, check_seeds
-from ..training.callbacks import METRICS_FILE, read_metrics
+from ..training.run_folder import METRICS_FILE, read_metrics
 from . import facts, world
 
 RUNS = Path("runs/demo")

@@ -20,7 +20,7 @@ from ..modeling_pure import PureForCausalLM
 from ..records import looks_local
 from ..tokenizer import check_vocabulary, load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments, model_config
-from ..training.report import model_flops, training_bytes, training_memory
+from ..training.throughput import model_flops, training_bytes, training_memory
 
 PASS, WARN, FAIL, SKIPPED = "pass", "warn", "fail", "skipped"
 HUB_SECONDS = 5.0
@@ -76,7 +76,7 @@ class Context:
     def __post_init__(self) -> None:
         # A run may wait minutes for a server; here a few seconds have to do.
         self.data = replace(self.data, streaming_timeout=min(self.data.streaming_timeout, HUB_SECONDS))
-        self.training.share_out(self.data.max_seq_length)
+        self.plan = self.training.batch_plan(self.data.max_seq_length)
 
     @cached_property
     def sources(self) -> list[Source]:
@@ -161,7 +161,7 @@ class Context:
     @property
     def tokens(self) -> int:
         """Tokens of the whole run."""
-        return self.training.max_steps * self.training.sequences_per_step * self.data.max_seq_length
+        return self.training.max_steps * self.plan.sequences_per_step * self.data.max_seq_length
 
     @property
     def flops(self) -> int:
@@ -171,11 +171,12 @@ class Context:
     @property
     def size(self) -> tuple[int, int]:
         """Sequences of a micro-batch, and their length."""
-        return self.training.per_device_train_batch_size, self.data.max_seq_length
+        return self.plan.micro_batch_size, self.data.max_seq_length
 
     def memory(self, training: PureTrainingArguments, length: int) -> tuple[int, str]:
         """The memory of a micro-batch by the arithmetic of the start-up block: bytes, and in words."""
-        of_batch = (self.config, self.parameters, training, length)
+        tokens = training.batch_plan(length).micro_batch_size * length
+        of_batch = (self.config, self.parameters, training, tokens)
         return sum(training_bytes(*of_batch).values()), training_memory(*of_batch)
 
 

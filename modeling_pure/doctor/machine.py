@@ -96,7 +96,7 @@ def check_gpu(context: Context) -> Finding | str:
         return Finding(FAIL, found, "a GPU with more memory, or end what else runs on it (nvidia-smi)")
     if free < needed:
         halved = f"--per_device_train_batch_size {batch_size // 2}"
-        doubled = f" --gradient_accumulation_steps {2 * args.gradient_accumulation_steps}"
+        doubled = f" --gradient_accumulation_steps {2 * context.plan.accumulation}"
         smaller = f", or {halved}{'' if args.tokens_per_step else doubled}" if batch_size > 1 else ""
         return Finding(WARN, found, f"--gradient_checkpointing true{smaller}")
     if not args.bf16:

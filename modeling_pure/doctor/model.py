@@ -90,7 +90,7 @@ def check_throughput(context: Context) -> Finding | str:
 def measured_arguments(context: Context, batch_size: int, length: int, folder: str) -> PureTrainingArguments:
     """The recipe's arguments for two stretches of steps, the first to warm up, that leave nothing behind."""
     args = context.training
-    accumulation = args.gradient_accumulation_steps if (batch_size, length) == context.size else 1
+    accumulation = context.plan.accumulation if (batch_size, length) == context.size else 1
     flops = GPU_FLOPS if args.device.type == "cuda" else CPU_FLOPS
     fewest, most = STEPS
     stretch = min(most, max(fewest, int(flops / (accumulation * batch_size * length * context.flops))))
@@ -98,6 +98,7 @@ def measured_arguments(context: Context, batch_size: int, length: int, folder: s
         args,
         output_dir=folder,
         max_steps=2 * stretch,
+        tokens_per_step=None,
         logging_steps=stretch,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
@@ -128,7 +129,7 @@ def judge_speed(context: Context, line: dict[str, float], size: str) -> Finding 
 def measured_size(context: Context) -> tuple[int, int, str]:
     """The batch to measure, and its words: the recipe's, or one short sequence if a processor would take minutes."""
     device, (batch_size, length), whole = context.training.device.type, context.size, ""
-    if device != "cuda" and context.training.sequences_per_step * length * context.flops > CPU_FLOPS:
+    if device != "cuda" and context.plan.sequences_per_step * length * context.flops > CPU_FLOPS:
         whole = f" (the run: {batch_size} x {length})"
         batch_size, length = 1, min(SMALL_LENGTH, length)
     return batch_size, length, f"{batch_size} x {length} tokens on the {device}{whole}"

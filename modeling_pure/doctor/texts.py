@@ -98,6 +98,6 @@ def check_pretokenized(context: Context) -> str:
     """Whether a folder of pretokenized sequences is of this recipe, and holds as many as the run needs."""
     args = context.training
     data = PretokenizedMixture(context.sources, context.tokenizer, context.data, seed_of_data(args))
-    data.check_rows(args.max_steps * args.sequences_per_step)
+    data.check_rows(args.max_steps * context.plan.sequences_per_step)
     next(iter(data))
     return f"{data.num_rows:,} sequences in {data.folder}"

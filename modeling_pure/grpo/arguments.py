@@ -1,4 +1,4 @@
-"""What a GRPO run is told. The defaults are the seed's: 8 prompts x 16 samples a step, 4,578 steps or 600M tokens.
+"""GRPO arguments. The defaults: 8 prompts x 16 completions a step, 4,578 steps or 600M generated tokens.
 
 TRL's own defaults leave the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1) without effect: no KL term
 (beta 0), one update per rollout (so no sequence is ever off-policy), advantages divided by their standard deviation.
@@ -7,21 +7,18 @@ TRL's own defaults leave the refinements of DeepSeek-V3.2 (arXiv 2512.02556, sec
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from math import ceil
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 from trl import GRPOConfig
 
 from ..errors import InputError
 from ..medqa.formats import checked_formats
 from ..medqa.rewards import REWARD_WEIGHTS
-from ..options import check_choices, check_numbers, check_shares, check_texts
+from ..options import check_choices, check_numbers, check_shares, check_texts, option
 from ..recipe import parse_value
-from ..training.arguments import equal_micro_batches
-from ..training.kernels import check_attention_kernel
-from ..training.launch import join_processes
-from ..training.trainer_options import check_built_options, check_trainer_options, refuse_idle
+from ..training.batch import BatchPlan, RolloutPlan
+from ..training.trainer_options import RunOptions, check_trainer_options, refuse_idle
 from .sampling import MASKING_OPTIONS, SamplingParams
 
 ALGORITHMS = ("grpo", "sft")
@@ -44,40 +41,32 @@ BELONG_TO = (
 class GRPOScriptArguments:
     """Model, questions and reward."""
 
-    model_name_or_path: str = field(
-        default="runs/pretrain", metadata={"help": "any causal language model: a folder or a Hub id"}
+    FIXED: ClassVar = (
+        *("model_name_or_path", "questions", "questions_config", "grpo_holdout", "holdout_only", "passages"),
+        *("num_passages", "length_penalty_min_tokens", "answer_formats", "chat", "lora_alpha"),
     )
-    questions: str = field(
-        default="GBaker/MedQA-USMLE-4-options", metadata={"help": "MedQA questions: a Hub id or local files"}
+    TENSORS: ClassVar = ("algorithm", "lora_rank", "model_shape")
+
+    model_name_or_path: str = option("runs/pretrain", "any causal language model: a folder or a Hub id")
+    questions: str = option("GBaker/MedQA-USMLE-4-options", "MedQA questions: a Hub id or local files")
+    questions_config: str | None = option(None, "the Hub data set's configuration")
+    grpo_holdout: float = option(0.0, "share of the train questions that pretraining kept out, as stated there")
+    holdout_only: bool = option(False, "train on those kept-out questions alone")
+    length_penalty_min_tokens: int = option(
+        4, "answers shorter than this many tokens lose up to 0.01 of reward; 0 = off"
     )
-    questions_config: str | None = field(default=None, metadata={"help": "the Hub data set's configuration"})
-    grpo_holdout: float = field(
-        default=0.0, metadata={"help": "share of the train questions that pretraining kept out, as stated there"}
+    medqa_dev_questions: int = option(500, "dev questions to answer at each evaluation, at most")
+    answer_formats: dict[str, float] | str | None = option(
+        None,
+        "letter, text or reasoned, or their shares, '{text: 0.5, reasoned: 0.5}'; default: text if the "
+        "checkpoint was taught it, else letter",
     )
-    holdout_only: bool = field(default=False, metadata={"help": "train on those kept-out questions alone"})
-    length_penalty_min_tokens: int = field(
-        default=4, metadata={"help": "answers shorter than this many tokens lose up to 0.01 of reward; 0 = off"}
-    )
-    medqa_dev_questions: int = field(
-        default=500, metadata={"help": "dev questions to answer at each evaluation, at most"}
-    )
-    answer_formats: dict[str, float] | str | None = field(
-        default=None,
-        metadata={
-            "help": "letter, text or reasoned, or their shares, '{text: 0.5, reasoned: 0.5}'; default: text if the "
-            "checkpoint was taught it, else letter"
-        },
-    )
-    chat: bool = field(default=False, metadata={"help": "ask in the tokenizer's chat template, for instruct models"})
-    passages: str | None = field(
-        default=None, metadata={"help": "open book: folder of texts, whose best passages stand before each question"}
-    )
-    num_passages: int = field(default=3, metadata={"help": "passages before each question"})
-    algorithm: str = field(
-        default="grpo", metadata={"help": "grpo, or sft: cross entropy on the right answers to the same prompts"}
-    )
-    lora_rank: int = field(default=0, metadata={"help": "rank of LoRA adapters to train; 0 = all weights"})
-    lora_alpha: int = field(default=32, metadata={"help": "scale of the adapters, over their rank"})
+    chat: bool = option(False, "ask in the tokenizer's chat template, for instruct models")
+    passages: str | None = option(None, "open book: folder of texts, whose best passages stand before each question")
+    num_passages: int = option(3, "passages before each question")
+    algorithm: str = option("grpo", "grpo, or sft: cross entropy on the right answers to the same prompts")
+    lora_rank: int = option(0, "rank of LoRA adapters to train; 0 = all weights")
+    lora_alpha: int = option(32, "scale of the adapters, over their rank")
 
     def __post_init__(self) -> None:
         check_texts(self)
@@ -92,142 +81,100 @@ class GRPOScriptArguments:
 
 
 @dataclass
-class PureGRPOConfig(GRPOConfig):
+class PureGRPOConfig(RunOptions, GRPOConfig):
     """The algorithm, optimisation, checkpoints and reports."""
 
-    output_dir: str = field(
-        default="runs/grpo",
-        metadata={"help": "folder of the run; the same command again continues from its last complete checkpoint"},
+    FIXED = (
+        *RunOptions.FIXED,
+        *("prompts_per_step", "updates_per_rollout", "num_iterations", "num_generations", "max_completion_length"),
+        *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "generation_kwargs", "keep_sampling_mask"),
+        *("use_vllm", "chat_template_kwargs", "shuffle_dataset", "disable_dropout", "cast_lm_head_to_fp32"),
+        *("beta", "use_bias_correction_kl", "off_policy_mask_threshold", "sync_ref_model", "ref_model_mixup_alpha"),
+        *("ref_model_sync_steps", "epsilon", "epsilon_high", "delta", "loss_type", "importance_sampling_level"),
+        *("reward_weights", "scale_rewards", "multi_objective_aggregation", "mask_truncated_completions"),
+        *("top_entropy_quantile", "entropy_coef", "use_adaptive_entropy", "model_init_kwargs"),
     )
-    max_steps: int = field(default=4578, metadata={"help": "optimizer steps, at most"})
-    max_tokens: int = field(default=600_000_000, metadata={"help": "generated tokens, at most; 0 = no limit"})
-    prompts_per_step: int | None = field(
-        default=None,
-        metadata={"help": "prompts of an optimizer step over all devices, however many; the passes follow from it"},
+
+    output_dir: str = option(
+        "runs/grpo", "folder of the run; the same command again continues from its last complete checkpoint"
     )
-    updates_per_rollout: int | None = field(
-        default=None, metadata={"help": "optimizer steps made on the completions of one rollout"}
+    max_steps: int = option(4578, "optimizer steps, at most")
+    max_tokens: int = option(600_000_000, "generated tokens, at most; 0 = no limit")
+    prompts_per_step: int | None = option(
+        None, "prompts of an optimizer step over all devices; micro-batches and accumulation follow from it"
     )
-    per_device_train_batch_size: int = field(
-        default=32, metadata={"help": "completions in a forward pass, per device; with prompts_per_step, at most"}
+    updates_per_rollout: int | None = option(None, "optimizer steps made on the completions of one rollout")
+    per_device_train_batch_size: int = option(
+        32, "completions in a micro-batch, per device; with prompts_per_step, at most"
     )
-    gradient_accumulation_steps: int = field(
-        default=4, metadata={"help": "forward passes in an optimizer step, where prompts_per_step is not stated"}
+    gradient_accumulation_steps: int = option(4, "micro-batches in an optimizer step, without prompts_per_step")
+    steps_per_generation: int = option(8, "micro-batches fed by one rollout, without updates_per_rollout")
+    num_generations: int = option(16, "completions sampled for each prompt (a group)")
+    max_completion_length: int = option(256, "tokens of a completion, at most")
+    temperature: float = option(1.0, "sampling temperature")
+    learning_rate: float = option(1e-5, "learning rate of AdamW after warm-up")
+    lr_scheduler_type: str = option("constant_with_warmup", "schedule")
+    warmup_steps: float = option(50, "steps of linear warm-up")
+    top_p: float = option(0.95, "sample from the likeliest tokens that hold this share of probability; 1 = all")
+    top_k: int = option(512, "sample from the k most likely tokens; 0 = no limit, which sorts the vocabulary")
+    keep_sampling_mask: bool = option(
+        True,
+        "train over the tokens that could be sampled, not the whole vocabulary; false also allows options that "
+        "no mask can express, such as repetition_penalty, with which transformers' generate samples",
     )
-    steps_per_generation: int = field(
-        default=8,
-        metadata={"help": "forward passes fed by one rollout, where updates_per_rollout is not stated"},
+    beta: float = option(0.001, "weight of the KL term towards the starting model")
+    use_bias_correction_kl: bool = option(True, "unbiased KL: the k3 estimate times the ratio")
+    off_policy_mask_threshold: float | None = option(
+        0.05, "drop bad samples this far (nats a token) off policy; inf = none"
     )
-    num_generations: int = field(default=16, metadata={"help": "completions sampled for each prompt (a group)"})
-    max_completion_length: int = field(default=256, metadata={"help": "tokens of a completion, at most"})
-    temperature: float = field(default=1.0, metadata={"help": "sampling temperature"})
-    learning_rate: float = field(default=1e-5, metadata={"help": "learning rate of AdamW after warm-up"})
-    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "schedule"})
-    warmup_steps: float = field(default=50, metadata={"help": "steps of linear warm-up"})
-    top_p: float = field(
-        default=0.95, metadata={"help": "draw from the likeliest tokens that hold this share of probability; 1 = all"}
+    # The list itself: with other rewards than MedQA's each counts 1.
+    reward_weights: list[float] | None = option(REWARD_WEIGHTS, "of a right answer and of the length penalty")
+    scale_rewards: str | bool = option(  # type: ignore[assignment]  # TRL documents both
+        "none", "advantage = reward - group mean, undivided"
     )
-    top_k: int = field(
-        default=512, metadata={"help": "and from no more than so many; 0 = no limit, which sorts the whole vocabulary"}
+    loss_type: str = option("grpo", "how token losses are averaged; grpo = per sequence")
+    shuffle_dataset: bool | None = option(
+        False, "shuffle the prompts; they already come in another order at every epoch"
     )
-    keep_sampling_mask: bool = field(
-        default=True,
-        metadata={
-            "help": "train over the very tokens that could be drawn, not the whole vocabulary; false also allows "
-            "what no mask can stand for, such as repetition_penalty, which transformers' generate then samples with"
-        },
+    disable_dropout: bool = option(True, "no dropout, so that the trained policy is the one that sampled")
+    cast_lm_head_to_fp32: bool = option(True, "logits in fp32: bf16 noise is mostly there")
+    attention_kernel: str = option(
+        "flash", "flash, cudnn (replans for every batch length), or auto (PyTorch's default order)"
     )
-    beta: float = field(default=0.001, metadata={"help": "weight of the KL term towards the starting model"})
-    use_bias_correction_kl: bool = field(
-        default=True, metadata={"help": "unbiased KL: the k3 estimate times the ratio"}
+    gradient_checkpointing: bool = option(False, "re-run the forward pass to save memory")
+    log_completions: bool = option(True, "show sampled completions, and keep them as parquet in the run folder")
+    num_completions_to_print: int | None = option(2, "completions shown per log line")
+    eval_steps: float | None = option(200, "optimizer steps between evaluations")
+    per_device_eval_batch_size: int = option(32, "dev questions sampled at once, per device")
+    num_generations_eval: int | None = option(1, "completions to each dev question")
+    metric_for_best_model: str | None = option(
+        None,
+        "metric that the best checkpoint is chosen by; default: dev accuracy by letter or text, in which no "
+        "reward has a say, and eval_rewards/correct/mean for reasons and chat",
     )
-    off_policy_mask_threshold: float | None = field(
-        default=0.05, metadata={"help": "drop bad samples this far (nats a token) off policy; inf = none"}
-    )
-    reward_weights: list[float] | None = field(
-        default_factory=lambda: REWARD_WEIGHTS,  # itself: other rewards than MedQA's then count 1 each
-        metadata={"help": "of a right answer and of the length penalty"},
-    )
-    scale_rewards: str | bool = field(  # type: ignore[assignment]  # TRL documents both
-        default="none", metadata={"help": "advantage = reward - group mean, undivided"}
-    )
-    loss_type: str = field(default="grpo", metadata={"help": "how token losses are averaged; grpo = per sequence"})
-    shuffle_dataset: bool | None = field(
-        default=False, metadata={"help": "shuffle the prompts; they already come in another order at every epoch"}
-    )
-    disable_dropout: bool = field(
-        default=True, metadata={"help": "no dropout, by which other policies would be trained than the one that acted"}
-    )
-    cast_lm_head_to_fp32: bool = field(default=True, metadata={"help": "logits in fp32: bf16 noise is mostly there"})
-    bf16: bool | None = field(  # type: ignore[assignment]  # None, as in TRL: decided in `__post_init__`
-        default=None, metadata={"help": "use bf16 autocast; default: true if the GPU supports it"}
-    )
-    attention_kernel: str = field(
-        default="flash",
-        metadata={"help": "flash, cudnn (replans for every batch length), or auto (PyTorch's default order)"},
-    )
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "re-run the forward pass to save memory"})
-    log_completions: bool = field(
-        default=True, metadata={"help": "show sampled completions, and keep them as parquet in the run folder"}
-    )
-    num_completions_to_print: int | None = field(default=2, metadata={"help": "completions shown per log line"})
-    eval_strategy: str = field(default="steps", metadata={"help": "when to answer the dev questions"})
-    eval_steps: float | None = field(default=200, metadata={"help": "optimizer steps between evaluations"})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "dev questions sampled at once, per device"})
-    num_generations_eval: int | None = field(default=1, metadata={"help": "completions to each dev question"})
-    metric_for_best_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "what the best checkpoint is chosen by; default: dev accuracy by letter or text, in which no "
-            "reward has a say, and eval_rewards/correct/mean for reasons and chat"
-        },
-    )
-    load_best_model_at_end: bool = field(default=False, metadata={"help": "end with the best checkpoint's weights"})
-    save_steps: float = field(default=200, metadata={"help": "optimizer steps between checkpoints"})
-    save_total_limit: int | None = field(default=3, metadata={"help": "newest checkpoints kept, and the best one"})
-    logging_steps: float = field(default=10, metadata={"help": "optimizer steps between log lines"})
-    report_to: list[str] | None = field(
-        default_factory=lambda: ["tensorboard"], metadata={"help": "tensorboard, wandb, trackio, ..., all or none"}
-    )
-    seed: int = field(default=0, metadata={"help": "of sampling, and of the questions' order without data_seed"})
-    resume_from_checkpoint: str | None = field(
-        default=None,
-        metadata={
-            "help": "a checkpoint folder, or hf://user/name, to go on from, instead of the run's last complete one"
-        },
-    )
-    push_to_hub: bool = field(default=False, metadata={"help": "push checkpoints and the final model to the Hub"})
-    hub_model_id: str | None = field(default=None, metadata={"help": "repository on the Hub, user/name"})
-    hub_strategy: str = field(
-        default="every_save",
-        metadata={
-            "help": "end; every_save: weights, each checkpoint's in a branch; checkpoint: also the newest one's full "
-            "state, which the same command on an empty disk goes on from"
-        },
-    )
-    hub_private_repo: bool | None = field(default=None, metadata={"help": "make the repository a private one"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
+    load_best_model_at_end: bool = option(False, "end with the best checkpoint's weights")
+    save_steps: float = option(200, "optimizer steps between checkpoints")
+    seed: int = option(0, "seed of sampling, and of the questions' order without data_seed")
+    trust_remote_code: bool = option(False, "run Python code that comes with the model")
 
     def __post_init__(self) -> None:
         if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = False  # every weight takes part in every pass
+            self.ddp_find_unused_parameters = False  # every weight takes part in every forward pass
         self.metric_is_default = self.metric_for_best_model is None
         if self.metric_is_default:
             self.metric_for_best_model = "eval_medqa_accuracy"
-        if self.greater_is_better is None:  # Trainer knows of names that end in loss only
-            self.greater_is_better = not any(kind in (self.metric_for_best_model or "") for kind in ("loss", "nll"))
         self._check_options()
-        join_processes(self)
-        self._share_out()
+        self._divide_step()
         super().__post_init__()
-        check_built_options(self)
-        check_attention_kernel(self.attention_kernel)
         self._refuse_what_cannot_be_kept()
-        # As TRL allows, a rollout may feed part of an update, and a step parts of groups: no whole number stands then.
-        if not self.updates % 1:
-            self.updates_per_rollout = int(self.updates)
-        if not self.prompts % 1:
-            self.prompts_per_step = int(self.prompts)
+        self.plan = RolloutPlan(
+            self.per_device_train_batch_size,
+            self.gradient_accumulation_steps,
+            self.world_size,
+            self.num_generations,
+            cast(int, self.generation_batch_size),
+            self.steps_per_generation * self.num_iterations,
+        )
 
     def _check_options(self) -> None:
         """Raise `InputError` for values that neither TRL nor this trainer can use, and for those without effect."""
@@ -249,30 +196,29 @@ class PureGRPOConfig(GRPOConfig):
         for prefix, needs, value in BELONG_TO:
             refuse_idle(self, prefix, getattr(self, needs) == value, f"{needs} {value}")
 
-    def _share_out(self) -> None:
-        """Take from `prompts_per_step` and `updates_per_rollout` the passes of a step and of a rollout."""
+    def _divide_step(self) -> None:
+        """Set the micro-batches of a step and of a rollout as `prompts_per_step` and `updates_per_rollout` ask for."""
         if self.prompts_per_step is not None:
-            processes = int(os.environ.get("WORLD_SIZE", "1"))  # `world_size` is not to be had yet
-            share = self.prompts_per_step * self.num_generations / processes
-            if share < 1 or share % 1:
-                raise InputError(
-                    f"prompts_per_step: {self.prompts_per_step} x {self.num_generations} completions cannot be shared "
-                    f"by {processes} process(es)"
-                )
-            size, passes = equal_micro_batches(int(share), self.per_device_train_batch_size)
-            self.per_device_train_batch_size, self.gradient_accumulation_steps = size, passes
+            plan = BatchPlan.divide(
+                f"prompts_per_step: {self.prompts_per_step} x {self.num_generations} completions",
+                self.prompts_per_step * self.num_generations,
+                int(os.environ.get("WORLD_SIZE", "1")),  # `world_size` needs Trainer's own checks
+                self.per_device_train_batch_size,
+            )
+            self.per_device_train_batch_size = plan.micro_batch_size
+            self.gradient_accumulation_steps = plan.accumulation
         if self.generation_batch_size is not None:  # TRL takes one of the two
             if self.updates_per_rollout or self.steps_per_generation != type(self).steps_per_generation:
                 raise InputError("generation_batch_size: stands for steps_per_generation; leave out all but one")
             self.steps_per_generation = None  # type: ignore[assignment]  # TRL fills it in
         if self.updates_per_rollout is not None:
-            passes = self.updates_per_rollout * self.gradient_accumulation_steps
-            if passes < 1 or passes % self.num_iterations:
+            micro_batches = self.updates_per_rollout * self.gradient_accumulation_steps
+            if micro_batches % self.num_iterations:
                 raise InputError(
                     f"updates_per_rollout: expected a multiple of num_iterations {self.num_iterations} above 0, found "
                     f"{self.updates_per_rollout}"
                 )
-            self.steps_per_generation = passes // self.num_iterations
+            self.steps_per_generation = micro_batches // self.num_iterations
 
     def _refuse_what_cannot_be_kept(self) -> None:
         """Refuse what no mask can stand for, and backends that give no masks back."""
@@ -282,11 +228,11 @@ class PureGRPOConfig(GRPOConfig):
             raise InputError(f"{name}: gives no masks back, and TRL leaves the weights in bf16")
         if self.use_vllm and self.keep_sampling_mask:
             raise InputError(
-                "use_vllm: gives no masks back; say keep_sampling_mask false, top_p 1.0 and top_k 0, or leave it out"
+                "use_vllm: gives no masks back; set keep_sampling_mask false, top_p 1.0 and top_k 0, or leave it out"
             )
         if self.use_vllm and sampling.truncates and self.vllm_importance_sampling_correction:
             raise InputError(
-                "use_vllm: with top_p, top_k or min_p TRL's importance correction takes the loss to nearly 0; say "
+                "use_vllm: with top_p, top_k or min_p TRL's importance correction takes the loss to nearly 0; set "
                 "top_p 1.0 and top_k 0"
             )
         if self.keep_sampling_mask and self.beyond_masks:
@@ -317,29 +263,3 @@ class PureGRPOConfig(GRPOConfig):
     def _generation_options(self) -> dict[str, Any]:
         given = cast(dict[str, Any], self.generation_kwargs or {})  # a string has been parsed
         return {name: value for name, value in given.items() if (name, value) != ("do_sample", True)}
-
-    @property
-    def prompts(self) -> float:
-        """Prompts of one optimizer step, over all devices."""
-        return self.completions_per_step / self.num_generations
-
-    @property
-    def updates(self) -> float:
-        """Optimizer steps made on the completions of one rollout."""
-        return self.micro_batches_per_rollout / self.gradient_accumulation_steps
-
-    @property
-    def micro_batches_per_rollout(self) -> int:
-        """Forward passes of training from one rollout to the next."""
-        return self.steps_per_generation * self.num_iterations
-
-    @property
-    def prompts_of_run(self) -> int:
-        """Prompts that `max_steps` steps take; the last rollout is a whole one, even if the run ends inside it."""
-        rollouts = ceil(self.max_steps * self.gradient_accumulation_steps / self.micro_batches_per_rollout)
-        return rollouts * cast(int, self.generation_batch_size) // self.num_generations
-
-    @property
-    def completions_per_step(self) -> int:
-        """Completions of one optimizer step, over all devices."""
-        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size

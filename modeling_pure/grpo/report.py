@@ -3,7 +3,7 @@
 import math
 
 from ..medqa.card import DEV_METRICS
-from ..training.report import state_memory
+from ..training.throughput import state_memory
 from .arguments import PureGRPOConfig
 from .sft import AnswerTrainer
 from .trainer import PureGRPOTrainer
@@ -32,12 +32,12 @@ INERT = "WITHOUT EFFECT: "
 
 def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -> dict[str, str]:
     """What a step, a rollout and the whole run consist of."""
-    prompts, total = args.prompts, args.max_steps * args.prompts / args.num_iterations
+    prompts, total = args.plan.prompts, args.max_steps * args.plan.prompts / args.num_iterations
     right, short, *others = args.reward_weights or (1, 1)
     budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
     return {
-        "step": f"{prompts:g} prompts x {args.num_generations} completions = {args.completions_per_step}",
-        "rollout": f"{args.generation_batch_size} completions, {args.updates:g} update(s) on each",
+        "step": f"{prompts:g} prompts x {args.num_generations} completions = {args.plan.sequences_per_step}",
+        "rollout": f"{args.generation_batch_size} completions, {args.plan.updates:g} update(s) on each",
         "run": f"{args.max_steps:,} steps {budget}",
         "questions": f"{num_questions:,}, asked {total / num_questions:.3g} times each",
         "completion": f"up to {args.max_completion_length} tokens at temperature {args.temperature:g}",
@@ -58,7 +58,7 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
         )
         if holds
     ]
-    several = args.updates > 1
+    several = args.plan.updates > 1
     threshold = args.off_policy_mask_threshold
     off_policy = f"above {threshold} nats a token" if several else INERT + "needs several updates"
     unbiased = "on" if args.use_bias_correction_kl else "off"

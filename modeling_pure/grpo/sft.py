@@ -55,11 +55,11 @@ class AnswerTrainer(DurableTrainer):
         **kwargs: Any,
     ) -> None:
         # A micro-batch of GRPO holds completions, one of this holds prompts: 128 / 16 = 8 of them fill a step at once.
-        if args.prompts_per_step is None:
+        if args.plan.prompts % 1:
             raise InputError(
-                f"num_generations: a step of {args.completions_per_step} completions holds parts of groups"
+                f"num_generations: a step of {args.plan.sequences_per_step} completions holds parts of groups"
             )
-        args.per_device_train_batch_size = args.prompts_per_step // args.world_size
+        args.per_device_train_batch_size = int(args.plan.prompts) // args.world_size
         args.gradient_accumulation_steps, args.remove_unused_columns = 1, False
         self.tokenizer, self.questions = processing_class, questions
         end_no_prompt(processing_class)

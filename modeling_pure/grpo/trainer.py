@@ -14,7 +14,7 @@ from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
@@ -99,7 +99,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     def rollout_done(self) -> bool:
         """Whether all of the last rollout has been trained on."""
-        return self._step % self.args.micro_batches_per_rollout == 0
+        return self._step % self.args.plan.micro_batches_per_rollout == 0
 
     # ---- what is ours, and what is left to TRL --------------------------------------------------------------------
 
@@ -171,15 +171,13 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         model: Any = self.model
         return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train; with a checkpoint, first take up its count of generated tokens."""
-        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
-        if checkpoint:
-            attributes = callback_attributes(checkpoint, TokenBudget.__name__)
-            self.token_budget.generated_tokens = attributes["generated_tokens"]
-            if attributes.get("inside_rollout"):
-                logger.warning(f"'{checkpoint}' was saved inside a rollout, whose rest is not trained on")
-        return super().train(checkpoint, *args, **kwargs)
+    def restore(self, checkpoint: Path) -> None:
+        """Restore the count of generated tokens."""
+        super().restore(checkpoint)
+        attributes = callback_attributes(checkpoint, TokenBudget.__name__)
+        self.token_budget.generated_tokens = attributes["generated_tokens"]
+        if attributes.get("inside_rollout"):
+            logger.warning(f"'{checkpoint}' was saved inside a rollout, whose rest is not trained on")
 
     def has_finished(self, checkpoint: Path) -> bool:
         """Whether the budget is spent, or the checkpoint is that of the last step."""

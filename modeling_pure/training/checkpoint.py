@@ -1,4 +1,4 @@
-"""Which checkpoints can be trusted, and whether a folder holds a model at all."""
+"""Which checkpoints are complete, and whether a folder holds a model at all."""
 
 import json
 from pathlib import Path
@@ -15,16 +15,13 @@ CARD = "README.md"  # not in the list: evaluations write their accuracies into i
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[tuple[int, Path]]:
-    """The steps and checkpoint folders of a run in their order, whole or not."""
+    """The steps and checkpoint folders of a run in their order, complete or not."""
     numbered = [(folder.name.removeprefix("checkpoint-"), folder) for folder in Path(output_dir).glob("checkpoint-*")]
     return sorted((int(step), folder) for step, folder in numbered if step.isdigit())
 
 
 def write_file_list(folder: Path) -> None:
-    """List the size of every file of a checkpoint but its card, so that damage is noticed.
-
-    This comes last: a file that changes after it makes the checkpoint a damaged one.
-    """
+    """List the size of every file of a checkpoint but its card; a file that changes after this counts as damage."""
     apart = (folder / CARD, folder / FILE_LIST)
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in apart]
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
@@ -32,12 +29,12 @@ def write_file_list(folder: Path) -> None:
 
 
 def checkpoint_fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder; None where it is whole."""
+    """What is wrong with a checkpoint folder; None if it is complete."""
     try:
         sizes = json.loads((folder / FILE_LIST).read_text())
         step = json.loads((folder / STATE_FILE).read_text())["global_step"]
     except (OSError, ValueError, KeyError) as error:
-        return f"no whole {FILE_LIST} and {STATE_FILE} ({first_line(error)})"
+        return f"no readable {FILE_LIST} and {STATE_FILE} ({first_line(error)})"
     if folder.name != f"checkpoint-{step}":
         return f"{STATE_FILE} is of step {step}"
     for name, size in sizes.items():
@@ -51,37 +48,8 @@ def checkpoint_fault(folder: Path) -> str | None:
     return None
 
 
-def checkpoint_step(folder: Path) -> int | None:
-    """The step of a checkpoint folder; None where it is not whole."""
-    return None if checkpoint_fault(folder) else int(folder.name.removeprefix("checkpoint-"))
-
-
 def complete_step(folder: Path) -> int:
-    """The step of a checkpoint to resume from; raises `InputError` if it is not complete."""
-    step = checkpoint_step(folder)
-    if step is None:
-        raise InputError(f"resume_from_checkpoint: '{folder}' is not a complete checkpoint")
-    return step
-
-
-def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint of a run; says which damaged ones it passed over."""
-    for _, folder in reversed(checkpoint_folders(output_dir)):
-        if not (fault := checkpoint_fault(folder)):
-            return folder
-        print(f"passing over {folder}: {fault}")
-    return None
-
-
-def resume_point(output_dir: str | Path, resume_from_checkpoint: str | None) -> Path | None:
-    """The checkpoint to go on from: the one that is asked for, else the run's last complete one, else none.
-
-    Raises:
-        InputError: the folder that is asked for is not a complete checkpoint.
-    """
-    if not resume_from_checkpoint:
-        return last_complete_checkpoint(output_dir)
-    folder = Path(resume_from_checkpoint)
+    """The step of a checkpoint; raises `InputError` if it is not complete."""
     if fault := checkpoint_fault(folder):
         if numbered := checkpoint_folders(folder):  # a run's own folder, perhaps of a finished one
             cure = f"resume from one of its checkpoints, such as {numbered[-1][1]}"
@@ -91,7 +59,16 @@ def resume_point(output_dir: str | Path, resume_from_checkpoint: str | None) -> 
             f"resume_from_checkpoint: '{folder}' is not a complete checkpoint: {fault}; {cure}, or leave the option "
             "out: a run continues from its last checkpoint by itself"
         )
-    return folder
+    return int(folder.name.removeprefix("checkpoint-"))
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest complete checkpoint of a run; prints which damaged ones it skipped."""
+    for _, folder in reversed(checkpoint_folders(output_dir)):
+        if not (fault := checkpoint_fault(folder)):
+            return folder
+        print(f"skipping {folder}: {fault}")
+    return None
 
 
 def require_optimizer(checkpoint: Path, by_deepspeed: bool) -> None:
@@ -103,35 +80,19 @@ def require_optimizer(checkpoint: Path, by_deepspeed: bool) -> None:
         raise InputError(f"resume_from_checkpoint: '{checkpoint}' was written without DeepSpeed; resume it without")
     if not by_deepspeed and not (checkpoint / "optimizer.pt").is_file():
         raise InputError(
-            f"resume_from_checkpoint: '{checkpoint}' has no optimizer.pt; it was saved under DeepSpeed, by a former "
-            "version under FSDP, or by save_only_model: resume it as it was written, or start in another output_dir"
+            f"resume_from_checkpoint: '{checkpoint}' has no optimizer.pt; it was saved under DeepSpeed or by "
+            "save_only_model: resume it as it was written, or start in another output_dir"
         )
 
 
 def callback_attributes(checkpoint: str | Path, callback: str) -> dict[str, Any]:
-    """What a stateful callback left in a checkpoint's trainer_state.json.
-
-    Raises:
-        InputError: the checkpoint was written by another kind of run.
-    """
+    """The saved state of a callback; raises `InputError` if another kind of run wrote the checkpoint."""
     state = json.loads((Path(checkpoint) / STATE_FILE).read_text())
     try:
         attributes: dict[str, Any] = state["stateful_callbacks"][callback]["attributes"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{checkpoint}: was not written by this kind of run (no {callback} state)") from error
     return attributes
-
-
-def already_finished(output_dir: str, max_steps: int) -> bool:
-    """Whether a run's folder holds everything that its last step and what follows it leave; says so."""
-    try:
-        step: int = json.loads((Path(output_dir) / STATE_FILE).read_text())["global_step"]  # written last of all
-    except (OSError, ValueError, KeyError):
-        return False
-    finished = step >= max_steps and any(Path(output_dir).glob("*.safetensors"))
-    if finished:
-        print(f"{output_dir}: finished before, at step {step}; raise max_steps to go on")
-    return finished
 
 
 def merge_command(adapter: Path) -> str:
@@ -150,7 +111,7 @@ def merge_command(adapter: Path) -> str:
 
 
 def check_model(key: str, name_or_path: str) -> None:
-    """Raise `InputError` where a local `name_or_path` is not a folder that holds a model with whole weights files."""
+    """Raise `InputError` if a local `name_or_path` is not a folder with a model whose weights files can be read."""
     folder = Path(name_or_path)
     looks_local = folder.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
     if not looks_local:

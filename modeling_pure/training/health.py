@@ -1,4 +1,4 @@
-"""What keeps a bad batch from ruining a run: steps skipped on the device, a stop after several, a loss watch."""
+"""Protection from bad batches: steps skipped on the device, a stop after several, a watch on the loss."""
 
 import json
 import math
@@ -16,24 +16,24 @@ from ..errors import RunStopped
 
 SPIKE_WINDOW = 50  # log lines
 SPIKE_DEVIATIONS = 6.0
-SPIKE_LEAST = 0.2  # nats: below that it is not worth a word, however quiet the curve was
+SPIKE_LEAST = 0.2  # nats; less is no spike, however quiet the curve was
 
 
 class NotFinite(RunStopped):
-    """The loss or a gradient was not finite in too many steps in a row."""
+    """The loss or a gradient was not finite in too many consecutive steps."""
 
 
 class NonFiniteGuard:
     """Skips the optimizer steps whose loss or gradient is not finite; fused AdamW and Muon decide on the device.
 
-    A loss that is not finite makes the gradient NaN, so that the gradient's norm says everything, and on all ranks.
-    `found_inf`, the flag of `torch.amp.GradScaler`, then keeps the optimizer from changing anything: fused AdamW reads
-    it in its kernel, and `MuonWithAdamW` puts the weights back. The learning rate and the data move on. For any other
-    optimizer the host waits for the norm, and takes the gradients away.
+    A loss that is not finite makes the gradient NaN, so the norm of the gradient decides, on all ranks. `found_inf`,
+    the flag of `torch.amp.GradScaler`, then keeps the optimizer from changing anything: fused AdamW reads it in its
+    kernel, and `MuonWithAdamW` restores the weights. The learning rate and the data advance. For any other optimizer
+    the host waits for the norm and drops the gradients.
 
     Args:
-        max_steps: so many such steps in a row stop the run, at the next log line.
-        steps_kept: how many steps' batches to remember, to say which rows were concerned.
+        max_steps: stop the run after this many consecutive skipped steps, at the next log line.
+        steps_kept: how many steps' batches to keep, to write down those that were not finite.
     """
 
     def __init__(self, max_steps: int, steps_kept: int, device: torch.device) -> None:
@@ -46,11 +46,11 @@ class NonFiniteGuard:
         self.batches: deque[tuple[int, list[dict[str, Any]]]] = deque(maxlen=steps_kept)
 
     def poison(self, loss: torch.Tensor) -> torch.Tensor:
-        """The loss, with a gradient that is NaN throughout where it is not finite."""
+        """The loss, whose gradient is NaN throughout if the loss is not finite."""
         return loss * torch.where(torch.isfinite(loss), 1.0, torch.nan)
 
     def count_loss(self, loss: torch.Tensor) -> torch.Tensor:
-        """The loss of a micro-batch for the log: 0, and not counted, where it is not finite."""
+        """The loss of a micro-batch for the log: 0, and not counted, if it is not finite."""
         finite = torch.isfinite(loss)
         self.finite_losses += finite
         self.losses += 1
@@ -71,10 +71,10 @@ class NonFiniteGuard:
         return grad_norm
 
     def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> tuple[float, int, range]:
-        """Since the last call: share of losses that were finite, steps skipped, and the longest row of these.
+        """Since the last call: share of finite losses, number of skipped steps, and the longest run of these.
 
-        The one place where the host waits for the device, when a log line is due and it waits anyway. `reduce` adds up
-        over the ranks: each has losses of its own, whereas the norm of the gradient is one for all.
+        The only place where the host waits for the device, when a log line is due and it waits anyway. `reduce` adds
+        up over the ranks, each of which has losses of its own; the norm of the gradient is the same on all.
         """
         losses = torch.full_like(self.finite_losses, self.losses)
         finite, losses = reduce(torch.stack([self.finite_losses, losses])).tolist()
@@ -84,7 +84,7 @@ class NonFiniteGuard:
         return finite / max(1, losses), skipped, range(last - longest + 1, last + 1)
 
     def write_batches(self, folder: Path, rank: int, steps: range, tokenizer: PreTrainedTokenizerBase) -> Path:
-        """Write the rows of some steps to a file of the run's folder, each as a line of JSON."""
+        """Write the sequences of some steps to a file of the run's folder, each as a line of JSON."""
         file = folder / f"not-finite-rank-{rank}.jsonl"
         with file.open("w") as lines:
             for step, batches in self.batches:
@@ -96,10 +96,10 @@ class NonFiniteGuard:
 
 
 def loss_spike(loss: float, earlier: list[float]) -> float | None:
-    """By how many nats a logged loss stands out above the earlier ones; None where it does not.
+    """By how many nats a logged loss lies above the earlier ones; None if it is no spike.
 
-    It stands out when it lies more than six standard deviations above the median of the last 50, the deviation being
-    estimated from the median absolute deviation, which one earlier spike does not move.
+    A spike lies more than six standard deviations above the median of the last 50. The deviation is estimated from the
+    median absolute deviation, which an earlier spike does not move.
     """
     window = [value for value in earlier[-SPIKE_WINDOW:] if math.isfinite(value)]
     if len(window) < 10:

@@ -15,7 +15,6 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..attention_pure import VARLEN, expand_float32_heads
-from ..errors import InputError
 from ..modeling_pure import PureForCausalLM
 
 # torch 2.12 made the option that allows fewer key heads than query heads explicit; 2.11 does not check.
@@ -27,12 +26,6 @@ ATTENTION_KERNELS = {  # by `attention_kernel`: what sdpa tries, in this order; 
     "cudnn": [SDPBackend.CUDNN_ATTENTION, *OTHER_KERNELS],
 }
 _chosen = ExitStack()  # holds sdpa's order until another one is chosen
-
-
-def check_attention_kernel(kernel: str) -> None:
-    """Raise `InputError` unless `kernel` is one of `ATTENTION_KERNELS`."""
-    if kernel not in ATTENTION_KERNELS:
-        raise InputError(f"attention_kernel: expected one of {list(ATTENTION_KERNELS)}, found {kernel!r}")
 
 
 def choose_attention_kernel(kernel: str) -> None:

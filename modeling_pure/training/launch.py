@@ -1,4 +1,4 @@
-"""What a run's processes owe each other: one number of them, one precision and engine, one folder, one end."""
+"""The processes of a run: their number, precision and engine, the lock on the run folder, and ranks that are lost."""
 
 import errno
 import fcntl
@@ -34,13 +34,13 @@ def choose_bf16(stated: bool | None) -> bool:
     """Whether to train in bf16: as stated, else as the launcher says, else if the GPU supports it.
 
     Raises:
-        InputError: `accelerate launch --mixed_precision` asks for fp16 or fp8, or contradicts the option.
+        InputError: `accelerate launch --mixed_precision` is fp16 or fp8, or contradicts the option.
     """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if launched not in PRECISIONS:
-        raise InputError(f"mixed_precision: {launched}, by accelerate launch; the model trains in bf16 or fp32")
+        raise InputError(f"mixed_precision: {launched}, from accelerate launch; the model trains in bf16 or fp32")
     if launched == "bf16" and stated is False:
-        raise InputError("bf16: false, but accelerate launch says mixed_precision bf16; leave one of them out")
+        raise InputError("bf16: false, but accelerate launch has mixed_precision bf16; leave one of them out")
     if stated is None and launched == "no":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(stated) or launched == "bf16"
@@ -49,12 +49,12 @@ def choose_bf16(stated: bool | None) -> bool:
 def join_processes(args: TrainingArguments) -> None:
     """Start the process group of a run on CPUs.
 
-    Without an accelerator, accelerate needs `use_cpu`, or processes of plain torchrun would each be a run of its own;
+    Without an accelerator, accelerate needs `use_cpu`, or each process of plain torchrun would be a run of its own;
     and transformers passes `ddp_timeout` on for other devices only.
 
     Raises:
-        InputError: DeepSpeed is asked for, which accelerate does not start on CPUs, or the environment does not say
-            where the other processes are.
+        InputError: DeepSpeed is set, which accelerate does not start on CPUs, or the environment does not state where
+            the other processes are.
     """
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and (args.bf16 or "LOCAL_RANK" in os.environ):
@@ -62,7 +62,7 @@ def join_processes(args: TrainingArguments) -> None:
     if "deepspeed" in engines(args) and (on_cpu or args.use_cpu or not is_deepspeed_available()):
         raise InputError("deepspeed: needs GPUs and pip install deepspeed; leave it out here")
     if args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
-        PartialState._reset_state()  # of a run before, in the same process; transformers does so as well
+        PartialState._reset_state()  # of an earlier run in this process; transformers does so as well
         try:
             PartialState(cpu=True, backend=args.ddp_backend, timeout=args.ddp_timeout_delta)
         except ValueError as error:
@@ -70,7 +70,7 @@ def join_processes(args: TrainingArguments) -> None:
 
 
 def check_processes(args: TrainingArguments) -> None:
-    """Raise `InputError` unless as many processes train together as the launcher has started."""
+    """Raise `InputError` unless all processes that the launcher has started train together."""
     started = get_int_from_env(SIZES, 1)
     if started != args.world_size:
         raise InputError(
@@ -80,7 +80,7 @@ def check_processes(args: TrainingArguments) -> None:
 
 
 def engines(args: TrainingArguments) -> set[str]:
-    """What options or the launcher ask for beside DDP."""
+    """Engines other than DDP that options or the launcher ask for."""
     stated = {"deepspeed": args.deepspeed, "fsdp": args.fsdp, "megatron_lm": None}
     return {name for name, given in stated.items() if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}")}
 
@@ -96,19 +96,19 @@ def check_engine(args: TrainingArguments, accelerator: Any) -> None:
     if accelerator.mixed_precision != PRECISIONS[bool(args.bf16)]:
         raise InputError(
             f"bf16: {bool(args.bf16)}, but accelerate has {accelerator.mixed_precision}; the model trains in bf16 or "
-            "fp32, and all settings have to say the same"
+            "fp32, and all settings must agree"
         )
 
 
 def describe_precision(accelerator: Any) -> str:
-    """The precision of forward and backward passes and of the weights, and the compiler of the whole model, if any."""
+    """For the start-up block: the precision of computation and weights, and the compiler of the whole model."""
     compiler = accelerator.state.dynamo_plugin.backend.value.lower()
     precision = "bf16 autocast, fp32 weights" if accelerator.mixed_precision == "bf16" else "fp32"
     return precision if compiler == "no" else f"{precision}, model compiled by {compiler}"
 
 
 def describe_processes(args: TrainingArguments, accelerator: Any) -> str:
-    """The device, the number of processes, and how they share the work."""
+    """For the start-up block: the device, the number of processes, and how they share the work."""
     kind = accelerator.distributed_type.value
     how = {"NO": "", "FSDP": ", weights sharded (FSDP)"}.get(kind, f", {kind}")
     return f"{args.device}, {args.world_size} process(es){how}"
@@ -119,10 +119,10 @@ def describe_processes(args: TrainingArguments, accelerator: Any) -> str:
 
 @contextmanager
 def run_lock(args: TrainingArguments) -> Iterator[None]:
-    """Keep a second run out of the run folder; take the folder away if this run made it and leaves nothing in it.
+    """Keep a second run out of the run folder; remove the folder if this run created it and leaves nothing in it.
 
-    The first process holds the lock. It is one of a process (`lockf`), which data workers do not inherit, so that a
-    killed run's lock is free at once; and which is gone as soon as this process opens and closes the file once more.
+    The first process holds the lock. Data workers do not inherit a `lockf` lock, so a killed run frees it at once; it
+    is also lost as soon as this process opens and closes the file again.
 
     Raises:
         InputError: another run has the folder, or it cannot be written; on all ranks.
@@ -149,7 +149,7 @@ def run_lock(args: TrainingArguments) -> Iterator[None]:
 
 
 def lock_folder(folder: Path) -> IO[str]:
-    """Lock a folder for this process and write down which one that is; the lock lasts until the file is closed.
+    """Lock a folder for this process, whose name goes into the file; closing the file releases the lock.
 
     Raises:
         InputError: another process has it, or the folder cannot be written.
@@ -167,7 +167,7 @@ def lock_folder(folder: Path) -> IO[str]:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
             raise InputError(
-                f"output_dir: a run in '{folder}' is under way: {holder}; wait for its end, stop it, or take another "
+                f"output_dir: a run in '{folder}' is under way: {holder}; wait for its end, stop it, or use another "
                 "output_dir"
             ) from error
         print(f"output_dir: '{folder}' cannot be locked ({error}): make sure that no other run uses it")
@@ -191,11 +191,7 @@ def this_process() -> str:
 
 @contextmanager
 def naming_lost_ranks(args: TrainingArguments) -> Iterator[None]:
-    """Turn the error of a connection between ranks into one line that names those that hang or have ended.
-
-    Raises:
-        RankLost: a rank did not answer within `ddp_timeout`, or closed its connections.
-    """
+    """Turn a failed connection between ranks into `RankLost`, one line that names those that hang or have ended."""
     if args.world_size == 1 or not dist.is_initialized():
         yield
         return
@@ -213,23 +209,20 @@ def naming_lost_ranks(args: TrainingArguments) -> Iterator[None]:
 
 
 def lost_ranks(rank: int, world_size: int) -> list[str]:
-    """The ranks that do not say through the group's store that a connection has failed, as the others do."""
+    """The ranks that do not report a failed connection through the group's store, as the others do."""
     lost = ["rank 0, which holds the store,"]  # unless the store answers
 
     def ask() -> None:
-        store = _get_default_store()
-        store.set(f"pure/answer/{rank}", "")
-        time.sleep(ANSWER_SECONDS)
-        silent = [other for other in range(world_size) if not store.check([f"pure/answer/{other}"])]
-        places = {other: f"pure/process/{other}" for other in silent}
-        known = {other: store.get(place).decode() for other, place in places.items() if store.check([place])}
-        lost[:] = [f"rank {other} ({known.get(other, 'not started')})" for other in silent]
-
-    def ask_quietly() -> None:
         with suppress(RuntimeError):
-            ask()
+            store = _get_default_store()
+            store.set(f"pure/answer/{rank}", "")
+            time.sleep(ANSWER_SECONDS)
+            silent = [other for other in range(world_size) if not store.check([f"pure/answer/{other}"])]
+            places = {other: f"pure/process/{other}" for other in silent}
+            known = {other: store.get(place).decode() for other, place in places.items() if store.check([place])}
+            lost[:] = [f"rank {other} ({known.get(other, 'not started')})" for other in silent]
 
-    asking = threading.Thread(target=ask_quietly, daemon=True)
+    asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(2 * ANSWER_SECONDS)
     return list(lost)

@@ -1,4 +1,4 @@
-"""Muon for the matrices between the embeddings, AdamW for the embeddings: two optimizers that Trainer sees as one."""
+"""Muon for the matrices of the layers, AdamW for the embeddings: two optimizers that Trainer sees as one."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
     Muon's update is scaled to the size of AdamW's (`match_rms_adamw`; Liu et al. 2025, arXiv 2502.16982), so that one
     learning rate and one weight decay serve both.
 
-    Where `found_inf` is set, a step changes nothing: AdamW's kernel reads the flag itself; for Muon, which has no such
-    flag in torch, the momentum is fed back to itself and the weights are put back from a copy, all on the device.
+    If `found_inf` is set, a step changes nothing: AdamW's kernel reads the flag itself; torch's Muon has no such flag,
+    so its momentum is fed back to itself and the weights are restored from a copy, all on the device.
 
     Args:
         hidden: 2D weights for Muon.

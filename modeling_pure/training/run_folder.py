@@ -1,6 +1,7 @@
-"""What a run's folder says about how it was made, and whether a recipe may go on from one of its checkpoints."""
+"""What a run's folder says beside its checkpoints: its recipe, its launches, every logged number, its curves."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,59 +12,15 @@ from typing import Any, cast
 
 import torch
 import yaml
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..atomic import write_atomically
 from ..errors import InputError
+from ..recipe import Recipe
 
 RECIPE_FILE, LAUNCHES_FILE, CHECKPOINT_RECIPE = "recipe.yaml", "launches.jsonl", "recipe.json"
+METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.png"
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy")
-# Changing one of these on resume makes the curve meaningless. `sequences_per_step` is the batch of
-# all devices, which they may share in another way; paths may move, the data say themselves whether they are the same.
-FIXED = (
-    *("preset", "model_overrides", "sources", "max_seq_length", "document_mask", "grpo_holdout", "decontaminate"),
-    *("sequences_per_step", "seed", "data_seed", "optimizer", "optim", "optim_args"),
-    *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
-    *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm"),
-)
-ALWAYS_FIXED = ("preset", "model_overrides", "optimizer", "optim")
-MAY_MOVE = ("path", "validation_path", "passages")
-
-# A merged recipe: option names to values. A checkpoint's `recipe.json` also has `sequences_per_step`, and every field
-# of each entry of `sources`.
-Recipe = dict[str, Any]
-
-
-def check_recipe(checkpoint: Path, recipe: Recipe, allow_change: bool = False) -> None:
-    """Raise `InputError`, with the differences, where `recipe` cannot go on from a checkpoint.
-
-    Args:
-        recipe: the merged recipe, its sources complete, and `sequences_per_step`: as a checkpoint holds them in its
-            `recipe.json`.
-        allow_change: look only at what the checkpoint's tensors depend on.
-    """
-    try:
-        before: Recipe = json.loads((checkpoint / CHECKPOINT_RECIPE).read_text())
-    except OSError as error:
-        raise InputError(f"{checkpoint}: was not written by this kind of run (no {CHECKPOINT_RECIPE})") from error
-    keys = [key for key in (ALWAYS_FIXED if allow_change else FIXED) if key in recipe or key in before]
-    changes = [line for key in keys for line in differences(key, before.get(key), recipe.get(key))]
-    if changes:
-        otherwise = "" if allow_change else ", or say --allow_recipe_change true"
-        raise InputError(
-            f"{checkpoint} was written with another recipe: {'; '.join(changes)}. "
-            f"Put it back, or take another output_dir{otherwise}"
-        )
-
-
-def differences(key: str, before: Any, now: Any) -> list[str]:
-    """Where two values of a key differ, mapping by mapping: `sources.c4.weight: 0.3, was 0.2`."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = [name for name in {**before, **now} if name not in MAY_MOVE]
-        return [line for name in names for line in differences(f"{key}.{name}", before.get(name), now.get(name))]
-    if isinstance(before, dict) or isinstance(now, dict):
-        return [f"{key}: gone" if now is None else f"{key}: new"]
-    return [] if before == now else [f"{key}: {now}, was {before}"]
 
 
 def folder_of(args: TrainingArguments) -> str:
@@ -71,17 +28,45 @@ def folder_of(args: TrainingArguments) -> str:
     return cast(str, args.output_dir)
 
 
+def check_recipe(folder: Path, recipe: Recipe, allow_change: bool = False) -> None:
+    """Raise `InputError`, with the differences, unless `recipe` may resume from a checkpoint.
+
+    Args:
+        folder: a checkpoint, or what a finished run has left.
+        allow_change: look only at what the checkpoint's tensors depend on.
+    """
+    try:
+        before = json.loads((folder / CHECKPOINT_RECIPE).read_text())
+    except OSError as error:
+        raise InputError(f"{folder}: was not written by this kind of run (no {CHECKPOINT_RECIPE})") from error
+    if missing := [name for name in recipe.tensors if name not in before]:
+        raise InputError(f"{folder}: was not written by this kind of run (its recipe has no {missing[0]})")
+    if changes := recipe.changes(before, allow_change):
+        otherwise = "" if recipe.changes(before, allowed=True) else ", or set --allow_recipe_change true"
+        raise InputError(
+            f"{folder} was written with another recipe: {'; '.join(changes)}. "
+            f"Restore it, or use another output_dir{otherwise}"
+        )
+
+
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write the recipe as it was merged from file and command line; `--config` reads it."""
-    write_atomically(folder / RECIPE_FILE, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+    """Write a recipe as it was given, which `--config` reads, and as it was resolved."""
+    # As on a command line, `inf`: YAML's own spelling is .inf.
+    options = {name: "inf" if value == math.inf else value for name, value in recipe.options.items()}
+    write_atomically(folder / RECIPE_FILE, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
+    write_atomically(folder / CHECKPOINT_RECIPE, json.dumps(recipe.resolved, indent=2) + "\n")
 
 
 def note_launch(folder: Path, step: int, world_size: int, device: torch.device) -> None:
     """Add a line to `launches.jsonl`: when, from which step, by which command, with what."""
+    command: list[str] = []
+    for argument in sys.argv:
+        secret = "token=" in argument or (command and command[-1].endswith("token"))
+        command.append("(hidden)" if secret else argument)
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": step,
-        "command": " ".join(hide_tokens(sys.argv)),
+        "command": " ".join(command),
         "git": git_commit(),
         "python": sys.version.split()[0],
         "packages": {package: version(package) for package in PACKAGES} | {"torch": torch.__version__},  # and its CUDA
@@ -92,15 +77,6 @@ def note_launch(folder: Path, step: int, world_size: int, device: torch.device) 
         file.write(json.dumps(line) + "\n")
 
 
-def hide_tokens(arguments: list[str]) -> list[str]:
-    """A command line without what is secret in it."""
-    shown: list[str] = []
-    for argument in arguments:
-        secret = "token=" in argument or (shown and shown[-1].endswith("token"))
-        shown.append("(hidden)" if secret else argument)
-    return shown
-
-
 def git_commit() -> str | None:
     """The commit of this code, with a + where files differ from it; in an image, the one it was built from."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
@@ -108,3 +84,69 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("GIT_COMMIT")
+
+
+class MetricsFile(TrainerCallback):
+    """Appends each log line to `metrics.jsonl` in the run's folder; a resumed run drops lines it writes again."""
+
+    def __init__(self, output_dir: str) -> None:
+        self.path = Path(output_dir) / METRICS_FILE
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drop lines beyond the step that the run resumes from."""
+        if state.is_world_process_zero:
+            kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step > 0]
+            write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write one line, with null for a number that JSON does not have."""
+        if state.is_world_process_zero:
+            shown = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in (logs or {}).items()}
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **shown}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line that was cut off while it was written is left out."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def plot_metrics(metrics_file: Path, picture: Path, panels: dict[str, list[str]]) -> None:
+    """Draw logged metrics over steps.
+
+    Args:
+        panels: title of a panel -> the metrics drawn in it; a metric that was never logged is left out.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    lines = read_metrics(metrics_file)
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.8), squeeze=False, layout="constrained")
+    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 15 else None)
+        axis.set(title=title, xlabel="step")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend()
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)

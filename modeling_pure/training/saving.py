@@ -1,5 +1,10 @@
-"""A Trainer whose checkpoints are whole or not there, and which a signal stops without losing anything."""
+"""A Trainer with atomic checkpoints, which a signal stops without losing anything.
 
+A checkpoint of sharded weights (FSDP2) is that of one process, whole tensors under the same names and numbers: a run
+can resume on any number of processes, sharded or not, and every checkpoint can be loaded.
+"""
+
+import json
 import logging
 import math
 import os
@@ -10,9 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel, Trainer, TrainerState
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
@@ -28,11 +35,9 @@ from .checkpoint import (
     last_complete_checkpoint,
     write_file_list,
 )
-from .hub import create_repository, repository_id
+from .hub import Publisher, create_repository, repository_id
 from .launch import check_engine
-from .publishing import Publisher
-from .run_folder import folder_of
-from .sharding import load_optimizer, load_weights, whole
+from .run_folder import CHECKPOINT_RECIPE, folder_of
 from .signals import StopOnSignal
 
 logger = logging.getLogger(__name__)
@@ -41,12 +46,13 @@ STAGING = "_unfinished"  # what is being written; a run that was killed while it
 
 
 class DurableTrainer(Trainer):
-    """What `PureTrainer` and `PureGRPOTrainer` have in common, to stand before a class of transformers or TRL.
+    """What the trainers of both phases share, to stand before a class of transformers or TRL.
 
     A checkpoint is written under another name, flushed to the disk and renamed; with `push_to_hub` it then goes to the
     Hub. `save_total_limit` counts the newest ones; the best one is kept beside them.
     """
 
+    args: Any  # a `TrainingArguments` with `RunOptions`
     model: PreTrainedModel
     hub_model_id: str | None  # type: ignore[assignment]  # inferred as None
     eval_dataset: Any
@@ -55,10 +61,15 @@ class DurableTrainer(Trainer):
         super().__init__(*args, **kwargs)
         check_engine(self.args, self.accelerator)
         if self.is_fsdp_enabled:
-            self._save_whole_weights()
+            plugin = cast(Any, self.accelerator.state).fsdp_plugin
+            if plugin.fsdp_version != 2:
+                raise InputError(
+                    "fsdp_version: 1 is not supported; set it to 2, as accelerate_configs/fsdp2.yaml does"
+                )
+            plugin.set_state_dict_type("FULL_STATE_DICT")  # else Trainer would end without a model
         config, tokenizer = cast(Any, self.model.config), cast(Any, self.processing_class)
         if tokenizer is not None and 0 < (getattr(config, "num_real_tokens", None) or 0) < len(tokenizer):
-            config.num_real_tokens = min(len(tokenizer), config.vocab_size)  # it has taken some of the spare rows
+            config.num_real_tokens = min(len(tokenizer), config.vocab_size)  # it uses some of the spare ids
         if self.args.warmup_steps > self.args.max_steps > 0:
             logger.warning(
                 f"warmup_steps: {self.args.warmup_steps:g} are more than max_steps {self.args.max_steps}: this run "
@@ -71,62 +82,63 @@ class DurableTrainer(Trainer):
         self.publisher = Publisher(self.args, self.hub_model_id) if self.hub_model_id else None
         self.stop_on_signal = StopOnSignal()
         self.add_callback(self.stop_on_signal)
+        self.recipe: dict[str, Any] = {}  # what checkpoints say that they were made with
+        self.restored: Path | None = None  # the checkpoint that `restore` was called for
         self._staging: Path | None = None
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train. A run that was stopped after its last step takes up its state and makes none.
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train; a run that was stopped after its last step only loads its state.
 
         Args:
             resume_from_checkpoint: a folder; or True, the last complete checkpoint of the run, as in Trainer.
 
         Raises:
             RunInterrupted: a signal has stopped the run; it has saved a checkpoint.
+            ValueError: the run has no complete checkpoint, as in Trainer.
         """
         if self.publisher:
             self.init_hf_repo()
-        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
-        if checkpoint and self.has_finished(Path(checkpoint)):
-            # Trainer would make one step too many.
-            self.state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_FILE))
-            self._load_from_checkpoint(str(self.best_saved()[0]) if self.ends_with_best else checkpoint)
-            return TrainOutput(self.state.global_step, 0.0, {})
-        if checkpoint and self.args.should_save:
-            leave_later_checkpoints(Path(checkpoint), self._run_folder)
+        if resume_from_checkpoint is True:
+            checkpoint = last_complete_checkpoint(self._run_folder)
+            if checkpoint is None:
+                raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
+        else:
+            checkpoint = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if checkpoint:
+            if checkpoint != self.restored:
+                self.restore(checkpoint)
+            self.restored = None  # training leaves what was restored behind
+            if self.has_finished(checkpoint):
+                # Trainer would make one step too many.
+                self.state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
+                self._load_from_checkpoint(str(self.best_saved()[0] if self.ends_with_best else checkpoint))
+                return TrainOutput(self.state.global_step, 0.0, {})
+            if self.args.should_save:
+                leave_later_checkpoints(checkpoint, self._run_folder)
         try:
-            result = super().train(checkpoint, *args, **kwargs)
+            result = super().train(str(checkpoint) if checkpoint else None, *args, **kwargs)
             self.stop_on_signal.raise_if_stopped(self.state)
         except (RunInterrupted, RunStopped):
-            if self.publisher:  # what was saved last may be all that outlives this machine
+            if self.publisher:  # the last checkpoint may be all that outlives this machine
                 self.publisher.wait(patient=False)
             raise
         return result
 
     def few_rows(self) -> Any:
-        """The rows of `eval_dataset` to rehearse with: two for each process, and one of each answer format."""
+        """Rows of `eval_dataset` to rehearse with: two for each process, and one of each answer format."""
         rows = self.eval_dataset
         formats = rows["answer_format"][:] if "answer_format" in rows.column_names else []
         first_ones = {formats.index(name) for name in set(formats)}
         return rows.select(sorted({*range(min(len(rows), 2 * self.args.world_size)), *first_ones}))
 
-    def checkpoint_to_resume(self, given: str | bool | None) -> str | None:
-        """The folder that `train` is given, of which True means the last complete one of the run.
+    def restore(self, checkpoint: Path) -> None:
+        """Restore what Trainer does not. `train` calls this, unless it was called before to find faults early.
 
         Raises:
-            ValueError: the run has none, as in Trainer.
+            InputError: the checkpoint is not complete, or was written by another kind of run.
         """
-        if given is not True:
-            return str(given) if given else None
-        last = last_complete_checkpoint(self._run_folder)
-        if last is None:
-            raise ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
-        return str(last)
-
-    def _save_whole_weights(self) -> None:
-        """Save what one process would, whatever `fsdp_state_dict_type` says: Trainer would end without a model."""
-        plugin = cast(Any, self.accelerator.state).fsdp_plugin
-        if plugin.fsdp_version != 2:
-            raise InputError("fsdp_version: 1 is not supported; set it to 2, as accelerate_configs/fsdp2.yaml does")
-        plugin.set_state_dict_type("FULL_STATE_DICT")
+        complete_step(checkpoint)
+        self.restored = checkpoint
 
     @property
     def _run_folder(self) -> Path:
@@ -134,14 +146,14 @@ class DurableTrainer(Trainer):
 
     @property
     def ends_with_best(self) -> bool:
-        """Whether the best checkpoint's weights are taken at the end: asked for, measured, and still on this disk."""
+        """Whether the run ends with the best checkpoint's weights: asked for, measured, and still on this disk."""
         best, _, _ = self.best_saved()
         return bool(self.args.load_best_model_at_end and best) and not checkpoint_fault(cast(Path, best))
 
     def best_saved(self) -> tuple[Path | None, int, float]:
         """The best checkpoint of the run, its step and its metric; (None, 0, nan) if none was measured.
 
-        `TrainerState` notes the best validation, which may be that of a step that was not saved.
+        The best validation, which `TrainerState` holds, may be of a step that was not saved.
         """
         metric = f"eval_{(self.args.metric_for_best_model or '').removeprefix('eval_')}"
         lines = [line for line in self.state.log_history if not math.isnan(line.get(metric, math.nan))]
@@ -157,12 +169,12 @@ class DurableTrainer(Trainer):
         """Whether a checkpoint is that of the last step, or epoch."""
         step = complete_step(checkpoint)
         if self.args.max_steps > 0:
-            return step >= self.args.max_steps
+            return bool(step >= self.args.max_steps)
         state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        return step >= state.max_steps and (state.epoch or 0) >= self.args.num_train_epochs
+        return bool(step >= state.max_steps and (state.epoch or 0) >= self.args.num_train_epochs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model; into the run's own folder file by file, each under its name only when it is whole."""
+        """Save the model; into the run's own folder atomically, file by file."""
         if output_dir or _internal_call:
             return super().save_model(output_dir, _internal_call)
         run_folder = self._run_folder
@@ -176,25 +188,21 @@ class DurableTrainer(Trainer):
         return None
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Write the model: without a pickle of the arguments, and readable by whoever may read the other files."""
+        """Write the model, without a pickle of the arguments, which holds this machine's paths and nobody reads."""
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self._run_folder)
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # nobody reads it, and it has this machine's paths
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
             follow_umask([*folder.glob("*.safetensors"), *folder.glob("*/adapter_model.safetensors")])
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository of the run; not yet while Trainer is built, since the run may still be refused."""
+        """Create the repository of the run; not while Trainer is built, since the run may still be refused."""
         if self.is_world_process_zero():
             is_built = hasattr(self, "stop_on_signal")
             self.hub_model_id = create_repository(self.args) if is_built else repository_id(self.args)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]  # pushes in several commits
-        """Push the run's folder as it is; Trainer's would save the model once more, on all ranks.
-
-        Raises:
-            RunStopped: it could not be pushed.
-        """
+        """Push the run's folder, or raise `RunStopped`; Trainer's would save the model again, on all ranks."""
         if not self.hub_model_id:
             self.init_hf_repo()
         if self.is_world_process_zero():
@@ -202,23 +210,31 @@ class DurableTrainer(Trainer):
             self.publisher.finish()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Leave the card to the script: Trainer's would replace ours, which says what the model is not for."""
+        """Leave the card to the run: Trainer's would replace ours, which says what the model is not for."""
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        # Trainer would go on with the intervals of the checkpoint, whatever the arguments say now.
+        # Trainer would use the intervals of the checkpoint, whatever the arguments say now.
         result = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         return result
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load both; with `allow_recipe_change` learning rate, weight decay and the like are those of this recipe."""
+        groups = cast(Any, self.optimizer).param_groups
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         if checkpoint and self.is_fsdp_enabled:
             load_optimizer(cast(Any, self.optimizer), Path(checkpoint, OPTIMIZER_NAME))
             schedule = cast(LambdaLR, self.lr_scheduler)
             schedule.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint:
-            self._follow_schedule()
+        if not checkpoint or not isinstance(self.lr_scheduler, LambdaLR):
+            return
+        if self.args.allow_recipe_change:
+            self.lr_scheduler.base_lrs = [given["initial_lr"] for given in settings]
+            for group, given in zip(cast(Any, self.optimizer).param_groups, settings, strict=True):
+                group.update(given)
+        self._follow_schedule(self.lr_scheduler)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
@@ -239,14 +255,12 @@ class DurableTrainer(Trainer):
             return super()._load_best_model()
         return self._load_from_checkpoint(cast(str, self.state.best_model_checkpoint))
 
-    def _follow_schedule(self) -> None:
+    def _follow_schedule(self, schedule: LambdaLR) -> None:
         """Take the next step at the rate of this run's schedule: the checkpoint's may be that of a shorter run."""
-        schedule = self.lr_scheduler
-        if isinstance(schedule, LambdaLR):
-            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
-            schedule._last_lr = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
-            for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
-                group["lr"] = rate
+        factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+        schedule._last_lr = [base * factor for base, factor in zip(schedule.base_lrs, factors, strict=True)]
+        for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
+            group["lr"] = rate
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging else super()._get_output_dir(trial)
@@ -259,12 +273,13 @@ class DurableTrainer(Trainer):
             best, _, _ = self.best_saved()
             self.state.best_model_checkpoint = str(best) if best else None
             if self.args.should_save:
-                self._add_to_checkpoint(staging / name)
+                if self.recipe:
+                    (staging / name / CHECKPOINT_RECIPE).write_text(json.dumps(self.recipe, indent=2) + "\n")
                 self.state.save_to_json(str(staging / name / STATE_FILE))
                 self._write_card(staging / name)
-                write_file_list(staging / name)  # last, over what every other writer has left
+                write_file_list(staging / name)  # last, over all other files
                 if fault := checkpoint_fault(staging / name):
-                    raise RunStopped(f"output_dir: {name} could not be resumed from: {fault}")
+                    raise RunStopped(f"output_dir: {name} could not be resumed: {fault}")
                 flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
                 self._delete_old_checkpoints()
@@ -272,7 +287,7 @@ class DurableTrainer(Trainer):
             self.publisher.push(run_folder / name)
 
     def _write_card(self, checkpoint: Path) -> None:
-        """Say what a checkpoint is, and what it is not for: it is loaded, and pushed, like a model that is done."""
+        """Say what a checkpoint is, and is not for: it is loaded, and pushed, like a finished model."""
         losses = [line["loss"] for line in self.state.log_history if "loss" in line]
         facts = {"step": f"{self.state.global_step:,} of {self.state.max_steps:,}"}
         if losses:
@@ -280,16 +295,13 @@ class DurableTrainer(Trainer):
         title = f"Pure, in training, step {self.state.global_step:,}"
         write_model_card(str(checkpoint), title, self.model.config, {"In training": facts}, [])
 
-    def _add_to_checkpoint(self, folder: Path) -> None:
-        """Write what a checkpoint holds beside what Trainer writes."""
-
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Not yet: Trainer calls this while the checkpoint has a temporary name."""
+        """Do nothing: Trainer calls this while the checkpoint has a temporary name."""
 
     def _delete_old_checkpoints(self) -> None:
         if not self.checkpoints_kept:
             return
-        # Those of later steps are damaged, or of a course that the run has left.
+        # Later ones are damaged, or were left when the run went back.
         folders = [folder for step, folder in checkpoint_folders(self._run_folder) if step <= self.state.global_step]
         pushed = self.publisher.busy if self.publisher else set()
         for folder in folders[: -self.checkpoints_kept]:
@@ -298,7 +310,7 @@ class DurableTrainer(Trainer):
 
     @contextmanager
     def _staged(self) -> Iterator[Path]:
-        """A folder to write in, gone afterwards; a disk that is full stops the run and leaves all else alone."""
+        """A temporary folder to write in; a full disk stops the run and leaves all other files alone."""
         run_folder = self._run_folder
         staging = run_folder / STAGING
         try:
@@ -314,7 +326,7 @@ class DurableTrainer(Trainer):
                 raise
             raise RunStopped(
                 f"output_dir: cannot write to '{run_folder}' at step {self.state.global_step}: {first_line(error)}; "
-                "what was saved before is as it was. Make room, and the same command goes on from there"
+                "earlier checkpoints are intact. Make room, and the same command continues from there"
             ) from error
         finally:
             self._staging = None
@@ -323,7 +335,7 @@ class DurableTrainer(Trainer):
 
 
 def is_write_error(error: Exception) -> bool:
-    """Whether an error says that a file could not be written; torch.save has no class of its own for that."""
+    """Whether a file could not be written; torch.save has no error class of its own for that."""
     zip_writer = ("inline_container", "PytorchStreamWriter", "iostream error")
     if isinstance(error, RuntimeError):
         return any(words in str(error) for words in zip_writer)
@@ -331,17 +343,17 @@ def is_write_error(error: Exception) -> bool:
 
 
 def leave_later_checkpoints(checkpoint: Path, run_folder: Path) -> None:
-    """Set aside what a run saved after a checkpoint that it goes back to: it would be taken for its newest."""
+    """Rename checkpoints that a run saved after the one that it returns to: they would count as its newest."""
     for step, folder in checkpoint_folders(run_folder):
         if folder.resolve().parent == checkpoint.resolve().parent and step > complete_step(checkpoint):
             aside = folder.with_name(f"_left-{folder.name}")
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(folder, aside)
-            print(f"{folder} is now {aside.name}: the run goes on from {checkpoint.name}")
+            print(f"{folder} is now {aside.name}: the run continues from {checkpoint.name}")
 
 
 def flush(folder: Path) -> None:
-    """Have everything in a folder on the disk."""
+    """Write everything in a folder to the disk."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -351,7 +363,7 @@ def flush(folder: Path) -> None:
 
 
 def replace_folder(new: Path, place: Path) -> None:
-    """Give a folder its name; one that has the name already, of an earlier course of the run, makes room."""
+    """Rename a folder, replacing one that has the name already."""
     if place.exists():
         os.rename(place, new.with_name("replaced"))
     os.rename(new, place)
@@ -360,3 +372,44 @@ def replace_folder(new: Path, place: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def whole(state: Any, keep: bool) -> Any:
+    """Gather the sharded tensors of a state on the CPU, or drop them unless `keep`; to be called by all processes."""
+
+    def gather(tensor: DTensor) -> torch.Tensor | None:
+        gathered = tensor.full_tensor()
+        return gathered.cpu() if keep else None
+
+    return tree_map_only(DTensor, gather, state)
+
+
+def shard(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """This process's shard of a whole tensor, sharded as `like` is."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Load a checkpoint's weights; each process keeps its shard."""
+    own = model.state_dict()
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  is no mapping
+                own[name].copy_(shard(weights.get_tensor(name), own[name]))
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, file: Path) -> None:
+    """Load an optimizer's whole state; each process keeps its shard."""
+    saved = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    saved["state"] = {
+        number: {
+            name: shard(value, parameters[number]) if value.shape == parameters[number].shape else value
+            for name, value in state.items()
+        }
+        for number, state in saved["state"].items()
+    }
+    optimizer.load_state_dict(saved)

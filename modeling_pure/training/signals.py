@@ -21,34 +21,33 @@ SECONDS_BETWEEN = 2.0
 
 
 class StopOnSignal(TrainerCallback):
-    """Notes a signal, and after the step has a checkpoint saved and the run stopped, on all ranks after the same step.
+    """After a signal, saves a checkpoint and stops the run, on all ranks after the same step.
 
-    A second Ctrl-C, given on its own, ends the process at once. Launchers and schedulers often send the same signal
-    twice, so that one within two seconds of the first is taken for the same.
+    A second Ctrl-C ends the process at once. Launchers and schedulers often send a signal twice, so a second one
+    within two seconds counts as the first.
     """
 
     def __init__(self) -> None:
-        self.may_stop: Callable[[], bool] = lambda: True  # after a step; what only some steps allow sets its own
-        self.signum = 0  # what all ranks have agreed to stop for
-        self.received, self.received_at = 0, 0.0  # by this one, at any moment, also while they agree
+        self.may_stop: Callable[[], bool] = lambda: True  # whether the run may stop after this step
+        self.signum = 0  # the signal that all ranks have agreed on
+        self.received, self.received_at = 0, 0.0  # by this rank, at any moment
         self.handlers: dict[int, Any] = {}
-        # The group in which ranks agree; not the one of the gradients, which may be on GPUs.
-        self.ranks: dist.ProcessGroup | None = None
+        self.ranks: dist.ProcessGroup | None = None  # in which ranks agree; that of the gradients may be on GPUs
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Listen from now on, where Python allows it: a worker of Ray trains in another thread than the main one."""
+        """Install the handlers if this is the main thread; a worker of Ray trains in another."""
         if threading.current_thread() is threading.main_thread():
             self.handlers = {signum: signal.signal(signum, self._note) for signum in SIGNALS}
         if args.world_size > 1 and self.ranks is None:
-            # Its time is up first: NCCL ends a process without a line of ours.
+            # It times out first: NCCL would end the process without our message.
             self.ranks = dist.new_group(backend="gloo", timeout=0.9 * args.ddp_timeout_delta)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop, if any rank has been told to."""
+        """Stop if any rank has received a signal."""
         self.signum = self.received
         if self.ranks is not None:
             agreed = torch.tensor(self.signum)
@@ -56,22 +55,22 @@ class StopOnSignal(TrainerCallback):
             self.signum = int(agreed)
         if self.signum and self.may_stop():
             control.should_save = control.should_training_stop = True
-        # A checkpoint does not hold the mean that a log line is about to say: let it begin a new one.
+        # A checkpoint does not hold the running mean of the loss: let a log line begin a new one.
         control.should_log |= control.should_save
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Listen no longer."""
+        """Restore the handlers."""
         for signum, handler in self.handlers.items():
             signal.signal(signum, handler)
 
     def raise_if_stopped(self, state: TrainerState) -> None:
-        """Raise `RunInterrupted` where a signal ended the run before its last step."""
+        """Raise `RunInterrupted` if a signal ended the run before its last step."""
         if self.signum and state.global_step < state.max_steps:
             name = signal.Signals(self.signum).name
             raise RunInterrupted(
-                f"{name}: saved at step {state.global_step:,} and stopped; the same command goes on from there",
+                f"{name}: saved at step {state.global_step:,} and stopped; the same command continues from there",
                 self.signum,
             )
 
@@ -85,12 +84,12 @@ class StopOnSignal(TrainerCallback):
             again = " (Ctrl-C again: at once, without saving)" if signum == signal.SIGINT else ""
             if signum == signal.SIGINT:
                 let_go_of_closed_pipes()
-            # Past Python's streams, in whose middle a handler may be called.
+            # Not through Python's streams, inside which a handler may be called.
             os.write(2, f"{signal.Signals(signum).name}: saving after this step{again}\n".encode())
 
 
 def let_go_of_closed_pipes() -> None:
-    """Write to nowhere where nobody reads any more: Ctrl-C ends the `tee` of `2>&1 | tee log` as well as the run."""
+    """Redirect output that nobody reads any more: Ctrl-C also ends the `tee` of `2>&1 | tee log`."""
     for stream in (1, 2):
         pipe = select.poll()
         pipe.register(stream, 0)
@@ -101,17 +100,17 @@ def let_go_of_closed_pipes() -> None:
 def leave_signals_to_the_run(worker: int) -> None:
     """Keep a data-loader worker alive when a signal goes to all processes of a run: the last steps need its data.
 
-    Only the run itself, which is the worker's parent, ends it by SIGTERM; who sent one is known to a thread that waits
-    for it, and not to a handler.
+    Only a SIGTERM of its parent, the run, ends it. A thread that waits for the signal knows the sender; a handler
+    would not.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=leave_when_told_by, args=(os.getppid(),), daemon=True).start()
+        parent = os.getppid()
 
+        def leave_when_told() -> None:
+            while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+                pass
+            os._exit(0)
 
-def leave_when_told_by(sender: int) -> None:
-    """End this process at the first SIGTERM of a certain process."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != sender:
-        pass
-    os._exit(0)
+        threading.Thread(target=leave_when_told, daemon=True).start()

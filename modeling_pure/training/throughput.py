@@ -1,11 +1,16 @@
-"""How fast a run is: tokens per second, share of the device's peak, peak memory, hours left; read at log lines."""
+"""What a run takes: memory and FLOPs by arithmetic; its speed as measured at log lines."""
 
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..configuration_pure import PureConfig
+from ..loss_pure import CHUNK_TOKENS
 
 # Dense bf16 with fp32 accumulation, TFLOP/s, from the makers' data sheets. The first name that occurs in the device's
 # own counts, so the longer names come first.
@@ -34,7 +39,7 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(device_name: str) -> float | None:
-    """Peak dense bf16 TFLOP/s of a device by its name, as CUDA gives it; None where it is not in the table."""
+    """Peak dense bf16 TFLOP/s of a device by its name, as CUDA gives it; None if it is not in the table."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
@@ -43,12 +48,12 @@ def device_peak(device: torch.device) -> float | None:
     return peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
-class Throughput:
+class Throughput(TrainerCallback):
     """Speed between log lines, without the time that validation and checkpoints take.
 
     Args:
         tokens_per_step: of all devices.
-        flops_per_token: of training, in the convention of `report.training_flops`.
+        flops_per_token: of training, in the convention of `model_flops`.
         peak: TFLOP/s of all devices together; without it there is no MFU.
     """
 
@@ -61,6 +66,12 @@ class Throughput:
         """Begin to measure after `step`."""
         self.step, self.began, self.paused_for = step, time.perf_counter(), 0.0
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin to measure."""
+        self.start(state.global_step)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Do not count what happens within."""
@@ -69,7 +80,7 @@ class Throughput:
         self.paused_for += time.perf_counter() - began
 
     def measure(self, step: int, max_steps: int) -> dict[str, float]:
-        """What a log line after `step` says, and begin anew."""
+        """The speed that a log line after `step` reports; starts a new measurement."""
         seconds = time.perf_counter() - self.began - self.paused_for
         speed = (step - self.step) * self.tokens_per_step / seconds
         self.start(step)
@@ -84,3 +95,44 @@ class Throughput:
         if self.device.type == "cuda":
             facts["peak_memory_gb"] = round(torch.cuda.max_memory_allocated(self.device) / 1e9, 2)
         return facts
+
+
+def state_memory(parameters: int) -> str:
+    """Memory that training state takes on each device: fp32 weights, gradients and Adam's two moments, 16 B each."""
+    return f"{16 * parameters / 1e9:.2f} GB for weights, gradients and Adam (fp32); activations come on top"
+
+
+def training_bytes(config: PureConfig, parameters: int, args: TrainingArguments, tokens: int) -> dict[str, int]:
+    """Bytes that a micro-batch of `tokens` tokens takes on each device with compiled layers, by arithmetic.
+
+    The backward pass needs, for each token and layer, the inputs and outputs of both norms, queries, keys, values and
+    their mixture, and three tensors of the MLP's width; with `qk_norm`, queries and keys twice; with checkpointing,
+    the input of each layer, and the rest of one layer at a time. The loss holds a chunk of logits, twice in their
+    dtype and twice in float32.
+    """
+    width = 2 if args.bf16 else 4
+    keys = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    normed = config.hidden_size + keys if config.qk_norm else 0
+    of_layer = width * tokens * (6 * config.hidden_size + 2 * keys + normed + 3 * config.intermediate_size)
+    activations = config.num_hidden_layers * of_layer
+    if args.gradient_checkpointing:
+        activations = config.num_hidden_layers * width * tokens * config.hidden_size + of_layer
+    loss = min(tokens, CHUNK_TOKENS) * config.vocab_size * (2 * width + 8)
+    return {"weights, gradients, optimizer": 16 * parameters, "activations": activations, "loss": loss}
+
+
+def training_memory(config: PureConfig, parameters: int, args: TrainingArguments, tokens: int) -> str:
+    """`training_bytes` in words."""
+    parts = training_bytes(config, parameters, args, tokens)
+    total = sum(parts.values()) / 1e9
+    return f"about {total:.1f} GB: " + ", ".join(f"{size / 1e9:.1f} {part}" for part, size in parts.items())
+
+
+def model_flops(model: PreTrainedModel, length: int) -> int:
+    """FLOPs of training on one token: 6 x matmul parameters + 12 x layers x hidden x length.
+
+    The convention of PaLM (Chowdhery et al. 2022, appendix B), without the input embedding, which is a lookup.
+    """
+    config = model.config
+    matmul = model.num_parameters() - config.vocab_size * config.hidden_size
+    return 6 * matmul + 12 * config.num_hidden_layers * config.hidden_size * length

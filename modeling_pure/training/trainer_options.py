@@ -1,8 +1,9 @@
-"""Checks of Trainer's options before anything is built: what Trainer finds out later, or with a traceback."""
+"""Options of a run that both phases share, and checks of Trainer's own: it finds faults later, or with a traceback."""
 
 import dataclasses
 import math
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -13,9 +14,23 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 from transformers.training_args import OptimizerNames, trainer_log_levels
 
 from ..errors import InputError, first_line
-from ..options import check_above_zero, check_choices, check_numbers, check_output_folder, check_seeds, check_texts
-from .launch import check_processes, choose_bf16
+from ..options import (
+    check_above_zero,
+    check_choices,
+    check_numbers,
+    check_output_folder,
+    check_seeds,
+    check_texts,
+    option,
+)
+from .kernels import ATTENTION_KERNELS
+from .launch import check_processes, choose_bf16, join_processes
 from .run_folder import folder_of
+
+if TYPE_CHECKING:  # for its fields; at run time the class of a phase comes before that of its library
+    Options = TrainingArguments
+else:
+    Options = object
 
 LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
@@ -25,13 +40,13 @@ LEAST = {
 }
 NO_PREDICTIONS = "evaluation computes its metrics itself and gathers no predictions"
 NO_PRECISION = "evaluation runs in the precision of training"
-FIXED_ORDER = "the order of the rows is that of data_seed"
-# What would have no effect, or spoil something: refused unless it has Trainer's default.
+FIXED_ORDER = "the order of the data is that of data_seed"
+# Options that would have no effect or do harm: refused unless they have Trainer's default.
 REFUSED = {
     "save_only_model": "such a checkpoint cannot be resumed",
     "fp16": "small gradients would be lost; the model trains in bf16 or fp32",
     "average_tokens_across_devices": "gradients would be too small by the number of ranks",
-    "auto_find_batch_size": "a step would lose rows; set per_device_train_batch_size",
+    "auto_find_batch_size": "a step would lose sequences; set per_device_train_batch_size",
     "label_smoothing_factor": "no loss here smooths its labels",
     "accelerator_config": "the run itself gives each process its batches",
     "parallelism_config": "a step is shared by data parallelism or FSDP alone",
@@ -39,7 +54,7 @@ REFUSED = {
     "restore_callback_states_from_checkpoint": "what a resumed run needs of its callbacks is always restored",
     "hub_always_push": "a checkpoint is pushed once the one before has arrived",
     "dataloader_drop_last": "every batch is full",
-    "dataloader_in_order": "a checkpoint notes a place in the rows, which holds in their order only",
+    "dataloader_in_order": "a checkpoint holds a position in the data, which needs their order",
     "do_predict": "there is nothing to predict after training",
     **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), "Liger knows neither this model nor GRPO's masks"),
     **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), NO_PRECISION),
@@ -52,15 +67,58 @@ RESOLVED = {"accelerator_config": AcceleratorConfig()}  # of None
 CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop"}
 MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")
 
+LOWER_IS_BETTER = ("loss", "nll", "bits_per_byte", "perplexity", "standard_error")
+
+
+@dataclass
+class RunOptions(Options):
+    """Precision, checkpoints, reports and the Hub: what both phases state, to stand before the library's class."""
+
+    # Options of the optimizer and the data that must not change when a run resumes, as a `FIXED` of other classes.
+    FIXED: ClassVar[tuple[str, ...]] = (
+        *("seed", "data_seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+        *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim_args"),
+    )
+    # Those that the tensors of a checkpoint depend on.
+    TENSORS: ClassVar[tuple[str, ...]] = ("optim",)
+
+    bf16: bool | None = option(  # type: ignore[assignment]  # None, as in TRL: decided in `__post_init__`
+        None, "use bf16 autocast; default: true if the GPU supports it"
+    )
+    attention_kernel: str = option("auto", "auto (PyTorch's default order for the GPU), flash, or cudnn")
+    eval_strategy: str = option("steps", "when to evaluate: steps, epoch or no")
+    save_total_limit: int | None = option(3, "newest checkpoints kept, and the best one")
+    logging_steps: float = option(10, "optimizer steps between log lines")
+    report_to: list[str] | None = option(["tensorboard"], "tensorboard, wandb, trackio, ..., all or none")
+    resume_from_checkpoint: str | None = option(
+        None, "checkpoint to resume from, a folder or hf://user/name; default: the run's last complete one"
+    )
+    allow_recipe_change: bool = option(
+        False, "resume with another recipe; data restart if their saved position no longer applies"
+    )
+    push_to_hub: bool = option(False, "push checkpoints and the final model to the Hub")
+    hub_model_id: str | None = option(None, "repository on the Hub, user/name")
+    hub_strategy: str = option(
+        "every_save",
+        "end; every_save: weights, each checkpoint's in a branch; checkpoint: also the newest one's full state, "
+        "from which the same command resumes on an empty disk",
+    )
+    hub_private_repo: bool | None = option(None, "make the repository a private one")
+
+    def __post_init__(self) -> None:
+        if self.greater_is_better is None:  # Trainer knows of names that end in loss only
+            self.greater_is_better = not any(kind in (self.metric_for_best_model or "") for kind in LOWER_IS_BETTER)
+        check_choices(self, attention_kernel=ATTENTION_KERNELS)
+        join_processes(self)
+        super().__post_init__()
+        check_built_options(self)
+
 
 def check_trainer_options(args: TrainingArguments, **refused: str) -> None:
-    """Fill in the defaults of this machine, and check what Trainer would find out late, or never.
-
-    Call it before Trainer's own checks.
+    """Fill in the defaults of this machine, and check what Trainer finds out late, or never; before its own checks.
 
     Args:
-        args: the arguments of either phase.
-        refused: options and reasons that this phase has beside `REFUSED`.
+        refused: options that this phase refuses beside `REFUSED`, with the reason.
 
     Raises:
         InputError: a word, number or folder that no run can use, or an option without effect.
@@ -110,19 +168,19 @@ def refuse(args: TrainingArguments, reasons: dict[str, str]) -> None:
 
 
 def refuse_idle(args: TrainingArguments, prefix: str | tuple[str, ...], in_use: bool, needs: str) -> None:
-    """Raise `InputError` for an option that begins so and is changed, unless what it belongs to is in use."""
+    """Raise `InputError` for a changed option with this prefix, unless what it belongs to is in use."""
     for name in changed(args, type(args)):
         if name.startswith(prefix) and not in_use:
             raise InputError(f"{name}: has no effect without {needs}")
 
 
 def changed(args: TrainingArguments, kind: type[Any]) -> list[str]:
-    """The fields of a dataclass that have another value in `args` than their default, or than Trainer makes of it."""
+    """The fields of a dataclass whose value in `args` is neither their default nor what Trainer makes of it."""
     names = []
-    for field in dataclasses.fields(kind):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if getattr(args, field.name) not in (default, RESOLVED.get(field.name, default)):
-            names.append(field.name)
+    for one in dataclasses.fields(kind):
+        default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        if getattr(args, one.name) not in (default, RESOLVED.get(one.name, default)):
+            names.append(one.name)
     return names
 
 
@@ -130,7 +188,7 @@ def check_built_options(args: TrainingArguments) -> None:
     """Check what is known only after Trainer's own checks.
 
     Raises:
-        InputError: a text for a mapping, processes that train apart, a schedule or tracker that cannot be had.
+        InputError: a text for a mapping, processes that train apart, an impossible schedule, a missing tracker.
     """
     for name in args._VALID_DICT_FIELDS:
         value = getattr(args, name)
@@ -152,11 +210,7 @@ def check_built_options(args: TrainingArguments) -> None:
 
 
 def check_schedule(args: TrainingArguments) -> None:
-    """Build the learning rate schedule and look at its rates.
-
-    Raises:
-        InputError: transformers cannot build it with these settings, or it gives a rate that is not a number.
-    """
+    """Raise `InputError` if transformers cannot build the schedule, or it gives a rate that is not finite."""
     kind, steps = SchedulerType(args.lr_scheduler_type), args.max_steps if args.max_steps > 0 else 1000
     settings = cast(dict[str, Any] | None, args.lr_scheduler_kwargs)  # a string has been parsed
     try:

@@ -26,10 +26,10 @@ from modeling_pure import PureForCausalLM
 from modeling_pure.grpo.rollout import Decoding, Rollout, sample_completions
 from modeling_pure.grpo.sampling import SamplingParams
 from modeling_pure.grpo.shared_prefix import add_scoring
-from modeling_pure.training.callbacks import METRICS_FILE, read_metrics
 from modeling_pure.training.health import NonFiniteGuard
 from modeling_pure.training.kernels import describe_attention, varlen_attention
 from modeling_pure.training.optimizer import MuonWithAdamW
+from modeling_pure.training.run_folder import METRICS_FILE, read_metrics
 
 ON_GPU = DEVICE == "cuda"
 HEADS, KEY_HEADS, HEAD_DIM = 16, 4, 72

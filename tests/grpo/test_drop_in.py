@@ -69,7 +69,7 @@ def test_a_rollout_that_ends_inside_an_update_and_checkpoints_that_wait_for_its_
     settings = {**PART_OF_AN_UPDATE, "max_steps": 10, "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
     whole = make_trainer(**settings, trainer_class=Counted, output_dir=str(tmp_path / "whole"))
     whole.train()
-    assert (whole.args.updates, whole.args.updates_per_rollout) == (8 / 3, None)
+    assert whole.args.plan.updates == 8 / 3
     assert saved(whole) == {"checkpoint-8", "checkpoint-10"}
     assert steps_with(whole, "eval_medqa_accuracy") == [8, 10]
     resumed = make_trainer(**settings)

@@ -20,7 +20,7 @@ import eval_medqa
 import train_pretrain
 from modeling_pure.errors import run_script
 from modeling_pure.medqa.scorers import Batches
-from modeling_pure.training.callbacks import MetricsFile
+from modeling_pure.training.run_folder import MetricsFile
 from tests.processes import ROOT, Program, free_port, run
 
 pytest.register_assert_rewrite("tests.scripts.runs")

@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_mixture_is_refused(
 def test_a_checkpoint_of_another_kind_of_run_is_refused(pretrained, grpo_recipe, tmp_path, monkeypatch, capsys):
     argv = ["--config", grpo_recipe, "--resume_from_checkpoint", pretrained / "checkpoint-8"]
     line = refuse(train_grpo, argv, tmp_path, monkeypatch, capsys)
-    assert re.match(rf"{pretrained}/checkpoint-8: .*\bTokenBudget\b", line), line
+    assert re.match(rf"{pretrained}/checkpoint-8: .*\balgorithm\b", line), line
 
 
 def test_the_process_exits_with_two_and_one_line(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import pandas
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -15,8 +16,11 @@ import eval_medqa
 import train_grpo
 from modeling_pure.errors import InputError
 from modeling_pure.export import find_folder
+from modeling_pure.training.checkpoint import write_file_list
 from tests.conftest import numbers_in
+from tests.processes import run
 from tests.scripts.conftest import metrics, ranks_resume_on_cpus, run_ranks, run_two
+from tests.scripts.runs import contents, launches
 
 
 @pytest.fixture
@@ -287,7 +291,68 @@ def test_a_run_does_not_resume_with_other_adapters(first, then, grpo_here, train
     grpo_here("--algorithm", "sft", "--lora_rank", first, "--max_steps", "2")
     command = ["--config", grpo_recipe, "--output_dir", tmp_path, "--algorithm", "sft", "--lora_rank", then]
     _, error = train_here(*command, script=train_grpo, expect=2)
-    assert re.match(rf"train_grpo.py: error: lora_rank: {then}\b.* {first};", error.splitlines()[-1])
+    line = error.splitlines()[-1]
+    assert re.match(rf"train_grpo\.py: error: {tmp_path}/checkpoint-2 .*\blora_rank: {then}\b.*\b{first}\b", line)
+    assert "allow_recipe_change" not in line
+
+
+@pytest.fixture(scope="module")
+def half_done(grpo_recipe, tmp_path_factory):
+    """A run that was stopped after its second step, by algorithm; a test takes a copy."""
+    folders = tmp_path_factory.mktemp("half_done")
+    for algorithm in ("grpo", "sft"):
+        options = ["--algorithm", algorithm, "--output_dir", folders / algorithm, "--max_steps", "2"]
+        run("train_grpo.py", "--config", grpo_recipe, *options)
+        (folders / algorithm / "trainer_state.json").unlink()
+    return folders
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "sft"])
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (["--beta", "0.1"], r"beta: 0\.1, was 0\.001"),
+        (["--learning_rate", "0.002"], r"learning_rate: 0\.002, was 0\.001"),
+        (["--num_generations", "8"], r"prompts_per_step: 1(\.0)?, was 2(\.0)?; num_generations: 8, was 4"),
+        (["--temperature", "0.9"], r"temperature: 0\.9, was 1\.0"),
+        (["--grpo_holdout", "0.5"], r"grpo_holdout: 0\.5, was 0\.0"),
+        (["--seed", "1", "--lr_scheduler_type", "linear"], r"seed: 1, was 0; lr_scheduler_type: linear, was \w+"),
+    ],
+    ids=lambda one: one[0] if isinstance(one, list) else "",
+)
+def test_a_run_does_not_resume_with_another_recipe(
+    algorithm, options, difference, half_done, grpo_recipe, train_here, tmp_path
+):
+    folder = shutil.copytree(half_done / algorithm, tmp_path / "run")
+    before = contents(folder)
+    command = ["--config", grpo_recipe, "--output_dir", folder, "--algorithm", algorithm, *options]
+    _, error = train_here(*command, script=train_grpo, expect=2)
+    message = rf"train_grpo\.py: error: {folder}/checkpoint-2 .*{difference}.*--allow_recipe_change true"
+    assert re.match(message, error.splitlines()[-1])
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "sft"])
+def test_an_allowed_change_is_made_and_every_start_is_noted(algorithm, half_done, grpo_here, tmp_path):
+    folder = shutil.copytree(half_done / algorithm, tmp_path / "run")
+    options = ["--algorithm", algorithm, "--learning_rate", "0.002", "--allow_recipe_change", "true"]
+    grpo_here(*options, folder=folder)
+    rates = {line["step"]: line["learning_rate"] for line in metrics(folder) if "learning_rate" in line}
+    assert [rates[step] for step in (2, 3, 4)] == pytest.approx([0.001, 0.002, 0.002])
+    assert [line["from_step"] for line in launches(folder)] == [0, 2]
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["learning_rate"] == 0.002
+    recipes = [json.loads((folder / f"checkpoint-{step}" / "recipe.json").read_text()) for step in (2, 4)]
+    assert [recipe["learning_rate"] for recipe in recipes] == [0.001, 0.002]
+    grpo_here(*options[:4], folder=folder)  # finished, by the recipe that it has now
+
+
+def test_a_checkpoint_without_its_recipe_is_refused(half_done, grpo_recipe, train_here, tmp_path):
+    folder = shutil.copytree(half_done / "sft" / "checkpoint-2", tmp_path / "run" / "checkpoint-2")
+    (folder / "recipe.json").unlink()
+    write_file_list(folder)
+    command = ["--config", grpo_recipe, "--output_dir", folder.parent, "--algorithm", "sft"]
+    _, error = train_here(*command, script=train_grpo, expect=2)
+    assert re.match(rf"train_grpo\.py: error: {folder}: .*\brecipe\.json\b", error.splitlines()[-1])
 
 
 @pytest.mark.parametrize("lora", [[], ["--lora_rank", "2"]], ids=["all weights", "lora"])

@@ -277,8 +277,8 @@ def test_the_error_of_a_library_names_the_option(name, options, key):
 
 
 def test_a_rollout_may_be_given_in_completions():
-    _, training = train_grpo.parse_arguments(["--generation_batch_size", "64", "--use_cpu", "true"])
-    assert (training.generation_batch_size, training.steps_per_generation, training.updates) == (64, 2, 0.5)
+    _, training, _ = train_grpo.parse_arguments(["--generation_batch_size", "64", "--use_cpu", "true"])
+    assert (training.generation_batch_size, training.steps_per_generation, training.plan.updates) == (64, 2, 0.5)
 
 
 @pytest.mark.parametrize(("given", "scale"), [("true", "group"), ("false", "none"), ("batch", "batch")])
@@ -381,7 +381,7 @@ def test_null_is_none_and_no_default(name, option, default, tmp_path):
 
     def value(*argv: str, **given) -> Any:
         recipe.write_text(yaml.safe_dump({**sources, **given}))
-        return getattr(PARSERS[name](["--config", str(recipe), *argv])[-2 if name == "pretrain" else -1], option)
+        return getattr(PARSERS[name](["--config", str(recipe), *argv])[-2], option)
 
     assert value() == default
     for argv, given in (([], {option: None, **more}), ([f"--{option}", "null"], more), ([f"--{option}=null"], more)):

@@ -33,9 +33,9 @@ model.save_pretrained(sys.argv[2])
 """
 IMPATIENT = """
 import time
-from modeling_pure.training import hub, publishing
+from modeling_pure.training import hub
 from train_pretrain import main, run_script
-hub.START_SECONDS = publishing.RETRY_SECONDS = 1.0
+hub.START_SECONDS = hub.RETRY_SECONDS = 1.0
 sleep, time.sleep = time.sleep, lambda seconds: sleep(min(seconds, 0.01))
 run_script(main, "train_pretrain.py")
 """

@@ -47,6 +47,16 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     assert contents(tmp_path) == before
 
 
+def test_a_finished_run_is_held_against_the_recipe_too(pretrained, pretrain_recipe, tmp_path, train_here):
+    for name in ("trainer_state.json", "model.safetensors", "recipe.json"):
+        shutil.copy(pretrained / name, tmp_path)
+    command = ["--config", pretrain_recipe, "--output_dir", tmp_path]
+    _, error = train_here(*command, "--seed", "1", expect=2)
+    assert re.match(rf"train_pretrain\.py: error: {tmp_path} .*\bseed: 1, was 0\b", error.splitlines()[-1])
+    output, _ = train_here(*command)
+    assert re.search(rf"^{tmp_path}: .*\b12\b", output)
+
+
 def test_books_may_move_and_their_share_stays(corpus, pretrain_recipe, tmp_path, train_here):
     for name in ("books", "moved"):
         (tmp_path / name).mkdir()

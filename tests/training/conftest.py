@@ -36,7 +36,7 @@ def make_trainer(tmp_path, tokenizer_folder, sources) -> Callable[..., PureTrain
             "disable_tqdm": True,
         }
         args = PureTrainingArguments(**{**training, **given})
-        return build_trainer(ModelArguments("tiny", MODEL), DataArguments(**data), args, None, {})
+        return build_trainer(ModelArguments("tiny", MODEL), DataArguments(**data), args, None)
 
     return make
 

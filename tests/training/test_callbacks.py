@@ -2,8 +2,7 @@
 
 from types import SimpleNamespace
 
-from modeling_pure.training.callbacks import MetricsFile, read_metrics
-from modeling_pure.training.plots import plot_metrics
+from modeling_pure.training.run_folder import MetricsFile, plot_metrics, read_metrics
 
 
 def log(metrics, step, **values):

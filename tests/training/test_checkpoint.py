@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,8 @@ from modeling_pure.training.checkpoint import (
     callback_attributes,
     check_model,
     checkpoint_fault,
+    complete_step,
     last_complete_checkpoint,
-    resume_point,
     write_file_list,
 )
 
@@ -55,23 +56,23 @@ def test_the_card_may_change_after_a_checkpoint_is_written(tmp_path):
 
 
 def test_a_fresh_run_has_none(tmp_path):
-    assert resume_point(str(tmp_path / "nowhere"), None) is None
+    assert last_complete_checkpoint(tmp_path / "nowhere") is None
 
 
 def test_a_folder_that_is_asked_for_must_be_whole(tmp_path):
     whole = write_checkpoint(tmp_path, 10)
-    assert resume_point("elsewhere", str(whole)) == whole
+    assert complete_step(whole) == 10
     with pytest.raises(InputError, match=f"^resume_from_checkpoint: '{tmp_path}' "):
-        resume_point("elsewhere", str(tmp_path))
+        complete_step(tmp_path)
 
 
 def test_the_folder_of_a_run_names_its_checkpoint(tmp_path):
     write_checkpoint(tmp_path, 10)
     newest = write_checkpoint(tmp_path, 20)
     with pytest.raises(InputError, match=rf"^resume_from_checkpoint: '{tmp_path}' .* {newest}\b"):
-        resume_point("elsewhere", str(tmp_path))
+        complete_step(tmp_path)
     with pytest.raises(InputError, match=r"^resume_from_checkpoint: 'true' .*checkpoint-N"):  # as Trainer accepts it
-        resume_point("elsewhere", "true")
+        complete_step(Path("true"))
 
 
 def test_callback_attributes_are_read_or_missed_by_name(tmp_path):

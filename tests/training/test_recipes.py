@@ -17,8 +17,9 @@ from modeling_pure.grpo.report import INERT, describe_refinements
 from modeling_pure.loss_pure import CHUNK_TOKENS
 from modeling_pure.medqa.arguments import SPLITS, EvalArguments
 from modeling_pure.recipe import RecipeParser
-from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, equal_micro_batches
-from modeling_pure.training.report import training_bytes
+from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
+from modeling_pure.training.batch import BatchPlan
+from modeling_pure.training.throughput import training_bytes
 from tests.processes import run
 
 ROOT = Path(__file__).parents[2]
@@ -28,8 +29,12 @@ def parse_pretrain(*argv):
     model, data, training = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), "").parse_recipe(
         list(argv)
     )
-    training.share_out(data.max_seq_length)
     return model, data, training
+
+
+def plan_of(*argv):
+    _, data, training = parse_pretrain(*argv)
+    return training.batch_plan(data.max_seq_length)
 
 
 def parse_grpo(*argv):
@@ -65,7 +70,7 @@ def test_evaluation_recipes_are_read_and_measure_what_grpo_wrote(path):
 def test_the_a100_recipe_reads_two_billion_tokens_in_the_shares_of_the_seed():
     """Whole steps of 16 rows fill 2 billion tokens, of which 50 million are warm-up."""
     _, data, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
-    tokens_per_step = training.sequences_per_step * data.max_seq_length
+    tokens_per_step = training.batch_plan(data.max_seq_length).sequences_per_step * data.max_seq_length
     assert training.max_steps == 2_000_000_000 // tokens_per_step
     assert training.warmup_steps == round(50_000_000 / tokens_per_step)
     assert [float(source.weight) for source in parse_sources(data.sources)] == [0.45, 0.25, 0.2, 0.1]
@@ -75,8 +80,9 @@ def test_every_card_takes_the_same_steps():
     curves = []
     for name in ("a100_2day", "a6000_2day", "24gb"):
         model, data, training = parse_pretrain("--config", str(ROOT / f"recipes/{name}/pretrain.yaml"))
-        facts = ("sequences_per_step", "max_steps", "learning_rate", "warmup_steps", "lr_scheduler_kwargs", "seed")
-        curves.append((model, data, *(getattr(training, fact) for fact in facts)))
+        facts = ("max_steps", "learning_rate", "warmup_steps", "lr_scheduler_kwargs", "seed")
+        step = training.batch_plan(data.max_seq_length).sequences_per_step
+        curves.append((model, data, step, *(getattr(training, fact) for fact in facts)))
     assert curves[0] == curves[1] == curves[2]
 
 
@@ -87,12 +93,14 @@ def test_a_step_is_the_same_on_any_number_of_gpus(monkeypatch, processes):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     for name in ("a100_2day", "a6000_2day", "24gb"):
         _, data, training = parse_pretrain("--config", str(ROOT / f"recipes/{name}/pretrain.yaml"))
-        assert training.sequences_per_step * data.max_seq_length == training.tokens_per_step == 32_768
-        assert training.per_device_train_batch_size == min(16 // processes, 8 if name == "24gb" else 16)
+        plan = training.batch_plan(data.max_seq_length)
+        assert plan.sequences_per_step * data.max_seq_length == training.tokens_per_step == 32_768
+        assert plan.micro_batch_size == min(16 // processes, 8 if name == "24gb" else 16)
     for name in ("a100_2day", "a6000_2day"):
         _, grpo = parse_grpo("--config", str(ROOT / f"recipes/{name}/grpo.yaml"))
-        assert (grpo.completions_per_step, grpo.generation_batch_size, grpo.updates_per_rollout) == (128, 256, 2)
-        assert grpo.per_device_train_batch_size == min(32, 128 // processes)
+        plan = grpo.plan
+        assert (plan.sequences_per_step, plan.prompts, plan.updates, grpo.generation_batch_size) == (128, 8, 2, 256)
+        assert plan.micro_batch_size == grpo.per_device_train_batch_size == min(32, 128 // processes)
 
 
 def test_what_processes_cannot_share_is_refused(monkeypatch):
@@ -100,9 +108,9 @@ def test_what_processes_cannot_share_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     recipe = ["--config", str(ROOT / "recipes/a100_2day/pretrain.yaml")]
     with pytest.raises(InputError, match=r"^tokens_per_step: 32,768 .*\b16 .*\b2,048\b.*\b3\b"):
-        parse_pretrain(*recipe)
+        plan_of(*recipe)
     with pytest.raises(InputError, match=r"^tokens_per_step: 32,768 .*\b16\.384 .*\b2,000\b"):
-        parse_pretrain(*recipe, "--max_seq_length", "2000")
+        plan_of(*recipe, "--max_seq_length", "2000")
     with pytest.raises(InputError, match=r"^prompts_per_step: 8 x 16 .*\b3\b"):
         parse_grpo("--config", str(ROOT / "recipes/a100_2day/grpo.yaml"))
     with pytest.raises(InputError, match=r"^WORLD_SIZE: .*\bMASTER_ADDR\b"):
@@ -113,13 +121,14 @@ def test_what_processes_cannot_share_is_refused(monkeypatch):
         PureGRPOConfig(use_cpu=True, updates_per_rollout=5, num_iterations=3)
     monkeypatch.setattr(PureTrainingArguments, "world_size", 1)
     with pytest.raises(InputError, match=r"^gradient_accumulation_steps: 3 .*\b16\b.*\b16\b"):
-        parse_pretrain(*recipe, "--gradient_accumulation_steps", "3")
+        plan_of(*recipe, "--gradient_accumulation_steps", "3")
 
 
 @given(rows=st.integers(1, 200), at_most=st.integers(1, 64))
 def test_passes_are_equal_and_as_few_as_may_be(rows, at_most):
-    size, passes = equal_micro_batches(rows, at_most)
-    assert size * passes == rows
+    plan = BatchPlan.divide("tokens_per_step", rows, 1, at_most)
+    size = plan.micro_batch_size
+    assert size * plan.accumulation == rows == plan.sequences_per_step
     assert size <= at_most
     assert not any(rows % larger == 0 for larger in range(size + 1, at_most + 1))
 
@@ -130,12 +139,12 @@ def test_a_pass_fits_the_cards_that_its_recipe_is_for():
     for name, card in (("a100_2day", 40e9), ("24gb", 24e9)):
         _, data, training = parse_pretrain("--config", str(ROOT / f"recipes/{name}/pretrain.yaml"))
         training.bf16 = True
-        tokens = training.per_device_train_batch_size * data.max_seq_length
-        needed = sum(training_bytes(PureConfig(), 401_227_776, training, data.max_seq_length).values())
+        tokens = training.batch_plan(data.max_seq_length).micro_batch_size * data.max_seq_length
+        needed = sum(training_bytes(PureConfig(), 401_227_776, training, tokens).values())
         assert needed == pytest.approx(fixed + 20 * 34_000 * tokens, rel=0.01)
         assert 0.7 * card < needed < 0.9 * card
     training.gradient_checkpointing = True  # a layer's input of 1,152 in two bytes, and one layer at a time
-    needed = sum(training_bytes(PureConfig(), 401_227_776, training, data.max_seq_length).values())
+    needed = sum(training_bytes(PureConfig(), 401_227_776, training, tokens).values())
     assert needed == pytest.approx(fixed + (20 * 2 * 1_152 + 34_000) * tokens, rel=0.01)
 
 

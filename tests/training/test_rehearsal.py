@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 
 from modeling_pure.errors import InputError
-from modeling_pure.training.rehearsal import refusals_as_input_errors, rehearse
+from modeling_pure.training.run import refusals_as_input_errors, rehearse
 from modeling_pure.training.saving import DurableTrainer
 from tests.training.conftest import losses
 

@@ -10,10 +10,10 @@ from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
+from modeling_pure import PureConfig, PureForCausalLM
 from modeling_pure.data.mixture import collate_sequences
 from modeling_pure.errors import InputError, RunStopped
-from modeling_pure.training.report import training_flops
-from modeling_pure.training.throughput import Throughput, peak_tflops
+from modeling_pure.training.throughput import Throughput, model_flops, peak_tflops
 from modeling_pure.training.trainer import PureTrainer
 from tests.conftest import numbers_in
 from tests.training.conftest import losses
@@ -21,7 +21,9 @@ from tests.training.conftest import losses
 
 def test_flops_of_the_full_model_are_those_of_the_stated_convention():
     # 6 x 343,277,568 + 12 x 20 x 1,152 x 2,048, worked out by hand
-    assert training_flops(401_227_776, 50_304 * 1_152, 20, 1_152, 2_048) == 2_059_665_408 + 566_231_040
+    with torch.device("meta"):
+        model = PureForCausalLM(PureConfig())
+    assert model_flops(model, 2_048) == 2_059_665_408 + 566_231_040
 
 
 def test_the_logged_loss_is_the_mean_over_predicted_tokens(make_trainer):

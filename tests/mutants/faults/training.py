@@ -85,9 +85,9 @@ FAULTS = [
     Fault(
         "a checkpoint is renamed before the list of its files",
         TRAINING + "saving.py",
-        """                write_file_list(staging / name)  # last, over what every other writer has left
+        """                write_file_list(staging / name)  # last, over all other files
                 if fault := checkpoint_fault(staging / name):
-                    raise RunStopped(f"output_dir: {name} could not be resumed from: {fault}")
+                    raise RunStopped(f"output_dir: {name} could not be resumed: {fault}")
                 flush(staging / name)
                 replace_folder(staging / name, run_folder / name)
 """,
@@ -114,9 +114,9 @@ FAULTS = [
     Fault(
         "a run that is made longer takes its next step at the old schedule's rate",
         TRAINING + "saving.py",
-        """                group["lr"] = rate
+        """            group["lr"] = rate
 """,
-        """                pass
+        """            pass
 """,
         "tests/training/test_saving.py",
     ),
@@ -171,21 +171,21 @@ FAULTS = [
     ),
     Fault(
         "a run resumes with a different weight decay",
-        TRAINING + "run_folder.py",
+        TRAINING + "trainer_options.py",
         '*("weight_decay", "adam_beta1"',
         '*("adam_beta1"',
         "tests/training/test_run_folder.py",
     ),
     Fault(
         "a rehearsal leaves its log lines in the run's",
-        TRAINING + "rehearsal.py",
+        TRAINING + "run.py",
         "handler.callbacks, state.log_history = callbacks, history",
         "handler.callbacks = callbacks",
         "tests/training/test_rehearsal.py",
     ),
     Fault(
         "a metric that evaluation does not give is noticed at the first one",
-        TRAINING + "rehearsal.py",
+        TRAINING + "run.py",
         "not in metrics:",
         "in ():",
         "tests/training/test_rehearsal.py tests/scripts/test_bad_input.py",
