@@ -18,15 +18,14 @@ from ..medqa.ends import set_end_tokens
 from ..medqa.questions import Question
 from ..tokenizer import end_no_prompt, prompt_ids
 from ..training.kernels import choose_attention_kernel
-from ..training.saving import DurableTrainer
 from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
 from .prompts import Prompt
-from .self_check import scoring_is_right
-from .shared_prefix import add_scoring, refuse_changed_logits
+from .scoring import CompletionBatch, Scorer, ScoringTrainer
+from .support import check_scorer, refuse_changed_logits
 
 
-class AnswerTrainer(DurableTrainer):
+class AnswerTrainer(ScoringTrainer):
     """A Trainer on rows of `prompt` and `target`, with GRPO's arguments: as many prompts a step, as many steps.
 
     The loss is that of the next token, the mean over the answers' tokens with the token that ends them; prompts have
@@ -66,9 +65,6 @@ class AnswerTrainer(DurableTrainer):
         self.ends = set_end_tokens(model, processing_class)
         refuse_changed_logits(model)
         choose_attention_kernel(args.attention_kernel)
-        add_scoring(model, temperature=1.0, fp32_head=args.cast_lm_head_to_fp32, share_prefix=False)
-        if not scoring_is_right(model, temperature=1.0):
-            raise InputError(f"model_name_or_path: the logits of {type(model).__name__} are not those of its head")
         self.base_causal_lm = model
         super().__init__(
             model=get_peft_model(model, peft_config) if peft_config else model,
@@ -78,6 +74,9 @@ class AnswerTrainer(DurableTrainer):
             data_collator=self.collate,
             **kwargs,
         )
+        scorer = Scorer(self.model, 1.0, fp32_head=args.cast_lm_head_to_fp32, share_prefix=False)
+        check_scorer(scorer)
+        self.scorers = {self.model: scorer}
         self.collate([train_dataset[0]])  # refuse a chat template that does not do before the first step
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -130,11 +129,8 @@ class AnswerTrainer(DurableTrainer):
     ) -> Any:
         """Nats of an answer's token, the mean over the step's batch; with the scorer's outputs if asked for."""
         of_answers = inputs["answer_mask"]
-        scored = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            completion_length=of_answers.shape[1],
-        )
+        batch = CompletionBatch(inputs["input_ids"], inputs["attention_mask"], of_answers.shape[1])
+        scored = self.scorers.get(model, model)(batch)
         # DDP takes the mean over processes, whose answers have different lengths.
         tokens = self.accelerator.reduce(of_answers.sum(), "mean")
         loss = -(scored.log_probs * of_answers).sum() / tokens

@@ -12,7 +12,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 
 from modeling_pure import PureForCausalLM
 from modeling_pure.errors import InputError, RunStopped
-from modeling_pure.grpo import rollout, shared_prefix
+from modeling_pure.grpo import rollout, scoring
 from modeling_pure.grpo.trainer import PureGRPOTrainer, deal_groups
 from tests.grpo.conftest import make_windowed_model
 
@@ -316,8 +316,8 @@ def test_the_self_check_finds_a_rollout_that_is_wrong_and_takes_generate(fault, 
 
 
 def test_prompts_whose_cache_is_not_to_be_trusted_are_scored_in_whole_rows(make_trainer, monkeypatch):
-    true = shared_prefix.shared_hidden_states
-    monkeypatch.setattr(shared_prefix, "shared_hidden_states", lambda *args: 0.9 * true(*args))
+    true = scoring.shared_hidden_states
+    monkeypatch.setattr(scoring, "shared_hidden_states", lambda *args: 0.9 * true(*args))
     trainer = make_trainer(**CUTS)
     assert "PureForCausalLM" in trainer.prefix_obstacle
     trainer.train()
