@@ -103,10 +103,15 @@ class ScoringTrainer(DurableTrainer):
 
     scorers: dict[nn.Module, Scorer]
 
+    def scorer_of(self, model: nn.Module) -> nn.Module:
+        """The scorer of a model; what already is a scorer, wrapped or not, stays as it is."""
+        return self.scorers.get(self.accelerator.unwrap_model(model, keep_torch_compile=False), model)
+
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         """Let DDP, autocast and compile wrap the scorer: only what passes its forward is averaged over processes."""
-        if training and model in self.scorers:
-            return cast(nn.Module, self.accelerator.prepare_model(self.scorers[model]))
+        scorer = self.scorer_of(model)
+        if training and isinstance(scorer, Scorer):
+            return cast(nn.Module, self.accelerator.prepare_model(scorer))
         return super()._wrap_model(model, training, dataloader)
 
 
