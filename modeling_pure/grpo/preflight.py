@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 
+from ..console import print_block
 from ..medqa.formats import ANSWER_FORMATS
 from ..medqa.metrics.medqa_accuracy.medqa_accuracy import wilson_interval
 from ..medqa.questions import LETTERS
@@ -99,6 +100,14 @@ class Sample(TypedDict):
     length: int
     clipped: bool
     kept: int  # tokens that could have been drawn, summed over positions
+
+
+def look_before(trainer: PureGRPOTrainer) -> None:
+    """Sample before the first step, and print what there is to learn from."""
+    summaries = preflight(trainer)
+    for found in summaries if trainer.is_world_process_zero() else []:
+        print_block(f"Before the first step, {found.answer_format}", found.facts())
+        print(*found.warnings(), sep="\n")
 
 
 def preflight(trainer: PureGRPOTrainer) -> list[Preflight]:

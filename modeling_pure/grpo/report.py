@@ -2,7 +2,8 @@
 
 import math
 
-from ..medqa.card import DEV_METRICS
+from ..medqa.card import DEV_METRICS, dev_evaluations
+from ..model_card import CardEvaluation
 from ..training.report import state_memory
 from .arguments import PureGRPOConfig
 from .sft import AnswerTrainer
@@ -110,3 +111,14 @@ def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) ->
         chosen = f"{trainer.args.metric_for_best_model} {value:.3f}"
         facts["taken"] = f"step {step}, {chosen}: the best of the run, so flattering"
     return facts
+
+
+def card_evaluations(trainer: PureGRPOTrainer | AnswerTrainer, questions: str) -> list[CardEvaluation]:
+    """Dev accuracies of the weights that are saved, by letter and text, where they were measured."""
+    best, step, _ = trainer.best_saved() if trainer.ends_with_best else (None, trainer.state.global_step, 0)
+    metrics = {
+        name: value for line in trainer.state.log_history if line["step"] == step for name, value in line.items()
+    }
+    return dev_evaluations(
+        trainer.questions, [questions], metrics, trainer.args.metric_for_best_model if best else None
+    )

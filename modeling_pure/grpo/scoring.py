@@ -128,6 +128,20 @@ def group_rows(prompts: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.cat([changes.new_zeros(1), changes]).cumsum(0)
 
 
+def deal_groups(rollout: dict[str, Any], updates: int) -> dict[str, Any]:
+    """The rows of a rollout in the order of the updates made on it: each takes every `updates`-th group.
+
+    Neighbours with the same prompt stay neighbours. An update has the groups that it would have with another number of
+    processes, as long as each process has the same number of groups for every update.
+    """
+    groups = group_rows(rollout["prompt_ids"], rollout["prompt_mask"])
+    order = (groups % updates).argsort(stable=True)
+    return {
+        name: value[order.to(value.device)] if torch.is_tensor(value) and value.dim() else value
+        for name, value in rollout.items()
+    }
+
+
 def left_aligned(prompts: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Left-padded prompts (rows, length) padded on the right, where no token sees the padding, and their lengths."""
     lengths = mask.sum(1)

@@ -12,15 +12,14 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from ..errors import InputError, RunStopped, first_line
+from ..errors import InputError, RunStopped
 from ..medqa.ends import set_end_tokens
 from ..medqa.questions import Question
 from ..medqa.rewards import REWARD_WEIGHTS, LengthPenalty
@@ -31,10 +30,10 @@ from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
 from .budget import SaveAfterRollout, TokenBudget
 from .fallbacks import generate_completions, generate_without_masks
-from .inputs import check_prompt_ids, check_training_rows
+from .prompts import check_prompt_ids, check_training_rows
 from .rollout import Rollout, evaluating, sample_completions
 from .sampling import uniform_numbers
-from .scoring import CompletionBatch, Scorer, ScoringTrainer, causal_lm, group_rows
+from .scoring import CompletionBatch, Scorer, ScoringTrainer, causal_lm, deal_groups
 from .support import check_scorer, refuse_changed_logits, rollout_fault, shared_prefix_obstacle
 
 logger = logging.getLogger(__name__)
@@ -417,30 +416,3 @@ def has_tied_head(model: str | PreTrainedModel, args: PureGRPOConfig) -> bool:
     revision, trusted = given.get("revision"), given.get("trust_remote_code", args.trust_remote_code)
     config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trusted)
     return bool(config.get_text_config().tie_word_embeddings)
-
-
-def model_config(name_or_path: str, args: PureGRPOConfig) -> PreTrainedConfig:
-    """The configuration of a model that is still to be loaded.
-
-    Raises:
-        InputError: there is none, or it contradicts itself.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=args.trust_remote_code)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"model_name_or_path: cannot load '{name_or_path}': {first_line(error)}") from error
-    return config.get_text_config()
-
-
-def deal_groups(rollout: dict[str, Any], updates: int) -> dict[str, Any]:
-    """The rows of a rollout in the order of the updates made on it: each takes every `updates`-th group.
-
-    Neighbours with the same prompt stay neighbours. An update has the groups that it would have with another number of
-    processes, as long as each process has the same number of groups for every update.
-    """
-    groups = group_rows(rollout["prompt_ids"], rollout["prompt_mask"])
-    order = (groups % updates).argsort(stable=True)
-    return {
-        name: value[order.to(value.device)] if torch.is_tensor(value) and value.dim() else value
-        for name, value in rollout.items()
-    }

@@ -13,7 +13,8 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from modeling_pure import PureForCausalLM
 from modeling_pure.errors import InputError, RunStopped
 from modeling_pure.grpo import rollout, scoring
-from modeling_pure.grpo.trainer import PureGRPOTrainer, deal_groups
+from modeling_pure.grpo.scoring import deal_groups
+from modeling_pure.grpo.trainer import PureGRPOTrainer
 from tests.grpo.conftest import make_windowed_model
 
 CUTS = {"top_p": 0.9, "top_k": 50, "temperature": 0.7}

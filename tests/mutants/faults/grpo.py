@@ -77,14 +77,14 @@ FAULTS = [
     ),
     Fault(
         "which groups an update has depends on the number of processes",
-        GRPO + "trainer.py",
+        GRPO + "scoring.py",
         "order = (groups % updates).argsort(stable=True)",
         "order = groups.argsort(stable=True)",
         "tests/grpo/test_trainer.py",
     ),
     Fault(
         "updates tear groups apart",
-        GRPO + "trainer.py",
+        GRPO + "scoring.py",
         "order = (groups % updates).argsort(stable=True)",
         "order = torch.randperm(len(groups))",
         "tests/grpo/test_trainer.py tests/grpo/test_refinements.py",
@@ -119,9 +119,9 @@ FAULTS = [
     ),
     Fault(
         "passages about the questions that are trained on are kept",
-        "train_grpo.py",
-        'Library.read("passages", script_args.passages, questions)',
-        'Library.read("passages", script_args.passages, [])',
+        GRPO + "questions.py",
+        'Library.read("passages", args.passages, questions)',
+        'Library.read("passages", args.passages, [])',
         "tests/scripts/test_grpo_formats.py",
     ),
     Fault(
@@ -196,14 +196,14 @@ FAULTS = [
     ),
     Fault(
         "prompts that fill the context are trained on",
-        GRPO + "inputs.py",
+        GRPO + "prompts.py",
         "if len(ids) >= context:",
         "if False:",
         "tests/grpo/test_inputs.py",
     ),
     Fault(
         "prompts without room for a completion are not counted",
-        GRPO + "inputs.py",
+        GRPO + "prompts.py",
         "len(ids) > longest",
         "len(ids) > 2 * longest",
         "tests/grpo/test_inputs.py",
