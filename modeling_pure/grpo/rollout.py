@@ -264,7 +264,7 @@ class Decoding:
         drawn = self.sampler(logits, self.step, self.uniform[row, self.step.expand(len(row))])
         self._write(drawn)
         self.tokens.copy_(drawn.tokens[:, None])
-        self.finished |= torch.isin(drawn.tokens, self.sampler.eos)
+        self.finished |= (drawn.tokens[:, None] == self.sampler.eos).any(1)
         self.step += 1
 
     def _write(self, drawn: SampledTokens) -> None:
