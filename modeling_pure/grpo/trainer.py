@@ -1,7 +1,7 @@
 """`trl.GRPOTrainer` with what it lacks: keep-sampling masks, prompts run once a group, and a budget of tokens.
 
 Everything else is TRL's: rewards, advantages, the loss with its unbiased KL term and off-policy sequence mask. Without
-the mask, what we cannot sample or score is left to TRL's own code.
+a mask to keep, TRL's own code samples and scores what ours cannot.
 """
 
 import logging
@@ -37,7 +37,7 @@ from .scoring import CompletionBatch, Scorer, ScoringTrainer, causal_lm, deal_gr
 from .support import check_scorer, refuse_changed_logits, rollout_fault, shared_prefix_obstacle
 
 logger = logging.getLogger(__name__)
-OF_LOSS_LINES = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # what TRL's last line of a run has not
+STEP_METRICS = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # not in TRL's last line of a run
 
 
 @dataclass
@@ -57,7 +57,20 @@ class MaskedScorer:
 class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
     """GRPO with the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1), in single turns of text.
 
-    Takes what `GRPOTrainer` takes, in its order.
+    Takes what `GRPOTrainer` takes, in its order. Overrides of Trainer (the first three) and TRL, each with its reason:
+
+    - `train`: resumes the count of generated tokens.
+    - `_wrap_model` (`ScoringTrainer`): DDP, autocast and compile wrap the scorer.
+    - `evaluation_loop`: dev accuracies stand beside the sampled rewards.
+    - `log`: the last line of a run repeats the metrics, which a checkpoint at its end would leave empty.
+    - `_tokenize_prompts`: no tokenizer ends a prompt, and a question cannot hold special tokens.
+    - `_generate`: counts the generated tokens.
+    - `_generate_single_turn`: samples with masks, one prompt a group.
+    - `_generate_and_score_completions`: the masks go into TRL's batch.
+    - `_calculate_rewards`: refuses infinite rewards.
+    - `_prepare_inputs`: groups stay whole, where TRL shuffles single completions.
+    - `_get_per_token_logps_and_entropies`: scores over the masks.
+    - `_compute_loss`: hands the micro-batch's masks to the scorer, and logs what the off-policy mask drops.
 
     Args:
         questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
@@ -84,7 +97,10 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         questions: list[Question] | None = None,
         **kwargs: Any,
     ) -> None:
-        args = args or default_arguments(model, eval_dataset)
+        if args is None:  # a folder named after the model, as in TRL
+            name = model if isinstance(model, str) else model.config._name_or_path
+            strategy = "steps" if eval_dataset is not None else "no"
+            args = PureGRPOConfig(f"{name.rstrip('/').split('/')[-1]}-GRPO", eval_strategy=strategy)
         if not isinstance(args, PureGRPOConfig):
             raise InputError(f"args: expected a PureGRPOConfig, with options as TRL's, found {type(args).__name__}")
         self.questions = questions or []
@@ -118,7 +134,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
     # ---- what is ours, and what is left to TRL --------------------------------------------------------------------
 
     def _take_over(self) -> None:
-        """Sample and score in our own way; in TRL's if the model does not allow it and no mask is kept."""
+        """Prepare sampling and scoring; leave both to TRL if the model does not allow ours and no mask is kept."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("GRPO needs the whole model on every GPU: take accelerate_configs/multi_gpu.yaml (DDP)")
         self.left_to_trl: str | None = None
@@ -222,7 +238,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
             )
 
     def _numbers_of_rows(self, rows: int) -> torch.Tensor:
-        """The random numbers of this process's rows, which would be theirs in the batch of one process, too."""
+        """The random numbers of this process's rows, which are theirs on any number of processes."""
         step = f"{'train' if self.model.training else 'eval'} {self.state.global_step}"
         before, number = self._rollout_of_step
         number = number + 1 if step == before else 0
@@ -233,15 +249,14 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """TRL's, but no tokenizer ends a prompt; and in a question the spelling of a special token is letters."""
-        output = self._ids_of_texts(prompts) if isinstance(prompts[0], str) else super()._tokenize_prompts(prompts)
+        if isinstance(prompts[0], str):
+            front = [] if self.questions else added_tokens(self._tokenizer)[0]
+            ids = prompt_ids(self._tokenizer, prompts, templated=not self.questions)
+            output: Any = [front + row for row in ids], None, {}
+        else:
+            output = super()._tokenize_prompts(prompts)
         check_prompt_ids(output[0], self.base_causal_lm, self._tokenizer)
         return output
-
-    def _ids_of_texts(self, prompts: list[str]) -> Any:
-        if self.questions:
-            return prompt_ids(self._tokenizer, prompts), None, {}
-        front, _ = added_tokens(self._tokenizer)
-        return [front + ids for ids in prompt_ids(self._tokenizer, prompts, templated=True)], None, {}
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm or self.left_to_trl:
@@ -363,7 +378,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
             last: dict[str, Any] = {}
             for line in self.state.log_history:
                 known = line.items() if "loss" in line else ()
-                last |= {name: value for name, value in known if name not in OF_LOSS_LINES and value is not None}
+                last |= {name: value for name, value in known if name not in STEP_METRICS and value is not None}
             self.state.log_history[-1] = last | self.state.log_history[-1]
 
     def _add_metric(self, name: str, value: float) -> None:
@@ -393,13 +408,6 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
             output = output._replace(metrics={**(output.metrics or {}), **metrics})
         return output
-
-
-def default_arguments(model: str | PreTrainedModel, eval_dataset: Any) -> PureGRPOConfig:
-    """The arguments of a trainer that is given none, as TRL has them: a folder named after the model."""
-    name = model if isinstance(model, str) else model.config._name_or_path
-    folder = f"{name.rstrip('/').split('/')[-1]}-GRPO"
-    return PureGRPOConfig(folder) if eval_dataset is not None else PureGRPOConfig(folder, eval_strategy="no")
 
 
 def are_medqa_rewards(reward_funcs: Any) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_pure.grpo.preflight import PROMPTS, first_prompts, preflight, summarise
+from modeling_pure.grpo.preflight import PROMPTS, Sample, first_prompts, preflight, summarise
 from modeling_pure.grpo.prompts import PromptSettings, prompt_dataset
 from modeling_pure.grpo.rollout import Rollout
 from tests.conftest import numbers_in, with_chat_template
@@ -17,17 +17,8 @@ def sample(
     clipped: bool = False,
     answer_format: str = "letter",
     contradicts: bool = False,
-) -> dict:
-    return {
-        "answer_format": answer_format,
-        "group": (0, group),
-        "option": option,
-        "contradicts": contradicts,
-        "answer": answer,
-        "length": length,
-        "clipped": clipped,
-        "kept": 2 * length,
-    }
+) -> Sample:
+    return Sample(answer_format, (0, group), option, contradicts, answer, length, clipped, kept=2 * length)
 
 
 def test_samples_are_counted():
