@@ -11,10 +11,12 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..attention_pure import CACHE
+from ..medqa.questions import Question
 from ..training.saving import DurableTrainer
+from ..training.validation import dev_metrics
 from .fallbacks import row_hidden_states
 from .log_probs import token_log_probs
 
@@ -95,13 +97,26 @@ class Scorer(nn.Module):
 
 
 class ScoringTrainer(DurableTrainer):
-    """Trains the model through its scorer.
+    """Trains the model through its scorer, and measures dev questions.
 
     Attributes:
         scorers: what scores with each model; empty if the model's own forward pass is trained.
+        questions: MedQA dev questions that are answered at each evaluation.
     """
 
     scorers: dict[nn.Module, Scorer]
+    questions: list[Question]
+
+    @property
+    def base_causal_lm(self) -> PreTrainedModel:
+        """The causal language model, in which adapters may stand."""
+        return causal_lm(self.model)
+
+    def dev_metrics(self, tokenizer: PreTrainedTokenizerBase, prefix: str) -> dict[str, float]:
+        """Dev accuracies by letter or text, in which no reward has a say: see `validation.dev_metrics`."""
+        ranks = self.args.process_index, self.args.world_size, self.accelerator.reduce
+        measured = dev_metrics(self.base_causal_lm, tokenizer, self.questions, *ranks)
+        return {f"{prefix}_{name}": value for name, value in measured.items()}
 
     def scorer_of(self, model: nn.Module) -> nn.Module:
         """The scorer of a model; what already is a scorer, wrapped or not, stays as it is."""

@@ -1,7 +1,7 @@
-"""The honest baseline to GRPO: cross entropy on the right answers, to the same prompts in the same order.
+"""The baseline to GRPO: cross entropy on the right answers, to the same prompts in the same order.
 
-GRPO discovers the right answer by sampling; this trainer is given it. Accuracy of GRPO above this baseline is the gain
-from reinforcement; accuracy below it is what the same number of supervised steps would have added.
+GRPO finds the right answer by sampling; this trainer is given it. What GRPO adds to this baseline is the gain from
+reinforcement.
 """
 
 from collections.abc import Collection
@@ -18,7 +18,6 @@ from ..medqa.ends import set_end_tokens
 from ..medqa.questions import Question
 from ..tokenizer import end_no_prompt, prompt_ids
 from ..training.kernels import choose_attention_kernel
-from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
 from .prompts import Prompt
 from .scoring import CompletionBatch, Scorer, ScoringTrainer
@@ -28,11 +27,11 @@ from .support import check_scorer, refuse_changed_logits
 class AnswerTrainer(ScoringTrainer):
     """A Trainer on rows of `prompt` and `target`, with GRPO's arguments: as many prompts a step, as many steps.
 
-    The loss is that of the next token, the mean over the answers' tokens with the token that ends them; prompts have
-    none. It is computed by the scorer that GRPO's is computed by.
+    The loss is the mean over the answers' tokens, with the token that ends them; prompts have none. GRPO's scorer
+    computes it.
 
     Args:
-        questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
+        questions: MedQA dev questions that are answered at each evaluation (`eval_medqa_accuracy`).
         peft_config: adapters to train instead of all weights.
 
     Raises:
@@ -53,7 +52,7 @@ class AnswerTrainer(ScoringTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        # A micro-batch of GRPO holds completions, one of this holds prompts: 128 / 16 = 8 of them fill a step at once.
+        # Micro-batches of GRPO hold completions, these hold prompts: 128 / 16 = 8 of them are a step.
         if args.prompts_per_step is None:
             raise InputError(
                 f"num_generations: a step of {args.completions_per_step} completions holds parts of groups"
@@ -65,7 +64,6 @@ class AnswerTrainer(ScoringTrainer):
         self.ends = set_end_tokens(model, processing_class)
         refuse_changed_logits(model)
         choose_attention_kernel(args.attention_kernel)
-        self.base_causal_lm = model
         super().__init__(
             model=get_peft_model(model, peft_config) if peft_config else model,
             args=args,
@@ -77,7 +75,7 @@ class AnswerTrainer(ScoringTrainer):
         scorer = Scorer(self.model, 1.0, fp32_head=args.cast_lm_head_to_fp32, share_prefix=False)
         check_scorer(scorer)
         self.scorers = {self.model: scorer}
-        self.collate([train_dataset[0]])  # refuse a chat template that does not do before the first step
+        self.collate([train_dataset[0]])  # refuse an unfit chat template before the first step
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Prompts padded on the left, answers on the right, as GRPO's completions are.
@@ -116,7 +114,7 @@ class AnswerTrainer(ScoringTrainer):
         return start, answer_ids[: self.args.max_completion_length]
 
     def apply_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
-        """A conversation as text."""
+        """Return a conversation as text."""
         more = cast(dict[str, Any], self.args.chat_template_kwargs or {})  # a string has been parsed
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs, **more))
 
@@ -147,9 +145,7 @@ class AnswerTrainer(ScoringTrainer):
     ) -> dict[str, float]:
         """Dev accuracy by letter or text, its standard error, and nll over the options."""
         self.model.eval()
-        ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
-        measured = dev_metrics(self.base_causal_lm, self.tokenizer, self.questions, *ranks)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        metrics = self.dev_metrics(self.tokenizer, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -26,14 +26,13 @@ from ..medqa.rewards import REWARD_WEIGHTS, LengthPenalty
 from ..tokenizer import added_tokens, end_no_prompt, prompt_ids
 from ..training.checkpoint import callback_attributes
 from ..training.kernels import choose_attention_kernel
-from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
 from .budget import SaveAfterRollout, TokenBudget
 from .fallbacks import generate_completions, generate_without_masks
 from .prompts import check_prompt_ids, check_training_rows
 from .rollout import Rollout, evaluating, sample_completions
 from .sampling import uniform_numbers
-from .scoring import CompletionBatch, Scorer, ScoringTrainer, causal_lm, deal_groups
+from .scoring import CompletionBatch, Scorer, ScoringTrainer, deal_groups
 from .support import check_scorer, refuse_changed_logits, rollout_fault, shared_prefix_obstacle
 
 logger = logging.getLogger(__name__)
@@ -187,11 +186,6 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         padding = {self._tokenizer.pad_token_id} - {*self.eos_token_ids}
         generation: Any = model.generation_config  # never None: the model can generate
         return {*spare, *padding, *(generation.suppress_tokens or ())}
-
-    @property
-    def base_causal_lm(self) -> PreTrainedModel:
-        """The causal language model, in which adapters may stand."""
-        return causal_lm(self.model)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train; with a checkpoint, first take up its count of generated tokens."""
@@ -402,12 +396,8 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         """TRL's sampled rewards on the dev prompts, and beside them accuracies in which no reward has a say."""
         self._rollout_of_step = ("", 0)  # evaluated again, a step is sampled again
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if self.questions:
-            ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
-            measured = dev_metrics(self.base_causal_lm, self._tokenizer, self.questions, *ranks)
-            metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
-            output = output._replace(metrics={**(output.metrics or {}), **metrics})
-        return output
+        measured = self.dev_metrics(self._tokenizer, metric_key_prefix) if self.questions else {}
+        return output._replace(metrics={**(output.metrics or {}), **measured})
 
 
 def are_medqa_rewards(reward_funcs: Any) -> bool:
