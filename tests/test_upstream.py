@@ -158,6 +158,15 @@ def test_every_method_that_we_override_is_listed(trainer):
     assert {name for name in ours if hasattr(base, name)} <= listed
 
 
+def test_the_grpo_trainer_lists_its_overrides():
+    ours = {
+        name
+        for name in vars(PureGRPOTrainer)
+        if not name.startswith("__") and callable(getattr(GRPOTrainer, name, None))
+    }
+    assert {name for name in ours | {"_wrap_model"} if f"- `{name}`" not in PureGRPOTrainer.__doc__} == set()
+
+
 @pytest.mark.parametrize(
     ("trainer", "owner", "name"),
     [

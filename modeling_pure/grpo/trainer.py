@@ -2,6 +2,9 @@
 
 Everything else is TRL's: rewards, advantages, the loss with its unbiased KL term and off-policy sequence mask. Without
 a mask to keep, TRL's own code samples and scores what ours cannot.
+
+A mask is drawn in `_generate_single_turn`, scores the old and the reference policy, and joins TRL's batch in
+`_generate_and_score_completions`. `_compute_loss` hands it to the current policy. `scoring.Scorer.forward` applies it.
 """
 
 import logging
