@@ -244,7 +244,7 @@ def scorer(scale: Scale, trainer: GRPOTrainer, masked: bool = True) -> Work:
                 for model, name in ((trainer.model, "old"), (trainer.ref_model, "ref")):
                     policy = model
                     if isinstance(trainer, PureGRPOTrainer):
-                        policy = MaskedScorer(trainer.scorer_of(model), part.get("sampling_mask"))
+                        policy = MaskedScorer(trainer.scorers[model], part.get("sampling_mask"))
                     scored = trainer._get_per_token_logps_and_entropies(
                         policy, ids, torch.ones_like(ids), scale.completion
                     )

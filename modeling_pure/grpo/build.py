@@ -5,13 +5,7 @@ from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import InputError, first_line
 from ..medqa.ends import end_ids
@@ -82,10 +76,7 @@ def lora(script_args: GRPOScriptArguments) -> LoraConfig | None:
     if not script_args.lora_rank:
         return None
     return LoraConfig(
-        r=script_args.lora_rank,
-        lora_alpha=script_args.lora_alpha,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        r=script_args.lora_rank, lora_alpha=script_args.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
 
 

@@ -82,10 +82,7 @@ def generated_ids(
     generative: Any = model  # PreTrainedModel declares no `generate`
     try:
         output: torch.Tensor = generative.generate(
-            prompts,
-            attention_mask=mask,
-            generation_config=settings,
-            logits_processor=LogitsProcessorList(processors),
+            prompts, attention_mask=mask, generation_config=settings, logits_processor=LogitsProcessorList(processors)
         )
     finally:
         model.generation_config = own

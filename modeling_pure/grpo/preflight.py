@@ -21,11 +21,7 @@ from .sampling import uniform_numbers
 from .trainer import PureGRPOTrainer
 
 PROMPTS = 32  # over all processes and formats; with 16 samples each an accuracy is known to about 4 points
-READABLE = {
-    "letter": "start with a letter",
-    "text": "are an option's text",
-    "reasoned": "end in an answer",
-}
+READABLE = {"letter": "start with a letter", "text": "are an option's text", "reasoned": "end in an answer"}
 
 
 @dataclass

@@ -118,16 +118,12 @@ class ScoringTrainer(DurableTrainer):
         measured = dev_metrics(self.base_causal_lm, tokenizer, self.questions, *ranks)
         return {f"{prefix}_{name}": value for name, value in measured.items()}
 
-    def scorer_of(self, model: nn.Module) -> nn.Module:
-        """The scorer of a model; what already is a scorer, wrapped or not, stays as it is."""
-        return self.scorers.get(self.accelerator.unwrap_model(model, keep_torch_compile=False), model)
-
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         """Let DDP, autocast and compile wrap the scorer: only what passes its forward is averaged over processes."""
-        scorer = self.scorer_of(model)
-        if training and isinstance(scorer, Scorer):
-            return cast(nn.Module, self.accelerator.prepare_model(scorer))
-        return super()._wrap_model(model, training, dataloader)
+        scorer = self.scorers.get(model)
+        if scorer is None:  # wrapped before, or the model's own forward pass is trained
+            return super()._wrap_model(model, training, dataloader)
+        return cast(nn.Module, self.accelerator.prepare_model(scorer)) if training else scorer
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:

@@ -128,7 +128,7 @@ class AnswerTrainer(ScoringTrainer):
         """Nats of an answer's token, the mean over the step's batch; with the scorer's outputs if asked for."""
         of_answers = inputs["answer_mask"]
         batch = CompletionBatch(inputs["input_ids"], inputs["attention_mask"], of_answers.shape[1])
-        scored = self.scorer_of(model)(batch)
+        scored = self.scorers.get(model, model)(batch)
         # DDP takes the mean over processes, whose answers have different lengths.
         tokens = self.accelerator.reduce(of_answers.sum(), "mean")
         loss = -(scored.log_probs * of_answers).sum() / tokens

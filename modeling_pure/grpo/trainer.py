@@ -174,8 +174,8 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         self.prefix_obstacle = check_scorer(scorer) or obstacle
         self.scorers = {self.model: scorer}
         if self.ref_model is not None:
-            reference = self.accelerator.unwrap_model(self.ref_model, keep_torch_compile=False)
-            self.scorers[reference] = Scorer(reference, self.temperature, self.fp32_head, scorer.share_prefix)
+            reference = Scorer(self.ref_model, self.temperature, self.fp32_head, scorer.share_prefix)
+            self.scorers[self.ref_model] = reference
 
     @property
     def generates(self) -> bool:
@@ -332,7 +332,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         """Score with the current, the old or the reference policy; all see the same mask."""
         if not isinstance(model, MaskedScorer):  # while a rollout is scored
             mask = self._rollout.sampling_mask if self._rollout else None
-            model = MaskedScorer(self.scorer_of(model), mask)
+            model = MaskedScorer(self.scorers.get(model, model), mask)
         if self.left_to_trl:
             scores = super()._get_per_token_logps_and_entropies(
                 model.scorer, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
@@ -347,7 +347,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         return scores
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        policy = MaskedScorer(self.scorer_of(model), inputs.get("sampling_mask"))
+        policy = MaskedScorer(self.scorers.get(model, model), inputs.get("sampling_mask"))
         loss = super()._compute_loss(policy, inputs)
         if self.off_policy_mask_threshold is not None:
             self._log_off_policy(cast(torch.Tensor, policy.log_probs), inputs)

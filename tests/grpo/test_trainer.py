@@ -334,13 +334,13 @@ def test_the_farthest_of_a_log_window_is_logged_and_not_the_mean_of_its_passes(m
         assert logged(whole, name) == [max(logged(every, name))]
 
 
-def test_what_is_trained_is_the_scorer_also_after_an_evaluation(make_trainer):
-    """Which compiles the model by itself, and TRL is then handed that."""
-    trainer = make_trainer(torch_compile=True, torch_compile_backend="eager")
-    scorer, compiled = trainer.scorers[trainer.model], trainer.accelerator.prepare_model(trainer.model, None, True)
-    assert compiled is not trainer.model
-    assert trainer.scorer_of(compiled) is scorer
-    wrapped = trainer._wrap_model(compiled)
+@pytest.mark.parametrize("changes", [{"bf16": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
+def test_what_is_trained_is_the_scorer_and_the_model_stays_what_it_was(changes, make_trainer):
+    trainer = make_trainer(eval_strategy="steps", **changes)
+    forward = trainer.model.forward  # TRL's, which nothing replaces
+    trainer.evaluate(trainer.eval_dataset.select(range(2)))  # for which Trainer would wrap the model itself
+    scorer = trainer.scorers[trainer.model]
+    wrapped = trainer._wrap_model(trainer.model_wrapped)
     assert trainer.accelerator.unwrap_model(wrapped, keep_torch_compile=False) is scorer
     assert trainer._wrap_model(wrapped) is wrapped
-    assert trainer._wrap_model(trainer.model, training=False) is trainer.model
+    assert trainer.model.forward is forward

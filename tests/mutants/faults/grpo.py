@@ -43,8 +43,8 @@ FAULTS = [
     Fault(
         "the loss is computed without the rollout's mask",
         GRPO + "trainer.py",
-        'MaskedScorer(self.scorer_of(model), inputs.get("sampling_mask"))',
-        "MaskedScorer(self.scorer_of(model), None)",
+        'MaskedScorer(self.scorers.get(model, model), inputs.get("sampling_mask"))',
+        "MaskedScorer(self.scorers.get(model, model), None)",
         "tests/grpo/test_trainer.py tests/grpo/test_refinements.py",
     ),
     Fault(
