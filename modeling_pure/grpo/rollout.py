@@ -66,7 +66,7 @@ class GroupCache(Cache):
         dtype = compute_dtype(layers[0].values)
         self.prompts: list[KeysAndValues] = [(layer.keys.to(dtype), layer.values.to(dtype)) for layer in layers]
         columns = torch.arange(self.prompts[0][0].shape[2], device=lengths.device)
-        self.prompt_bias = no_attention(columns >= lengths[:, None, None, None, None])
+        self.prompt_bias = torch.where(columns >= lengths[:, None, None, None, None], -torch.inf, 0.0)
         self.column = torch.zeros(1, dtype=torch.long, device=lengths.device)
         rows, (_, heads, _, head_dim) = len(lengths) * slots, layers[0].values.shape
         self.own: list[KeysAndValues] = [
@@ -93,7 +93,7 @@ class GroupCache(Cache):
         shared = query.transpose(1, 2)  # (groups, kv_heads, slots, heads a kv_head, head_dim)
         to_prompt = dot_products(shared.flatten(2, 3), prompt_keys).view(*shared.shape[:4], prompt)
         to_prompt = (to_prompt * scaling + self.prompt_bias).transpose(1, 2).flatten(0, 1)
-        own_bias = no_attention(torch.arange(keys.shape[2], device=keys.device) > self.column)
+        own_bias = torch.where(torch.arange(keys.shape[2], device=keys.device) > self.column, -torch.inf, 0.0)
         to_own = dot_products(query.flatten(0, 1), keys) * scaling + own_bias
         weights = torch.cat([to_prompt, to_own], -1).softmax(-1).to(values.dtype)
         on_prompt, on_own = weights.split([prompt, keys.shape[2]], -1)
@@ -123,11 +123,6 @@ def dot_products(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         pairs = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).mT, out_dtype=torch.float32)
         return pairs.unflatten(0, query.shape[:2])
     return (query @ keys.mT).float()
-
-
-def no_attention(where: torch.Tensor) -> torch.Tensor:
-    """0, and -inf where attention must not go."""
-    return torch.zeros(where.shape, device=where.device).masked_fill(where, -torch.inf)
 
 
 def rollout_attention(

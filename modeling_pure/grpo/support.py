@@ -81,11 +81,10 @@ def scoring_is_right(scorer: Scorer) -> bool:
     """Whether a scorer agrees with its model's own logits."""
     model = causal_lm(scorer.model)
     completions = [[3 + 2 * row + column for column in range(TOKENS)] for row in range(len(PROMPTS))]
-    ids = torch.full((len(PROMPTS), len(GROUPS[0]) + TOKENS), GROUPS[0][0], device=model.device)
-    mask = torch.zeros_like(ids)
-    for row, (prompt, completion) in enumerate(zip(PROMPTS, completions, strict=True)):
-        real = slice(-len(prompt) - TOKENS, None)
-        ids[row, real], mask[row, real] = torch.tensor(prompt + completion, device=model.device), 1
+    texts = [prompt + completion for prompt, completion in zip(PROMPTS, completions, strict=True)]
+    longest = max(map(len, texts))
+    ids = torch.tensor([[0] * (longest - len(text)) + text for text in texts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(text)) + [1] * len(text) for text in texts], device=model.device)
     with evaluating(model):
         log_probs = scorer(CompletionBatch(ids, mask, TOKENS)).log_probs.cpu()
     return not differ(model, log_probs, completions, scorer.temperature)
