@@ -34,8 +34,7 @@ from benchmarks.step import StepClock
 from modeling_pure import PureConfig, PureForCausalLM
 from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.grpo.rollout import sample_completions
-from modeling_pure.grpo.shared_prefix import add_scoring
-from modeling_pure.grpo.trainer import PureGRPOTrainer
+from modeling_pure.grpo.trainer import MaskedScorer, PureGRPOTrainer
 
 CUTS = {"temperature": 1.0, "top_p": 0.95, "top_k": 512}
 OURS, STOCK = "ours", "stock TRL"
@@ -103,8 +102,8 @@ def scoring(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[floa
     """Seconds of scoring and update, also of ours with every sequence run whole."""
     trainers = {side: build_trainer(side, scale, folder) for side in (OURS, STOCK)}
     trainers["whole"] = build_trainer(OURS, scale, folder)
-    for model in (trainers["whole"].model, trainers["whole"].ref_model):
-        add_scoring(model, trainers["whole"].temperature, fp32_head=True, share_prefix=False)
+    for one in trainers["whole"].scorers.values():
+        one.share_prefix = False
     times = alternate({side: scorer(scale, trainer) for side, trainer in trainers.items()}, rounds)
     return times, {"whole_sequences": round(statistics.median(times.pop("whole")), 3)}
 
@@ -215,7 +214,7 @@ def samplers(scale: Scale, trainer: PureGRPOTrainer, sequences: int, tokens: int
     return {OURS: ours, STOCK: stock}
 
 
-def scorer(scale: Scale, trainer: GRPOTrainer) -> Work:
+def scorer(scale: Scale, trainer: GRPOTrainer, masked: bool = True) -> Work:
     """Old and reference log-probabilities, loss and gradient for the completions of one optimizer step."""
     generator = torch.Generator().manual_seed(0)
     number = scale.completions_per_step
@@ -228,7 +227,7 @@ def scorer(scale: Scale, trainer: GRPOTrainer) -> Work:
         "completion_mask": torch.ones_like(completions),
         "advantages": torch.randn(number, generator=generator),
     }
-    if isinstance(trainer, PureGRPOTrainer):
+    if masked and isinstance(trainer, PureGRPOTrainer):
         width = -(-trainer.model.config.vocab_size // 8)
         mask = torch.randint(0, 256, (number, scale.completion, width), generator=generator, dtype=torch.uint8)
         batch["sampling_mask"] = mask.scatter(2, completions[..., None] // 8, 255)
@@ -242,10 +241,12 @@ def scorer(scale: Scale, trainer: GRPOTrainer) -> Work:
             part = {name: value[start : start + scale.micro_batch] for name, value in batch.items()}
             ids = torch.cat([part["prompt_ids"], part["completion_ids"]], 1)
             with torch.no_grad():
-                trainer._sampling_mask = part.get("sampling_mask")
                 for model, name in ((trainer.model, "old"), (trainer.ref_model, "ref")):
+                    policy = model
+                    if isinstance(trainer, PureGRPOTrainer):
+                        policy = MaskedScorer(trainer.scorers[model], part.get("sampling_mask"))
                     scored = trainer._get_per_token_logps_and_entropies(
-                        model, ids, torch.ones_like(ids), scale.completion
+                        policy, ids, torch.ones_like(ids), scale.completion
                     )
                     part[f"{name}_per_token_logps"] = scored[0]
             trainer.accelerator.backward(trainer._compute_loss(trainer.model, part))

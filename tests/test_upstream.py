@@ -20,6 +20,7 @@ from transformers.trainer_callback import CallbackHandler
 from trl import GRPOTrainer
 
 from modeling_pure.grpo.arguments import PureGRPOConfig
+from modeling_pure.grpo.scoring import ScoringTrainer
 from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer
 from modeling_pure.training.arguments import PureTrainingArguments
@@ -58,6 +59,7 @@ OVERRIDDEN = {  # None: ours takes whatever it is given
         "_get_num_items_in_batch": "batch_samples device",
         "_get_output_dir": "trial",
         "_get_train_sampler": "train_dataset",
+        "_wrap_model": "model training dataloader",
         "_init_training_state": None,
         "_load_best_model": "",
         "_load_from_checkpoint": "resume_from_checkpoint model",
@@ -149,9 +151,20 @@ def test_a_method_that_we_override_is_still_called_with_what_ours_takes(base, na
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_method_that_we_override_is_listed(trainer):
     base = GRPOTrainer if issubclass(trainer, GRPOTrainer) else Trainer
-    ours = {name for one in (trainer, DurableTrainer) for name in vars(one) if not name.startswith("__")}
+    ours = {
+        name for one in (trainer, DurableTrainer, ScoringTrainer) for name in vars(one) if not name.startswith("__")
+    }
     listed = {name for names in OVERRIDDEN.values() for name in names}
     assert {name for name in ours if hasattr(base, name)} <= listed
+
+
+def test_the_grpo_trainer_lists_its_overrides():
+    ours = {
+        name
+        for name in vars(PureGRPOTrainer)
+        if not name.startswith("__") and callable(getattr(GRPOTrainer, name, None))
+    }
+    assert {name for name in ours | {"_wrap_model"} if f"- `{name}`" not in PureGRPOTrainer.__doc__} == set()
 
 
 @pytest.mark.parametrize(

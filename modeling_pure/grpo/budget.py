@@ -1,4 +1,4 @@
-"""A budget of generated tokens."""
+"""Callbacks of GRPO: a budget of generated tokens, and checkpoints that wait for a rollout's end."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,7 @@ from transformers.trainer_callback import ExportableState
 class TokenBudget(TrainerCallback, ExportableState):
     """Counts generated tokens over all processes, and stops the run at `max_tokens` (0 = never).
 
-    The rollout in which the budget is reached is still trained on, so that no token was generated for nothing, and the
-    last weights are evaluated.
+    The rollout in which the budget is reached is still trained on, and the last weights are evaluated.
 
     Args:
         rollout_done: whether all of the last rollout has been trained on.
@@ -29,7 +28,7 @@ class TokenBudget(TrainerCallback, ExportableState):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop after the last step on the rollout in which the budget was reached, with a checkpoint."""
+        """Save and stop after the last step on the rollout in which the budget was reached."""
         if self.spent and self.rollout_done():
             control.should_save = control.should_training_stop = True
             control.should_evaluate = args.eval_strategy != "no"
@@ -43,7 +42,7 @@ class TokenBudget(TrainerCallback, ExportableState):
 
 
 class SaveAfterRollout(TrainerCallback):
-    """Lets a checkpoint that falls inside a rollout, and the evaluation beside it, wait until the rollout's end.
+    """Defers a checkpoint inside a rollout, and its evaluation, to the rollout's end.
 
     A run resumed inside a rollout would sample other prompts.
 
@@ -58,7 +57,7 @@ class SaveAfterRollout(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Put off what is due, or catch up on it; a run that ends inside a rollout saves there."""
+        """Defer what is due, or catch up on it; a run that ends inside a rollout saves there."""
         control.should_save |= self.save_waits
         control.should_evaluate |= self.evaluation_waits
         if self.rollout_done() or state.global_step >= state.max_steps or control.should_training_stop:

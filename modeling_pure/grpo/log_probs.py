@@ -13,12 +13,12 @@ from torch import nn
 
 from .sampling import unpack_bits
 
-CHUNK_TOKENS = 2048  # 0.4 GB of float32 logits at 50,304 words, and as much again for what they become
-FLOAT_MIN = torch.finfo(torch.float32).min  # in place of -inf, which times a probability of 0 is no number
+CHUNK_TOKENS = 2048  # 0.4 GB of float32 logits at 50,304 tokens, and as much again for what they become
+FLOAT_MIN = torch.finfo(torch.float32).min  # instead of -inf, which times a probability of 0 is NaN
 
 
 def head_logits(head: nn.Linear, hidden_states: torch.Tensor, fp32: bool) -> torch.Tensor:
-    """Hidden states (..., hidden) to logits (..., vocab) in float32, computed in it too where `fp32` says so."""
+    """Logits (..., vocab) in float32, also computed in it with `fp32`; from hidden states (..., hidden)."""
     with torch.autocast(hidden_states.device.type, enabled=False):
         dtype = torch.float32 if fp32 else hidden_states.dtype
         bias = None if head.bias is None else head.bias.to(dtype)
@@ -51,10 +51,7 @@ def token_log_probs(
 
 
 class MaskedTokenLogProbs(torch.autograd.Function):
-    """A chunk of tokens at a time, in place where it can be.
-
-    What the last chunk has computed is kept for the backward pass, which computes the others again.
-    """
+    """Takes a chunk of tokens at a time; the backward pass computes all but the last again."""
 
     @staticmethod
     def forward(
@@ -125,7 +122,7 @@ class MaskedTokenLogProbs(torch.autograd.Function):
 
 
 def chunks(tokens: int) -> list[slice]:
-    """So many tokens in pieces of `CHUNK_TOKENS`."""
+    """Slices of `CHUNK_TOKENS` that cover the tokens."""
     return [slice(start, min(start + CHUNK_TOKENS, tokens)) for start in range(0, tokens, CHUNK_TOKENS)]
 
 
@@ -137,7 +134,7 @@ def kept_scores(
     temperature: float,
     chunk: slice,
 ) -> torch.Tensor:
-    """Scores z / T of a chunk less its largest, float32 (chunk, vocab), as good as -inf for what was not kept."""
+    """Scores z / T of a chunk minus their maximum, float32 (chunk, vocab); `FLOAT_MIN` for what was not kept."""
     hidden = hidden_states[chunk]
     logits = nn.functional.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype))
     scores = logits.float()

@@ -1,15 +1,13 @@
 """Prompts for GRPO: every epoch asks the questions in another order, with their options in another order."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..medqa.formats import (
@@ -24,16 +22,21 @@ from ..medqa.formats import (
     taught_formats,
     warn_untaught,
 )
-from ..medqa.passages import Library, fit_passages
+from ..medqa.log_likelihood import context_length
 from ..medqa.questions import Question, split_of
-from ..tokenizer import prompt_ids, text_ids
+from ..medqa.rewards import AnswerReward
+from .arguments import GRPOScriptArguments
+
+if TYPE_CHECKING:
+    from .trainer import PureGRPOTrainer
 
 Prompt = str | list[dict[str, str]]  # text, or the one turn of a conversation
+TOGETHER = 1000  # prompts that are tokenized at once
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How questions are asked.
+class PromptSettings:
+    """How questions become prompts.
 
     Attributes:
         shares: of the answer formats; they add up to 1.
@@ -45,123 +48,36 @@ class Asking:
     chat: bool = False
     with_answers: bool = False
 
-    @property
-    def headline(self) -> str:
-        """The format that a run is judged by."""
-        return headline_format(self.shares)
+    @classmethod
+    def of(cls, args: GRPOScriptArguments, config: PreTrainedConfig) -> "PromptSettings":
+        """What the arguments say; by default the format that a checkpoint was taught, or letters."""
+        shares = args.answer_formats or {headline_format(taught_formats(config)): 1.0}
+        return cls(cast(dict[str, float], shares), args.chat, args.algorithm == "sft")  # a string has been parsed
 
     @property
     def best_metric(self) -> str:
         """What the best checkpoint is chosen by: dev accuracy, or rewards if only sampling asks as training does."""
-        if not self.with_answers and (self.chat or self.headline == "reasoned"):
+        headline = headline_format(self.shares)
+        if not self.with_answers and (self.chat or headline == "reasoned"):
             return "eval_rewards/correct/mean"
-        return "eval_medqa_accuracy" if self.headline == "letter" else "eval_medqa_text_accuracy"
+        return "eval_medqa_accuracy" if headline == "letter" else "eval_medqa_text_accuracy"
 
     def __str__(self) -> str:
         return describe_formats(self.shares) + (" in the chat template" if self.chat else "")
 
     def warnings(self, config: PreTrainedConfig) -> list[str]:
         """Formats that a checkpoint was not taught, or that stand in each other's way."""
-        untaught = [warn_untaught(config, name) for name in self.shares]
-        warnings = [text for text in untaught if text]
+        warnings = [text for name in self.shares if (text := warn_untaught(config, name))]
         if {"letter", "text"} <= {*self.shares} and not self.with_answers:
             warnings.append(
                 "WARNING: letter and text have the same prompt; an answer that one rewards, the other does not"
             )
         return warnings
 
-    def prompt(self, question: Question, answer_format: str) -> Prompt:
-        """A prompt as TRL takes it."""
-        text = format_prompt(question, answer_format)
-        return chat_message(text) if self.chat else text
-
-    def texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Callable[[Question], str]]:
-        """Functions that give a question's prompt as the model reads it, one for each format."""
-
-        def text(name: str, question: Question) -> str:
-            prompt = format_prompt(question, name)
-            return chat_prompt(tokenizer, prompt) if self.chat else prompt
-
-        return [partial(text, name) for name in self.shares]
-
-    def length(self, question: Question, tokenizer: PreTrainedTokenizerBase) -> int:
-        """Tokens of a question's longest prompt."""
-        texts = [text(question) for text in self.texts(tokenizer)]
-        return max(map(len, prompt_ids(tokenizer, texts, templated=self.chat)))
-
-
-BY_LETTER = Asking({"letter": 1.0})
-
-
-def default_formats(config: PreTrainedConfig) -> dict[str, float]:
-    """The format to ask in that a checkpoint was taught; letters for one that does not say."""
-    return {headline_format(taught_formats(config)): 1.0}
-
-
-def open_books(
-    library: Library,
-    number: int,
-    splits: tuple[list[Question], list[Question]],
-    tokenizer: PreTrainedTokenizerBase,
-    max_tokens: int,
-    asking: Asking,
-) -> tuple[list[Question], list[Question]]:
-    """Train and dev questions with their best passages, as many as fit into prompts of `max_tokens` tokens."""
-
-    def fit(question: Question) -> Question:
-        for text in asking.texts(tokenizer):
-            question = fit_passages(question, tokenizer, max_tokens, text, asking.chat)
-        return question
-
-    train, dev = ([fit(question) for question in library.retrieve(split, number)] for split in splits)
-    return train, dev
-
-
-def questions_that_fit(
-    questions: list[Question], tokenizer: PreTrainedTokenizerBase, max_tokens: int, asking: Asking = BY_LETTER
-) -> list[Question]:
-    """The questions whose prompts, in whatever format, leave room for a completion; says how many do not.
-
-    Raises:
-        InputError: none does.
-    """
-    fitting = [question for question in questions if asking.length(question, tokenizer) <= max_tokens]
-    if not fitting:
-        raise InputError(f"max_completion_length: leaves {max_tokens} tokens of the context, too few for any prompt")
-    if len(fitting) < len(questions):
-        say(f"left out {len(questions) - len(fitting)} questions of more than {max_tokens} tokens")
-    return fitting
-
-
-def teachable(
-    questions: list[Question], tokenizer: PreTrainedTokenizerBase, max_tokens: int, asking: Asking
-) -> list[Question]:
-    """The questions whose answers can be taught: explanations that are too long are dropped, and counted.
-
-    Args:
-        max_tokens: of an answer, with its end-of-text token.
-
-    Raises:
-        InputError: there are only answers with reasons to teach, and no question has a short enough explanation.
-    """
-    if not asking.with_answers or "reasoned" not in asking.shares:
-        return questions
-    texts = [format_answer(question, "reasoned") if question.explanation else "" for question in questions]
-    too_long = [len(ids) >= max_tokens for ids in text_ids(tokenizer, texts)]
-    if any(too_long):
-        say(f"dropped {sum(too_long)} explanations that max_completion_length {max_tokens} would cut off")
-    kept = [replace(q, explanation="") if cut else q for q, cut in zip(questions, too_long, strict=True)]
-    if {*asking.shares} != {"reasoned"}:
-        return kept
-    explained = [question for question in kept if question.explanation]
-    if not explained:
-        raise InputError(
-            f"answer_formats: no question has an explanation of at most {max_tokens} tokens that could be taught; "
-            "take text or letter, raise max_completion_length, or take --algorithm grpo"
-        )
-    if len(explained) < len(kept):
-        say(f"left out {len(kept) - len(explained)} questions without an explanation to teach")
-    return explained
+    def text(self, answer_format: str, tokenizer: PreTrainedTokenizerBase, question: Question) -> str:
+        """A question's prompt as the model reads it."""
+        prompt = format_prompt(question, answer_format)
+        return chat_prompt(tokenizer, prompt) if self.chat else prompt
 
 
 def prompt_dataset(
@@ -169,49 +85,89 @@ def prompt_dataset(
     num_prompts: int,
     seed: int,
     grpo_holdout: float = 0.0,
-    asking: Asking = BY_LETTER,
+    settings: PromptSettings | None = None,
 ) -> Dataset:
     """At least `num_prompts` prompts in the order in which they are trained on.
 
     The options of a question are shuffled once per epoch, so all completions of a group answer the same prompt, and a
     constant letter earns a quarter of the reward. Formats are drawn apart, so they change no order.
 
+    Args:
+        settings: by default letters.
+
     Returns:
         a data set with the columns `prompt`, `answer` (index of the right option), `options`, `answer_format` and
         `digest` of the question; where `grpo_holdout` keeps questions from pretraining, also `seen`: whether
-        pretraining had this one; and `target`, the right answer, if `asking` has answers.
+        pretraining had this one; and `target`, the right answer, with `settings.with_answers`.
     """
     rows = []
     for number in range(ceil(num_prompts / len(questions))):
         rng = random.Random(f"grpo {seed} {number}")
         formats = random.Random(f"grpo formats {seed} {number}")
         for question in rng.sample(questions, len(questions)):
-            row = prompt_row(question, asking, rng, formats)
+            row = prompt_row(question, settings or PromptSettings({"letter": 1.0}), rng, formats)
             if grpo_holdout:
                 row["seen"] = split_of(question, grpo_holdout) == "train"
             rows.append(row)
     return Dataset.from_list(rows)
 
 
-def prompt_row(question: Question, asking: Asking, rng: random.Random, formats: random.Random) -> dict[str, Any]:
+def prompt_row(
+    question: Question, settings: PromptSettings, rng: random.Random, formats: random.Random
+) -> dict[str, Any]:
     """A row of `prompt_dataset`; GRPO asks any question for reasons, cross entropy those that have an explanation."""
-    if asking.with_answers:
-        answer_format = draw_format(asking.shares, question, formats)
+    if settings.with_answers:
+        answer_format = draw_format(settings.shares, question, formats)
         shuffled = shuffled_for(question, answer_format, rng)
     else:
-        answer_format = formats.choices([*asking.shares], [*asking.shares.values()])[0]
+        answer_format = formats.choices([*settings.shares], [*settings.shares.values()])[0]
         shuffled = question.shuffled(rng)
+    text = format_prompt(shuffled, answer_format)
     row = {
-        "prompt": asking.prompt(shuffled, answer_format),
+        "prompt": chat_message(text) if settings.chat else text,
         "answer": shuffled.answer,
         "options": list(shuffled.options),
         "answer_format": answer_format,
         "digest": question.digest,
     }
-    return row | ({"target": format_answer(shuffled, answer_format)} if asking.with_answers else {})
+    return row | ({"target": format_answer(shuffled, answer_format)} if settings.with_answers else {})
 
 
-def say(text: str) -> None:
-    """Print on the first process."""
-    if PartialState().is_main_process:
-        print(text)
+# ---- prompts given from Python --------------------------------------------------------------------------------------
+
+
+def check_training_rows(trainer: "PureGRPOTrainer") -> None:
+    """Check the rows of a data set that has an end; a stream is checked as its prompts come.
+
+    Raises:
+        InputError: a prompt is empty or fills the context, or the MedQA rewards cannot read the answers.
+    """
+    rows = trainer.train_dataset
+    if not isinstance(rows, Dataset) or trainer.left_to_trl:
+        return
+    for reward in trainer.reward_funcs:
+        if isinstance(reward, AnswerReward):
+            reward.check(rows)
+    config, room = trainer.base_causal_lm.config.get_text_config(), trainer.args.max_completion_length
+    longest = context_length(config, trainer._tokenizer) - room
+    parts = (rows[start : start + TOGETHER]["prompt"] for start in range(0, len(rows), TOGETHER))
+    cut_short = sum(len(ids) > longest for part in parts for ids in trainer._tokenize_prompts(part)[0])
+    if cut_short:
+        found = f"{cut_short} of {len(rows)} prompts leave less than {room} tokens of it"
+        if hasattr(config, "max_position_embeddings") and getattr(config, "rope_parameters", None) is None:
+            raise InputError(f"max_completion_length: {found}, and the model has no positions past its context")
+        PartialState().print(
+            f"WARNING: max_completion_length: {found}, so that their completions may run past the context"
+        )
+
+
+def check_prompt_ids(prompt_ids: list[list[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise `InputError` if a prompt has no token, or as many as the context."""
+    context = context_length(model.config, tokenizer)
+    for ids in prompt_ids:
+        if not ids:
+            raise InputError("prompt: is empty; the first token of a completion is drawn after one of the prompt")
+        if len(ids) >= context:
+            raise InputError(
+                f"prompt: its {len(ids)} tokens fill the context of {context}; shorten it, or leave it out"
+            )

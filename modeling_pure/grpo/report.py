@@ -1,8 +1,9 @@
-"""What people read about a GRPO run: its arithmetic, which refinement acts, and what came out."""
+"""Reports of a GRPO run: its batch arithmetic, which refinement acts, and the results."""
 
 import math
 
-from ..medqa.card import DEV_METRICS
+from ..medqa.card import DEV_METRICS, dev_evaluations
+from ..model_card import CardEvaluation
 from ..training.throughput import state_memory
 from .arguments import PureGRPOConfig
 from .sft import AnswerTrainer
@@ -20,7 +21,7 @@ PANELS = {
     "KL to the start, entropy (nats)": ["kl", "entropy"],
     "share": ["medqa/parse_rate", "off_policy/masked_share", "frac_reward_zero_std", "clip_ratio/region_mean"],
 }
-# What each refinement had to do, by which one that never acted is known: fact, metric, unit.
+# Fact, metric and unit that show whether a refinement has ever acted.
 ACTED = (
     ("KL to the start", "kl", "nats a token"),
     ("off-policy sequences masked", "off_policy/masked_share", "of all"),
@@ -49,20 +50,11 @@ def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -
 def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
     """Which of DeepSeek-V3.2's refinements act, and which of ours make it fast; why where they do not."""
     args, params = trainer.args, trainer.sampling_params
-    cuts = [
-        text
-        for text, holds in (
-            (f"top-p {params.top_p:g}", params.top_p < 1),
-            (f"top-k {params.top_k}", params.top_k),
-            (f"min-p {params.min_p:g}", params.min_p),
-        )
-        if holds
-    ]
-    several = args.plan.updates > 1
     threshold = args.off_policy_mask_threshold
-    off_policy = f"above {threshold} nats a token" if several else INERT + "needs several updates"
+    off_policy = f"above {threshold} nats a token" if args.plan.updates > 1 else INERT + "needs several updates"
     unbiased = "on" if args.use_bias_correction_kl else "off"
-    keep = "on, " + ", ".join(cuts) if cuts else INERT + "nothing is cut off, set top_p below 1"
+    cuts = f"on, top-p {params.top_p:g}, top-k {params.top_k}, min-p {params.min_p:g}"
+    keep = cuts if params.truncates else INERT + "nothing is cut off, set top_p below 1"
     rollouts = "by transformers' generate, because " if trainer.rollout_obstacle else "prompts run once a group"
     return {
         "unbiased KL": f"{unbiased}, beta {args.beta:g}" if args.beta else INERT + "needs beta above 0",
@@ -78,7 +70,7 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
 
 
 def memory(trainer: PureGRPOTrainer | AnswerTrainer) -> str:
-    """What weights take on each device: those that are trained with gradients and Adam, others, the reference."""
+    """Memory of the weights on each device, of the reference model, too."""
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     frozen = trainer.model.num_parameters() - trained
     if isinstance(trainer, PureGRPOTrainer) and trainer.ref_model is not None:
@@ -87,15 +79,14 @@ def memory(trainer: PureGRPOTrainer | AnswerTrainer) -> str:
 
 
 def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) -> dict[str, str]:
-    """What a finished run has to say, for the screen and the card."""
+    """Results of a finished run, for the screen and the card."""
     facts = {"started from": started_from, "steps": f"{trainer.state.global_step:,}"}
     history = trainer.state.log_history
     if isinstance(trainer, PureGRPOTrainer):
         facts["generated tokens"] = f"{trainer.token_budget.generated_tokens:,}"
         rewards = [line["rewards/correct/mean"] for line in history if "rewards/correct/mean" in line]
-        facts["share of sampled answers that were right"] = (
-            f"{rewards[0]:.3f} at first, {rewards[-1]:.3f} at last" if rewards else "not logged"
-        )
+        change = f"{rewards[0]:.3f} at first, {rewards[-1]:.3f} at last" if rewards else "not logged"
+        facts["share of sampled answers that were right"] = change
         for name, metric, unit in ACTED:
             # But for the summary at the end, which repeats the last line.
             values = [line[metric] for line in history if line.get(metric) is not None and "train_loss" not in line]
@@ -110,3 +101,14 @@ def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) ->
         chosen = f"{trainer.args.metric_for_best_model} {value:.3f}"
         facts["taken"] = f"step {step}, {chosen}: the best of the run, so flattering"
     return facts
+
+
+def card_evaluations(trainer: PureGRPOTrainer | AnswerTrainer, questions: str) -> list[CardEvaluation]:
+    """Dev accuracies of the weights that are saved, by letter and text, where they were measured."""
+    best, step, _ = trainer.best_saved() if trainer.ends_with_best else (None, trainer.state.global_step, 0)
+    metrics = {
+        name: value for line in trainer.state.log_history if line["step"] == step for name, value in line.items()
+    }
+    return dev_evaluations(
+        trainer.questions, [questions], metrics, trainer.args.metric_for_best_model if best else None
+    )

@@ -1,9 +1,9 @@
-"""Sampling a group of completions to each prompt, with the keep-sampling mask and the probability of every token.
+"""Samples a group of completions to each prompt, with the keep-sampling mask and the probability of every token.
 
 The prompt is run once for its group. Its keys and values stay where they are, once, and every completion of the group
-reads them (bifurcated attention, Athiwaratkun et al. 2024); only a completion's own stand in a row of its own, in
-buffers of a fixed size, so that on a GPU a step is captured as a CUDA graph and replayed. Finished completions leave
-once the batch can be halved.
+reads them (bifurcated attention, Athiwaratkun et al. 2024). Only a completion's own keys and values stand in a row of
+its own, in buffers of a fixed size, so that a GPU captures a step as a CUDA graph and replays it. Finished completions
+leave once the batch can be halved.
 """
 
 import logging
@@ -14,6 +14,7 @@ from itertools import groupby
 from typing import Any, cast
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, DynamicCache, PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -25,11 +26,9 @@ from .sampling import SampledTokens, SamplingParams, TokenSampler
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 64  # columns of the first buffer for completions; a longer one is made when they are used up
+WINDOW = 64  # tokens of a completion that the first buffers hold; they are doubled when they are full
 ATTENTION = "pure_rollout"
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]  # of one layer
-# On a GPU a row that is finished costs little and a graph of another size much; not measured yet.
-STEPS_FOR_A_GRAPH = 16
 
 
 @dataclass
@@ -37,11 +36,11 @@ class Rollout:
     """What was sampled, in the order of the prompts.
 
     Attributes:
-        completion_ids: each with its end-of-text token, where it came to one.
-        log_probs: of these tokens under the policy that acted; empty if TRL has sampled.
-        kept: size of the sampling set of each token; empty if TRL generated the completions.
+        completion_ids: each up to its end-of-text token, if it has one.
+        log_probs: of these tokens under the policy that sampled them; empty if `generate` has.
+        kept: how many tokens could have been drawn at each position; empty if `generate` has sampled.
         sampling_mask: these as bits, uint8 of shape (rows, longest completion, ceil(vocab / 8)) on the model's device,
-            where scoring needs them; None where every token could be drawn.
+            where scoring needs them; None if every token could be drawn.
     """
 
     completion_ids: list[list[int]]
@@ -51,9 +50,10 @@ class Rollout:
 
 
 class GroupCache(Cache):
-    """Keys and values of a batch of `groups x slots` completions: the prompts' once a group, their own in windows.
+    """Keys and values of `groups x slots` completions: the prompts' once a group, their own in buffers.
 
     Attributes:
+        prompts, own: keys and values of each layer, of shape (groups or rows, kv_heads, tokens, head_dim).
         prompt_bias: 0 for a prompt's tokens and -inf for its padding, shape (groups, 1, 1, 1, prompt).
         column: where the next token of every completion goes, shape (1,).
     """
@@ -61,17 +61,17 @@ class GroupCache(Cache):
     def __init__(self, prompts: DynamicCache, lengths: torch.Tensor, slots: int) -> None:
         super().__init__(layers=[])
         self.slots = slots
-        # Under autocast keys leave the rotary embedding in float32, the cache makes its values so, too, and both would
-        # be cast again in every step.
         layers = cast(list[Any], prompts.layers)  # attention layers only: see `shared_prefix_obstacle`
+        # Under autocast both come in float32, and every step would cast them again.
         dtype = compute_dtype(layers[0].values)
         self.prompts: list[KeysAndValues] = [(layer.keys.to(dtype), layer.values.to(dtype)) for layer in layers]
         columns = torch.arange(self.prompts[0][0].shape[2], device=lengths.device)
-        self.prompt_bias = no_attention(columns >= lengths[:, None, None, None, None])
+        self.prompt_bias = torch.where(columns >= lengths[:, None, None, None, None], -torch.inf, 0.0)
         self.column = torch.zeros(1, dtype=torch.long, device=lengths.device)
-        rows = len(lengths) * slots
+        rows, (_, heads, _, head_dim) = len(lengths) * slots, layers[0].values.shape
         self.own: list[KeysAndValues] = [
-            (empty_window(keys, rows), empty_window(values, rows)) for keys, values in self.prompts
+            (keys.new_zeros(rows, heads, WINDOW, head_dim), values.new_zeros(rows, heads, WINDOW, head_dim))
+            for keys, values in self.prompts
         ]
 
     def update(
@@ -93,7 +93,7 @@ class GroupCache(Cache):
         shared = query.transpose(1, 2)  # (groups, kv_heads, slots, heads a kv_head, head_dim)
         to_prompt = dot_products(shared.flatten(2, 3), prompt_keys).view(*shared.shape[:4], prompt)
         to_prompt = (to_prompt * scaling + self.prompt_bias).transpose(1, 2).flatten(0, 1)
-        own_bias = no_attention(torch.arange(keys.shape[2], device=keys.device) > self.column)
+        own_bias = torch.where(torch.arange(keys.shape[2], device=keys.device) > self.column, -torch.inf, 0.0)
         to_own = dot_products(query.flatten(0, 1), keys) * scaling + own_bias
         weights = torch.cat([to_prompt, to_own], -1).softmax(-1).to(values.dtype)
         on_prompt, on_own = weights.split([prompt, keys.shape[2]], -1)
@@ -108,23 +108,13 @@ class GroupCache(Cache):
         self.prompt_bias, self.slots = self.prompt_bias[groups], len(rows) // len(groups)
 
     def widen(self) -> None:
-        """Buffers of twice the size."""
+        """Double the room for completions."""
         self.own = [(doubled(keys), doubled(values)) for keys, values in self.own]
-
-    @property
-    def window(self) -> int:
-        """Tokens of a completion that the buffers hold."""
-        return self.own[0][0].shape[2]
-
-
-def empty_window(states: torch.Tensor, rows: int) -> torch.Tensor:
-    """An empty buffer of `WINDOW` columns, with the heads and head_dim of `states`."""
-    return states.new_zeros(rows, states.shape[1], WINDOW, states.shape[3])
 
 
 def doubled(buffer: torch.Tensor) -> torch.Tensor:
-    """The buffer (rows, heads, columns, head_dim), extended with zeros to twice the columns."""
-    return torch.cat([buffer, torch.zeros_like(buffer)], 2)
+    """The buffer (..., tokens, size) with zeros for as many tokens more."""
+    return torch.nn.functional.pad(buffer, (0, 0, 0, buffer.shape[-2]))
 
 
 def dot_products(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
@@ -133,11 +123,6 @@ def dot_products(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         pairs = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).mT, out_dtype=torch.float32)
         return pairs.unflatten(0, query.shape[:2])
     return (query @ keys.mT).float()
-
-
-def no_attention(where: torch.Tensor) -> torch.Tensor:
-    """0, and -inf where attention must not go."""
-    return torch.zeros(where.shape, device=where.device).masked_fill(where, -torch.inf)
 
 
 def rollout_attention(
@@ -182,7 +167,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def cast_once(model: torch.nn.Module) -> Iterator[None]:
-    """Under autocast, keep the casts of frozen weights as those of others are: it makes them anew at every use."""
+    """Let autocast cache the casts of frozen weights, too: by itself it repeats them at every use."""
     frozen = [weight for weight in model.parameters() if weight.is_floating_point() and not weight.requires_grad]
     for weight in frozen:
         weight.requires_grad_(True)
@@ -194,7 +179,7 @@ def cast_once(model: torch.nn.Module) -> Iterator[None]:
 
 
 class Decoding:
-    """A batch that is being sampled. All tensors that a step reads or writes stay where they are between two resizes.
+    """A batch that is sampled. All tensors that a step reads or writes stay where they are between two resizes.
 
     Rows are `groups x slots`; groups with fewer completions than the largest have idle slots, which write to a last
     row of the output that nobody reads.
@@ -213,11 +198,8 @@ class Decoding:
         """
         device, slots, max_new_tokens = self.model.device, max(counts), uniform.shape[1]
         self.uniform = uniform.to(device)
-        lengths = torch.tensor([len(prompt) for prompt in groups])
-        prompts = torch.full((len(groups), int(lengths.max())), self.pad_token_id)
-        for row, prompt in enumerate(groups):
-            prompts[row, : len(prompt)] = torch.tensor(prompt)
-        prompts, lengths = prompts.to(device), lengths.to(device)
+        lengths = torch.tensor([len(prompt) for prompt in groups], device=device)
+        prompts = pad_sequence([torch.tensor(prompt, device=device) for prompt in groups], True, self.pad_token_id)
         cache = DynamicCache(config=self.model.config)
         hidden = self.model.base_model(input_ids=prompts, **{CACHE: cache}, use_cache=True).last_hidden_state
         self.cache = GroupCache(cache, lengths, slots)
@@ -233,7 +215,7 @@ class Decoding:
         self.ids = torch.full((total + 1, max_new_tokens), self.pad_token_id, device=device)
         self.log_probs = torch.zeros(total + 1, max_new_tokens, device=device)
         self.kept = torch.zeros(total + 1, max_new_tokens, dtype=torch.int32, device=device)
-        self.masks: list[torch.Tensor] = []  # one for each window of columns, made when it is reached
+        self.mask: torch.Tensor | None = None
         last = hidden[torch.arange(len(groups), device=device), lengths - 1].repeat_interleave(slots, 0)
         self._draw(last)
 
@@ -251,9 +233,9 @@ class Decoding:
         self._draw(hidden[:, 0])
 
     def captured(self) -> Callable[[], None]:
-        """`advance` as a CUDA graph; as it is, now and in rollouts to come, where it cannot be captured.
+        """`advance` as a CUDA graph; `advance` itself, now and in later rollouts, if it cannot be captured.
 
-        Its plain run before has warmed up what it calls; capturing runs nothing. Other threads may use the device.
+        An eager step must have run before; capturing runs nothing. Other threads may use the device.
         """
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
@@ -262,12 +244,12 @@ class Decoding:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.advance()
         except RuntimeError as error:
-            # torch stays on the stream of the capture, and its generator goes on waiting for the capture's end.
+            # torch stays on the stream of the capture, and its generator waits for the capture's end.
             torch.cuda.set_stream(stream)
             generator.graphsafe_set_state(state)
             Decoding.graphs = False
             cause = first_line(error.__context__ or error)  # ending a capture that has failed fails, too
-            logger.warning(f"a decoding step is no CUDA graph, so that sampling goes on without and slower: {cause}")
+            logger.warning(f"CUDA graph capture failed; sampling falls back to slower eager decoding: {cause}")
             return self.advance
         return graph.replay
 
@@ -281,38 +263,34 @@ class Decoding:
         self.step += 1
 
     def _write(self, drawn: SampledTokens) -> None:
+        """Note what was drawn."""
         where = self.place, self.step.expand(len(self.place))
         self.ids.index_put_(where, drawn.tokens)
         self.log_probs.index_put_(where, drawn.log_probs)
         self.kept.index_put_(where, drawn.kept)
         if drawn.mask is not None:
-            if not self.masks:
-                self._add_mask(drawn.mask.shape[-1])
-            self.masks[-1].index_put_((self.place, where[1] % WINDOW), drawn.mask)
+            if self.mask is None:
+                self.mask = drawn.mask.new_zeros(len(self.ids), WINDOW, drawn.mask.shape[-1])
+            self.mask.index_put_(where, drawn.mask)
 
     def running(self) -> list[int]:
         """Rows of each group that are not finished; the one thing that is read back from the device in a step."""
         return (~self.finished).view(-1, self.cache.slots).sum(1).tolist()
 
-    def resize(self, step: int, running: list[int], may_shrink: bool) -> bool:
-        """Before a step: a smaller batch, or more room for masks and caches; whether any of it was due."""
+    def resize(self, step: int, running: list[int]) -> bool:
+        """Before a step: a batch of half the rows or less, or more room in the buffers; whether either was due."""
         groups, slots = [number for number, rows in enumerate(running) if rows], max(running)
-        smaller = may_shrink and 2 * len(groups) * slots <= len(self.finished)
+        smaller = 2 * len(groups) * slots <= len(self.finished)
         if smaller:
             self._keep(torch.tensor(groups, device=self.finished.device), slots)
-        full = step - 1 == self.cache.window
+        full = step == self.cache.own[0][0].shape[2]
         if full:
             self.cache.widen()
-        more_masks = bool(self.masks) and step % WINDOW == 0
-        if more_masks:
-            self._add_mask(self.masks[0].shape[-1])
-        return smaller or full or more_masks
-
-    def _add_mask(self, width: int) -> None:
-        self.masks.append(self.ids.new_zeros(len(self.ids), WINDOW, width, dtype=torch.uint8))
+            self.mask = None if self.mask is None else doubled(self.mask)
+        return smaller or full
 
     def _keep(self, groups: torch.Tensor, slots: int) -> None:
-        """Go on with these groups and so many rows of each, those that run before those that are finished."""
+        """Keep these groups and `slots` rows of each, those that run before those that are finished."""
         finished = self.finished.view(-1, self.cache.slots)[groups].to(torch.uint8)
         first = finished.argsort(dim=1, stable=True)[:, :slots]
         rows = (groups[:, None] * self.cache.slots + first).flatten()
@@ -349,19 +327,18 @@ def sample_completions(
         with attention_of(model, ATTENTION):
             decode(decoding, max_new_tokens)
     rows = slice(len(prompt_ids))
-    masks = torch.cat(decoding.masks, 1)[rows] if decoding.masks else None
-    return gather_rollout(decoding.ids[rows], decoding.log_probs[rows], decoding.kept[rows], masks, eos_token_ids)
+    mask = None if decoding.mask is None else decoding.mask[rows]
+    return gather_rollout(decoding.ids[rows], decoding.log_probs[rows], decoding.kept[rows], mask, eos_token_ids)
 
 
 def decode(decoding: Decoding, max_new_tokens: int) -> None:
     """Steps until all rows are finished; on a GPU all but the first of a size are replayed from a graph."""
     advance, steps_of_size = decoding.advance, 0
-    least_steps = STEPS_FOR_A_GRAPH if decoding.ids.is_cuda else 0
     for step in range(1, max_new_tokens):
         running = decoding.running()
         if not any(running):
             return
-        if decoding.resize(step, running, may_shrink=steps_of_size >= least_steps):
+        if decoding.resize(step, running):
             advance, steps_of_size = decoding.advance, 0
         if steps_of_size == 1 and decoding.ids.is_cuda and decoding.graphs:
             advance = decoding.captured()

@@ -1,8 +1,9 @@
-"""How one token is drawn, and the set it was drawn from as bits: the keep-sampling mask of DeepSeek-V3.2.
+"""Draws a token, and keeps the set it was drawn from as bits: the keep-sampling mask of DeepSeek-V3.2.
 
-Top-k, top-p and min-p cut the vocabulary down before a token is drawn, so the policy that acts is not the softmax that
-is trained. DeepSeek-V3.2 (arXiv 2512.02556, section 3.1) keeps the set that was left and normalises over the same set
-in training. A bit a word is stored, as the set cannot be worked out again: in bf16 other logits give another set.
+Top-k, top-p and min-p cut the vocabulary down before a token is drawn, so the policy that samples is not the softmax
+that is trained. DeepSeek-V3.2 (arXiv 2512.02556, section 3.1) keeps the set that was left and normalises over the same
+set in training. It is stored, a bit a token, because it cannot be computed again: in bf16 other logits give another
+set.
 """
 
 import math
@@ -14,13 +15,13 @@ import torch
 from ..errors import InputError
 from ..options import check_above_zero, check_numbers, check_shares
 
-# What `generation_kwargs` may hold beside the options of their own: all that takes words away, nothing that reweighs.
+# What `generation_kwargs` may hold: what takes tokens away, nothing that changes the odds between them.
 MASKING_OPTIONS = ("suppress_tokens", "min_new_tokens")
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Settings of `generate`, with its meaning and applied in its order (those of a model's own words first)."""
+    """Settings of `generate`, applied in its order."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -92,9 +93,9 @@ class TokenSampler:
         )
 
     def candidates(self, logits: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids (rows, k), likeliest first where they are cut, and their log-probabilities, -inf for what is cut off.
+        """Ids (rows, k) and their log-probabilities, -inf for what is cut off.
 
-        With `top_k` no more than so many are ever sorted; with `top_p` alone it is the whole vocabulary.
+        With `top_k` no more than these are ever sorted; with `top_p` alone it is the whole vocabulary.
         """
         params, logits = self.params, logits.float()
         if len(self.suppressed):
@@ -122,7 +123,7 @@ class TokenSampler:
 def uniform_numbers(key: str, rows: int, tokens: int) -> torch.Tensor:
     """Numbers from 0 up to 1 to draw tokens with, float64 of shape (rows, tokens) on the CPU.
 
-    They depend on the key and the shape alone: every process can take those of its rows in a batch that they share.
+    They depend on the key and the shape alone, so every process can take those of its rows of the global batch.
     """
     generator = torch.Generator().manual_seed(random.Random(key).getrandbits(63))
     return torch.rand(rows, tokens, dtype=torch.float64, generator=generator)
@@ -135,7 +136,7 @@ def draw(log_probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     two cores. And a row's number does not depend on which other rows are still there.
     """
     sums = log_probs.double().exp().cumsum(-1)
-    # Rounding must not lead past the last token that can be drawn, nor sums that are no numbers past the last place.
+    # Rounding must not lead past the last token that can be drawn, nor NaN past the last place.
     places = torch.searchsorted(sums, uniform[:, None] * sums[:, -1:] * (1 - 1e-12), right=True)
     return places.clamp(max=sums.shape[-1] - 1)
 

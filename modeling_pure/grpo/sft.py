@@ -1,7 +1,7 @@
-"""The honest baseline to GRPO: cross entropy on the right answers, to the same prompts in the same order.
+"""The baseline to GRPO: cross entropy on the right answers, to the same prompts in the same order.
 
-GRPO discovers the right answer by sampling; this trainer is given it. Accuracy of GRPO above this baseline is the gain
-from reinforcement; accuracy below it is what the same number of supervised steps would have added.
+GRPO finds the right answer by sampling; this trainer is given it. What GRPO adds to this baseline is the gain from
+reinforcement.
 """
 
 from collections.abc import Collection
@@ -18,22 +18,20 @@ from ..medqa.formats import set_end_tokens
 from ..medqa.questions import Question
 from ..tokenizer import end_no_prompt, prompt_ids
 from ..training.kernels import choose_attention_kernel
-from ..training.saving import DurableTrainer
-from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
 from .prompts import Prompt
-from .self_check import scoring_is_right
-from .shared_prefix import add_scoring, refuse_changed_logits
+from .scoring import CompletionBatch, Scorer, ScoringTrainer
+from .support import check_scorer, refuse_changed_logits
 
 
-class AnswerTrainer(DurableTrainer):
+class AnswerTrainer(ScoringTrainer):
     """A Trainer on rows of `prompt` and `target`, with GRPO's arguments: as many prompts a step, as many steps.
 
-    The loss is that of the next token, the mean over the answers' tokens with the token that ends them; prompts have
-    none. It is computed by the scorer that GRPO's is computed by.
+    The loss is the mean over the answers' tokens, with the token that ends them; prompts have none. GRPO's scorer
+    computes it.
 
     Args:
-        questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
+        questions: MedQA dev questions that are answered at each evaluation (`eval_medqa_accuracy`).
         peft_config: adapters to train instead of all weights.
 
     Raises:
@@ -66,10 +64,6 @@ class AnswerTrainer(DurableTrainer):
         self.ends = set_end_tokens(model, processing_class)
         refuse_changed_logits(model)
         choose_attention_kernel(args.attention_kernel)
-        add_scoring(model, temperature=1.0, fp32_head=args.cast_lm_head_to_fp32, share_prefix=False)
-        if not scoring_is_right(model, temperature=1.0):
-            raise InputError(f"model_name_or_path: the logits of {type(model).__name__} are not those of its head")
-        self.base_causal_lm = model
         super().__init__(
             model=get_peft_model(model, peft_config) if peft_config else model,
             args=args,
@@ -78,7 +72,10 @@ class AnswerTrainer(DurableTrainer):
             data_collator=self.collate,
             **kwargs,
         )
-        self.collate([train_dataset[0]])  # refuse a chat template that does not do before the first step
+        scorer = Scorer(self.model, 1.0, fp32_head=args.cast_lm_head_to_fp32, share_prefix=False)
+        check_scorer(scorer)
+        self.scorers = {self.model: scorer}
+        self.collate([train_dataset[0]])  # refuse an unfit chat template before the first step
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Prompts padded on the left, answers on the right, as GRPO's completions are.
@@ -117,7 +114,7 @@ class AnswerTrainer(DurableTrainer):
         return start, answer_ids[: self.args.max_completion_length]
 
     def apply_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
-        """A conversation as text."""
+        """Return a conversation as text."""
         more = cast(dict[str, Any], self.args.chat_template_kwargs or {})  # a string has been parsed
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs, **more))
 
@@ -130,11 +127,8 @@ class AnswerTrainer(DurableTrainer):
     ) -> Any:
         """Nats of an answer's token, the mean over the step's batch; with the scorer's outputs if asked for."""
         of_answers = inputs["answer_mask"]
-        scored = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            completion_length=of_answers.shape[1],
-        )
+        batch = CompletionBatch(inputs["input_ids"], inputs["attention_mask"], of_answers.shape[1])
+        scored = self.scorers.get(model, model)(batch)
         # DDP takes the mean over processes, whose answers have different lengths.
         tokens = self.accelerator.reduce(of_answers.sum(), "mean")
         loss = -(scored.log_probs * of_answers).sum() / tokens
@@ -151,9 +145,7 @@ class AnswerTrainer(DurableTrainer):
     ) -> dict[str, float]:
         """Dev accuracy by letter or text, its standard error, and nll over the options."""
         self.model.eval()
-        ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
-        measured = dev_metrics(self.base_causal_lm, self.tokenizer, self.questions, *ranks)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        metrics = self.dev_metrics(self.tokenizer, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -1,49 +1,78 @@
 """`trl.GRPOTrainer` with what it lacks: keep-sampling masks, prompts run once a group, and a budget of tokens.
 
 Everything else is TRL's: rewards, advantages, the loss with its unbiased KL term and off-policy sequence mask. Without
-the mask, what we cannot sample or score is left to TRL's own code.
+a mask to keep, TRL's own code samples and scores what ours cannot.
+
+A mask is drawn in `_generate_single_turn`, scores the old and the reference policy, and joins TRL's batch in
+`_generate_and_score_completions`. `_compute_loss` hands it to the current policy. `scoring.Scorer.forward` applies it.
 """
 
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 from trl import GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from ..errors import InputError, RunStopped, first_line
+from ..errors import InputError, RunStopped
 from ..medqa.formats import set_end_tokens
 from ..medqa.questions import Question
 from ..medqa.rewards import REWARD_WEIGHTS, LengthPenalty
 from ..tokenizer import added_tokens, end_no_prompt, prompt_ids
 from ..training.checkpoint import callback_attributes
 from ..training.kernels import choose_attention_kernel
-from ..training.saving import DurableTrainer
-from ..training.validation import dev_metrics
 from .arguments import PureGRPOConfig
 from .budget import SaveAfterRollout, TokenBudget
-from .generate import generate_completions
-from .inputs import check_prompt_ids, check_training_rows
+from .fallbacks import generate_completions, generate_without_masks
+from .prompts import check_prompt_ids, check_training_rows
 from .rollout import Rollout, evaluating, sample_completions
 from .sampling import uniform_numbers
-from .self_check import rollout_fault, scoring_is_right
-from .shared_prefix import add_scoring, group_rows, refuse_changed_logits, shared_prefix_obstacle
+from .scoring import CompletionBatch, Scorer, ScoringTrainer, deal_groups
+from .support import check_scorer, refuse_changed_logits, rollout_fault, shared_prefix_obstacle
 
 logger = logging.getLogger(__name__)
-OF_LOSS_LINES = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # what TRL's last line of a run has not
+STEP_METRICS = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # not in TRL's last line of a run
 
 
-class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
+@dataclass
+class MaskedScorer:
+    """What TRL takes for a policy: a scorer and the masks of what it is to score.
+
+    Attributes:
+        scorer: wrapped for training, where it is trained; a model if it is left to TRL.
+        log_probs: of the completions that were scored, detached.
+    """
+
+    scorer: nn.Module
+    sampling_mask: torch.Tensor | None
+    log_probs: torch.Tensor | None = None
+
+
+class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
     """GRPO with the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1), in single turns of text.
 
-    Takes what `GRPOTrainer` takes, in its order.
+    Takes what `GRPOTrainer` takes, in its order. Overrides of Trainer (the first three) and TRL, each with its reason:
+
+    - `restore` (`DurableTrainer`): resumes the count of generated tokens.
+    - `_wrap_model` (`ScoringTrainer`): DDP, autocast and compile wrap the scorer.
+    - `evaluation_loop`: dev accuracies stand beside the sampled rewards.
+    - `log`: the last line of a run repeats the metrics, which a checkpoint at its end would leave empty.
+    - `_tokenize_prompts`: no tokenizer ends a prompt, and a question cannot hold special tokens.
+    - `_generate`: counts the generated tokens.
+    - `_generate_single_turn`: samples with masks, one prompt a group.
+    - `_generate_and_score_completions`: the masks go into TRL's batch.
+    - `_calculate_rewards`: refuses infinite rewards.
+    - `_prepare_inputs`: groups stay whole, where TRL shuffles single completions.
+    - `_get_per_token_logps_and_entropies`: scores over the masks.
+    - `_compute_loss`: hands the micro-batch's masks to the scorer, and logs what the off-policy mask drops.
 
     Args:
         questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
@@ -70,7 +99,10 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         questions: list[Question] | None = None,
         **kwargs: Any,
     ) -> None:
-        args = args or default_arguments(model, eval_dataset)
+        if args is None:  # a folder named after the model, as in TRL
+            name = model if isinstance(model, str) else model.config._name_or_path
+            strategy = "steps" if eval_dataset is not None else "no"
+            args = PureGRPOConfig(f"{name.rstrip('/').split('/')[-1]}-GRPO", eval_strategy=strategy)
         if not isinstance(args, PureGRPOConfig):
             raise InputError(f"args: expected a PureGRPOConfig, with options as TRL's, found {type(args).__name__}")
         self.questions = questions or []
@@ -82,7 +114,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         rewards = len(reward_funcs) if isinstance(reward_funcs, list) else 1
         if args.reward_weights is not None and len(args.reward_weights) != rewards:
             raise InputError(f"reward_weights: expected {rewards}, one for each reward, found {args.reward_weights}")
-        self._sampling_mask: torch.Tensor | None = None  # of the batch that is scored next, as bits
+        self._rollout: Rollout | None = None  # what TRL pads, scores and rewards: from its draw to its batch
         self._rollout_of_step = ("", 0)  # the step that was sampled for last, and how often
         self.fp32_head = args.cast_lm_head_to_fp32
         if has_tied_head(model, args):
@@ -104,10 +136,11 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
     # ---- what is ours, and what is left to TRL --------------------------------------------------------------------
 
     def _take_over(self) -> None:
-        """Sample and score in our own way; in TRL's if the model does not allow it and no mask is kept."""
+        """Prepare sampling and scoring; leave both to TRL if the model does not allow ours and no mask is kept."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise InputError("GRPO needs the whole model on every GPU: take accelerate_configs/multi_gpu.yaml (DDP)")
         self.left_to_trl: str | None = None
+        self.scorers = {}
         self.prefix_obstacle: str | None
         self.rollout_obstacle: str | None
         try:
@@ -131,31 +164,23 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         refuse_changed_logits(inner)
         end_no_prompt(self._tokenizer)
         self.eos_token_ids = set_end_tokens(inner, self._tokenizer)
-        self.prefix_obstacle = shared_prefix_obstacle(inner, bool(self.args.gradient_checkpointing))
+        obstacle = shared_prefix_obstacle(inner, bool(self.args.gradient_checkpointing))
         self.rollout_obstacle = (
             self.args.beyond_masks
             or shared_prefix_obstacle(inner, checkpointing=False)
             or rollout_fault(inner, self.fp32_head)
         )
-        self._add_scoring()
+        scorer = Scorer(self.model, self.temperature, self.fp32_head, share_prefix=not obstacle)
+        self.prefix_obstacle = check_scorer(scorer) or obstacle
+        self.scorers = {self.model: scorer}
+        if self.ref_model is not None:
+            reference = Scorer(self.ref_model, self.temperature, self.fp32_head, scorer.share_prefix)
+            self.scorers[self.ref_model] = reference
 
     @property
     def generates(self) -> bool:
-        """Whether TRL samples, by `generate`: with options that no mask can stand for, or a model that is not ours."""
+        """Whether `generate` samples: with options that no mask can stand for, or a model that is not ours."""
         return not self.use_vllm and bool(self.left_to_trl or self.args.beyond_masks)
-
-    def _add_scoring(self) -> None:
-        """Let model and reference score completions; whole rows where prompts cannot be shared."""
-        models = [model for model in (self.base_causal_lm, self.ref_model) if model is not None]
-        for model in models:
-            add_scoring(model, self.temperature, self.fp32_head, not self.prefix_obstacle)
-        if scoring_is_right(models[0], self.temperature):
-            return None
-        name = type(models[0]).__name__
-        if not self.prefix_obstacle:
-            self.prefix_obstacle = f"{name} gives other probabilities after a prompt in a cache"
-            return self._add_scoring()
-        raise InputError(f"model_name_or_path: the logits of {name} are not those of its head, which is all we score")
 
     def _never_sampled(self) -> set[int]:
         """Padding, ids without a token, and what the model's own configuration suppresses."""
@@ -192,12 +217,16 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             uniform: the numbers to draw with, of shape (prompts, max_completion_length); those of torch's generator
                 if None.
         """
-        if self.generates:
+        if self.left_to_trl:
             with evaluating(self.model):
                 completion_ids, _ = super()._generate_single_turn(prompt_ids, None, {}, self.num_generations)
             return Rollout(completion_ids, [], [], None)
-        sample = generate_completions if self.rollout_obstacle else sample_completions
         with evaluating(self.model), self.accelerator.autocast():
+            if self.args.beyond_masks:
+                return generate_without_masks(
+                    self.base_causal_lm, prompt_ids, self.generation_config, self.eos_token_ids
+                )
+            sample = generate_completions if self.rollout_obstacle else sample_completions
             return sample(
                 self.base_causal_lm,
                 prompt_ids,
@@ -210,7 +239,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             )
 
     def _numbers_of_rows(self, rows: int) -> torch.Tensor:
-        """The random numbers of this process's rows, which would be theirs in the batch of one process, too."""
+        """The random numbers of this process's rows, which are theirs on any number of processes."""
         step = f"{'train' if self.model.training else 'eval'} {self.state.global_step}"
         before, number = self._rollout_of_step
         number = number + 1 if step == before else 0
@@ -221,20 +250,21 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         """TRL's, but no tokenizer ends a prompt; and in a question the spelling of a special token is letters."""
-        output = self._ids_of_texts(prompts) if isinstance(prompts[0], str) else super()._tokenize_prompts(prompts)
+        if isinstance(prompts[0], str):
+            front = [] if self.questions else added_tokens(self._tokenizer)[0]
+            ids = prompt_ids(self._tokenizer, prompts, templated=not self.questions)
+            output: Any = [front + row for row in ids], None, {}
+        else:
+            output = super()._tokenize_prompts(prompts)
         check_prompt_ids(output[0], self.base_causal_lm, self._tokenizer)
         return output
 
-    def _ids_of_texts(self, prompts: list[str]) -> Any:
-        if self.questions:
-            return prompt_ids(self._tokenizer, prompts), None, {}
-        front, _ = added_tokens(self._tokenizer)
-        return [front + ids for ids in prompt_ids(self._tokenizer, prompts, templated=True)], None, {}
-
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
-        if self.use_vllm or self.generates:
+        if self.use_vllm or self.left_to_trl:
             with evaluating(self.model):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        if self.args.beyond_masks:
+            return self.sample(prompt_ids).completion_ids, None
         rollout = self.sample(prompt_ids, self._numbers_of_rows(len(prompt_ids)))
         log_probs = [log_prob for row in rollout.log_probs for log_prob in row]
         counts = [sum(map(sum, rollout.kept)), len(log_probs), sum(not math.isfinite(x) for x in log_probs)]
@@ -247,7 +277,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         self._add_metric("sampling/kept_tokens", kept / tokens)
         if not self.args.keep_sampling_mask:
             return rollout.completion_ids, None
-        self._sampling_mask = rollout.sampling_mask
+        self._rollout = rollout
         return rollout.completion_ids, rollout.log_probs
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -260,8 +290,9 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        if self._sampling_mask is not None:
-            output["sampling_mask"] = self._sampling_mask
+        rollout, self._rollout = self._rollout, None
+        if rollout and rollout.sampling_mask is not None:
+            output["sampling_mask"] = rollout.sampling_mask
         if {"old_per_token_logps", "sampling_per_token_logps"} <= output.keys():
             mask = output["completion_mask"].bool()
             difference = (output["old_per_token_logps"] - output["sampling_per_token_logps"])[mask].abs()
@@ -294,7 +325,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(
         self,
-        model: torch.nn.Module,
+        model: nn.Module | MaskedScorer,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         logits_to_keep: int,
@@ -302,39 +333,33 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         compute_entropy: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        """TRL's place for the current, the old and the reference policy alike; all see the same mask."""
+        """Score with the current, the old or the reference policy; all see the same mask."""
+        if not isinstance(model, MaskedScorer):  # while a rollout is scored
+            mask = self._rollout.sampling_mask if self._rollout else None
+            model = MaskedScorer(self.scorers.get(model, model), mask)
         if self.left_to_trl:
             scores = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
+                model.scorer, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
             )
-            self._current_log_probs = scores[0].detach()
-            return scores
-        outputs = []
-        for start in range(0, len(input_ids), batch_size or len(input_ids)):
-            rows = slice(start, start + (batch_size or len(input_ids)))
+        else:
+            batch = CompletionBatch(input_ids, attention_mask, logits_to_keep, model.sampling_mask)
             with self.accelerator.autocast():
-                outputs.append(
-                    model(
-                        input_ids=input_ids[rows],
-                        attention_mask=attention_mask[rows],
-                        completion_length=logits_to_keep,
-                        sampling_mask=None if self._sampling_mask is None else self._sampling_mask[rows],
-                    )
-                )
-        log_probs, entropy = (torch.cat([output[name] for output in outputs]) for name in ("log_probs", "entropy"))
-        self._current_log_probs = log_probs.detach()
-        return log_probs, entropy if compute_entropy else None, None
+                parts = [model.scorer(part) for part in batch.split(batch_size)]
+            log_probs, entropy = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+            scores = log_probs, entropy if compute_entropy else None, None
+        model.log_probs = scores[0].detach()
+        return scores
 
-    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> Any:
-        self._sampling_mask = inputs.get("sampling_mask")
-        loss = super()._compute_loss(model, inputs)
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        policy = MaskedScorer(self.scorers.get(model, model), inputs.get("sampling_mask"))
+        loss = super()._compute_loss(policy, inputs)
         if self.off_policy_mask_threshold is not None:
-            self._log_off_policy(inputs)
+            self._log_off_policy(cast(torch.Tensor, policy.log_probs), inputs)
         return loss
 
-    def _log_off_policy(self, inputs: dict[str, Any]) -> None:
+    def _log_off_policy(self, now: torch.Tensor, inputs: dict[str, Any]) -> None:
         """Log what TRL does not: the share of sequences that its mask drops, and how far off the farthest is."""
-        now, mask = self._current_log_probs, inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
         threshold = cast(float, self.off_policy_mask_threshold)
         sampler = inputs.get("sampling_per_token_logps", inputs.get("old_per_token_logps", now))
         advantages = inputs["advantages"].view(len(now), -1)
@@ -354,7 +379,7 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
             last: dict[str, Any] = {}
             for line in self.state.log_history:
                 known = line.items() if "loss" in line else ()
-                last |= {name: value for name, value in known if name not in OF_LOSS_LINES and value is not None}
+                last |= {name: value for name, value in known if name not in STEP_METRICS and value is not None}
             self.state.log_history[-1] = last | self.state.log_history[-1]
 
     def _add_metric(self, name: str, value: float) -> None:
@@ -378,19 +403,8 @@ class PureGRPOTrainer(DurableTrainer, GRPOTrainer):
         """TRL's sampled rewards on the dev prompts, and beside them accuracies in which no reward has a say."""
         self._rollout_of_step = ("", 0)  # evaluated again, a step is sampled again
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if self.questions:
-            ranks = (self.args.process_index, self.args.world_size, self.accelerator.reduce)
-            measured = dev_metrics(self.base_causal_lm, self._tokenizer, self.questions, *ranks)
-            metrics = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
-            output = output._replace(metrics={**(output.metrics or {}), **metrics})
-        return output
-
-
-def default_arguments(model: str | PreTrainedModel, eval_dataset: Any) -> PureGRPOConfig:
-    """The arguments of a trainer that is given none, as TRL has them: a folder named after the model."""
-    name = model if isinstance(model, str) else model.config._name_or_path
-    folder = f"{name.rstrip('/').split('/')[-1]}-GRPO"
-    return PureGRPOConfig(folder) if eval_dataset is not None else PureGRPOConfig(folder, eval_strategy="no")
+        measured = self.dev_metrics(self._tokenizer, metric_key_prefix) if self.questions else {}
+        return output._replace(metrics={**(output.metrics or {}), **measured})
 
 
 def are_medqa_rewards(reward_funcs: Any) -> bool:
@@ -407,30 +421,3 @@ def has_tied_head(model: str | PreTrainedModel, args: PureGRPOConfig) -> bool:
     revision, trusted = given.get("revision"), given.get("trust_remote_code", args.trust_remote_code)
     config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trusted)
     return bool(config.get_text_config().tie_word_embeddings)
-
-
-def model_config(name_or_path: str, args: PureGRPOConfig) -> PreTrainedConfig:
-    """The configuration of a model that is still to be loaded.
-
-    Raises:
-        InputError: there is none, or it contradicts itself.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=args.trust_remote_code)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"model_name_or_path: cannot load '{name_or_path}': {first_line(error)}") from error
-    return config.get_text_config()
-
-
-def deal_groups(rollout: dict[str, Any], updates: int) -> dict[str, Any]:
-    """The rows of a rollout in the order of the updates made on it: each takes every `updates`-th group.
-
-    Neighbours with the same prompt stay neighbours. An update has the groups that it would have with another number of
-    processes, as long as each process has the same number of groups for every update.
-    """
-    prompts = rollout["prompt_ids"].masked_fill(rollout["prompt_mask"] == 0, -1)
-    order = (group_rows(prompts) % updates).argsort(stable=True)
-    return {
-        name: value[order.to(value.device)] if torch.is_tensor(value) and value.dim() else value
-        for name, value in rollout.items()
-    }

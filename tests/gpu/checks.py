@@ -25,7 +25,7 @@ from benchmarks.text import write_sources, write_tokenizer
 from modeling_pure import PureForCausalLM
 from modeling_pure.grpo.rollout import Decoding, Rollout, sample_completions
 from modeling_pure.grpo.sampling import SamplingParams
-from modeling_pure.grpo.shared_prefix import add_scoring
+from modeling_pure.grpo.scoring import CompletionBatch, Scorer
 from modeling_pure.training.health import NonFiniteGuard
 from modeling_pure.training.kernels import describe_attention, varlen_attention
 from modeling_pure.training.optimizer import MuonWithAdamW
@@ -197,10 +197,10 @@ def sampler_against_scorer(setting: Setting) -> Rows:
     for row, (asked, said) in enumerate(zip(prompts, sampled.completion_ids, strict=True)):
         place = slice(prompt - len(asked), prompt + len(said))
         ids[row, place], mask[row, place] = torch.tensor(asked + said), 1
-    add_scoring(model.train(), 1.0, True, True)
-    batch = {"input_ids": ids.to(DEVICE), "attention_mask": mask.to(DEVICE), "sampling_mask": sampled.sampling_mask}
+    scorer = Scorer(model.train(), 1.0, fp32_head=True, share_prefix=True)
+    batch = CompletionBatch(ids.to(DEVICE), mask.to(DEVICE), completion, sampled.sampling_mask)
     with torch.autocast(DEVICE, torch.bfloat16):
-        scored = model(**batch, completion_length=completion).log_probs
+        scored = scorer(batch).log_probs
     scored.sum().backward()
     pairs = zip(scored.tolist(), sampled.log_probs, strict=True)
     differences = [abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=False)]

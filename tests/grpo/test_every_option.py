@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, TrainingArguments
 from trl import GRPOConfig
 
 from modeling_pure.errors import InputError
-from modeling_pure.grpo.prompts import Asking, prompt_dataset
+from modeling_pure.grpo.prompts import PromptSettings, prompt_dataset
 from tests.conftest import with_chat_template
 from tests.grpo.conftest import GPT2_SHAPE
 
@@ -214,7 +214,7 @@ def test_dropout_can_be_left_on(make_trainer, tmp_path):
 
 def test_chat_template_kwargs_reach_the_template(make_trainer, questions, tokenizer):
     template = "{{ manner }}{% for message in messages %}{{ message.content }}{% endfor %}"
-    rows = prompt_dataset(questions, 60, seed=0, asking=Asking({"letter": 1.0}, chat=True))
+    rows = prompt_dataset(questions, 60, seed=0, settings=PromptSettings({"letter": 1.0}, chat=True))
     settings = {"rows": rows, "chat_tokenizer": with_chat_template(tokenizer, template)}
     plain, brief = (make_trainer(**settings, chat_template_kwargs=more) for more in ({}, {"manner": "In brief. "}))
     ids = [trainer._tokenize_prompts([rows[0]["prompt"]])[0][0] for trainer in (plain, brief)]

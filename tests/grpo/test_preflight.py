@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from modeling_pure.grpo.preflight import PROMPTS, first_prompts, preflight, summarise
-from modeling_pure.grpo.prompts import Asking, prompt_dataset
+from modeling_pure.grpo.preflight import PROMPTS, Sample, first_prompts, preflight, summarise
+from modeling_pure.grpo.prompts import PromptSettings, prompt_dataset
 from modeling_pure.grpo.rollout import Rollout
 from tests.conftest import numbers_in, with_chat_template
 
@@ -17,17 +17,8 @@ def sample(
     clipped: bool = False,
     answer_format: str = "letter",
     contradicts: bool = False,
-) -> dict:
-    return {
-        "answer_format": answer_format,
-        "group": (0, group),
-        "option": option,
-        "contradicts": contradicts,
-        "answer": answer,
-        "length": length,
-        "clipped": clipped,
-        "kept": 2 * length,
-    }
+) -> Sample:
+    return Sample(answer_format, (0, group), option, contradicts, answer, length, clipped, kept=2 * length)
 
 
 def test_samples_are_counted():
@@ -93,8 +84,8 @@ def test_it_samples_whole_groups_and_leaves_the_random_numbers_alone(make_traine
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_completions_are_read_in_the_format_of_their_prompt(chat, make_trainer, questions, tokenizer):
-    asking = Asking({"letter": 0.5, "text": 0.3, "reasoned": 0.2}, chat)
-    prompts = prompt_dataset(questions, 120, seed=0, asking=asking)
+    settings = PromptSettings({"letter": 0.5, "text": 0.3, "reasoned": 0.2}, chat)
+    prompts = prompt_dataset(questions, 120, seed=0, settings=settings)
     share = PROMPTS // 3
     rows = first_prompts(prompts)
     assert [row["answer_format"] for row in rows] == ["letter"] * share + ["reasoned"] * share + ["text"] * share

@@ -6,14 +6,9 @@ from dataclasses import replace
 import pytest
 
 from modeling_pure.errors import InputError
-from modeling_pure.grpo.prompts import (
-    Asking,
-    default_formats,
-    open_books,
-    prompt_dataset,
-    questions_that_fit,
-    teachable,
-)
+from modeling_pure.grpo.arguments import GRPOScriptArguments
+from modeling_pure.grpo.prompts import PromptSettings, prompt_dataset
+from modeling_pure.grpo.questions import open_books, prompt_length, questions_that_fit, teachable
 from modeling_pure.medqa.formats import chat_prompt, format_prompt, teach_formats
 from modeling_pure.medqa.passages import Library
 from tests.conftest import with_chat_template
@@ -31,7 +26,7 @@ def test_epochs_hold_all_questions_in_other_orders(questions):
 @pytest.mark.parametrize(("name", "end"), [("letter", "Answer:"), ("text", "Answer:"), ("reasoned", "Reasoning:")])
 def test_the_answer_is_the_letter_of_the_right_option(name, end, questions):
     right = {q.digest: q.options[q.answer] for q in questions}
-    for row in prompt_dataset(questions, 500, seed=1, asking=Asking({name: 1.0})):
+    for row in prompt_dataset(questions, 500, seed=1, settings=PromptSettings({name: 1.0})):
         assert f"\n{'ABCD'[row['answer']]}. {right[row['digest']]}\n" in row["prompt"]
         assert row["prompt"].endswith(f"\n{end}")
         assert row["options"][row["answer"]] == right[row["digest"]]
@@ -51,15 +46,15 @@ def test_the_seed_decides(questions):
 @pytest.mark.parametrize("with_answers", [False, True])
 def test_formats_have_their_shares_and_change_no_order(with_answers, questions):
     explained = [replace(question, explanation="It is so.") for question in questions]
-    asking = Asking({"letter": 0.5, "text": 0.3, "reasoned": 0.2}, with_answers=with_answers)
-    mixed, letters = prompt_dataset(explained, 6000, 0, asking=asking), prompt_dataset(explained, 6000, 0)
+    settings = PromptSettings({"letter": 0.5, "text": 0.3, "reasoned": 0.2}, with_answers=with_answers)
+    mixed, letters = prompt_dataset(explained, 6000, 0, settings=settings), prompt_dataset(explained, 6000, 0)
     assert all(mixed[name] == letters[name] for name in ("digest", "answer", "options"))
     rng = random.Random("grpo 0 0")  # nothing but questions and options is drawn from it
     orders = [question.shuffled(rng).options for question in rng.sample(explained, len(explained))]
     assert [tuple(options) for options in mixed["options"][:120]] == orders
-    for name, share in asking.shares.items():
+    for name, share in settings.shares.items():
         assert abs(mixed["answer_format"].count(name) / len(mixed) - share) < 0.03
-    other = prompt_dataset(explained, 6000, 1, asking=asking)
+    other = prompt_dataset(explained, 6000, 1, settings=settings)
     assert mixed["answer_format"] != other["answer_format"]
     assert mixed["answer_format"][:120] != mixed["answer_format"][120:240]
 
@@ -68,7 +63,7 @@ def test_both_algorithms_ask_the_same_in_the_same_format(questions):
     explained = [replace(question, explanation="It is so.") for question in questions]
     shares = {"text": 0.4, "reasoned": 0.6}
     sampled, taught = (
-        prompt_dataset(explained, 240, 0, asking=Asking(shares, False, which)) for which in (False, True)
+        prompt_dataset(explained, 240, 0, settings=PromptSettings(shares, False, which)) for which in (False, True)
     )
     assert sampled["prompt"] == taught["prompt"]
     assert sampled["answer_format"] == taught["answer_format"]
@@ -79,7 +74,9 @@ def test_reasons_are_sampled_for_any_question_and_taught_where_there_are_some(qu
     some = [replace(q, explanation="So it is (c)." if i % 2 else "") for i, q in enumerate(questions)]
     explained = {question.digest: question for question in some if question.explanation}
     shares = {"reasoned": 0.5, "text": 0.5}
-    sampled, taught = (prompt_dataset(some, 1200, 0, asking=Asking(shares, False, which)) for which in (False, True))
+    sampled, taught = (
+        prompt_dataset(some, 1200, 0, settings=PromptSettings(shares, False, which)) for which in (False, True)
+    )
     for data, without in ((sampled, True), (taught, False)):
         asked = {row["digest"] for row in data if row["answer_format"] == "reasoned"}
         assert bool(asked - {*explained}) == without
@@ -92,24 +89,27 @@ def test_reasons_are_sampled_for_any_question_and_taught_where_there_are_some(qu
 def test_only_explanations_that_are_not_cut_off_are_taught(questions, tokenizer):
     some = [replace(q, explanation="fever " * 40 if i % 2 else "rash") for i, q in enumerate(questions[:8])]
     mixed, reasons = (
-        Asking(shares, with_answers=True) for shares in ({"text": 0.5, "reasoned": 0.5}, {"reasoned": 1})
+        PromptSettings(shares, with_answers=True) for shares in ({"text": 0.5, "reasoned": 0.5}, {"reasoned": 1})
     )
     kept = teachable(some, tokenizer, 30, mixed)
     assert [question.explanation for question in kept] == ["rash", ""] * 4
     assert [question.digest for question in kept] == [question.digest for question in some]
     assert teachable(some, tokenizer, 30, reasons) == some[::2]
-    assert teachable(some, tokenizer, 30, Asking({"reasoned": 1})) == some
+    assert teachable(some, tokenizer, 30, PromptSettings({"reasoned": 1})) == some
     with pytest.raises(InputError, match="^answer_formats: "):
         teachable(some, tokenizer, 3, reasons)
 
 
 def test_questions_fit_in_their_longest_format_and_template(questions, tokenizer):
     chat = with_chat_template(tokenizer)
-    for asking, longest in (
-        (Asking({"letter": 1.0}), lambda q: len(tokenizer(format_prompt(q)).input_ids)),
-        (Asking({"letter": 0.5, "reasoned": 0.5}), lambda q: len(tokenizer(format_prompt(q, "reasoned")).input_ids)),
+    for settings, longest in (
+        (PromptSettings({"letter": 1.0}), lambda q: len(tokenizer(format_prompt(q)).input_ids)),
         (
-            Asking({"letter": 1.0}, chat=True),
+            PromptSettings({"letter": 0.5, "reasoned": 0.5}),
+            lambda q: len(tokenizer(format_prompt(q, "reasoned")).input_ids),
+        ),
+        (
+            PromptSettings({"letter": 1.0}, chat=True),
             lambda q: len(tokenizer(chat_prompt(chat, format_prompt(q))).input_ids),
         ),
     ):
@@ -117,11 +117,11 @@ def test_questions_fit_in_their_longest_format_and_template(questions, tokenizer
         limit = sorted(lengths)[60]
         fitting = [question for question, length in zip(questions, lengths, strict=True) if length <= limit]
         assert 0 < len(fitting) < len(questions)
-        assert questions_that_fit(questions, chat, limit, asking) == fitting
+        assert questions_that_fit(questions, chat, limit, settings) == fitting
     with pytest.raises(InputError, match="^max_completion_length: .*3"):
-        questions_that_fit(questions, chat, 3, Asking({"letter": 1.0}))
+        questions_that_fit(questions, chat, 3, PromptSettings({"letter": 1.0}))
     with pytest.raises(InputError, match="^chat: "):
-        questions_that_fit(questions, tokenizer, 200, Asking({"letter": 1.0}, chat=True))
+        questions_that_fit(questions, tokenizer, 200, PromptSettings({"letter": 1.0}, chat=True))
 
 
 @pytest.mark.parametrize(
@@ -137,18 +137,18 @@ def test_questions_fit_in_their_longest_format_and_template(questions, tokenizer
     ],
 )
 def test_the_best_checkpoint_is_chosen_by_the_headline(shares, chat, taught, metric):
-    assert Asking(shares, chat, taught).best_metric == metric
+    assert PromptSettings(shares, chat, taught).best_metric == metric
 
 
 def test_a_checkpoint_is_asked_in_the_format_that_it_was_taught():
     config = FAMILIES["pure"]()
-    assert default_formats(config) == {"letter": 1.0}
-    assert Asking({"reasoned": 1.0}).warnings(config) == []
+    assert PromptSettings.of(GRPOScriptArguments(), config).shares == {"letter": 1.0}
+    assert PromptSettings({"reasoned": 1.0}).warnings(config) == []
     teach_formats(config, ["letter", "text"])
-    assert default_formats(config) == {"text": 1.0}
-    assert len(Asking({"reasoned": 1.0}).warnings(config)) == 1
-    assert len(Asking({"letter": 0.5, "text": 0.5}).warnings(config)) == 1  # one prompt, two rewards
-    assert Asking({"letter": 0.5, "text": 0.5}, with_answers=True).warnings(config) == []
+    assert PromptSettings.of(GRPOScriptArguments(), config).shares == {"text": 1.0}
+    assert len(PromptSettings({"reasoned": 1.0}).warnings(config)) == 1
+    assert len(PromptSettings({"letter": 0.5, "text": 0.5}).warnings(config)) == 1  # one prompt, two rewards
+    assert PromptSettings({"letter": 0.5, "text": 0.5}, with_answers=True).warnings(config) == []
 
 
 def test_books_are_put_before_questions_and_cut_to_the_context(questions, tokenizer, tmp_path):
@@ -161,15 +161,17 @@ def test_books_are_put_before_questions_and_cut_to_the_context(questions, tokeni
     ]
     for number, text in enumerate(texts):
         (tmp_path / f"{number}.txt").write_text(text)
-    asking = Asking({"letter": 0.5, "reasoned": 0.5})
-    room = max(asking.length(question, tokenizer) for question in questions) + 40
+    settings = PromptSettings({"letter": 0.5, "reasoned": 0.5})
+    room = max(prompt_length(question, tokenizer, settings) for question in questions) + 40
     library = Library.read("passages", str(tmp_path), [*train, *dev])
-    for asked, split in zip(open_books(library, 2, (train, dev), tokenizer, room, asking), (train, dev), strict=True):
+    for asked, split in zip(
+        open_books(library, 2, (train, dev), tokenizer, room, settings), (train, dev), strict=True
+    ):
         assert [replace(question, passages=()) for question in asked] == split
-        assert all(asking.length(question, tokenizer) <= room for question in asked)
+        assert all(prompt_length(question, tokenizer, settings) <= room for question in asked)
         shown = [passage for question in asked for passage in question.passages]
         assert shown
         assert not any(question.question in passage for question in (*train, *dev) for passage in shown)
-    assert questions_that_fit(asked, tokenizer, room, asking) == asked
-    row = prompt_dataset(asked, 1, 0, asking=asking)[0]
+    assert questions_that_fit(asked, tokenizer, room, settings) == asked
+    row = prompt_dataset(asked, 1, 0, settings=settings)[0]
     assert row["prompt"].startswith("Passage 1: ")

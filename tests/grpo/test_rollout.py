@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, PreTrainedModel
 
 from modeling_pure.grpo import rollout as module
-from modeling_pure.grpo.generate import generate_completions
+from modeling_pure.grpo.fallbacks import generate_completions
 from modeling_pure.grpo.rollout import Decoding, completion_length, gather_rollout, sample_completions
 from modeling_pure.grpo.sampling import SamplingParams, TokenSampler, draw, uniform_numbers, unpack_bits
-from modeling_pure.grpo.shared_prefix import score_completions
+from modeling_pure.grpo.scoring import CompletionBatch, Scorer
 from tests.grpo.conftest import FAMILIES, make_model, make_windowed_model
 
 VOCAB, PAD = 411, 1
@@ -104,16 +104,8 @@ def scores_of(model, prompts, rollout, temperature: float) -> torch.Tensor:
     rows = torch.tensor([row + [PAD] * (longest - len(row)) for row in rollout.completion_ids])
     real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rollout.completion_ids])
     with torch.no_grad():
-        found = score_completions(
-            model,
-            longest,
-            temperature,
-            True,
-            True,
-            torch.cat([ids, rows], 1),
-            torch.cat([mask, real], 1),
-            rollout.sampling_mask,
-        )
+        batch = CompletionBatch(torch.cat([ids, rows], 1), torch.cat([mask, real], 1), longest, rollout.sampling_mask)
+        found = Scorer(model, temperature, fp32_head=True, share_prefix=True)(batch)
     return found.log_probs[real.bool()]
 
 

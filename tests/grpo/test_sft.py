@@ -9,7 +9,7 @@ from trl.trainer.utils import RepeatSampler
 
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig
-from modeling_pure.grpo.prompts import Asking, prompt_dataset
+from modeling_pure.grpo.prompts import PromptSettings, prompt_dataset
 from modeling_pure.grpo.sft import AnswerTrainer, up_to_end
 from modeling_pure.medqa.formats import chat_message, format_answer, format_prompt
 from modeling_pure.medqa.log_likelihood import letter_log_likelihoods, text_log_likelihoods
@@ -45,7 +45,9 @@ def make_answer_trainer(model_folder, tokenizer, explained, tmp_path):
         return AnswerTrainer(
             model=AutoModelForCausalLM.from_pretrained(model_folder),
             args=PureGRPOConfig(**{**settings, **changes}),
-            train_dataset=prompt_dataset(explained, 120, seed=0, asking=Asking(shares, chat, with_answers=True)),
+            train_dataset=prompt_dataset(
+                explained, 120, seed=0, settings=PromptSettings(shares, chat, with_answers=True)
+            ),
             processing_class=with_chat_template(tokenizer, template) if chat else tokenizer,
             questions=explained,
         )

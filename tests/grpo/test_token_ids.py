@@ -9,7 +9,7 @@ from modeling_pure.data.source_rows import exam_text
 from modeling_pure.data.tokenizer import DocumentTokenizer
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig
-from modeling_pure.grpo.prompts import Asking, prompt_dataset
+from modeling_pure.grpo.prompts import PromptSettings, prompt_dataset
 from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer
 from modeling_pure.medqa.formats import end_tokens, format_answer, format_prompt
@@ -48,7 +48,9 @@ def test_cross_entropy_teaches_after_the_same_ids(model_folder, tokenizer, quest
     trainer = AnswerTrainer(
         AutoModelForCausalLM.from_pretrained(model_folder),
         args=args,
-        train_dataset=prompt_dataset(questions, 4, seed=0, asking=Asking({"letter": 1.0}, with_answers=True)),
+        train_dataset=prompt_dataset(
+            questions, 4, seed=0, settings=PromptSettings({"letter": 1.0}, with_answers=True)
+        ),
         processing_class=theirs,
         questions=[],
     )

@@ -12,8 +12,9 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 
 from modeling_pure import PureForCausalLM
 from modeling_pure.errors import InputError, RunStopped
-from modeling_pure.grpo import rollout, shared_prefix
-from modeling_pure.grpo.trainer import PureGRPOTrainer, deal_groups
+from modeling_pure.grpo import rollout, scoring
+from modeling_pure.grpo.scoring import deal_groups
+from modeling_pure.grpo.trainer import PureGRPOTrainer
 from tests.grpo.conftest import make_windowed_model
 
 CUTS = {"top_p": 0.9, "top_k": 50, "temperature": 0.7}
@@ -316,8 +317,8 @@ def test_the_self_check_finds_a_rollout_that_is_wrong_and_takes_generate(fault, 
 
 
 def test_prompts_whose_cache_is_not_to_be_trusted_are_scored_in_whole_rows(make_trainer, monkeypatch):
-    true = shared_prefix.shared_hidden_states
-    monkeypatch.setattr(shared_prefix, "shared_hidden_states", lambda *args: 0.9 * true(*args))
+    true = scoring.shared_hidden_states
+    monkeypatch.setattr(scoring, "shared_hidden_states", lambda *args: 0.9 * true(*args))
     trainer = make_trainer(**CUTS)
     assert "PureForCausalLM" in trainer.prefix_obstacle
     trainer.train()
@@ -331,3 +332,15 @@ def test_the_farthest_of_a_log_window_is_logged_and_not_the_mean_of_its_passes(m
     whole.train()
     for name in ("off_policy/farthest", "sampling/log_prob_difference"):
         assert logged(whole, name) == [max(logged(every, name))]
+
+
+@pytest.mark.parametrize("changes", [{"bf16": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
+def test_what_is_trained_is_the_scorer_and_the_model_stays_what_it_was(changes, make_trainer):
+    trainer = make_trainer(eval_strategy="steps", **changes)
+    forward = trainer.model.forward  # TRL's, which nothing replaces
+    trainer.evaluate(trainer.eval_dataset.select(range(2)))  # for which Trainer would wrap the model itself
+    scorer = trainer.scorers[trainer.model]
+    wrapped = trainer._wrap_model(trainer.model_wrapped)
+    assert trainer.accelerator.unwrap_model(wrapped, keep_torch_compile=False) is scorer
+    assert trainer._wrap_model(wrapped) is wrapped
+    assert trainer.model.forward is forward

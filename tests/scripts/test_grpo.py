@@ -5,11 +5,11 @@ import re
 import pandas
 import pytest
 
-import train_grpo
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.data.held_out import split_questions
 from modeling_pure.data.sources import parse_source
 from modeling_pure.grpo.arguments import GRPOScriptArguments
+from modeling_pure.grpo.questions import read_splits
 from modeling_pure.grpo.report import INERT
 from modeling_pure.medqa.questions import read_questions, split_of
 from tests.processes import run
@@ -64,12 +64,10 @@ def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
 
 def test_no_dev_question_is_asked_and_the_holdout_is_kept_from_pretraining(corpus):
     path = str(corpus / "questions.jsonl")
-    asked, dev = train_grpo.read_splits(GRPOScriptArguments(), read_questions("questions", path))
+    asked, dev = read_splits(GRPOScriptArguments(), read_questions("questions", path))
     assert {split_of(question) for question in asked} == {"train"}
     assert {split_of(question) for question in dev} == {"dev"}
-    kept, _ = train_grpo.read_splits(
-        GRPOScriptArguments(grpo_holdout=0.3, holdout_only=True), read_questions("questions", path)
-    )
+    kept, _ = read_splits(GRPOScriptArguments(grpo_holdout=0.3, holdout_only=True), read_questions("questions", path))
     assert {split_of(question, 0.3) for question in kept} == {"holdout"}
     source = parse_source("sources.usmle", {"path": path, "weight": 1, "format": "medqa"})
     read, _ = split_questions(source, grpo_holdout=0.3)

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 import train_grpo
+from modeling_pure.grpo.build import generation_config
 from modeling_pure.model_card import card_blocks
 from tests.conftest import WORDS, question_row, with_chat_template, write_jsonl
 from tests.processes import run
@@ -151,6 +152,6 @@ def test_books_stand_before_the_questions(grpo_here, questions, tmp_path):
 
 def test_a_model_without_a_generation_config_ends_where_its_configuration_says(tmp_path):
     config = LlamaConfig(eos_token_id=[2, 7])
-    assert train_grpo.generation_config(str(tmp_path), config).eos_token_id == [2, 7]
+    assert generation_config(str(tmp_path), config).eos_token_id == [2, 7]
     GenerationConfig(eos_token_id=[2, 9]).save_pretrained(tmp_path)
-    assert train_grpo.generation_config(str(tmp_path), config).eos_token_id == [2, 9]
+    assert generation_config(str(tmp_path), config).eos_token_id == [2, 9]

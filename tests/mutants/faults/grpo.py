@@ -43,8 +43,8 @@ FAULTS = [
     Fault(
         "the loss is computed without the rollout's mask",
         GRPO + "trainer.py",
-        'self._sampling_mask = inputs.get("sampling_mask")',
-        "self._sampling_mask = None",
+        'MaskedScorer(self.scorers.get(model, model), inputs.get("sampling_mask"))',
+        "MaskedScorer(self.scorers.get(model, model), None)",
         "tests/grpo/test_trainer.py tests/grpo/test_refinements.py",
     ),
     Fault(
@@ -56,10 +56,10 @@ FAULTS = [
     ),
     Fault(
         "completions stand one position too far behind their prompt",
-        GRPO + "shared_prefix.py",
-        "positions = lengths[of_group, None] + torch.arange(",
-        "positions = 1 + lengths[of_group, None] + torch.arange(",
-        "tests/grpo/test_shared_prefix.py",
+        GRPO + "scoring.py",
+        "position_ids=lengths[:, None] + torch.arange(",
+        "position_ids=1 + lengths[:, None] + torch.arange(",
+        "tests/grpo/test_scoring.py",
     ),
     Fault(
         "every process draws with the random numbers of the first",
@@ -77,16 +77,16 @@ FAULTS = [
     ),
     Fault(
         "which groups an update has depends on the number of processes",
-        GRPO + "trainer.py",
-        "order = (group_rows(prompts) % updates).argsort(stable=True)",
-        "order = group_rows(prompts).argsort(stable=True)",
+        GRPO + "scoring.py",
+        "order = (groups % updates).argsort(stable=True)",
+        "order = groups.argsort(stable=True)",
         "tests/grpo/test_trainer.py",
     ),
     Fault(
         "updates tear groups apart",
-        GRPO + "trainer.py",
-        "order = (group_rows(prompts) % updates).argsort(stable=True)",
-        "order = torch.randperm(len(prompts))",
+        GRPO + "scoring.py",
+        "order = (groups % updates).argsort(stable=True)",
+        "order = torch.randperm(len(groups))",
         "tests/grpo/test_trainer.py tests/grpo/test_refinements.py",
     ),
     Fault(
@@ -119,9 +119,9 @@ FAULTS = [
     ),
     Fault(
         "passages about the questions that are trained on are kept",
-        "train_grpo.py",
-        'Library.read("passages", script_args.passages, questions)',
-        'Library.read("passages", script_args.passages, [])',
+        GRPO + "questions.py",
+        'Library.read("passages", args.passages, questions)',
+        'Library.read("passages", args.passages, [])',
         "tests/scripts/test_grpo_formats.py",
     ),
     Fault(
@@ -196,14 +196,14 @@ FAULTS = [
     ),
     Fault(
         "prompts that fill the context are trained on",
-        GRPO + "inputs.py",
+        GRPO + "prompts.py",
         "if len(ids) >= context:",
         "if False:",
         "tests/grpo/test_inputs.py",
     ),
     Fault(
         "prompts without room for a completion are not counted",
-        GRPO + "inputs.py",
+        GRPO + "prompts.py",
         "len(ids) > longest",
         "len(ids) > 2 * longest",
         "tests/grpo/test_inputs.py",

@@ -5,7 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from modeling_pure import PureForCausalLM
-from modeling_pure.grpo.shared_prefix import add_scoring, score_completions, shared_prefix_obstacle
+from modeling_pure.grpo.scoring import CompletionBatch, Scorer
+from modeling_pure.grpo.support import shared_prefix_obstacle
 from tests.grpo.conftest import FAMILIES, UNEVEN, Batch, make_batch, make_model, make_windowed_model
 
 TEMPERATURE = 0.8
@@ -25,16 +26,9 @@ def by_rows(model, batch: Batch, masked: bool) -> torch.Tensor:
 
 
 def score(model, batch: Batch, share_prefix: bool, masked: bool = True):
-    return score_completions(
-        model,
-        batch.keep.shape[1],
-        TEMPERATURE,
-        True,
-        share_prefix,
-        batch.input_ids,
-        batch.attention_mask,
-        batch.packed if masked else None,
-    )
+    scorer = Scorer(model, TEMPERATURE, True, share_prefix)
+    mask = batch.packed if masked else None
+    return scorer(CompletionBatch(batch.input_ids, batch.attention_mask, batch.keep.shape[1], mask))
 
 
 def gradients(model, log_probs: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -155,27 +149,22 @@ def test_adapters_are_scored_and_trained_and_can_be_switched_off():
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # starts at nought, where the adapters would do nothing
             torch.nn.init.normal_(parameter, std=0.1)
-    add_scoring(model.get_base_model(), TEMPERATURE, True, share_prefix=True)
-    inputs = {
-        "input_ids": batch.input_ids,
-        "attention_mask": batch.attention_mask,
-        "completion_length": batch.keep.shape[1],
-        "sampling_mask": batch.packed,
-    }
-    found = model(**inputs).log_probs
+    found = score(model, batch, share_prefix=True).log_probs
     expected = by_rows(model, batch, masked=True)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert_equal_gradients(gradients(model, found), gradients(model, expected))
     with model.disable_adapter():
-        torch.testing.assert_close(model(**inputs).log_probs, by_rows(plain, batch, True), atol=1e-5, rtol=0)
+        torch.testing.assert_close(score(model, batch, True).log_probs, by_rows(plain, batch, True), atol=1e-5, rtol=0)
     assert (found - by_rows(plain, batch, True)).abs().max() > 0.1
 
 
-def test_any_other_call_is_what_it_was():
+def test_a_model_stays_what_it_was():
     model, batch = make_model("pure"), make_batch(UNEVEN)
-    before = model(batch.input_ids).logits
-    add_scoring(model, TEMPERATURE, True, share_prefix=True)
+    before, keys = model(batch.input_ids).logits, [*model.state_dict()]
+    score(model, batch, share_prefix=True)
     assert torch.equal(model(batch.input_ids).logits, before)
+    assert [*model.state_dict()] == keys
+    assert "forward" not in vars(model)
 
 
 def test_where_a_prompt_cannot_be_shared_it_is_said_why_and_whole_rows_are_right_all_the_same():
