@@ -44,7 +44,7 @@ TWINS = {  # by what they add to the GRPO command
     "grpo_answers": "--answer_formats text",
 }
 COVERAGE = (
-    "-m modeling_pure.data.decontaminate --config recipes/demo/pretrain.yaml --documents 0 "
+    "-m modeling_pure.commands.decontaminate --config recipes/demo/pretrain.yaml --documents 0 "
     "--decontaminate {questions} --coverage {output}/coverage.json"
 )
 CONSOLE = Console(highlight=False)

@@ -10,9 +10,8 @@ from huggingface_hub.utils import get_session
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration_pure import PureConfig
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, Source
 from ..data.files import SUFFIXES
-from ..data.sources import Source, parse_sources, parse_validation_sources
 from ..errors import InputError, first_line
 from ..modeling_pure import PureForCausalLM
 from ..records import looks_local
@@ -50,12 +49,12 @@ class Context:
     @cached_property
     def sources(self) -> list[Source]:
         """The mixture; `InputError` where the recipe does not state one."""
-        return parse_sources(self.data.sources)
+        return self.data.mixture
 
     @cached_property
     def outside(self) -> list[Source]:
         """The texts outside the mixture; `InputError` as above."""
-        return parse_validation_sources(self.data.validation_sources, self.sources)
+        return self.data.outside
 
     @cached_property
     def sources_read(self) -> list[Source]:

@@ -7,17 +7,17 @@ import pyarrow as pa
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
+from ..data.arguments import Source
 from ..data.documents import Documents
-from ..data.held_out import (
-    check_held_out_files,
-    first_documents,
+from ..data.opening import (
+    check_validation_files,
+    open_outside,
     open_sources,
-    outside_rows,
     training_files,
+    validation_files,
 )
 from ..data.pretokenized import PretokenizedMixture
-from ..data.source_rows import ExamRows
-from ..data.sources import Source
+from ..data.source_records import ExamRecords
 from ..errors import InputError, RunStopped, first_line
 from ..medqa.questions import read_questions
 from ..tokenizer import check_vocabulary
@@ -84,17 +84,19 @@ def check_source(context: Context, source: Source) -> Finding:
     seed = seed_of_data(context.training)
     readers, began = max(1, context.training.dataloader_num_workers), time.perf_counter()
     try:
-        (one,) = open_sources([source], replace(context.data, validation_sources=None), seed)
-        documents = Documents(one.rows, seed, readers - 1, readers, source.max_epochs, context.data.max_skipped)
+        questions = context.data.decontaminate if source.passages else None
+        data = replace(context.data, validation_sources=None, decontaminate=questions)
+        (one,) = open_sources([source], data, seed).sources
+        documents = Documents(one.records, seed, readers - 1, readers, source.max_epochs, context.data.max_skipped)
         if not (texts := documents.read(1)):
             raise InputError(f"{source.key}: max_epochs leaves no text for each of {readers} readers")
     except (InputError, RunStopped) as error:
         return Finding(FAIL, str(error), another_path(source))
     return Finding(
         PASS,
-        f"{', '.join(source.paths)}: {len(one.held_out):,} held-out documents and one to train on "
+        f"{', '.join(source.paths)}: {len(one.validation_texts):,} validation documents and one to train on "
         f"({len(texts[0]):,} characters) in {time.perf_counter() - began:.1f} s"
-        + (f"; {one.rows.describe()}" if isinstance(one.rows, ExamRows) else ""),
+        + (f"; {one.records.describe()}" if isinstance(one.records, ExamRecords) else ""),
     )
 
 
@@ -103,7 +105,8 @@ def check_outside(context: Context, source: Source) -> Finding:
     if skipped := out_of_reach(context, source.paths):
         return skipped
     try:
-        count = len(first_documents(outside_rows(source, context.data), source.validation_documents))
+        files = validation_files([source])[source.key]
+        count = len(open_outside(source, files, context.data).validation_texts)
     except (InputError, RunStopped) as error:
         return Finding(FAIL, str(error), another_path(source))
     return Finding(PASS, f"{', '.join(source.paths)}: {count:,} documents")
@@ -116,7 +119,7 @@ def check_held_out(context: Context) -> Finding:
         return skipped
     try:
         files = training_files(sources, context.data)
-        check_held_out_files(sources, context.data, files)
+        check_validation_files(files, validation_files([*sources, *outside]))
     except (InputError, RunStopped) as error:
         return Finding(FAIL, str(error), "other paths, or the file taken out of one of them")
     return Finding(PASS, "; ".join(f"{name}: {found.describe()}" for name, found in files.items()))
@@ -136,16 +139,16 @@ def check_questions(context: Context) -> Finding:
 
 def check_pretokenized(context: Context) -> Finding:
     """Whether a folder of packed rows is of this recipe, and holds as many as the run needs."""
-    args, cure = context.training, "python -m modeling_pure.data.pretokenize goes on with it"
+    args, cure = context.training, "python -m modeling_pure.commands.pretokenize continues it"
     try:
-        packed = PretokenizedMixture(context.sources, context.tokenizer, context.data, seed_of_data(args))
-        packed.check_rows(args.max_steps * args.sequences_per_step)
+        packed = PretokenizedMixture(context.data, context.tokenizer, seed_of_data(args))
+        packed.check_length(args.max_steps * args.sequences_per_step)
         next(iter(packed))
     except (InputError, RunStopped) as error:
         return Finding(FAIL, str(error), cure)
     except (OSError, pa.ArrowException) as error:
         return Finding(FAIL, f"pretokenized_dir: {first_line(error)}", cure)
-    return Finding(PASS, f"{packed.num_rows:,} rows in {packed.folder}")
+    return Finding(PASS, f"{packed.num_sequences:,} sequences in {packed.folder}")
 
 
 def another_path(source: Source) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import fisher_exact, ttest_ind
 
-from ..data.guard import Coverage
+from ..data.decontamination import Coverage
 from ..errors import InputError
 from .calibration import option_nll
 from .measure import slice_metrics
@@ -15,7 +15,7 @@ from .schema import Contamination, Memorisation
 
 
 def read_coverage(key: str, path: str, questions: list[Question]) -> Coverage:
-    """A file that `python -m modeling_pure.data.decontaminate --coverage FILE` wrote.
+    """A file that `python -m modeling_pure.commands.decontaminate --coverage FILE` wrote.
 
     Raises:
         InputError: it is not one, or it was made for other questions.
@@ -26,7 +26,7 @@ def read_coverage(key: str, path: str, questions: list[Question]) -> Coverage:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{key}: cannot read '{path}' ({type(error).__name__}: {error}); expected what "
-            "python -m modeling_pure.data.decontaminate --coverage FILE writes"
+            "python -m modeling_pure.commands.decontaminate --coverage FILE writes"
         ) from error
     missing = sum(question.digest not in found for question in questions)
     if missing:

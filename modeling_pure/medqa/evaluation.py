@@ -10,7 +10,7 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from ..console import DISCLAIMER
-from ..data.guard import Coverage
+from ..data.decontamination import Coverage
 from ..errors import InputError
 from ..records import looks_local
 from .arguments import EvalArguments

@@ -313,7 +313,7 @@ class PureTrainer(DurableTrainer):
             logs["tokens"] = step * self.tokens_per_step
             states = gather_object(list(self.data_position.workers.values()))
             for name, done in self._data_progress(states).items():
-                logs[f"tokens/{name}"] = done["rows"] * self.train_dataset.sequence_length
+                logs[f"tokens/{name}"] = done["sequences"] * self.train_dataset.sequence_length
                 logs |= {f"{fact}/{name}": done[fact] for fact in ("epochs", "skipped") if fact in done}
         super().log(logs, start_time)
 

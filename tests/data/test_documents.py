@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from modeling_pure.data.documents import Documents, redistribute_documents
 from modeling_pure.data.files import split_files
 from modeling_pure.data.remote import SourceFailed
-from modeling_pure.data.source_rows import ExamRows, TextRows
+from modeling_pure.data.source_records import ExamRecords, TextRecords
 from modeling_pure.medqa.formats import format_answer, format_prompt
 from modeling_pure.medqa.questions import Question
 from tests.conftest import through_checkpoint, write_jsonl
-from tests.data.conftest import NumberedRows
+from tests.data.conftest import NumberedRecords
 
 
 def read(documents: Documents, count: int) -> list[str]:
@@ -30,7 +30,7 @@ SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 @given(sizes=SIZES, num_readers=st.integers(1, 5))
 def test_readers_share_every_pass_without_overlap_or_gap(sizes, num_readers):
-    rows = NumberedRows([size + num_readers for size in sizes])
+    rows = NumberedRecords([size + num_readers for size in sizes])
     texts = [
         text
         for reader in range(num_readers)
@@ -41,7 +41,7 @@ def test_readers_share_every_pass_without_overlap_or_gap(sizes, num_readers):
 
 @given(sizes=SIZES, num_readers=st.integers(1, 4), cuts=st.lists(st.integers(0, 25), min_size=1, max_size=3))
 def test_documents_go_on_from_a_saved_state(sizes, num_readers, cuts):
-    rows = NumberedRows([size + 2 * num_readers for size in sizes], faulty=frozenset([3]))
+    rows = NumberedRecords([size + 2 * num_readers for size in sizes], faulty=frozenset([3]))
     straight = read(Documents(rows, 0, num_readers - 1, num_readers), sum(cuts) + 20)
     documents, seen = Documents(rows, 0, num_readers - 1, num_readers), []
     for cut in [*cuts, 20]:
@@ -49,8 +49,8 @@ def test_documents_go_on_from_a_saved_state(sizes, num_readers, cuts):
         state = through_checkpoint(documents.state_dict())
         documents = Documents(rows, 0, num_readers - 1, num_readers)
         documents.load_state_dict(state)
-        assert documents.rows_read == documents.given + documents.skipped.total()
-        assert documents.given == len(seen)
+        assert documents.records_read == documents.documents_read + documents.skipped.total()
+        assert documents.documents_read == len(seen)
     assert seen == straight
 
 
@@ -61,7 +61,7 @@ def test_documents_go_on_from_a_saved_state(sizes, num_readers, cuts):
     data=st.data(),
 )
 def test_other_numbers_of_readers_take_up_what_is_unread(sizes, readers, data):
-    rows = NumberedRows([size + 5 for size in sizes])
+    rows = NumberedRecords([size + 5 for size in sizes])
     texts, states = [], None
     for num_readers in readers:
         group = [Documents(rows, 0, reader, num_readers, max_epochs=3) for reader in range(num_readers)]
@@ -70,7 +70,7 @@ def test_other_numbers_of_readers_take_up_what_is_unread(sizes, readers, data):
                 documents.load_state_dict(through_checkpoint(redistribute_documents(states, first=reader == 0)))
             texts += read(documents, data.draw(st.integers(0, 12)))
         states = [through_checkpoint(documents.state_dict()) for documents in group]
-        assert sum(state["given"] for state in states) == len(texts)
+        assert sum(state["documents_read"] for state in states) == len(texts)
     for reader in range(2):
         documents = Documents(rows, 0, reader, 2, max_epochs=3)
         documents.load_state_dict(redistribute_documents(states, first=reader == 0))
@@ -79,19 +79,19 @@ def test_other_numbers_of_readers_take_up_what_is_unread(sizes, readers, data):
 
 
 def test_a_cap_ends_a_source_after_its_passes():
-    documents = Documents(NumberedRows([5, 3]), max_epochs=2)
+    documents = Documents(NumberedRecords([5, 3]), max_epochs=2)
     assert len(read(documents, 100)) == 16
     assert read(documents, 1) == []
 
 
 def test_a_window_ends_with_its_characters():
-    documents = Documents(NumberedRows([50]))
+    documents = Documents(NumberedRecords([50]))
     assert len(documents.read(characters=1)) == 1
     assert len(documents.read(characters=20)) in (4, 5)  # each text has 5 or 6 characters
 
 
-def text_rows(path, **kwargs) -> TextRows:
-    return TextRows("sources.c4", split_files("sources.c4", [str(path)], shard_bytes=2000), **kwargs)
+def text_rows(path, **kwargs) -> TextRecords:
+    return TextRecords("sources.c4", split_files("sources.c4", [str(path)], shard_bytes=2000), **kwargs)
 
 
 def test_passes_hold_the_same_documents_in_another_order(corpus):
@@ -107,7 +107,7 @@ def test_passes_hold_the_same_documents_in_another_order(corpus):
 
 def test_rows_of_a_row_group_are_shuffled_in_blocks(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(2000)])
-    rows = TextRows("sources.c4", split_files("sources.c4", [str(path)]))
+    rows = TextRecords("sources.c4", split_files("sources.c4", [str(path)]))
     order = [int(text) for _, text in rows.read(0, epoch=0, start=0)]
     assert sorted(order[:512]) == list(range(512))
     assert order[:512] != list(range(512))
@@ -116,10 +116,10 @@ def test_rows_of_a_row_group_are_shuffled_in_blocks(tmp_path):
 
 
 def test_held_out_rows_are_counted_and_not_given(corpus):
-    documents = Documents(text_rows(corpus / "c4.jsonl", held_out={0: 3, 1: 2}), max_epochs=1)
+    documents = Documents(text_rows(corpus / "c4.jsonl", validation_records={0: 3, 1: 2}), max_epochs=1)
     assert len(read_all(documents)) == 295
-    assert documents.skipped == {"held out": 5}
-    assert documents.rows_read == 300
+    assert documents.skipped == {"validation document": 5}
+    assert documents.records_read == 300
 
 
 def test_a_source_without_text_for_every_reader_is_named(tmp_path):
@@ -129,7 +129,7 @@ def test_a_source_without_text_for_every_reader_is_named(tmp_path):
 
 
 def exam(questions, seed=0, reader=0, num_readers=1) -> Documents:
-    return Documents(ExamRows("sources.usmle", questions, seed), seed, reader, num_readers)
+    return Documents(ExamRecords("sources.usmle", questions, seed), seed, reader, num_readers)
 
 
 def test_exam_passes_hold_the_same_questions_with_other_letters(questions):

@@ -7,8 +7,8 @@ import pytest
 
 import train_grpo
 from modeling_pure.console import DISCLAIMER
-from modeling_pure.data.held_out import split_questions
-from modeling_pure.data.sources import parse_source
+from modeling_pure.data.arguments import parse_source
+from modeling_pure.data.opening import split_questions
 from modeling_pure.grpo.arguments import GRPOScriptArguments
 from modeling_pure.grpo.report import INERT
 from modeling_pure.medqa.questions import read_questions

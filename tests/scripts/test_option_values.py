@@ -14,9 +14,9 @@ import eval_medqa
 import train_grpo
 import train_pretrain
 from modeling_pure import export
-from modeling_pure.data.decontaminate import ReportArguments
-from modeling_pure.data.inspect import InspectArguments
-from modeling_pure.data.pretokenize import PretokenizeArguments
+from modeling_pure.commands.decontaminate import ReportArguments
+from modeling_pure.commands.inspect import InspectArguments
+from modeling_pure.commands.pretokenize import PretokenizeArguments
 from modeling_pure.demo import __main__ as demo
 from modeling_pure.doctor.__main__ import DoctorArguments
 from modeling_pure.errors import EXIT_CODES, InputError
@@ -281,7 +281,7 @@ def test_a_rollout_may_be_given_in_completions():
     assert (training.generation_batch_size, training.steps_per_generation, training.updates) == (64, 2, 0.5)
 
 
-@pytest.mark.parametrize(("given", "scale"), [("true", "group"), ("false", "none"), ("batch", "batch")])
+@pytest.mark.parametrize(("documents_read", "scale"), [("true", "group"), ("false", "none"), ("batch", "batch")])
 def test_the_scale_of_rewards_may_be_a_truth_value(given, scale, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"scale_rewards: {given}")

@@ -1,34 +1,40 @@
-"""The rows of one shard of a source, each a text or the reason why it is none, from any row on."""
+"""Decode a shard into records, from any record on: each a text, or the fault that makes it unusable."""
 
 import codecs
 import io
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
+from pathlib import PurePath
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..compression import DECOMPRESSION_ERRORS
+from ..compression import DECOMPRESSION_ERRORS, DECOMPRESSORS
 from ..errors import first_line
-from .files import DOCUMENTS, Shard, lower_name
-from .lines import MAX_BYTES, MAX_CHARACTERS, decompressed, records_of
+from .files import ARRAY, Shard, is_document, lower_name
 from .remote import SourceFailed, open_file
 
+MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any book
+MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # of a line or a .txt file; no more of one is read
 BROKEN = "broken file"
 GIT_LFS = b"version https://git-lfs"
 ONE_DOCUMENT = "a .txt file is one document: write each document to a file of its own, or to a line of a .jsonl file"
+BETWEEN_OBJECTS = re.compile(r"[\s,\[\]]*")
+CHUNK = 1 << 20
+KINDS = {str: "text", bool: "true or false", dict: "an object", list: "a list", type(None): "null"}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A row that holds no document: `reason` is what faults are counted by, `detail` what a message adds.
+    """A record without a document: `reason` is what faults are counted by, `detail` what a message adds.
 
-    `size` is the number of bytes that are lost with it, where that is known. `share` is that of the whole source which
-    is in a file that breaks off.
+    `size` is the number of bytes that are lost with it, if known. `share` is the share of the whole source that lies
+    in a file that breaks off.
     """
 
     reason: str
@@ -52,11 +58,11 @@ def read_shard(
     start: int = 0,
     skip_broken: bool = False,
 ) -> Iterator[tuple[int, str | Fault]]:
-    """The rows of a shard from the `start`-th on, each with its number in the file's own order.
+    """The records of a shard from the `start`-th on, each with its number in the file's own order.
 
     Args:
         column: the column that holds the text; a `.txt` file is one document.
-        timeout: seconds for which a failing read of a remote file is tried again.
+        timeout: seconds for which a failing read of a remote file is retried.
         rng: shuffles the row groups of a parquet file; without it they come in order.
         skip_broken: a file that cannot be opened at all is one `Fault`.
 
@@ -64,16 +70,15 @@ def read_shard(
         SourceFailed: the file is gone, cannot be reached for longer than the timeout or opened at all, or is parquet
             without a text column of that name.
     """
-    name = lower_name(shard.path)
     try:
         with open_file(key, shard.path, timeout) as file:
-            if name.endswith(".parquet"):
-                rows = parquet_rows(key, shard.path, file, column, rng, start)
-            elif name.endswith(DOCUMENTS):
-                rows = islice(enumerate([document_of(file)]), start, None)
+            if lower_name(shard.path).endswith(".parquet"):
+                records = parquet_records(key, shard.path, file, column, rng, start)
+            elif is_document(shard.path):
+                records = islice(enumerate([document_of(file)]), start, None)
             else:
-                rows = islice(enumerate(texts_of(file, shard, column)), start, None)
-            for number, value in rows:
+                records = islice(enumerate(texts_of(file, shard, column)), start, None)
+            for number, value in records:
                 if isinstance(value, Fault) and value.reason == BROKEN and number == 0 and not skip_broken:
                     raise SourceFailed(cannot_open(key, shard.path, value.detail))
                 yield number, value
@@ -84,7 +89,7 @@ def read_shard(
 def cannot_open(key: str, path: str, why: str) -> str:
     """The message for a file that cannot be opened at all."""
     return (
-        f"{key}: cannot open '{path}': {why}; mend it, take it out of path, or set skip_broken_files: true to leave "
+        f"{key}: cannot open '{path}': {why}; repair it, remove it from path, or set skip_broken_files: true to leave "
         "out such files"
     )
 
@@ -95,19 +100,21 @@ def why_not_opened(key: str, path: str, column: str) -> str | None:
     Raises:
         SourceFailed: it is parquet without a text column of that name.
     """
-    name = lower_name(path)
     try:
         with open(path, "rb") as file:
             if file.read(len(GIT_LFS)) == GIT_LFS:
                 return "it is a pointer of Git LFS, not the data; git lfs pull fetches them"
             file.seek(0)
-            if name.endswith(".parquet"):
+            if lower_name(path).endswith(".parquet"):
                 check_column(key, path, pq.ParquetFile(file).schema_arrow, column)
             else:
                 decompressed(file, path).read(1)
     except (pa.ArrowException, *DECOMPRESSION_ERRORS) as error:
         return f"{type(error).__name__}: {first_line(error)}"
     return None
+
+
+# ---- texts of values ------------------------------------------------------------------------------------------------
 
 
 def document_of(file: BinaryIO) -> str | Fault:
@@ -122,29 +129,29 @@ def document_of(file: BinaryIO) -> str | Fault:
 def texts_of(file: BinaryIO, shard: Shard, column: str) -> Iterator[str | Fault]:
     """The texts of lines or of an array; a file that breaks off or is damaged ends with a `Fault`."""
     try:
-        for record, size in records_of(file, shard):
+        for record, size in objects_of(file, shard):
             if size >= MAX_BYTES:
                 yield Fault("too long", f"{size:,} bytes", size)
                 continue
-            text = text_of_record(record, column)
+            text = text_of_object(record, column)
             yield replace(text, size=size) if isinstance(text, Fault) and text.reason != "too long" else text
     except (*DECOMPRESSION_ERRORS, ValueError) as error:
         yield Fault(BROKEN, f"{type(error).__name__}: {first_line(error)}")
 
 
-def text_of_record(record: bytes | dict[str, Any], column: str) -> str | Fault:
+def text_of_object(record: bytes | dict[str, Any], column: str) -> str | Fault:
     """The text in a field of a JSON object."""
     try:
-        row = json.loads(record) if isinstance(record, bytes) else record
+        fields = json.loads(record) if isinstance(record, bytes) else record
     except UnicodeError as error:
         return Fault("not UTF-8", first_line(error))
     except (ValueError, RecursionError) as error:
         return Fault("not JSON", first_line(error))
-    if not isinstance(row, dict):
-        return Fault("no text", f"it is {described(row)}, not an object")
-    if column not in row:
-        return Fault("no text", f"it has no '{column}', only {sorted(row)}")
-    return to_text(row[column])
+    if not isinstance(fields, dict):
+        return Fault("no text", f"it is {described(fields)}, not an object")
+    if column not in fields:
+        return Fault("no text", f"it has no '{column}', only {sorted(fields)}")
+    return to_text(fields[column])
 
 
 def to_text(value: object) -> str | Fault:
@@ -157,7 +164,7 @@ def to_text(value: object) -> str | Fault:
         text = value.decode() if isinstance(value, bytes) else value
         if not isinstance(text, str) or not text.strip():
             return Fault("no text", f"it is {described(text)}")
-        text.encode()  # half of a surrogate pair, which JSON can spell, is no text
+        text.encode()  # fails for half of a surrogate pair, which JSON can spell
     except UnicodeError as error:
         return Fault("not UTF-8", first_line(error), len(value) if isinstance(value, bytes) else 0)
     if len(text) > MAX_CHARACTERS:
@@ -166,25 +173,97 @@ def to_text(value: object) -> str | Fault:
 
 
 def described(value: object) -> str:
-    """Describe a non-text value for an error message."""
-    if value is None:
-        return "null"
+    """Describe a value without text, for an error message."""
     if isinstance(value, str):
         return f"{len(value):,} blanks" if value else "empty"
     if isinstance(value, dict):
         return f"an object of {sorted(value)}"
-    if isinstance(value, list):
-        return f"a list of {len(value):,}" + (f", the first of which is {described_kind(value[0])}" if value else "")
-    return described_kind(value)
+    if isinstance(value, list) and value:
+        return f"a list of {len(value):,}, the first of which is {KINDS.get(type(value[0]), f'the number {value[0]}')}"
+    return KINDS.get(type(value), f"the number {value}")
 
 
-def described_kind(value: object) -> str:
-    """The kind of a value."""
-    kinds = {str: "text", bool: "true or false", dict: "an object", list: "a list", type(None): "null"}
-    return kinds.get(type(value), f"the number {value}")
+# ---- lines and arrays -----------------------------------------------------------------------------------------------
 
 
-def parquet_rows(
+def decompressed(file: BinaryIO, path: str) -> Any:
+    """A stream of the file's bytes, decompressed according to its suffix."""
+    decompress = DECOMPRESSORS.get(PurePath(lower_name(path)).suffix)
+    return decompress(file) if decompress else file
+
+
+def objects_of(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes | dict[str, Any], int]]:
+    """The records of a shard with their sizes in bytes: lines that are not blank, or the objects of an array.
+
+    Raises:
+        DECOMPRESSION_ERRORS: a compressed file breaks off or is damaged.
+        ValueError: an array does.
+    """
+    stream = decompressed(file, shard.path)
+    if shard.end is None and shard.begin == 0 and ARRAY.match(stream.peek(4096)[:4096]):
+        yield from array_objects(stream)
+    elif stream is file:
+        yield from lines_of_range(stream, shard)
+    else:
+        yield from ((line, length) for line, length in bounded_lines(stream) if line.strip())
+
+
+def array_objects(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
+    """The objects of a JSON array, one after another: neither the file nor the array is held in memory.
+
+    Raises:
+        ValueError: the array breaks off or is damaged, or holds an object of more than `MAX_BYTES`.
+    """
+    decoder = json.JSONDecoder()
+    # A byte that is not UTF-8 costs only the text that it is in.
+    characters = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+    text, place, bracket = "", 0, ""
+    while True:
+        gap: re.Match[str] = BETWEEN_OBJECTS.match(text, place)  # type: ignore[assignment]  # it matches anywhere
+        place, bracket = gap.end(), ([bracket] + [one for one in gap[0] if one in "[]"])[-1]
+        try:
+            value, end = decoder.raw_decode(text, place)
+        except (ValueError, RecursionError) as error:
+            text, place = text[place:], 0
+            more = stream.read(max(CHUNK, len(text))) if len(text) <= MAX_BYTES else b""
+            if not more and (text or bracket != "]"):
+                raise ValueError(f"in an array: {first_line(error)}") from error
+            if not more:
+                return
+            text += characters.decode(more)
+            continue
+        yield value, end - place
+        place = end
+
+
+def lines_of_range(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes, int]]:
+    """The lines whose first byte lies in the shard, with their lengths."""
+    position = shard.begin
+    if position:  # the line that the byte before the shard belongs to is the other shard's
+        file.seek(position - 1)
+        position += len(file.readline()) - 1
+    for line, length in bounded_lines(file):
+        if shard.end is not None and position >= shard.end:
+            return
+        position += length
+        if line.strip():
+            yield line, length
+
+
+def bounded_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The lines of a file, each cut at `MAX_BYTES`, with their whole length."""
+    while line := file.readline(MAX_BYTES):
+        length, end = len(line), line
+        while len(end) == MAX_BYTES and not end.endswith(b"\n"):
+            end = file.readline(MAX_BYTES)
+            length += len(end)
+        yield line, length
+
+
+# ---- parquet --------------------------------------------------------------------------------------------------------
+
+
+def parquet_records(
     key: str, path: str, file: BinaryIO, column: str, rng: random.Random | None, start: int
 ) -> Iterator[tuple[int, str | Fault]]:
     """The texts of a column, row group by row group; row groups before `start` are not read."""
@@ -201,8 +280,8 @@ def parquet_rows(
         rng.shuffle(order)
     for group in order:
         if start < sizes[group]:
-            rows = group_rows(parquet, group, column, sum(sizes[:group]), sizes[group])
-            yield from ((number, to_text(value)) for number, value in islice(rows, start, None))
+            values = values_of_group(parquet, group, column, sum(sizes[:group]), sizes[group])
+            yield from ((number, to_text(value)) for number, value in islice(values, start, None))
         start = max(0, start - sizes[group])
 
 
@@ -219,10 +298,10 @@ def check_column(key: str, path: str, schema: pa.Schema, column: str) -> None:
         )
 
 
-def group_rows(
+def values_of_group(
     parquet: pq.ParquetFile, group: int, column: str, first: int, size: int
 ) -> Iterator[tuple[int, str | bytes | Fault | None]]:
-    """Numbered values of one row group; where a page cannot be read, so are the group's rows after it."""
+    """Numbered values of one row group; if a page cannot be read, the group's values after it are lost too."""
     number = first
     try:
         for batch in parquet.iter_batches(1024, row_groups=[group], columns=[column], use_threads=False):
@@ -235,7 +314,7 @@ def group_rows(
 
 
 def values_of(array: pa.Array) -> list[str | bytes | None]:
-    """An array as Python values; as bytes where some text in it is not UTF-8."""
+    """An array as Python values; as bytes if some text in it is not UTF-8."""
     values: list[str | bytes | None]
     try:
         values = array.to_pylist()
