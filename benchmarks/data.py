@@ -34,7 +34,6 @@ from benchmarks.text import SOURCES, write_sources
 from modeling_pure.commands.pretokenize import main as pack
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.mixture import Mixture, collate_sequences
-from modeling_pure.data.opening import open_sources
 from modeling_pure.data.pretokenized import PretokenizedMixture
 from modeling_pure.tokenizer import load_tokenizer
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
@@ -95,7 +94,7 @@ def speeds_in_turns(recipe: dict, folder: str) -> dict[str, list[float]]:
 def open_mixture(recipe: dict, folder: str) -> Mixture:
     """Our mixture of the generated sources."""
     arguments = DataArguments(sources=recipe, max_seq_length=LENGTH, tokenizer_name_or_path=folder)
-    return Mixture(open_sources(arguments.mixture, arguments, 0), load_tokenizer("tokenizer", folder), arguments)
+    return Mixture(arguments, load_tokenizer("tokenizer", folder))
 
 
 def naive_rows(recipe: dict, tokenizer) -> Iterator[dict]:

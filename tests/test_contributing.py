@@ -19,9 +19,8 @@ import torch
 import yaml
 
 from modeling_pure import PureForCausalLM
-from modeling_pure.data.arguments import DataArguments, parse_sources
+from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.opening import open_sources
 from modeling_pure.recipe import read_recipe
 from tests.conftest import WORDS, write_jsonl
 from tests.examples.conftest import write_answering_model
@@ -112,7 +111,7 @@ def test_the_source_comes_in_its_share(changed, texts, tokenizer, monkeypatch):
     monkeypatch.chdir(changed)
     sources = read_recipe("recipes/local/pretrain.yaml")["sources"]
     arguments = DataArguments(sources=sources, max_seq_length=64)
-    mixture = Mixture(open_sources(parse_sources(sources), arguments, 0), tokenizer, arguments)
+    mixture = Mixture(arguments, tokenizer)
     rows = [(row["source"], tokenizer.decode(row["input_ids"])) for row in islice(mixture.sequences_of_worker(), 60)]
     shares = {"finepdfs": 21, "textbooks": 6, "fineweb_edu": 15, "c4": 12, "usmle": 6}
     assert {name: [source for source, _ in rows].count(name) for name in sources} == shares

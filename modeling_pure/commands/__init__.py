@@ -7,7 +7,6 @@ from typing import Any, Generic, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from ..data.arguments import DataArguments
-from ..data.opening import OpenData, open_sources
 from ..recipe import RecipeParser
 from ..tokenizer import load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments
@@ -38,10 +37,6 @@ class RecipeData(Generic[Options]):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer."""
         return load_document_tokenizer(self.arguments.tokenizer_name_or_path)
-
-    def open(self) -> OpenData:
-        """Open the sources."""
-        return open_sources(self.arguments.mixture, self.arguments, self.seed)
 
 
 def parse_recipe(options: type[Options], description: str | None) -> RecipeData[Options]:

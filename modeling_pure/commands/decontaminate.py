@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..atomic import write_atomically
 from ..data.decontamination import Coverage, Held, Match, QuestionFinder, most_covering
+from ..data.opening import open_sources
 from ..data.source_records import Records
 from ..errors import InputError, run_script
 from ..options import check_numbers, check_output_file, check_texts
@@ -50,7 +51,7 @@ class ReportArguments:
 def main() -> None:
     """For each source of a recipe, report the documents that hold an evaluation question."""
     recipe = parse_recipe(ReportArguments, __doc__)
-    data, options = recipe.open(), recipe.options
+    data, options = open_sources(recipe.arguments.mixture, recipe.arguments, recipe.seed), recipe.options
     if not data.evaluation_questions:
         raise InputError("decontaminate: expected a file or Hub id of evaluation questions, or a medqa source")
     finder = QuestionFinder(data.evaluation_questions)

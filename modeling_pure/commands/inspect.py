@@ -63,8 +63,7 @@ class Sample:
 def main() -> None:
     """Read, print and draw a sample."""
     recipe = parse_recipe(InspectArguments, __doc__)
-    tokenizer, options = recipe.tokenizer(), recipe.options
-    mixture = Mixture(recipe.open(), tokenizer, recipe.arguments, recipe.seed)
+    options, mixture = recipe.options, Mixture(recipe.arguments, recipe.tokenizer(), recipe.seed)
     sample = read_sample(mixture, options.sequences)
     print_sample(mixture, sample, recipe.sequences * mixture.sequence_length, options.sample_characters)
     draw_sample(mixture, sample, options.picture)

@@ -24,7 +24,6 @@ from ..data.pretokenized import (
     write_mixture,
     write_sequences,
 )
-from ..data.validation import validation_mixture
 from ..errors import InputError, run_script
 from ..options import check_numbers, check_output_folder, check_texts
 from . import parse_recipe
@@ -59,17 +58,15 @@ def main() -> None:
     if (written := count_sequences(folder, SEQUENCES_PER_FILE)) >= count:
         print(f"{folder}: has {written:,} sequences already")
         return
-    data = recipe.open()
-    mixture = Mixture(data, tokenizer, recipe.arguments, recipe.seed)
-    validation = validation_mixture(
-        data.sources, mixture.tokenize, mixture.sequence_length, recipe.arguments.validation_sequences
-    )
-    for name, described in data.describe().items():
+    mixture = Mixture(recipe.arguments, tokenizer, recipe.seed)
+    validation = mixture.validation_sequences()
+    for name, described in mixture.data.describe().items():
         print(f"{name}: {described}")
     folder.mkdir(parents=True, exist_ok=True)
     facts: PretokenizedFacts = {"settings": settings, "sequences_per_file": SEQUENCES_PER_FILE}
     write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2))
-    write_sequences(folder / VALIDATION_FILE, validation, mixture.names)
+    names = [*mixture.names, *(source.name for source in recipe.arguments.outside)]
+    write_sequences(folder / VALIDATION_FILE, validation, names)
     state = write_mixture(folder, mixture, count)
     print(f"{folder}: {count:,} sequences of {mixture.sequence_length:,} tokens")
     for name, done in mixture.progress([state]).items():

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import get_worker_info
-from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError, RunStopped
-from .arguments import DataArguments, fixed_settings, integer_weights, position_settings
+from ..medqa.questions import Question
+from .arguments import fixed_settings, integer_weights, position_settings
 from .decontamination import QuestionFinder
 from .documents import Documents, Workers, skipped_note, sum_counts, too_many_lost
-from .opening import OpenData
+from .opening import open_sources
 from .packing import WINDOW_CHARACTERS, PackedSequences, redistribute_sequences
 from .remote import SourceFailed, failures_as_input_errors
 from .schedule import Schedule
 from .states import Counts, MixtureState, PackedSequencesState, Progress, RankState, TokenSequence, TrainingData
 from .tokenizer import DocumentTokenizer
+from .validation import outside_sequences, validation_mixture
 
 logger = logging.getLogger(__name__)
 
@@ -31,39 +32,22 @@ logger = logging.getLogger(__name__)
 class Mixture(TrainingData[MixtureState]):
     """Endless sequences from all sources, for one rank; the data loader's workers share the rank's part.
 
-    Args:
-        data: the recipe's sources.
-        batch_size: sequences of a rank's batch. Workers begin their schedules so far apart that the batches of all
-            ranks at one time are a stretch of one schedule, and so in proportion together.
-        rank, world_size: this process among all that train.
+    Workers begin their schedules so far apart that the batches of all ranks at one time are a stretch of one schedule,
+    and so in proportion together.
     """
 
-    def __init__(
-        self,
-        data: OpenData,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: DataArguments,
-        seed: int = 0,
-        batch_size: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.data, self.opened = data, {one.source.name: one for one in data.sources}
-        self.sources = [one.source for one in data.sources]
-        self.names = [source.name for source in self.sources]
-        self.tokenizer, self.tokenize = tokenizer, DocumentTokenizer(tokenizer)
-        self.arguments, self.sequence_length = arguments, arguments.max_seq_length
-        self.seed, self.batch_size = seed, batch_size
-        self.rank, self.world_size = rank, world_size
-        self.window_characters = WINDOW_CHARACTERS
-        self.validation_texts = data.validation_texts
-        questions = data.evaluation_questions
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.data = open_sources(self.sources, self.arguments, self.seed)
+        self.opened = {one.source.name: one for one in self.data.sources}
+        self.tokenize, self.window_characters = DocumentTokenizer(self.tokenizer), WINDOW_CHARACTERS
+        self.validation_texts = self.data.validation_texts
+        questions = self.data.evaluation_questions
         self.evaluation = QuestionFinder(questions) if questions else None
         if found := self.evaluation:
             self.decontaminated = f"{len(found.questions):,} questions, {found.unchecked} of them too short"
-        listings = {one.source.name: one.records.listing for one in data.sources}
-        self.settings = position_settings(fixed_settings(arguments, tokenizer, seed), listings)
-        self.position, self.first_worker = {}, 0
+        listings = {name: one.records.listing for name, one in self.opened.items()}
+        self.settings = position_settings(fixed_settings(self.arguments, self.tokenizer, self.seed), listings)
 
     def __iter__(self) -> Iterator[TokenSequence[MixtureState]]:
         info = get_worker_info()
@@ -148,6 +132,15 @@ class Mixture(TrainingData[MixtureState]):
         for name in self.names:
             if not self.packed_source(name, count - 1, count).documents.read(1):
                 raise InputError(f"sources.{name}: max_epochs leaves no text for each of {count} workers")
+
+    def validation_sequences(self) -> list[TokenSequence[Any]]:
+        """See `TrainingData`."""
+        sizes = (self.tokenize, self.sequence_length, self.arguments.validation_sequences)
+        return validation_mixture(self.data.sources, *sizes) + outside_sequences(self.data.outside, *sizes)
+
+    def dev_questions(self) -> list[Question]:
+        """See `TrainingData`."""
+        return [question for one in self.data.sources for question in one.dev]
 
     def describe(self, tokens: int) -> dict[str, str]:
         """Also how often the run reads each source, which questions are kept out, the files and the answers."""

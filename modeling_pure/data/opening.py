@@ -93,14 +93,8 @@ def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> 
         for source in sources
     ]
     hold_out_in_all_sources(opened)
-    return OpenData(opened, open_outside_sources(arguments, validation), questions)
-
-
-@failures_as_input_errors()
-def open_outside_sources(arguments: DataArguments, files: dict[str, SourceFiles] | None = None) -> list[OpenSource]:
-    """Open the texts outside the mixture; `files` of `validation_files`, if they have been found already."""
-    files = files or validation_files(arguments.outside)
-    return [open_outside(source, files[source.key], arguments) for source in arguments.outside]
+    outside = [open_outside(source, validation[source.key], arguments) for source in arguments.outside]
+    return OpenData(opened, outside, questions)
 
 
 def read_decontaminate(arguments: DataArguments) -> list[Question]:

@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import get_worker_info
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from ..atomic import write_atomically
 from ..errors import InputError, RunStopped, first_line
 from ..medqa.formats import describe_formats
-from .arguments import DataArguments, fixed_settings
+from ..medqa.questions import Question
+from .arguments import fixed_settings
 from .mixture import Mixture
+from .opening import split_questions
 from .states import MixtureState, PretokenizedState, Progress, RankState, TokenSequence, TrainingData
 
 FACTS_FILE = "pretokenized.json"
@@ -64,38 +65,18 @@ def read_facts(folder: str | Path, expected: dict[str, Any]) -> PretokenizedFact
 class PretokenizedMixture(TrainingData[PretokenizedState]):
     """The sequences of a folder for one rank, each batch of a rank following that of the rank before.
 
-    Args:
-        arguments, tokenizer, seed: as of the run; the folder must have been written with the same.
-        batch_size: sequences of a rank's batch.
-        rank, world_size: this process among all that train.
-
     Raises:
         InputError: the folder holds no sequences, or was written with other settings.
     """
 
-    decontaminated = "when its sequences were written"
-
-    def __init__(
-        self,
-        arguments: DataArguments,
-        tokenizer: PreTrainedTokenizerBase,
-        seed: int = 0,
-        batch_size: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if not arguments.pretokenized_dir:
-            raise InputError("pretokenized_dir: expected a folder of pretokenized sequences")
-        self.folder = Path(arguments.pretokenized_dir)
-        facts = read_facts(self.folder, fixed_settings(arguments, tokenizer, seed))
-        self.sources, self.tokenizer = arguments.mixture, tokenizer
-        self.names = [source.name for source in self.sources]
-        self.sequence_length = arguments.max_seq_length
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.decontaminated = "when its sequences were written"
+        self.folder = Path(self.arguments.pretokenized_dir or "")
+        facts = read_facts(self.folder, fixed_settings(self.arguments, self.tokenizer, self.seed))
         self.sequences_per_file = facts["sequences_per_file"]
         self.num_sequences = count_sequences(self.folder, self.sequences_per_file)
         self.first = 0  # the sequence, of all ranks, from which the run continues
-        self.position, self.first_worker = {}, 0
 
     def check_length(self, sequences: int) -> None:
         """Raise `InputError` if fewer sequences follow the position."""
@@ -105,14 +86,19 @@ class PretokenizedMixture(TrainingData[PretokenizedState]):
                 f"{self.first + sequences:,}; write more (the same command continues) or lower max_steps"
             )
 
-    def validation_sequences(self) -> list[TokenSequence[PretokenizedState]]:
-        """The validation sequences that were written with the others."""
+    def validation_sequences(self) -> list[TokenSequence[Any]]:
+        """Those that were written with the others."""
         table = open_table(self.folder / VALIDATION_FILE)
-        sources = table.column("source").to_numpy()
+        names = [*self.names, *(source.name for source in self.arguments.outside)]
         return [
-            {"input_ids": ids.astype(np.int32), "source": self.names[source]}
-            for ids, source in zip(token_ids(table), sources, strict=True)
+            {"input_ids": ids.astype(np.int32), "source": names[source]}
+            for ids, source in zip(token_ids(table), table.column("source").to_numpy(), strict=True)
         ]
+
+    def dev_questions(self) -> list[Question]:
+        """Read from the sources: the folder holds sequences only."""
+        exams = [source for source in self.sources if source.format == "medqa"]
+        return [question for exam in exams for question in split_questions(exam, self.arguments.grpo_holdout)[1]]
 
     def __iter__(self) -> Iterator[TokenSequence[PretokenizedState]]:
         info = get_worker_info()

@@ -10,13 +10,15 @@ The class in brackets saves and restores the state.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from .arguments import Source
+from ..medqa.questions import Question
+from .arguments import DataArguments
 
 
 class LostDocuments(TypedDict):
@@ -123,11 +125,16 @@ class Progress(TypedDict):
     skipped: NotRequired[int]
 
 
+@dataclass(eq=False, repr=False)
 class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
-    """What a trainer needs of its data: sequences of equal length, and a position that can be saved and restored.
+    """What a training script needs of its data: sequences of equal length, with a position that can be saved.
+
+    Args:
+        arguments, tokenizer, seed: of the run.
+        batch_size: sequences of a rank's batch.
+        rank, world_size: this process among all that train.
 
     Attributes:
-        tokenizer: the tokenizer of the sequences.
         sequence_length: tokens of a sequence.
         sources, names: the sources that sequences are drawn from.
         position: the state to resume from, by worker; empty at the start.
@@ -135,13 +142,19 @@ class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
         decontaminated: the evaluation questions that no document holds, for reports.
     """
 
+    arguments: DataArguments
     tokenizer: PreTrainedTokenizerBase
-    sequence_length: int
-    sources: list[Source]
-    names: list[str]
-    position: dict[str, State]
-    first_worker: int
-    decontaminated: str = "none"
+    seed: int = 0
+    batch_size: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        self.sequence_length, self.sources = self.arguments.max_seq_length, self.arguments.mixture
+        self.names = [source.name for source in self.sources]
+        self.position: dict[str, State] = {}
+        self.first_worker = 0
+        self.decontaminated = "none"
 
     def __iter__(self) -> Iterator[TokenSequence[State]]:
         raise NotImplementedError
@@ -153,6 +166,17 @@ class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
     def progress(self, states: list[State]) -> dict[str, Progress]:
         """Progress by source, from the states of all workers."""
         raise NotImplementedError
+
+    def validation_sequences(self) -> list[TokenSequence[Any]]:
+        """The sequences to validate on: of the mixture, in its proportions, and of each text outside it."""
+        raise NotImplementedError
+
+    def dev_questions(self) -> list[Question]:
+        """The dev questions of the medqa sources."""
+        raise NotImplementedError
+
+    def check_workers(self, num_workers: int) -> None:
+        """Raise `InputError` if a data-loader worker has nothing to read."""
 
     def check_length(self, sequences: int) -> None:
         """Raise `InputError` if fewer sequences follow the position. A mixture that is read has no end."""

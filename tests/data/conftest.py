@@ -10,7 +10,6 @@ import pytest
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.decoders import LOST, Fault
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.opening import open_sources
 
 
 class NumberedRecords:
@@ -59,6 +58,6 @@ def make_mixture(sources, tokenizer) -> Callable[..., Mixture]:
     def make(given: dict | None = None, seed: int = 0, **kwargs) -> Mixture:
         rank = {name: kwargs.pop(name) for name in ("batch_size", "rank", "world_size") if name in kwargs}
         arguments = DataArguments(**{"sources": given or sources, "max_seq_length": 32, **kwargs})
-        return Mixture(open_sources(arguments.mixture, arguments, seed), tokenizer, arguments, seed, **rank)
+        return Mixture(arguments, tokenizer, seed, **rank)
 
     return make

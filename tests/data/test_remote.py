@@ -286,7 +286,7 @@ def web_sources(url: str) -> dict:
 def rows_of(sources: dict, tokenizer, workers: int, count: int) -> list[tuple[str, list[int]]]:
     """The first rows of a mixture as a run reads them."""
     arguments = DataArguments(sources=sources, max_seq_length=64)
-    mixture = Mixture(open_sources(parse_sources(sources), arguments, seed=1), tokenizer, arguments, seed=1)
+    mixture = Mixture(arguments, tokenizer, seed=1)
     loader = iter(DataLoader(mixture, batch_size=None, num_workers=workers))
     return [(row["source"], row["input_ids"].tolist()) for row in islice(loader, count)]
 

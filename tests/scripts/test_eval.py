@@ -222,7 +222,7 @@ def test_everything_beside_the_accuracy(evaluate, train_here, corpus, questions,
     (books / "one.txt").write_text("aspirin helps in fever. " * 200)
     write_jsonl(books / "two.jsonl", [{"text": "insulin helps the heart"}])
     texts = [{"text": f"x {question.question * 2} y"} for question in questions[:3]]
-    leaked = write_jsonl(tmp_path / "corpus.jsonl", [{"text": "validation document"}, *texts, {"text": "no"}])
+    leaked = write_jsonl(tmp_path / "corpus.jsonl", [{"text": "held out"}, *texts, {"text": "no"}])
     train_here(
         *("--sources.mine.path", leaked, "--sources.mine.weight", "1", "--sources.mine.validation_documents", "1"),
         *("--tokenizer_name_or_path", "unused", "--decontaminate", corpus / "questions.jsonl"),

@@ -281,7 +281,7 @@ def test_a_rollout_may_be_given_in_completions():
     assert (training.generation_batch_size, training.steps_per_generation, training.updates) == (64, 2, 0.5)
 
 
-@pytest.mark.parametrize(("documents_read", "scale"), [("true", "group"), ("false", "none"), ("batch", "batch")])
+@pytest.mark.parametrize(("given", "scale"), [("true", "group"), ("false", "none"), ("batch", "batch")])
 def test_the_scale_of_rewards_may_be_a_truth_value(given, scale, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"scale_rewards: {given}")
