@@ -31,10 +31,9 @@ KINDS = {str: "text", bool: "true or false", dict: "an object", list: "a list", 
 
 @dataclass(frozen=True)
 class Fault:
-    """A record without a document: `reason` is what faults are counted by, `detail` what a message adds.
+    """A record without a document: the reason that faults are counted by, and what a message adds.
 
-    `size` is the number of bytes that are lost with it, if known. `share` is the share of the whole source that lies
-    in a file that breaks off.
+    `size` is the bytes lost with it, if known; `share` that of the source which lies in a file that breaks off.
     """
 
     reason: str
@@ -61,14 +60,12 @@ def read_shard(
     """The records of a shard from the `start`-th on, each with its number in the file's own order.
 
     Args:
-        column: the column that holds the text; a `.txt` file is one document.
         timeout: seconds for which a failing read of a remote file is retried.
         rng: shuffles the row groups of a parquet file; without it they come in order.
         skip_broken: a file that cannot be opened at all is one `Fault`.
 
     Raises:
-        SourceFailed: the file is gone, cannot be reached for longer than the timeout or opened at all, or is parquet
-            without a text column of that name.
+        SourceFailed: the file cannot be reached or opened, or is parquet without a text column of that name.
     """
     try:
         with open_file(key, shard.path, timeout) as file:
@@ -95,11 +92,7 @@ def cannot_open(key: str, path: str, why: str) -> str:
 
 
 def why_not_opened(key: str, path: str, column: str) -> str | None:
-    """Why a local file cannot be opened at all; None if it can.
-
-    Raises:
-        SourceFailed: it is parquet without a text column of that name.
-    """
+    """Why a local file cannot be opened at all; None if it can. `SourceFailed` if parquet lacks the text column."""
     try:
         with open(path, "rb") as file:
             if file.read(len(GIT_LFS)) == GIT_LFS:
@@ -195,9 +188,7 @@ def decompressed(file: BinaryIO, path: str) -> Any:
 def objects_of(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes | dict[str, Any], int]]:
     """The records of a shard with their sizes in bytes: lines that are not blank, or the objects of an array.
 
-    Raises:
-        DECOMPRESSION_ERRORS: a compressed file breaks off or is damaged.
-        ValueError: an array does.
+    Raises `DECOMPRESSION_ERRORS` or, in an array, `ValueError` if the file breaks off or is damaged.
     """
     stream = decompressed(file, shard.path)
     if shard.end is None and shard.begin == 0 and ARRAY.match(stream.peek(4096)[:4096]):
@@ -209,11 +200,7 @@ def objects_of(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes | dict[str,
 
 
 def array_objects(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
-    """The objects of a JSON array, one after another: neither the file nor the array is held in memory.
-
-    Raises:
-        ValueError: the array breaks off or is damaged, or holds an object of more than `MAX_BYTES`.
-    """
+    """The objects of a JSON array, without holding it in memory; `ValueError` if it is damaged or one is too long."""
     decoder = json.JSONDecoder()
     # A byte that is not UTF-8 costs only the text that it is in.
     characters = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
@@ -305,20 +292,16 @@ def values_of_group(
     number = first
     try:
         for batch in parquet.iter_batches(1024, row_groups=[group], columns=[column], use_threads=False):
-            for value in values_of(batch.column(0)):
+            texts = batch.column(0)
+            try:
+                values = texts.to_pylist()
+            except UnicodeDecodeError:  # then only the texts that are not UTF-8 are faults
+                values = texts.cast(
+                    pa.large_binary() if pa.types.is_large_string(texts.type) else "binary"
+                ).to_pylist()
+            for value in values:
                 yield number, value
                 number += 1
     except (pa.ArrowException, OSError) as error:
         yield number, Fault("unreadable", first_line(error))
         yield from zip(range(number + 1, first + size), repeat(LOST), strict=False)
-
-
-def values_of(array: pa.Array) -> list[str | bytes | None]:
-    """An array as Python values; as bytes if some text in it is not UTF-8."""
-    values: list[str | bytes | None]
-    try:
-        values = array.to_pylist()
-    except UnicodeDecodeError:
-        binary = pa.large_binary() if pa.types.is_large_string(array.type) else pa.binary()
-        values = array.cast(binary).to_pylist()
-    return values

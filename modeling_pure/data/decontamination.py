@@ -175,19 +175,14 @@ def normalised(text: str, vocabulary: set[str] | None = None, other_scripts: boo
         text = joined_words(text, vocabulary)
     if text.isascii():
         return text.encode()
-    odd = odd_characters(text)
+    codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
+    odd = "".join(map(chr, np.unique(codes[codes > 127])))  # the different ones: few, and quickly found
     if UNSEEN.search(odd) or not unicodedata.is_normalized("NFKD", odd):
         text = UNSEEN.sub("", unicodedata.normalize("NFKD", text))
     if other_scripts:
         text = UNSPACED.sub(r" \1 ", NO_WORD.sub(" ", unicodedata.normalize("NFC", text).casefold()))
         return text.encode("utf-8", "replace")
     return text.encode("ascii", "replace")
-
-
-def odd_characters(text: str) -> str:
-    """The different characters of a text that are not ASCII, sorted: few, and quickly found."""
-    codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
-    return "".join(map(chr, np.unique(codes[codes > 127])))
 
 
 def joined_words(text: str, vocabulary: set[str]) -> str:

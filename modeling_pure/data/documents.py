@@ -15,6 +15,7 @@ documents of all are added up when the run logs.
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from .decoders import LOST, Fault
@@ -62,6 +63,7 @@ class Workers:
         return min(records, default=None)
 
 
+@dataclass(eq=False)
 class Documents:
     """The documents of one worker.
 
@@ -73,21 +75,17 @@ class Documents:
         validation_texts: documents that no source may yield.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        seed: int = 0,
-        worker: int = 0,
-        num_workers: int = 1,
-        max_epochs: int | None = None,
-        max_skipped: float = 0.05,
-        evaluation: QuestionFinder | None = None,
-        validation_texts: frozenset[str] = frozenset(),
-    ) -> None:
-        self.records, self.seed, self.worker, self.num_workers = records, seed, worker, num_workers
-        self.max_epochs, self.max_skipped = max_epochs, max_skipped
-        self.evaluation, self.validation_texts = evaluation, validation_texts
-        self.workers = Workers(records.num_shards, num_workers)
+    records: Records
+    seed: int = 0
+    worker: int = 0
+    num_workers: int = 1
+    max_epochs: int | None = None
+    max_skipped: float = 0.05
+    evaluation: QuestionFinder | None = None
+    validation_texts: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.records.num_shards, self.num_workers)
         self.earlier: list[Workers] = []  # those of the same epochs before their number changed
         self.position = Position()
         self.records_read = self.documents_read = self.documents_before = 0

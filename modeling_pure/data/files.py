@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 import fsspec
+from tqdm import tqdm
 
 from ..compression import DECOMPRESSORS
 from ..errors import InputError, first_line
@@ -36,13 +37,7 @@ ONE_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*\n\s*"')
 
 @dataclass
 class SourceFiles:
-    """The files of a source, and what else its paths hold.
-
-    Args:
-        taken: sorted within each path: local paths, or URLs that fsspec opens.
-        left_out: the names of other files, by the reason why they are not taken.
-        remark: what else `describe` reports.
-    """
+    """The files of a source, local paths or URLs, and the names of others on its paths, by why they are not taken."""
 
     taken: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -57,7 +52,7 @@ class SourceFiles:
         """Describe the files for the start-up block: how many, their size, and what was left out and why."""
         described = f"{len(self.taken):,} file{'s' * (len(self.taken) != 1)}"
         if all("://" not in file for file in self.taken):
-            described += f", {in_bytes(sum(map(os.path.getsize, self.taken)))}"
+            described += f", {tqdm.format_sizeof(sum(map(os.path.getsize, self.taken)), 'B')}"
         if self.taken and all(is_document(file) for file in self.taken):
             described += ", each one document"
         left_out = (f"; left out: {described_names(names)} ({why})" for why, names in self.left_out.items())
@@ -70,15 +65,6 @@ def described_names(files: list[str]) -> str:
         return ", ".join(PurePath(file).name for file in files)
     counts = Counter("".join(PurePath(file).suffixes[-2:]) or PurePath(file).name for file in files)
     return ", ".join(f"{count:,} {name}" for name, count in counts.most_common(3)) + ", ..." * (len(counts) > 3)
-
-
-def in_bytes(size: float) -> str:
-    """A size with its unit."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, "TB"
-    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
 
 
 def lower_name(path: str) -> str:
@@ -117,16 +103,13 @@ class Shard:
 def find_files(
     key: str, paths: list[str], config: str | None = None, splits: tuple[str, ...] = ("train",)
 ) -> SourceFiles:
-    """The files of a source, each once.
+    """The files of a source, each once; `InputError` if there is none, or one cannot be streamed.
 
     Args:
         key: the recipe key that error messages name.
         paths: each a local file, glob or folder, a URL (a glob too, if its file system can list), or a Hub id.
         config: the Hub data set's configuration.
         splits: if there are several splits, the first of these that exists is taken.
-
-    Raises:
-        InputError: no such file or data set, or none of a kind that can be streamed.
     """
     found = SourceFiles()
     known: set[object] = set()

@@ -22,7 +22,7 @@ from .opening import open_sources
 from .packing import WINDOW_CHARACTERS, PackedSequences, redistribute_sequences
 from .remote import SourceFailed, failures_as_input_errors
 from .schedule import Schedule
-from .states import Counts, MixtureState, PackedSequencesState, Progress, RankState, TokenSequence, TrainingData
+from .states import Counts, MixtureState, Progress, RankState, TokenSequence, TrainingData
 from .tokenizer import DocumentTokenizer
 from .validation import outside_sequences, validation_mixture
 
@@ -82,14 +82,20 @@ class Mixture(TrainingData[MixtureState]):
                     schedule.drop(name)
         while schedule.weights:
             name = schedule.next_source()
-            sequence = self._next_sequence(name, packed[name])
-            if sequence is None:
+            if (sequence := self._next_sequence(name, packed[name])) is None:
                 schedule.drop(name)
                 continue
             schedule.draw(name)
             drawn[name] += 1
             states[name] = packed[name].state_dict()
-            state = self._state(worker, num_workers, dict(drawn), dict(states), schedule.state_dict())
+            state = {
+                "worker": worker,
+                "num_workers": num_workers,
+                "settings": self.settings,
+                "schedule": schedule.state_dict(),
+                "drawn": dict(drawn),
+                "sources": dict(states),
+            }
             yield {"input_ids": sequence, "source": name, "data_state": state}
         raise RunStopped("sources: all have been read max_epochs times or have failed; nothing is left to train on")
 
@@ -154,23 +160,6 @@ class Mixture(TrainingData[MixtureState]):
 
     # ---- position ---------------------------------------------------------------------------------------------------
 
-    def _state(
-        self,
-        worker: int,
-        num_workers: int,
-        drawn: dict[str, int],
-        sources: dict[str, PackedSequencesState],
-        schedule: dict[str, int] | None = None,
-    ) -> MixtureState:
-        return {
-            "worker": worker,
-            "num_workers": num_workers,
-            "settings": self.settings,
-            "schedule": schedule,
-            "drawn": drawn,
-            "sources": sources,
-        }
-
     def progress(self, states: list[MixtureState]) -> dict[str, Progress]:
         """By source, the sequences drawn, epochs completed and records skipped in all, from the states of all workers.
 
@@ -203,18 +192,11 @@ class Mixture(TrainingData[MixtureState]):
         logger.warning(f"{failed}; no worker alone has lost too much, so the source stays in the mixture")
 
     def resume(self, ranks: list[RankState[MixtureState]], num_workers: int) -> str | None:
-        """Resume from the states of all ranks' workers.
+        """Resume from the states of all ranks' workers, written after the last sequence trained on.
 
         With as many ranks and workers as wrote them, the same sequences follow as if the run had not stopped. With
         other numbers every source continues after the documents that have been read, but in another order; each former
         worker's last window of documents is read again.
-
-        Args:
-            ranks: for each, `workers` (by number: the state of the last sequence trained on) and `last_worker`.
-            num_workers: data-loader workers of this run, at least 1.
-
-        Returns:
-            What changes, for the user; None if nothing does.
 
         Raises:
             InputError: the states are of other sources, or of a recipe that makes other sequences of them.
@@ -242,16 +224,23 @@ class Mixture(TrainingData[MixtureState]):
         self, ranks: list[RankState[MixtureState]], workers_before: int, num_workers: int
     ) -> dict[str, MixtureState]:
         """A state for each worker of this rank, from those of all workers of all ranks before."""
-        fresh = {name: self.packed_source(name).state_dict() for name in self.names}
-        # Of a worker that had no turn yet.
-        unread = self._state(0, workers_before, dict.fromkeys(self.names, 0), fresh)
-        before = [rank["workers"].get(str(worker), unread) for rank in ranks for worker in range(workers_before)]
-        position = {}
+        states = [rank["workers"].get(str(worker)) for rank in ranks for worker in range(workers_before)]
+        position: dict[str, MixtureState] = {}
         for worker in range(num_workers):
-            first = self.rank == worker == 0
-            sources = {n: redistribute_sequences([state["sources"][n] for state in before], first) for n in self.names}
-            drawn = {n: sum(state["drawn"][n] for state in before) if first else 0 for n in self.names}
-            position[str(worker)] = self._state(worker, num_workers, drawn, sources)
+            first, drawn, sources = self.rank == worker == 0, dict.fromkeys(self.names, 0), {}
+            for name in self.names:
+                fresh = self.packed_source(name).state_dict()  # of a worker that had no turn yet
+                before = [state["sources"][name] if state else fresh for state in states]
+                sources[name] = redistribute_sequences(before, first)
+                drawn[name] = sum(state["drawn"][name] for state in states if state and first)
+            position[str(worker)] = {
+                "worker": worker,
+                "num_workers": num_workers,
+                "settings": self.settings,
+                "schedule": None,
+                "drawn": drawn,
+                "sources": sources,
+            }
         return position
 
 

@@ -28,13 +28,9 @@ VALIDATION_SPLITS = ("validation", "test", "train")  # of files to validate on, 
 
 @dataclass
 class OpenSource:
-    """A source that has been found and read from.
+    """A source that has been found and read from: what it trains on, and its validation documents.
 
-    Attributes:
-        records: what it trains on.
-        validation_texts: its validation documents.
-        dev: its dev questions, if it is a medqa source.
-        files: none of questions on the Hub.
+    `dev` are the dev questions of a medqa source; `files` are unknown of questions on the Hub.
     """
 
     source: Source
@@ -76,16 +72,12 @@ class OpenData:
 
 @failures_as_input_errors()
 def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> OpenData:
-    """Find the files of every source and read its validation documents.
-
-    Raises:
-        InputError: a source cannot be found or read, nothing of it is left for training, or a file is both to be
-            trained on and validated on.
-    """
+    """Find the files of every source and read its validation documents; `InputError` if any of it is wrong."""
     files = training_files(sources, arguments)
     validation = validation_files([*sources, *arguments.outside])
     check_validation_files(files, validation)
-    questions = read_decontaminate(arguments)
+    paths = arguments.decontaminate or []
+    questions = [question for path in paths for question in read_questions("decontaminate", path, split="test")]
     opened = [
         open_exam(source, questions, arguments, seed)
         if source.format == "medqa"
@@ -95,12 +87,6 @@ def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> 
     hold_out_in_all_sources(opened)
     outside = [open_outside(source, validation[source.key], arguments) for source in arguments.outside]
     return OpenData(opened, outside, questions)
-
-
-def read_decontaminate(arguments: DataArguments) -> list[Question]:
-    """The questions of the recipe's `decontaminate`."""
-    paths = arguments.decontaminate or []
-    return [question for path in paths for question in read_questions("decontaminate", path, split="test")]
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -129,11 +115,7 @@ def training_files(sources: list[Source], arguments: DataArguments) -> dict[str,
 
 
 def leave_out_broken(source: Source, found: SourceFiles, arguments: DataArguments) -> None:
-    """Take local files that cannot be opened out of `found`, if the recipe allows it; remote ones are not tried yet.
-
-    Raises:
-        InputError: it does not, or no file is left.
-    """
+    """Remove local files that cannot be opened; `InputError` if the recipe does not allow it, or none is left."""
     local = [file for file in found.taken if "://" not in file]
     broken = {file: why for file in local if (why := why_not_opened(source.key, file, source.column))}
     if not broken:
@@ -245,7 +227,7 @@ def open_exam(source: Source, decontaminate: list[Question], arguments: DataArgu
     train, dev, questions = split_questions(source, arguments.grpo_holdout)
     if not train:
         raise InputError(f"{source.key}: no question of '{source.paths[0]}' is left for training")
-    formats = source.answer_formats or {}
+    formats = source.answer_formats or {"letter": 1.0}
     check_explanations(source.key, formats, train, dev)
     open_book, with_passages = None, dev
     if source.passages:

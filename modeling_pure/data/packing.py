@@ -4,6 +4,7 @@ No token is dropped: what is left of a window of documents after its last full s
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from .tokenizer import DocumentTokenizer
 WINDOW_CHARACTERS = 1_000_000  # at most 0.3 s of tokenizing, which is the cost of resuming a source
 
 
+@dataclass(eq=False)
 class PackedSequences:
     """Sequences of `sequence_length` tokens from one source.
 
@@ -21,11 +23,12 @@ class PackedSequences:
     and how many sequences have been drawn since: resuming costs one window of tokenizing, wherever it was saved.
     """
 
-    def __init__(
-        self, documents: Documents, tokenize: DocumentTokenizer, sequence_length: int, window_characters: int
-    ) -> None:
-        self.documents, self.tokenize = documents, tokenize
-        self.sequence_length, self.window_characters = sequence_length, window_characters
+    documents: Documents
+    tokenize: DocumentTokenizer
+    sequence_length: int
+    window_characters: int = WINDOW_CHARACTERS
+
+    def __post_init__(self) -> None:
         self.tokens_read = 0
         self._tokens = np.empty(0, dtype=np.int32)
         self._begin_window()

@@ -39,12 +39,7 @@ def failures_as_input_errors() -> Iterator[None]:
 def open_file(key: str, path: str, timeout: float) -> BinaryIO:
     """Open a local path or a URL that fsspec knows (`hf://`, `https://`, ...), seekable.
 
-    Args:
-        key: the recipe key that error messages name.
-        timeout: seconds for which a failing read of a remote file is retried.
-
-    Raises:
-        SourceFailed: there is no such file, or the timeout has passed.
+    A failing read of a remote file is retried for `timeout` seconds. `SourceFailed` names the recipe's `key`.
     """
     try:
         return io.BufferedReader(RetryingFile(key, path, timeout), 1 << 20) if "://" in path else open(path, "rb")

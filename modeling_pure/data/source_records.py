@@ -5,9 +5,9 @@ import io
 import os
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,6 +43,7 @@ class Records(Protocol):
         """Tokens of one epoch, counted or estimated from a sample of documents."""
 
 
+@dataclass(eq=False)
 class TextRecords:
     """A source's files. In every epoch, row groups of a parquet file are shuffled, and records in blocks of 512.
 
@@ -51,23 +52,21 @@ class TextRecords:
         skip_broken: a file that cannot be opened at all is one unusable record; otherwise it fails the source.
     """
 
-    def __init__(
-        self,
-        key: str,
-        shards: list[Shard],
-        column: str = "text",
-        timeout: float = 300.0,
-        seed: int = 0,
-        validation_records: dict[int, int] | None = None,
-        skip_broken: bool = False,
-    ) -> None:
-        self.key, self.shards, self.column, self.timeout, self.seed = key, shards, column, timeout, seed
-        names = list(dict.fromkeys(shard.path.rsplit("/", 1)[-1] for shard in shards))
-        self.name = names[0] + (f" and {len(names) - 1:,} more" if len(names) > 1 else "")
-        self.validation_records, self.skip_broken = validation_records or {}, skip_broken
-        self.num_shards = len(shards)
+    key: str
+    shards: list[Shard]
+    column: str = "text"
+    timeout: float = 300.0
+    seed: int = 0
+    validation_records: dict[int, int] = field(default_factory=dict)
+    skip_broken: bool = False
+
+    def __post_init__(self) -> None:
         # Without folders, and so without the Hub's commit: a moved copy is the same source.
-        self.listing = " ".join(f"{shard.path.rsplit('/', 1)[-1]}:{shard.begin}-{shard.end}" for shard in shards)
+        names = [shard.path.rsplit("/", 1)[-1] for shard in self.shards]
+        others = len(set(names)) - 1
+        self.name, self.num_shards = names[0] + (f" and {others:,} more" if others else ""), len(names)
+        ranges = zip(names, self.shards, strict=True)
+        self.listing = " ".join(f"{name}:{shard.begin}-{shard.end}" for name, shard in ranges)
 
     def read(self, shard: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
         """See `Records`."""
@@ -131,10 +130,7 @@ class TextRecords:
             return 1
         with open_file(self.key, shard.path, self.timeout) as file:
             if lower_name(shard.path).endswith(".parquet"):
-                try:
-                    return float(filled_rows(pq.ParquetFile(file).metadata, self.column))
-                except (pa.ArrowException, OSError):  # reading it will count it as broken
-                    return 0
+                return filled_rows(file, self.column)
             size = file.seek(0, os.SEEK_END) if shard.end is None else shard.end - shard.begin
             file.seek(shard.begin)
             sample = file.read(min(SAMPLE_BYTES, size))  # the last record breaks off, which makes it a fault
@@ -143,15 +139,16 @@ class TextRecords:
             return sum(not isinstance(text, Fault) for text in found) * size / max(1, len(sample))
 
 
-def filled_rows(metadata: pq.FileMetaData, column: str) -> int:
+def filled_rows(file: BinaryIO, column: str) -> int:
     """Rows of a parquet file that are not null in a column, as far as its footer knows."""
+    try:
+        metadata = pq.ParquetFile(file).metadata
+    except (pa.ArrowException, OSError):  # reading it will count it as broken
+        return 0
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    nulls = 0
-    for group in groups:
-        columns = [group.column(i) for i in range(group.num_columns)]
-        counts = [one.statistics.null_count for one in columns if one.path_in_schema == column and one.statistics]
-        nulls += sum(count or 0 for count in counts)
-    return int(metadata.num_rows) - nulls
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    found = [one.statistics for one in columns if one.path_in_schema == column and one.statistics]
+    return int(metadata.num_rows) - sum(statistics.null_count or 0 for statistics in found)
 
 
 @dataclass(frozen=True)
@@ -174,11 +171,9 @@ class OpenBook:
         """The question without its passages, or with as much of them as fits."""
         if rng.random() >= self.share:
             return replace(question, passages=())
-        return cut_passages(question, lambda one: self.fits(exam_text(one, answer_format)))
-
-    def fits(self, text: str) -> bool:
-        """Whether a text is short enough."""
-        return len(self.tokenize([text])[0]) <= self.max_tokens
+        return cut_passages(
+            question, lambda one: len(self.tokenize([exam_text(one, answer_format)])[0]) <= self.max_tokens
+        )
 
     def describe(self, questions: list[Question]) -> str:
         """The books, and how often they hold the options of the questions, which come with their passages."""
@@ -195,6 +190,7 @@ def exam_text(question: Question, answer_format: str) -> str:
     return format_prompt(question, answer_format) + format_answer(question, answer_format)
 
 
+@dataclass(eq=False)
 class ExamRecords:
     """Questions as the exam prompt with its answer, in another order and with other letters in every epoch.
 
@@ -204,19 +200,16 @@ class ExamRecords:
         open_book: which texts have the questions' passages, drawn for each question in every epoch.
     """
 
-    def __init__(
-        self,
-        key: str,
-        questions: list[Question],
-        seed: int = 0,
-        answer_formats: dict[str, float] | None = None,
-        open_book: OpenBook | None = None,
-    ) -> None:
-        self.key, self.seed, self.open_book = key, seed, open_book
-        self.answer_formats = answer_formats or {"letter": 1.0}
-        only_reasoned = list(self.answer_formats) == ["reasoned"]
-        self.questions = [question for question in questions if question.explanation or not only_reasoned]
-        self.left_out = len(questions) - len(self.questions)
+    key: str
+    questions: list[Question]
+    seed: int = 0
+    answer_formats: dict[str, float] = field(default_factory=lambda: {"letter": 1.0})
+    open_book: OpenBook | None = None
+
+    def __post_init__(self) -> None:
+        only_reasoned, count = list(self.answer_formats) == ["reasoned"], len(self.questions)
+        self.questions = [question for question in self.questions if question.explanation or not only_reasoned]
+        self.left_out = count - len(self.questions)
         self.name, self.num_shards = "questions", 1
         contents = [text for question in self.questions for text in (question.digest, *question.passages)]
         self.listing = hashlib.sha256("".join(contents).encode()).hexdigest()

@@ -49,8 +49,8 @@ class Counts(TypedDict):
 class DocumentsState(Counts):
     """The position of one worker in the documents of a source.
 
-    `position` is (epoch, shard, record). `earlier` lists the workers of this epoch before their number changed, each
-    entry as [number of workers, [their positions]]. `documents_before` were read before this epoch. `seen` counts lost
+    `position` is (epoch, shard, record). `earlier` lists the workers of this epoch before their number changed, as
+    [number of workers, [their positions]]. `documents_before` were read before this epoch. `seen` counts lost
     documents among all records that the worker has passed in this epoch, its own and those of the others.
     """
 

@@ -39,10 +39,10 @@ def format_of(text: str) -> str:
     return "letter" if text.split("\nAnswer: ")[1][1] == "." else "text"
 
 
-@pytest.mark.parametrize("formats", [None, {"letter": 1.0}])
+@pytest.mark.parametrize("formats", [[], [{"letter": 1.0}]])
 def test_letters_alone_are_written_as_before_there_were_formats(explained, formats):
     for epoch in (0, 3):
-        for i, text in texts_of(ExamRecords("key", explained, 7, formats), epoch).items():
+        for i, text in texts_of(ExamRecords("key", explained, 7, *formats), epoch).items():
             shown = explained[i].shuffled(random.Random(f"options 7 {epoch} {i}"))
             options = "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", shown.options, strict=True))
             assert (
