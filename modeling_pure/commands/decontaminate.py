@@ -95,9 +95,9 @@ def report_source(
 
 
 def documents_of(records: Records, documents: int) -> Iterator[tuple[dict[str, str], str]]:
-    """Up to `documents` texts of a source (0: all), each with its `source` and `row`."""
+    """Up to `documents` texts of a source (0: all), each with its `source` and `record`."""
     texts = (
-        ({"source": records.key.removeprefix("sources."), "row": records.locate(shard, number)}, text)
+        ({"source": records.key.removeprefix("sources."), "record": records.locate(shard, number)}, text)
         for shard in range(records.num_shards)
         for number, text in tqdm(records.read(shard, 0, 0), desc=records.key, unit="doc", disable=None, leave=False)
         if isinstance(text, str)
@@ -111,7 +111,7 @@ def note_best(best: dict[str, Held], match: Match, where: dict[str, str]) -> Non
     held: Held = known.copy()
     if match.coverage > (known["coverage"] or 0.0):
         held["coverage"] = round(match.coverage, 3)
-        held["source"], held["row"] = where["source"], where["row"]
+        held["source"], held["record"] = where["source"], where["record"]
     held["end_words"] = max(match.end_words, known["end_words"])
     held["covered"] = match.covers or known["covered"]
     best[match.question.digest] = held

@@ -54,7 +54,7 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 class Held(TypedDict):
     """The best match of a question over all documents: the maximum of each measure, and whether any covers it.
 
-    `coverage` is None if the question is too short to check. `source` and `row` locate the document with that
+    `coverage` is None if the question is too short to check. `source` and `record` locate the document with that
     coverage.
     """
 
@@ -62,7 +62,7 @@ class Held(TypedDict):
     end_words: int
     covered: bool
     source: NotRequired[str]
-    row: NotRequired[str]
+    record: NotRequired[str]
 
 
 class Coverage(TypedDict):

@@ -88,7 +88,7 @@ class Documents:
         self.workers = Workers(self.records.num_shards, self.num_workers)
         self.earlier: list[Workers] = []  # those of the same epochs before their number changed
         self.position = Position()
-        self.records_read = self.documents_read = self.documents_before = 0
+        self.records_read = self.documents_read = 0
         self.skipped: Counter[str] = Counter()
         # Lost of this epoch, among all records passed and among those that it owns.
         self.seen, self.lost = nothing_lost(), nothing_lost()
@@ -134,19 +134,18 @@ class Documents:
         """This worker's records from its position on, which moves past each."""
         empty_epochs, count = 0, self.records.num_shards
         while self.max_epochs is None or self.position.epoch < self.max_epochs:
-            epoch, first, start = self.position
+            (epoch, first, start), documents_before = self.position, self.documents_read
             order = random.Random(f"shards {self.seed} {epoch}").sample(range(count), count)
             for place in range(first, count):
                 yield from self._own_records_of_shard(epoch, place, order[place], start if place == first else 0)
-            is_empty = self.documents_read == self.documents_before and not self.earlier
+            is_empty = self.documents_read == documents_before and not self.earlier
             empty_epochs = empty_epochs + 1 if is_empty else 0
             if empty_epochs == EMPTY_EPOCHS:  # few documents may by chance all be another worker's
                 raise SourceFailed(
                     f"{self.records.key}: {self.records.name}: no text for each of its {self.num_workers} workers"
                     f"{skipped_note(self.skipped) or ': the source has no records'}{self._last_fault}"
                 )
-            self.position, self.documents_before = Position(epoch + 1), self.documents_read
-            self.seen, self.lost = nothing_lost(), nothing_lost()
+            self.position, self.seen, self.lost = Position(epoch + 1), nothing_lost(), nothing_lost()
             self.earlier = [workers for workers in self.earlier if max(workers.positions).epoch > epoch]
 
     def _own_records_of_shard(self, epoch: int, place: int, shard: int, start: int) -> Iterator[str | Fault]:
@@ -184,7 +183,6 @@ class Documents:
         return {
             "position": list(self.position),
             "earlier": [[workers.num_workers, [list(at) for at in workers.positions]] for workers in self.earlier],
-            "documents_before": self.documents_before,
             "seen": self.seen.copy(),
             **self.counts(),
         }
@@ -206,7 +204,7 @@ class Documents:
             for count, positions in state["earlier"]
         ]
         self.records_read, self.documents_read = state["records_read"], state["documents_read"]
-        self.documents_before, self.skipped = state["documents_before"], Counter(state["skipped"])
+        self.skipped = Counter(state["skipped"])
         self.seen, self.lost = state["seen"].copy(), state["lost"].copy()
         self._stream = None
 
@@ -222,7 +220,6 @@ def redistribute_documents(states: list[DocumentsState], first: bool) -> Documen
     return {
         "position": [slowest["position"][0], 0, 0],
         "earlier": [*slowest["earlier"], [len(states), [state["position"] for state in states]]],
-        "documents_before": counts["documents_read"],
         "seen": slowest["seen"],
         **counts,
     }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 import fsspec
-from tqdm import tqdm
+from rich.filesize import decimal
 
 from ..compression import DECOMPRESSORS
 from ..errors import InputError, first_line
@@ -52,7 +52,7 @@ class SourceFiles:
         """Describe the files for the start-up block: how many, their size, and what was left out and why."""
         described = f"{len(self.taken):,} file{'s' * (len(self.taken) != 1)}"
         if all("://" not in file for file in self.taken):
-            described += f", {tqdm.format_sizeof(sum(map(os.path.getsize, self.taken)), 'B')}"
+            described += f", {decimal(sum(map(os.path.getsize, self.taken)))}"
         if self.taken and all(is_document(file) for file in self.taken):
             described += ", each one document"
         left_out = (f"; left out: {described_names(names)} ({why})" for why, names in self.left_out.items())
@@ -97,7 +97,7 @@ class Shard:
 
     def locate(self, record: int) -> str:
         """Where a record is, for a message."""
-        return f"row {record} of '{self.path}'" + (f" counted from byte {self.begin}" if self.begin else "")
+        return f"record {record} of '{self.path}'" + (f" counted from byte {self.begin}" if self.begin else "")
 
 
 def find_files(

@@ -232,7 +232,7 @@ def test_the_command_reports_which_documents_would_go(tmp_path):
     (hit,) = [json.loads(line) for line in report.read_text().splitlines()]
     assert hit == {
         "source": "web",
-        "row": f"row 90 of '{web}'",
+        "record": f"record 90 of '{web}'",
         "question": QUESTIONS[5].digest,
         "coverage": 1.0,
         "end_words": len(words_of(normalised(QUESTIONS[5].question))),
@@ -252,13 +252,13 @@ def test_the_most_that_any_document_holds_of_a_question_is_kept():
     best = {}
     for row, text in enumerate(texts):
         for match in guard.matches(text):
-            note_best(best, match, {"source": "mine", "row": row})
+            note_best(best, match, {"source": "mine", "record": row})
     facts = coverage_facts(guard, {"mine": 4}, best)
     found, nothing, unchecked = facts["questions"].values()
     assert found["coverage"] == pytest.approx(18 / grams, abs=1e-3)
     assert found["end_words"] == 30
     assert found["covered"]
-    assert found["row"] in (1, 2)
+    assert found["record"] in (1, 2)
     assert nothing == {"coverage": 0.0, "end_words": 0, "covered": False}
     assert unchecked["coverage"] is None
     assert facts["documents"] == {"mine": 4}

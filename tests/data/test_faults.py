@@ -337,7 +337,7 @@ def test_too_many_bad_rows_stop_the_source_by_name(tmp_path, max_skipped, shard_
     assert faults > FREE_FAULTS + max_skipped * rows
     assert faults - 1 <= FREE_FAULTS + max_skipped * rows  # not before
     pattern = rf"sources\.web: {faults}\b.*\b{rows}\b.* max_skipped .*\b{max_skipped:g}\b.*\b{faults} not JSON\)"
-    place = r"row (\d+) of '(.+)'(?:.* byte (\d+))?: not JSON: .+"
+    place = r"record (\d+) of '(.+)'(?:.* byte (\d+))?: not JSON: .+"
     match = re.fullmatch(rf"{pattern}.*\b{place}", str(error.value))
     assert match, str(error.value)
     assert match[2] == str(file)

@@ -75,7 +75,7 @@ def test_a_validation_path_is_read_instead(make_mixture, sources, tmp_path):
             r"a\.jsonl.*\b0\b.*'text'.*\['content'\]",
         ),
         ([{"text": "one"}] * 5, r"'.*a\.jsonl' .*\b5\b.*\bvalidation_documents .*\b64\b"),
-        ([{"text": None}] * 300, r".*\brow 100 .*'.*a\.jsonl': "),
+        ([{"text": None}] * 300, r".*\brecord 100 .*'.*a\.jsonl': "),
     ],
 )
 def test_a_source_without_documents_is_refused_at_once(make_mixture, tmp_path, rows, message):

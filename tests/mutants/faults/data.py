@@ -43,8 +43,8 @@ FAULTS = [
     Fault(
         "faults of earlier epochs count in this one",
         DATA + "documents.py",
-        "self.documents_read\n            self.seen, self.lost = nothing_lost(), nothing_lost()",
-        "self.documents_read",
+        "self.position, self.seen, self.lost = Position(epoch + 1), nothing_lost(), nothing_lost()",
+        "self.position = Position(epoch + 1)",
         "tests/data/test_faults.py tests/data/test_documents.py",
     ),
     Fault(
