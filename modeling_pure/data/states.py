@@ -50,8 +50,8 @@ class DocumentsState(Counts):
     """The position of one worker in the documents of a source.
 
     `position` is (epoch, shard, record). `earlier` lists the workers of this epoch before their number changed, as
-    [number of workers, [their positions]]. `seen` counts lost documents among all records that the worker has passed in
-    this epoch, its own and those of the others.
+    [number of workers, [their positions]]. `seen` counts lost documents among all records that the worker has passed
+    in this epoch, its own and those of the others.
     """
 
     position: list[int]

@@ -1,4 +1,4 @@
-"""Each row of a pass comes once, to one reader; positions go on exactly, and with another number of readers too."""
+"""Each row of an epoch comes once, to one worker; positions go on exactly, and with another number of workers too."""
 
 import pytest
 from hypothesis import given, settings
@@ -28,26 +28,26 @@ def read_all(documents: Documents) -> list[str]:
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 
-@given(sizes=SIZES, num_readers=st.integers(1, 5))
-def test_readers_share_every_pass_without_overlap_or_gap(sizes, num_readers):
-    rows = NumberedRecords([size + num_readers for size in sizes])
+@given(sizes=SIZES, num_workers=st.integers(1, 5))
+def test_workers_share_every_pass_without_overlap_or_gap(sizes, num_workers):
+    rows = NumberedRecords([size + num_workers for size in sizes])
     texts = [
         text
-        for reader in range(num_readers)
-        for text in read_all(Documents(rows, 0, reader, num_readers, max_epochs=2))
+        for worker in range(num_workers)
+        for text in read_all(Documents(rows, 0, worker, num_workers, max_epochs=2))
     ]
     assert sorted(texts) == rows.texts(epochs=2)
 
 
-@given(sizes=SIZES, num_readers=st.integers(1, 4), cuts=st.lists(st.integers(0, 25), min_size=1, max_size=3))
-def test_documents_go_on_from_a_saved_state(sizes, num_readers, cuts):
-    rows = NumberedRecords([size + 2 * num_readers for size in sizes], faulty=frozenset([3]))
-    straight = read(Documents(rows, 0, num_readers - 1, num_readers), sum(cuts) + 20)
-    documents, seen = Documents(rows, 0, num_readers - 1, num_readers), []
+@given(sizes=SIZES, num_workers=st.integers(1, 4), cuts=st.lists(st.integers(0, 25), min_size=1, max_size=3))
+def test_documents_go_on_from_a_saved_state(sizes, num_workers, cuts):
+    rows = NumberedRecords([size + 2 * num_workers for size in sizes], faulty=frozenset([3]))
+    straight = read(Documents(rows, 0, num_workers - 1, num_workers), sum(cuts) + 20)
+    documents, seen = Documents(rows, 0, num_workers - 1, num_workers), []
     for cut in [*cuts, 20]:
         seen += read(documents, cut)
         state = through_checkpoint(documents.state_dict())
-        documents = Documents(rows, 0, num_readers - 1, num_readers)
+        documents = Documents(rows, 0, num_workers - 1, num_workers)
         documents.load_state_dict(state)
         assert documents.records_read == documents.documents_read + documents.skipped.total()
         assert documents.documents_read == len(seen)
@@ -57,23 +57,23 @@ def test_documents_go_on_from_a_saved_state(sizes, num_readers, cuts):
 @settings(max_examples=60)
 @given(
     sizes=SIZES,
-    readers=st.lists(st.integers(1, 5), min_size=2, max_size=4),
+    workers=st.lists(st.integers(1, 5), min_size=2, max_size=4),
     data=st.data(),
 )
-def test_other_numbers_of_readers_take_up_what_is_unread(sizes, readers, data):
+def test_other_numbers_of_workers_take_up_what_is_unread(sizes, workers, data):
     rows = NumberedRecords([size + 5 for size in sizes])
     texts, states = [], None
-    for num_readers in readers:
-        group = [Documents(rows, 0, reader, num_readers, max_epochs=3) for reader in range(num_readers)]
-        for reader, documents in enumerate(group):
+    for num_workers in workers:
+        group = [Documents(rows, 0, worker, num_workers, max_epochs=3) for worker in range(num_workers)]
+        for worker, documents in enumerate(group):
             if states:
-                documents.load_state_dict(through_checkpoint(redistribute_documents(states, first=reader == 0)))
+                documents.load_state_dict(through_checkpoint(redistribute_documents(states, first=worker == 0)))
             texts += read(documents, data.draw(st.integers(0, 12)))
         states = [through_checkpoint(documents.state_dict()) for documents in group]
         assert sum(state["documents_read"] for state in states) == len(texts)
-    for reader in range(2):
-        documents = Documents(rows, 0, reader, 2, max_epochs=3)
-        documents.load_state_dict(redistribute_documents(states, first=reader == 0))
+    for worker in range(2):
+        documents = Documents(rows, 0, worker, 2, max_epochs=3)
+        documents.load_state_dict(redistribute_documents(states, first=worker == 0))
         texts += read_all(documents)
     assert sorted(texts) == rows.texts(epochs=3)
 
@@ -122,14 +122,14 @@ def test_held_out_rows_are_counted_and_not_given(corpus):
     assert documents.records_read == 300
 
 
-def test_a_source_without_text_for_every_reader_is_named(tmp_path):
+def test_a_source_without_text_for_every_worker_is_named(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": None}])
     with pytest.raises(SourceFailed, match=r"^sources\.c4: a\.jsonl: .*\b1\b.*\(.*\b40 no text\)"):
         read(Documents(text_rows(path)), 1)
 
 
-def exam(questions, seed=0, reader=0, num_readers=1) -> Documents:
-    return Documents(ExamRecords("sources.usmle", questions, seed), seed, reader, num_readers)
+def exam(questions, seed=0, worker=0, num_workers=1) -> Documents:
+    return Documents(ExamRecords("sources.usmle", questions, seed), seed, worker, num_workers)
 
 
 def test_exam_passes_hold_the_same_questions_with_other_letters(questions):
@@ -147,8 +147,8 @@ def test_exam_letters_are_balanced_over_passes(questions):
     assert all(abs(letters.count(letter) / 4000 - 0.25) < 0.04 for letter in "ABCD")
 
 
-def test_exam_readers_share_a_pass(questions):
-    stems = [text.split("\n")[0] for reader in range(3) for text in read(exam(questions, 0, reader, 3), 40)]
+def test_exam_workers_share_a_pass(questions):
+    stems = [text.split("\n")[0] for worker in range(3) for text in read(exam(questions, 0, worker, 3), 40)]
     assert len(set(stems)) == len(questions)
 
 

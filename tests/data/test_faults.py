@@ -303,14 +303,14 @@ def damaged_parquet_file(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("num_readers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("make", [bad_lines_file, broken_off_file, damaged_parquet_file])
-def test_a_state_saved_in_a_bad_file_goes_on_exactly(tmp_path, make: Callable[[Path], Path], num_readers):
+def test_a_state_saved_in_a_bad_file_goes_on_exactly(tmp_path, make: Callable[[Path], Path], num_workers):
     files = [make(tmp_path), write_lines(tmp_path / "more.jsonl", LINES[:300])]
-    options = {"max_epochs": 2, "max_skipped": 1.0, "worker": num_readers - 1, "num_workers": num_readers}
+    options = {"max_epochs": 2, "max_skipped": 1.0, "worker": num_workers - 1, "num_workers": num_workers}
     straight = documents_of(files, **options)
     texts = read(straight, 10**6)
-    assert straight.skipped.total() > 0 or num_readers > 1  # a single fault is one reader's
+    assert straight.skipped.total() > 0 or num_workers > 1  # a single fault is one worker's
     for cut in range(0, len(texts), len(texts) // 12):
         begun = documents_of(files, **options)
         assert read(begun, cut) == texts[:cut]

@@ -1,4 +1,4 @@
-"""A limit on what is lost is one of documents, and the same however many readers share a source."""
+"""A limit on what is lost is one of documents, and the same however many workers share a source."""
 
 import json
 from collections import Counter
@@ -18,13 +18,13 @@ from tests.conftest import through_checkpoint, write_jsonl
 from tests.data.conftest import NumberedRecords
 
 KEY = "sources.web"
-SHARED = [600, 400]  # rows of shards that readers share
+SHARED = [600, 400]  # rows of shards that workers share
 WHOLE = [25] * 40  # shards that are dealt out whole
 
 
-def outcome(rows: NumberedRecords, reader: int = 0, num_readers: int = 1, state=None) -> tuple[int, str | None]:
+def outcome(rows: NumberedRecords, worker: int = 0, num_workers: int = 1, state=None) -> tuple[int, str | None]:
     """The documents of one pass, and the number that the error which ended it begins with."""
-    documents = Documents(rows, 0, reader, num_readers, max_epochs=1)
+    documents = Documents(rows, 0, worker, num_workers, max_epochs=1)
     if state:
         documents.load_state_dict(through_checkpoint(state))
     given = 0
@@ -42,18 +42,18 @@ def bad_rows(share: float) -> frozenset[int]:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.14, 0.2, 0.37])
-@pytest.mark.parametrize("num_readers", [2, 4, 7])
-def test_readers_that_share_rows_stop_where_one_alone_does(share, num_readers):
+@pytest.mark.parametrize("num_workers", [2, 4, 7])
+def test_workers_that_share_rows_stop_where_one_alone_does(share, num_workers):
     rows = NumberedRecords(SHARED, bad_rows(share))
     given, error = outcome(rows)
     assert (error is None) == (share < 0.15)  # 100 and a twentieth
-    outcomes = [outcome(rows, reader, num_readers) for reader in range(num_readers)]
-    assert {reader_error for _, reader_error in outcomes} == {error}
-    assert sum(reader_given for reader_given, _ in outcomes) == given
+    outcomes = [outcome(rows, worker, num_workers) for worker in range(num_workers)]
+    assert {worker_error for _, worker_error in outcomes} == {error}
+    assert sum(worker_given for worker_given, _ in outcomes) == given
 
 
 @pytest.mark.parametrize("cut", [3, 60])
-def test_a_resumed_reader_stops_where_it_would_have(cut):
+def test_a_resumed_worker_stops_where_it_would_have(cut):
     rows = NumberedRecords(SHARED, bad_rows(0.37))
     straight, error = outcome(rows, 1, 2)
     documents = Documents(rows, 0, 1, 2, max_epochs=1)
@@ -65,8 +65,8 @@ def test_a_resumed_reader_stops_where_it_would_have(cut):
 
 
 @pytest.mark.parametrize(("bad", "stops"), [(2, False), (10, True)])
-def test_what_all_readers_of_whole_shards_lose_is_added_up(make_mixture, tmp_path, bad, stops):
-    """In each of 32 files of 25 lines are so many bad ones: up to 80 of a reader's 200, which alone would be free."""
+def test_what_all_workers_of_whole_shards_lose_is_added_up(make_mixture, tmp_path, bad, stops):
+    """In each of 32 files of 25 lines are so many bad ones: up to 80 of a worker's 200, which alone would be free."""
     for file in range(32):
         lines = ["{" if i < bad else json.dumps({"text": f"fever {file} {i} " + "x " * 20}) for i in range(25)]
         (tmp_path / f"{file:02d}.jsonl").write_text("\n".join(lines) + "\n")
@@ -140,14 +140,14 @@ def read_folder(folder: Path) -> Documents:
     return documents
 
 
-def test_rows_behind_damaged_pages_are_added_up_over_the_readers(make_mixture, tmp_path):
-    """Of 32 files the second half is behind a damaged page: 96 rows of each of four readers, which alone are free."""
+def test_rows_behind_damaged_pages_are_added_up_over_the_workers(make_mixture, tmp_path):
+    """Of 32 files the second half is behind a damaged page: 96 rows of each of four workers, which alone are free."""
     for file in range(32):
         write_jsonl(tmp_path / f"{file:02d}.jsonl", [{"text": f"fever {file} {i}"} for i in range(25)])
     mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "validation_documents": 1}})
     losses = []
-    for reader in range(4):
-        documents = Documents(NumberedRecords([25] * 32, behind=range(13, 25)), 0, reader, 4, max_epochs=1)
+    for worker in range(4):
+        documents = Documents(NumberedRecords([25] * 32, behind=range(13, 25)), 0, worker, 4, max_epochs=1)
         assert len(documents.read(10**9, 100)) == 100  # seven of its eight files, and some of the last
         losses.append(documents.counts())
     assert [read["lost"]["unusable"] for read in losses] == [7 * 12] * 4
@@ -155,10 +155,10 @@ def test_rows_behind_damaged_pages_are_added_up_over_the_readers(make_mixture, t
         mixture._check_lost("web", losses)
 
 
-def test_another_number_of_readers_gives_no_new_free_losses():
+def test_another_number_of_workers_gives_no_new_free_losses():
     rows, states = NumberedRecords(SHARED, bad_rows(0.14)), []
-    for reader in range(2):
-        documents = Documents(rows, 0, reader, 2, max_epochs=1)
+    for worker in range(2):
+        documents = Documents(rows, 0, worker, 2, max_epochs=1)
         documents.read(10**9, 150)
         states.append(documents.state_dict())
     new = redistribute_documents(states, first=True)

@@ -1,4 +1,4 @@
-"""What is held out is decided once, is the same for every reader, and is never trained on."""
+"""What is held out is decided once, is the same for every worker, and is never trained on."""
 
 import gzip
 import re
@@ -101,7 +101,7 @@ def write_texts(folder: Path, *names: str) -> list[str]:
 
 
 def read_all(mixture: Mixture) -> list[str]:
-    """All documents of one pass over every source."""
+    """All documents of one epoch over every source."""
     return [text for name in mixture.names for text in mixture.packed_source(name).documents.read(10**9, 10**5)]
 
 

@@ -23,8 +23,8 @@ class LongRows(NumberedRecords):
             yield row, f"{text} " + " ".join(random.Random(text).choices(WORDS, k=row**2))
 
 
-def packed(tokenizer, sequence_length=48, window=400, sizes=(6, 9), reader=0, num_readers=1, max_epochs=None):
-    documents = Documents(LongRows(list(sizes)), 0, reader, num_readers, max_epochs)
+def packed(tokenizer, sequence_length=48, window=400, sizes=(6, 9), worker=0, num_workers=1, max_epochs=None):
+    documents = Documents(LongRows(list(sizes)), 0, worker, num_workers, max_epochs)
     return PackedSequences(documents, DocumentTokenizer(tokenizer), sequence_length, window)
 
 
@@ -72,11 +72,11 @@ def test_rows_go_on_from_a_saved_state(tokenizer, cuts, sequence_length, window)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 5)])
-def test_other_readers_repeat_at_most_a_window_each_and_lose_nothing(tokenizer, before, after):
+def test_other_workers_repeat_at_most_a_window_each_and_lose_nothing(tokenizer, before, after):
     window = 300
 
     def group(count: int) -> list[PackedSequences]:
-        return [packed(tokenizer, 48, window, [15, 12], reader, count, max_epochs=2) for reader in range(count)]
+        return [packed(tokenizer, 48, window, [15, 12], worker, count, max_epochs=2) for worker in range(count)]
 
     old, drawn = group(before), []
     for number, rows in enumerate(old):

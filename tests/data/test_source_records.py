@@ -1,4 +1,4 @@
-"""Exam text in the answer formats of a recipe: each question draws its own, at every pass."""
+"""Exam text in the answer formats of a recipe: each question draws its own, at every epoch."""
 
 import random
 import re
