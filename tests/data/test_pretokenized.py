@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -15,6 +16,7 @@ from modeling_pure.commands.pretokenize import main
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.mixture import collate_sequences
 from modeling_pure.data.pretokenized import PretokenizedMixture, open_table, token_ids, write_mixture
+from modeling_pure.data.training_data import open_training_data
 from modeling_pure.errors import InputError, RunStopped
 from tests.conftest import numbers_in, through_checkpoint
 from tests.processes import Program, run
@@ -89,11 +91,30 @@ def test_a_copy_of_a_text_outside_the_mixture_is_not_packed(recipe, corpus, toke
     (tmp_path / "recipe.yaml").write_text(yaml.dump(given, sort_keys=False))
     monkeypatch.setattr("sys.argv", ["pack", "--config", f"{tmp_path}/recipe.yaml", "--out", f"{tmp_path}/rows"])
     main()
+    opened = DataArguments(**{key: given[key] for key in ("sources", "max_seq_length", "validation_sources")})
+    opened.pretokenized_dir = f"{tmp_path}/rows"
+    validation = PretokenizedMixture(opened, tokenizer).validation_sequences()
+    assert {one["source"] for one in validation} == {*given["sources"], "outside"}
     table = open_table(tmp_path / "rows" / "sequences-00000.arrow")
     rows = token_ids(table)[table.column("source").to_numpy() == list(given["sources"]).index("c4")]
     found = {int(number) for number in re.findall(r"c4 (\d+):", tokenizer.decode(rows.reshape(-1)))}
     assert len(found & set(range(40, 100))) > 50
     assert not found & set(range(100, 300))
+
+
+def test_a_run_opens_the_folder_as_it_opens_the_sources(packed, sources, tokenizer):
+    arguments = DataArguments(sources=sources, max_seq_length=32, medqa_dev_questions=3)
+    data, validation, questions = open_training_data(arguments, tokenizer, 0)
+    written = replace(arguments, pretokenized_dir=str(packed))
+    again, same_validation, same_questions = open_training_data(written, tokenizer, 0)
+    assert questions == same_questions
+    assert len(questions) == 3
+    for one, other in ((islice(data, 20), islice(again, 20)), (validation, same_validation)):
+        for left, right in zip(one, other, strict=True):
+            assert left["source"] == right["source"]
+            np.testing.assert_array_equal(left["input_ids"], right["input_ids"])
+    assert set(again.describe(1000)) >= {f"  {name}" for name in sources} | {"answers of usmle"}
+    assert set(data.describe(1000)) >= {f"  {name}" for name in sources} | {"answers of usmle", "decontaminated"}
 
 
 def batches(open_pretokenized, steps: int, ranks=None, world_size: int = 1, workers: int = 0):
