@@ -74,7 +74,7 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Pur
     recipe = parser.merged_recipe((model_args, data_args, training_args))
     training_args.share_out(data_args.max_seq_length)
     model_config(model_args, data_args.max_seq_length)
-    _ = data_args.mixture, data_args.outside  # refuses wrong sources
+    data_args.check_sources()
     return model_args, data_args, training_args, recipe
 
 

@@ -90,6 +90,10 @@ class DataArguments:
         check_numbers(self, max_seq_length=2, validation_sequences=1, medqa_dev_questions=0)
         check_above_zero(self, "streaming_timeout")
 
+    def check_sources(self) -> None:
+        """Raise `InputError` if a source, of the mixture or outside it, is wrong by itself: nothing is read."""
+        parse_validation_sources(self.validation_sources or {}, self.mixture)
+
     @cached_property
     def mixture(self) -> "list[Source]":
         """The checked `sources`, in the recipe's order; `InputError` names a wrong key."""

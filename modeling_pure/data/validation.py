@@ -1,10 +1,7 @@
 """Validation sequences: the validation documents of the mixture in its proportions, and those of texts outside it."""
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
-
-import numpy as np
 
 from ..errors import InputError
 from .arguments import integer_weights
@@ -24,19 +21,15 @@ def validation_mixture(
     """
     packed = {one.source.name: pack_in_order(one.validation_texts, tokenize, sequence_length) for one in opened}
     schedule = Schedule(integer_weights([one.source for one in opened]))
-    sequences = list(islice(mixed_sequences(packed, schedule), count))
+    sequences: list[TokenSequence[Any]] = []
+    while len(sequences) < count and (ids := next(packed[name := schedule.next_source()], None)) is not None:
+        schedule.draw(name)
+        sequences.append({"input_ids": ids, "source": name})
     if not sequences:
         raise InputError(
             f"sources: the validation documents do not fill a sequence of {sequence_length} tokens for each source"
         )
     return sequences
-
-
-def mixed_sequences(packed: dict[str, Iterator[np.ndarray]], schedule: Schedule) -> Iterator[TokenSequence[Any]]:
-    """Sequences in the order of a schedule, up to the end of the first source that ends."""
-    while (sequence := next(packed[name := schedule.next_source()], None)) is not None:
-        schedule.draw(name)
-        yield {"input_ids": sequence, "source": name}
 
 
 def outside_sequences(
