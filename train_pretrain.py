@@ -7,34 +7,17 @@ The same command again continues from the last complete checkpoint.
 """
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 from transformers.training_args import OptimizerNames
 
 from modeling_pure import PureForCausalLM
 from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.estimate import tokens_per_epoch
-from modeling_pure.data.held_out import (
-    describe_exams,
-    describe_files,
-    open_sources,
-    outside_documents,
-    split_questions,
-    validation_mixture,
-    validation_source_sequences,
-)
-from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.pretokenized import PretokenizedMixture
-from modeling_pure.data.sources import Source, parse_sources, parse_validation_sources
-from modeling_pure.data.states import TokenSequence, TrainingData
-from modeling_pure.data.tokenizer import DocumentTokenizer
-from modeling_pure.errors import InputError, run_script
+from modeling_pure.data.training_data import open_training_data
+from modeling_pure.errors import run_script
 from modeling_pure.medqa.card import dev_evaluations
-from modeling_pure.medqa.formats import describe_formats, taught_formats, teach_formats
-from modeling_pure.medqa.questions import Question
+from modeling_pure.medqa.formats import taught_formats, teach_formats
 from modeling_pure.recipe import Recipe, RecipeParser
 from modeling_pure.tokenizer import load_document_tokenizer
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, model_config
@@ -68,15 +51,10 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Pur
     recipe = parser.merged_recipe((model_args, data_args, training_args))
     plan = training_args.batch_plan(data_args.max_seq_length)
     model_config(model_args, data_args.max_seq_length)
-    sources = parse_sources(data_args.sources)
-    parse_validation_sources(data_args.validation_sources, sources)
-    recipe = recipe.resolve(sources=source_facts(sources), sequences_per_step=plan.sequences_per_step)
+    data_args.check_sources()
+    sources = {source.name: source.facts() for source in data_args.mixture}
+    recipe = recipe.resolve(sources=sources, sequences_per_step=plan.sequences_per_step)
     return model_args, data_args, training_args, recipe
-
-
-def source_facts(sources: list[Source]) -> dict[str, dict[str, Any]]:
-    """Every field of every source, also those that a recipe leaves out."""
-    return {source.name: {**asdict(source), "weight": float(source.weight)} for source in sources}
 
 
 def build_trainer(
@@ -88,64 +66,29 @@ def build_trainer(
     """Check and build everything; nothing is written before all of the input has been found good."""
     tokenizer = load_document_tokenizer(data_args.tokenizer_name_or_path)
     config = model_config(model_args, data_args.max_seq_length, tokenizer)
-    sources = parse_sources(data_args.sources)
-    if formats := [name for source in sources for name in source.answer_formats or {}]:
+    if formats := [name for source in data_args.mixture for name in source.answer_formats or {}]:
         teach_formats(config, formats)
-    outside = parse_validation_sources(data_args.validation_sources, sources)
-    dataset, held_out = build_data(sources, data_args, training_args, tokenizer)
-    documents = outside_documents(outside, data_args)
-    held_out += validation_source_sequences(documents, DocumentTokenizer(tokenizer), data_args)
-    if isinstance(dataset, Mixture):
-        dataset.hold_out(documents)
+    plan = training_args.batch_plan(data_args.max_seq_length)
+    rank = (plan.micro_batch_size, training_args.process_index, plan.world_size)
+    dataset, validation, questions = open_training_data(
+        data_args, tokenizer, seed_of_data(training_args), *rank, training_args.dataloader_num_workers
+    )
     set_seed(training_args.seed)
     trainer = PureTrainer(
         model=PureForCausalLM(config),
         args=training_args,
         train_dataset=dataset,
-        eval_dataset=held_out,
+        eval_dataset=validation,
         document_mask=data_args.document_mask,
-        questions=dev_questions(sources, data_args),
+        questions=questions,
         processing_class=tokenizer,
         callbacks=[MetricsFile(training_args.output_dir)],
     )
     if checkpoint:
         trainer.restore(checkpoint)
-    if isinstance(dataset, PretokenizedMixture):
-        steps = training_args.max_steps - (complete_step(checkpoint) if checkpoint else 0)
-        dataset.check_rows(steps * trainer.plan.sequences_per_step)
+    steps = training_args.max_steps - (complete_step(checkpoint) if checkpoint else 0)
+    dataset.check_length(steps * plan.sequences_per_step)
     return trainer
-
-
-def build_data(
-    sources: list[Source],
-    data_args: DataArguments,
-    training_args: PureTrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-) -> tuple[Mixture | PretokenizedMixture, list[TokenSequence[Any]]]:
-    """The rows to train on, of this rank, and the held-out rows."""
-    seed = seed_of_data(training_args)
-    plan = training_args.batch_plan(data_args.max_seq_length)
-    this_rank = (plan.micro_batch_size, training_args.process_index, plan.world_size)
-    if data_args.pretokenized_dir:
-        packed = PretokenizedMixture(sources, tokenizer, data_args, seed, *this_rank)
-        return packed, packed.validation_sequences()
-    mixture = Mixture(open_sources(sources, data_args, seed), tokenizer, data_args, seed, *this_rank)
-    mixture.check_readers(training_args.dataloader_num_workers)
-    held_out = validation_mixture(
-        mixture.opened, mixture.tokenize, data_args.max_seq_length, data_args.validation_sequences
-    )
-    return mixture, held_out
-
-
-def dev_questions(sources: list[Source], data_args: DataArguments) -> list[Question]:
-    """The questions to answer at each validation: the first ones of the dev splits of the medqa sources."""
-    if not data_args.medqa_dev_questions:
-        return []
-    exams = [source for source in sources if source.format == "medqa"]
-    questions = [question for exam in exams for question in split_questions(exam, data_args.grpo_holdout)[1]]
-    if not questions:
-        raise InputError("medqa_dev_questions: the mixture has no medqa source")
-    return questions[: data_args.medqa_dev_questions]
 
 
 def describe_run(trainer: PureTrainer) -> dict[str, str]:
@@ -161,9 +104,7 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
     return {
         "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
         "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (sequences of {length})",
-        **describe_sources(mixture, tokens),
-        **describe_text_files(mixture),
-        **describe_answers(mixture),
+        **mixture.describe(tokens),
         "validation": f"{len(trainer.eval_dataset)} sequences every {args.eval_steps:g} steps"
         + (f", outside the mixture: {', '.join(sorted(outside))}" if outside else "")
         + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else ""),
@@ -173,45 +114,6 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
         + (f", and MFU of {peak:,.0f} TFLOP/s (dense bf16)" if peak else "; no MFU, the device's peak is unknown"),
         "memory": training_memory(config, parameters, args, trainer.plan.micro_batch_size * length),
     }
-
-
-def describe_sources(mixture: TrainingData[Any], tokens: int) -> dict[str, str]:
-    """Each source's share of the run, and how often the run will read it."""
-    shares = {f"  {s.name}": f"{float(s.weight):6.1%}  {int(tokens * s.weight):15,} tokens" for s in mixture.sources}
-    if isinstance(mixture, PretokenizedMixture):
-        shares["packed rows"] = f"{mixture.num_rows:,} in {mixture.folder}"
-    if not isinstance(mixture, Mixture):
-        return shares
-    for one in mixture.opened:
-        passes = float(tokens * one.source.weight) / tokens_per_epoch(one, mixture.tokenize)
-        capped = one.source.max_epochs is not None and passes > one.source.max_epochs
-        shares[f"  {one.source.name}"] += f"  about {passes:,.1f} passes over {', '.join(one.source.paths)}" + (
-            f", capped at {one.source.max_epochs}: the others get the rest" if capped else ""
-        )
-    return {**shares, "decontaminated": guarded(mixture)}
-
-
-def describe_text_files(mixture: TrainingData[Any]) -> dict[str, str]:
-    """The files of each text source, and what was left out."""
-    files = describe_files(mixture.opened) if isinstance(mixture, Mixture) else {}
-    return {f"files of {name}": described for name, described in files.items()}
-
-
-def describe_answers(mixture: TrainingData[Any]) -> dict[str, str]:
-    """The answer formats of each medqa source."""
-    if isinstance(mixture, Mixture):
-        exams = describe_exams(mixture.opened)
-    else:
-        exams = {one.name: describe_formats(one.answer_formats) for one in mixture.sources if one.answer_formats}
-    return {f"answers of {name}": described for name, described in exams.items()}
-
-
-def guarded(mixture: TrainingData[Any]) -> str:
-    """Which questions no document of the mixture may hold."""
-    if not isinstance(mixture, Mixture):
-        return "when its rows were written"
-    guard = mixture.guard
-    return f"{len(guard.questions):,} questions, {guard.unchecked} of them too short" if guard else "none"
 
 
 def finish(trainer: PureTrainer, run: Run) -> None:
@@ -228,7 +130,7 @@ def finish(trainer: PureTrainer, run: Run) -> None:
             for source in (mixture.sources if logged else [])
         },
         "answer formats taught": ", ".join(taught_formats(trainer.model.config)) or "none",
-        "decontaminated": guarded(mixture),
+        "decontaminated": mixture.decontaminated,
         "recipe": f"{step:,} steps of {trainer.tokens_per_step:,} tokens, {args.optimizer}, "
         f"learning rate {args.learning_rate:g}, seed {args.seed}; complete in recipe.yaml",
     }

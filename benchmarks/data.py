@@ -31,12 +31,10 @@ from torch.utils.data import DataLoader
 
 from benchmarks.measure import median_ratio, print_line
 from benchmarks.text import SOURCES, write_sources
+from modeling_pure.commands.pretokenize import main as pack
 from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture, collate_sequences
-from modeling_pure.data.pretokenize import main as pack
 from modeling_pure.data.pretokenized import PretokenizedMixture
-from modeling_pure.data.sources import parse_sources
 from modeling_pure.tokenizer import load_tokenizer
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
 
@@ -78,7 +76,7 @@ def speeds_in_turns(recipe: dict, folder: str) -> dict[str, list[float]]:
     """Tokens per second of CPU time of each way, a number a round."""
     mixture = open_mixture(recipe, folder)
     streams = {
-        "ours": mixture.rows_of_reader(),
+        "ours": mixture.sequences_of_worker(),
         "peer": naive_rows(recipe, mixture.tokenizer),
         "packed": packed_rows(recipe, folder),
     }
@@ -96,7 +94,7 @@ def speeds_in_turns(recipe: dict, folder: str) -> dict[str, list[float]]:
 def open_mixture(recipe: dict, folder: str) -> Mixture:
     """Our mixture of the generated sources."""
     arguments = DataArguments(sources=recipe, max_seq_length=LENGTH, tokenizer_name_or_path=folder)
-    return Mixture(open_sources(parse_sources(recipe), arguments, 0), load_tokenizer("tokenizer", folder), arguments)
+    return Mixture(arguments, load_tokenizer("tokenizer", folder))
 
 
 def naive_rows(recipe: dict, tokenizer) -> Iterator[dict]:
@@ -118,17 +116,17 @@ def naive_rows(recipe: dict, tokenizer) -> Iterator[dict]:
 
 
 def packed_rows(recipe: dict, folder: str) -> Iterator[dict]:
-    """The sequences that `modeling_pure.data.pretokenize` writes."""
+    """The sequences that `modeling_pure.commands.pretokenize` writes."""
     out, count = f"{folder}/packed", BATCHES["packed"] * BATCH * (ROUNDS + 2)
     recipe_file = Path(folder) / "recipe.json"
     recipe_file.write_text(json.dumps({"sources": recipe, "tokenizer_name_or_path": folder}))
-    sys.argv = ["pack", "--config", str(recipe_file), "--out", out, "--rows", str(count)]
+    sys.argv = ["pack", "--config", str(recipe_file), "--out", out, "--sequences", str(count)]
     with contextlib.redirect_stdout(sys.stderr):
         pack()
     arguments = DataArguments(
         sources=recipe, max_seq_length=LENGTH, tokenizer_name_or_path=folder, pretokenized_dir=out
     )
-    return iter(PretokenizedMixture(parse_sources(recipe), load_tokenizer("tokenizer", folder), arguments))
+    return iter(PretokenizedMixture(arguments, load_tokenizer("tokenizer", folder)))
 
 
 def speed_of_two_workers(recipe: dict, folder: str) -> float:
@@ -145,7 +143,7 @@ def speed_of_two_workers(recipe: dict, folder: str) -> float:
 
 def memory_over_a_run(recipe: dict, folder: str, million_tokens: float) -> dict[str, int]:
     """Resident memory after a million tokens and at the end."""
-    stream, resident = open_mixture(recipe, folder).rows_of_reader(), []
+    stream, resident = open_mixture(recipe, folder).sequences_of_worker(), []
     for tokens in (1e6, (million_tokens - 1) * 1e6):
         for _ in islice(stream, int(tokens / LENGTH)):
             pass

@@ -1,10 +1,9 @@
-"""Rows of a Hub data set, or of local parquet and jsonl files, named in one and the same field."""
+"""Records of a Hub data set, or of local parquet and jsonl files: one recipe field names either."""
 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from glob import escape, glob
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from .errors import InputError
 
 T = TypeVar("T")
 LOCAL_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
-# What lies in a data set's folder beside the data.
+# Files beside the data in a data set's folder.
 METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainset"), "train"),
@@ -56,7 +55,7 @@ def existing_part(path: str) -> Path:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file's path within its folder names: `train`, `validation` or `test`; None if it names none.
+    """The split that a path names: `train`, `validation`, `test`, or None.
 
     It is the first or last word of a folder or of the file: `c4-train.00000-of-00512.json.gz`, `test/a.jsonl`.
     """
@@ -71,7 +70,7 @@ def split_of(name: str) -> str | None:
 def files_of_split(names: dict[str, str], split: str = "train") -> tuple[list[str], list[str]]:
     """The files of a split, and the others.
 
-    Files that name no split are the train split's. If no file is of the split, names do not tell: all are taken.
+    Files that name no split belong to the train split. If no file is of the split, all are taken.
 
     Args:
         names: the files of one path, each with its path in the folder that they have in common.
@@ -82,9 +81,9 @@ def files_of_split(names: dict[str, str], split: str = "train") -> tuple[list[st
 
 
 def splits_of(names: dict[str, str]) -> dict[str, str]:
-    """The split of each file, by its name: that of `split_of`, or the word in which it differs from a file beside it.
+    """The split of each file: of the word in which its name differs from another file's, or else of `split_of`.
 
-    `corpus_test_v2.jsonl` tells a split beside `corpus_train_v2.jsonl` alone.
+    Beside `corpus_train_v2.jsonl`, and only there, `corpus_test_v2.jsonl` names a split.
     """
     alike: dict[str, dict[str, str]] = defaultdict(dict)
     for file, name in names.items():
@@ -155,25 +154,18 @@ def open_records(key: str, path: str, config: str | None = None, split: str = "t
 
 
 def ask_hub(key: str, path: str, call: Callable[[], T]) -> T:
-    """What a call about a Hub data set returns; a Hub that does not find it, as a busy one may say, is asked twice."""
-    with hub_errors(key, path):
+    """Make a call about a Hub data set; `InputError` if it fails."""
+    try:
         return ask_twice(call)
+    except Exception as error:  # OSErrors, ValueErrors and whatever the HTTP library calls a lost connection
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2])  # the second line lists the configurations if one is needed
+        raise InputError(f"{key}: cannot open Hub data set '{path}': {reason}") from error
 
 
 def ask_twice(call: Callable[[], T]) -> T:
-    """What a call returns, made again if it raises `FileNotFoundError`, as a busy Hub causes."""
+    """Make a call, and repeat it if it raises `FileNotFoundError`, which a busy Hub may cause."""
     try:
         return call()
     except FileNotFoundError:
         return call()
-
-
-@contextmanager
-def hub_errors(key: str, path: str) -> Iterator[None]:
-    """Turns what `datasets` raises about a Hub data set into an `InputError`."""
-    try:
-        yield
-    except Exception as error:  # OSErrors, ValueErrors and whatever the HTTP library calls a lost connection
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[:2])  # the second line lists the configurations where none was given
-        raise InputError(f"{key}: cannot open Hub data set '{path}': {reason}") from error

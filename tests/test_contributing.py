@@ -20,9 +20,7 @@ import yaml
 
 from modeling_pure import PureForCausalLM
 from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.sources import parse_sources
 from modeling_pure.recipe import read_recipe
 from tests.conftest import WORDS, write_jsonl
 from tests.examples.conftest import write_answering_model
@@ -113,8 +111,8 @@ def test_the_source_comes_in_its_share(changed, texts, tokenizer, monkeypatch):
     monkeypatch.chdir(changed)
     sources = read_recipe("recipes/local/pretrain.yaml")["sources"]
     arguments = DataArguments(sources=sources, max_seq_length=64)
-    mixture = Mixture(open_sources(parse_sources(sources), arguments, 0), tokenizer, arguments)
-    rows = [(row["source"], tokenizer.decode(row["input_ids"])) for row in islice(mixture.rows_of_reader(), 60)]
+    mixture = Mixture(arguments, tokenizer)
+    rows = [(row["source"], tokenizer.decode(row["input_ids"])) for row in islice(mixture.sequences_of_worker(), 60)]
     shares = {"finepdfs": 21, "textbooks": 6, "fineweb_edu": 15, "c4": 12, "usmle": 6}
     assert {name: [source for source, _ in rows].count(name) for name in sources} == shares
     assert all(("Chapter" in text) == (source == "textbooks") for source, text in rows)
@@ -125,8 +123,8 @@ def test_the_file_format_is_read_document_by_document(changed, texts, tokenizer_
     for i in range(70):
         (changed / f"data/guides/{i}.md").write_text(f"# Guide {i}\n" + " ".join(WORDS))
     options = ["--config", "recipes/local/pretrain.yaml", "--tokenizer_name_or_path", tokenizer_folder]
-    options += ["--max_seq_length", "64", "--rows", "40", "--sources.textbooks.path", "data/guides"]
-    said = run(changed, "-m", "modeling_pure.data.inspect", *options)
+    options += ["--max_seq_length", "64", "--sequences", "40", "--sources.textbooks.path", "data/guides"]
+    said = run(changed, "-m", "modeling_pure.commands.inspect", *options)
     (line,) = [line for line in said.splitlines() if "textbooks" in line and "%" in line]
     assert re.search(r"10\.00% │ +10\.00%", line)
     assert re.search(r"<\|endoftext\|># Guide \d+", said)

@@ -1,95 +1,97 @@
-"""Documents of one source for one of all readers, pass after pass, from a position that can be saved.
+"""Documents of one source for one of all workers, epoch after epoch, from a position that can be saved.
 
-A reader is one data-loader worker of one rank. In every pass the shards of a source come in another order, and the
-readers share them: many shards are dealt out whole, and of the others each reader has every `num_readers`-th row.
-So each row of a pass belongs to one reader, however few files there are. A position is three integers (pass, shard,
-row), and what a reader has read is every row of its share before its position; that also tells, when the number of
-readers changes, which rows of the pass are still to be read.
+In every epoch the shards of a source come in another order, and the workers share them: many shards are dealt out
+whole, and of the others each worker has every `num_workers`-th record. So each record of an epoch belongs to one
+worker, however few files there are. A position is three integers (epoch, shard, record), and a worker has read every
+record of its share before its position. When the number of workers changes, that also tells which records are still to
+be read.
+
+How much of a source may be lost is a limit in documents, the same for any number of workers. A record counts as one
+document for each 4 KB, because one may be a whole file that was not written as lines. Workers that share their shards
+record by record see the same records, and each stops where one alone would; for workers of whole shards, the lost
+documents of all are added up when the run logs.
 """
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from .guard import Guard
-from .losses import add_losses, add_row, end_shard, no_losses, too_many_lost
-from .readers import LOST, Fault
+from .decoders import LOST, Fault
+from .decontamination import QuestionFinder
 from .remote import SourceFailed
-from .source_rows import HELD_OUT, Rows
-from .states import Counts, DocumentsState, EpochStart
+from .source_records import VALIDATION, Records
+from .states import Counts, DocumentsState, LostDocuments
 
 EVALUATION = Fault("evaluation question")
-NO_LOSS = (HELD_OUT.reason, LOST.reason)  # a reason of its own, or counted when its file has been read
-MANY_PIECES = 8  # for each reader: shares then differ by their shards' sizes alone
-EMPTY_PASSES = 20
+MANY_SHARDS = 8  # for each worker: their shares then differ by the sizes of shards alone
+EMPTY_EPOCHS = 20
+FREE_FAULTS = 100
+DOCUMENT_BYTES = 4096
 
 
 class Position(NamedTuple):
-    """The row a reader reads next: row `row` of the shard that comes at `place` in pass `epoch`."""
+    """The record that a worker reads next: number `record` of the shard that comes at `place` in the epoch."""
 
     epoch: int = 0
     place: int = 0
-    row: int = 0
+    record: int = 0
 
 
-class Readers:
-    """All readers of a source at one time: who owns which row, and, with their positions, what has been read."""
+class Workers:
+    """All workers of a source at one time: who owns which record, and, with their positions, what has been read."""
 
-    def __init__(self, num_shards: int, num_readers: int, positions: list[Position] | None = None) -> None:
-        self.num_readers = num_readers
-        # Shards that are dealt out whole; the others are shared by rows. Only many of them are about equal shares.
-        self.whole = num_shards - num_shards % num_readers if num_shards >= MANY_PIECES * num_readers else 0
+    def __init__(self, num_shards: int, num_workers: int, positions: list[Position] | None = None) -> None:
+        self.num_workers = num_workers
+        # The first shards are dealt out whole, the others shared by records; shares are about equal only of many.
+        self.whole = num_shards - num_shards % num_workers if num_shards >= MANY_SHARDS * num_workers else 0
         self.positions = positions or []
 
-    def owner(self, place: int, row: int) -> int:
-        """The reader of a row of the shard at a place."""
-        return (place if place < self.whole else row) % self.num_readers
+    def owner(self, place: int, record: int) -> int:
+        """The worker of a record of the shard at a place."""
+        return (place if place < self.whole else record) % self.num_workers
 
-    def has_read(self, epoch: int, place: int, row: int) -> bool:
-        """Whether the row's owner is past it."""
-        return (epoch, place, row) < self.positions[self.owner(place, row)]
+    def has_read(self, epoch: int, place: int, record: int) -> bool:
+        """Whether the record's owner is past it."""
+        return (epoch, place, record) < self.positions[self.owner(place, record)]
 
     def first_unread(self, epoch: int, place: int) -> int | None:
-        """A row of the shard at a place before which all have been read; None where the whole shard has."""
+        """A record of the shard at a place before which all have been read; None if the whole shard has."""
         owners = [self.positions[self.owner(place, 0)]] if place < self.whole else self.positions
-        rows = [at.row if (epoch, place) == at[:2] else 0 for at in owners if (epoch, place) >= at[:2]]
-        return min(rows, default=None)
+        records = [at.record if (epoch, place) == at[:2] else 0 for at in owners if (epoch, place) >= at[:2]]
+        return min(records, default=None)
 
 
+@dataclass(eq=False)
 class Documents:
-    """The documents of one reader.
+    """The documents of one worker.
 
     Args:
-        reader, num_readers: which of all readers of the source this is.
-        max_epochs: after so many passes the source is exhausted; None for no end.
-        max_skipped: share of a pass's documents that may be lost before the source counts as failed; 100 are free.
-        guard: leaves out documents that hold an evaluation question.
-        held_out: texts that no source may give.
+        worker, num_workers: the index of this worker among all that read the source.
+        max_epochs: the source is exhausted after so many; None for no end.
+        max_skipped: share of an epoch's documents that may be lost before the source counts as failed; 100 are free.
+        evaluation: finds documents that hold an evaluation question, which are left out.
+        validation_texts: documents that no source may yield.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        seed: int = 0,
-        reader: int = 0,
-        num_readers: int = 1,
-        max_epochs: int | None = None,
-        max_skipped: float = 0.05,
-        guard: Guard | None = None,
-        held_out: frozenset[str] = frozenset(),
-    ) -> None:
-        self.rows, self.seed, self.held_out = rows, seed, held_out
-        self.reader, self.num_readers = reader, num_readers
-        self.max_epochs, self.max_skipped, self.guard = max_epochs, max_skipped, guard
-        self.readers = Readers(rows.num_shards, num_readers)
-        self.earlier: list[Readers] = []  # those of the same passes before their number changed
+    records: Records
+    seed: int = 0
+    worker: int = 0
+    num_workers: int = 1
+    max_epochs: int | None = None
+    max_skipped: float = 0.05
+    evaluation: QuestionFinder | None = None
+    validation_texts: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.workers = Workers(self.records.num_shards, self.num_workers)
+        self.earlier: list[Workers] = []  # those of the same epochs before their number changed
         self.position = Position()
-        self.rows_read = 0
-        self.given = 0  # documents
-        self.before_epoch: EpochStart = {"given": 0}
+        self.records_read = self.documents_read = 0
         self.skipped: Counter[str] = Counter()
-        self.seen, self.own = no_losses(), no_losses()  # of this pass: among all rows passed, and among those it owns
+        # Lost of this epoch, among all records passed and among those that it owns.
+        self.seen, self.lost = nothing_lost(), nothing_lost()
         self._last_fault = ""
         self._stream: Iterator[str] | None = None
         self._failure: SourceFailed | None = None
@@ -98,149 +100,179 @@ class Documents:
         """The next `count` documents, fewer once they have so many `characters`; none when the source is exhausted.
 
         Raises:
-            SourceFailed: the source cannot be read, too much of it is unusable, or it holds nothing for this reader.
+            SourceFailed: the source cannot be read, too much of it is unusable, or it holds nothing for this worker.
         """
         if self._failure:
             raise self._failure
         texts: list[str] = []
-        while len(texts) < count and characters > 0:
-            text = self._next_text()
-            if text is None:
-                break
-            texts.append(text)
-            characters -= len(text)
-        if self._failure and not texts:
-            raise self._failure
+        self._stream = self._stream or self._texts()
+        try:
+            while len(texts) < count and characters > 0 and (text := next(self._stream, None)) is not None:
+                texts.append(text)
+                characters -= len(text)
+        except SourceFailed as error:
+            self._failure = error
+            if not texts:  # what was read before is still returned
+                raise
         return texts
 
-    def _next_text(self) -> str | None:
-        if self._stream is None:
-            self._stream = self._texts()
-        try:
-            return next(self._stream, None)
-        except SourceFailed as error:  # what was read before it is still given
-            self._failure = error
-            return None
-
     def _texts(self) -> Iterator[str]:
-        for value in self._own_rows():
-            self.rows_read += 1
-            add_row(self.own, value)
-            if value in self.held_out:
-                value = HELD_OUT
-            elif isinstance(value, str) and self.guard is not None and self.guard.covers(value):
+        for value in self._own_records():
+            self.records_read += 1
+            count_record(self.lost, value)
+            if value in self.validation_texts:
+                value = VALIDATION
+            elif isinstance(value, str) and self.evaluation is not None and self.evaluation.covers(value):
                 value = EVALUATION
             if isinstance(value, Fault):
                 self.skipped[value.reason] += 1
             else:
-                self.given += 1
+                self.documents_read += 1
                 yield value
 
-    def _own_rows(self) -> Iterator[str | Fault]:
-        """This reader's rows from its position on, which moves past each."""
-        empty_epochs = 0
+    def _own_records(self) -> Iterator[str | Fault]:
+        """This worker's records from its position on, which moves past each."""
+        empty_epochs, count = 0, self.records.num_shards
         while self.max_epochs is None or self.position.epoch < self.max_epochs:
-            epoch, first, start = self.position
-            order = random.Random(f"pieces {self.seed} {epoch}").sample(
-                range(self.rows.num_shards), self.rows.num_shards
-            )
-            for place in range(first, len(order)):
-                yield from self._own_rows_of_shard(epoch, place, order[place], start if place == first else 0)
-            empty_epochs = empty_epochs + 1 if self.given == self.before_epoch["given"] and not self.earlier else 0
-            if empty_epochs == EMPTY_PASSES:  # few documents may by chance all be another reader's
+            (epoch, first, start), documents_before = self.position, self.documents_read
+            order = random.Random(f"pieces {self.seed} {epoch}").sample(range(count), count)
+            for place in range(first, count):
+                yield from self._own_records_of_shard(epoch, place, order[place], start if place == first else 0)
+            is_empty = self.documents_read == documents_before and not self.earlier
+            empty_epochs = empty_epochs + 1 if is_empty else 0
+            if empty_epochs == EMPTY_EPOCHS:  # few documents may by chance all be another worker's
                 raise SourceFailed(
-                    f"{self.rows.key}: {self.rows.name}: no text for each of its {self.num_readers} readers"
-                    f"{self._skipped_note() or ': the source has no rows'}{self._last_fault}"
+                    f"{self.records.key}: {self.records.name}: no text for each of its {self.num_workers} workers"
+                    f"{skipped_note(self.skipped) or ': the source has no records'}{self._last_fault}"
                 )
-            self.position = Position(epoch + 1)
-            self.before_epoch = {"given": self.given}
-            self.seen, self.own = no_losses(), no_losses()
-            self.earlier = [readers for readers in self.earlier if max(readers.positions).epoch > epoch]
+            self.position, self.seen, self.lost = Position(epoch + 1), nothing_lost(), nothing_lost()
+            self.earlier = [workers for workers in self.earlier if max(workers.positions).epoch > epoch]
 
-    def _own_rows_of_shard(self, epoch: int, place: int, shard: int, start: int) -> Iterator[str | Fault]:
-        shared = place >= self.readers.whole
-        if not shared and self.readers.owner(place, 0) != self.reader:
+    def _own_records_of_shard(self, epoch: int, place: int, shard: int, start: int) -> Iterator[str | Fault]:
+        shared = place >= self.workers.whole
+        if not shared and self.workers.owner(place, 0) != self.worker:
             return
-        for readers in self.earlier:
-            unread = readers.first_unread(epoch, place)
+        for workers in self.earlier:
+            unread = workers.first_unread(epoch, place)
             if unread is None:
                 return
             start = max(start, unread)
-        for row, (number, value) in enumerate(self.rows.read(shard, epoch, start), start):
-            self.position = Position(epoch, place, row + 1)
-            add_row(self.seen, value)
-            mine = not shared or self.readers.owner(place, row) == self.reader
-            if mine and not any(readers.has_read(epoch, place, row) for readers in self.earlier):
+        for record, (number, value) in enumerate(self.records.read(shard, epoch, start), start):
+            self.position = Position(epoch, place, record + 1)
+            count_record(self.seen, value)
+            mine = not shared or self.workers.owner(place, record) == self.worker
+            if mine and not any(workers.has_read(epoch, place, record) for workers in self.earlier):
                 yield value
-            if isinstance(value, Fault) and value.reason not in NO_LOSS:
-                self._last_fault = f"; the last is {self.rows.locate(shard, number)}: {value}"
-                self._check_losses()
-        for losses in (self.seen, self.own):
-            end_shard(losses)
-        self._check_losses()
+            if isinstance(value, Fault) and value.reason not in (VALIDATION.reason, LOST.reason):
+                self._last_fault = f"; the last is {self.records.locate(shard, number)}: {value}"
+                self._check_lost()
+        for lost in (self.seen, self.lost):  # a damaged page counts once its whole file has been read
+            lost["unusable"] += lost["behind"]
+            lost["behind"] = 0
+        self._check_lost()
 
-    def _check_losses(self) -> None:
+    def _check_lost(self) -> None:
         if too_many := too_many_lost(self.seen, self.max_skipped):
             raise SourceFailed(
-                f"{self.rows.key}: {too_many}, more than max_skipped {self.max_skipped:g} allows"
-                f"{self._skipped_note()}{self._last_fault}"
+                f"{self.records.key}: {too_many}, more than max_skipped {self.max_skipped:g} allows"
+                f"{skipped_note(self.skipped)}{self._last_fault}"
             )
 
-    def _skipped_note(self) -> str:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
-        return f" (skipped: {reasons})" if reasons else ""
-
     def state_dict(self) -> DocumentsState:
-        """Where the next `read` begins and what has been counted; JSON can hold it."""
+        """Where the next `read` begins and what has been counted."""
         return {
             "position": list(self.position),
-            "earlier": [[readers.num_readers, [list(at) for at in readers.positions]] for readers in self.earlier],
-            "before_epoch": self.before_epoch,
+            "earlier": [[workers.num_workers, [list(at) for at in workers.positions]] for workers in self.earlier],
             "seen": self.seen.copy(),
             **self.counts(),
         }
 
     def counts(self) -> Counts:
-        """Rows read, documents given, rows skipped by reason (the latter two add up to the first), and losses."""
+        """Records read, documents among them, records skipped by reason, and lost documents."""
         return {
-            "rows_read": self.rows_read,
-            "given": self.given,
+            "records_read": self.records_read,
+            "documents_read": self.documents_read,
             "skipped": dict(self.skipped),
-            "losses": self.own.copy(),
+            "lost": self.lost.copy(),
         }
 
     def load_state_dict(self, state: DocumentsState) -> None:
         """Continue where `state` was taken."""
         self.position = Position(*state["position"])
         self.earlier = [
-            Readers(self.rows.num_shards, count, [Position(*at) for at in positions])
+            Workers(self.records.num_shards, count, [Position(*at) for at in positions])
             for count, positions in state["earlier"]
         ]
-        self.rows_read, self.given = state["rows_read"], state["given"]
-        self.before_epoch = state["before_epoch"]
+        self.records_read, self.documents_read = state["records_read"], state["documents_read"]
         self.skipped = Counter(state["skipped"])
-        self.seen, self.own = (state.get("seen") or no_losses()).copy(), (state.get("losses") or no_losses()).copy()
+        self.seen, self.lost = state["seen"].copy(), state["lost"].copy()
         self._stream = None
 
 
 def redistribute_documents(states: list[DocumentsState], first: bool) -> DocumentsState:
-    """The state with which one of a new number of readers goes on from the states of all readers before.
+    """The state in which one of a new number of workers resumes from the states of all workers before.
 
     Args:
-        first: for one reader, which takes over the counts.
+        first: for one worker, which takes over the counts.
     """
-    positions = [state["position"] for state in states]
-    slowest = min(states, key=lambda state: state["position"])  # the others may have forgotten what it still needs
-    counted = states if first else []
-    skipped: Counter[str] = sum((Counter(state["skipped"]) for state in counted), Counter())
-    rows_read, given = sum(state["rows_read"] for state in counted), sum(state["given"] for state in counted)
+    slowest = min(states, key=lambda state: state["position"])  # the others may have dropped what it still needs
+    counts = sum_counts(states if first else [])
     return {
         "position": [slowest["position"][0], 0, 0],
-        "earlier": [*slowest["earlier"], [len(states), positions]],
-        "rows_read": rows_read,
-        "given": given,
-        "before_epoch": {"given": given},
-        "skipped": dict(skipped),
-        "seen": slowest.get("seen") or no_losses(),
-        "losses": add_losses([state["losses"] for state in counted if "losses" in state]),
+        "earlier": [*slowest["earlier"], [len(states), [state["position"] for state in states]]],
+        "seen": slowest["seen"],
+        **counts,
     }
+
+
+def sum_counts(counts: Sequence[Counts]) -> Counts:
+    """The counts of several workers together."""
+    lost, skipped = nothing_lost(), Counter[str]()
+    for one in counts:
+        skipped.update(one["skipped"])
+        lost["documents"] += one["lost"]["documents"]
+        lost["unusable"] += one["lost"]["unusable"]
+        lost["behind"] += one["lost"]["behind"]
+        lost["broken"] += one["lost"]["broken"]
+    return {
+        "records_read": sum(one["records_read"] for one in counts),
+        "documents_read": sum(one["documents_read"] for one in counts),
+        "skipped": dict(skipped),
+        "lost": lost,
+    }
+
+
+def nothing_lost() -> LostDocuments:
+    """The lost documents at the start of an epoch."""
+    return {"documents": 0, "unusable": 0, "behind": 0, "broken": 0.0}
+
+
+def count_record(lost: LostDocuments, value: str | Fault) -> None:
+    """Count a record. Validation documents are not lost."""
+    size = len(value) if isinstance(value, str) else value.size
+    documents = max(1, size // DOCUMENT_BYTES)
+    lost["documents"] += documents
+    if isinstance(value, str) or value.reason == VALIDATION.reason:
+        return
+    lost["behind" if value.reason == LOST.reason else "unusable"] += documents
+    lost["broken"] += value.share
+
+
+def too_many_lost(lost: LostDocuments, max_skipped: float) -> str | None:
+    """Describe the lost documents if they exceed the limit; None if they are within it.
+
+    Args:
+        max_skipped: the share of the documents that may be lost beyond the first 100, and that of the source which may
+            be in files that break off.
+    """
+    if lost["unusable"] > FREE_FAULTS + max_skipped * lost["documents"]:
+        return f"{lost['unusable']:,} of an epoch's first {lost['documents']:,} documents cannot be used"
+    if lost["broken"] > max_skipped + 1e-9:  # shares are rounded
+        return f"files that break off are {lost['broken']:.1%} of the source".replace("%", " %")
+    return None
+
+
+def skipped_note(skipped: Mapping[str, int]) -> str:
+    """The records skipped, by reason, in brackets."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in skipped.items())
+    return f" (skipped: {reasons})" if reasons else ""

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
 
 import fsspec
+from rich.filesize import decimal
 
 from ..compression import DECOMPRESSORS
 from ..errors import InputError, first_line
@@ -29,7 +29,7 @@ from .remote import open_file
 LINES = (".jsonl", ".json", ".ndjson")
 DOCUMENTS = (".txt",)  # a file is one document
 SUFFIXES = (".parquet", *DOCUMENTS, *LINES, *(line + compression for line in LINES for compression in DECOMPRESSORS))
-PIECE_BYTES = 16 << 20
+SHARD_BYTES = 16 << 20
 # How a file begins that is one array of objects, or one object over many lines.
 ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:\{|\]\s*$)")
 ONE_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*\n\s*"')
@@ -37,13 +37,7 @@ ONE_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*\n\s*"')
 
 @dataclass
 class SourceFiles:
-    """The files of a source, and what its paths hold beside them.
-
-    Args:
-        taken: sorted within each path: local paths, or URLs that fsspec opens.
-        left_out: the names of other files, by the reason why they are not taken.
-        remark: what else `describe` says.
-    """
+    """The files of a source, local paths or URLs, and the names of others on its paths, by why they are not taken."""
 
     taken: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -56,40 +50,36 @@ class SourceFiles:
 
     def describe(self) -> str:
         """Describe the files for the start-up block: how many, their size, and what was left out and why."""
-        size = sum(os.path.getsize(file) for file in self.taken if "://" not in file)
-        local = all("://" not in file for file in self.taken)
-        described = f"{len(self.taken):,} file{'s' * (len(self.taken) != 1)}" + f", {in_bytes(size)}" * local
-        if self.taken and all(lower_name(file).endswith(DOCUMENTS) for file in self.taken):
+        described = f"{len(self.taken):,} file{'s' * (len(self.taken) != 1)}"
+        if all("://" not in file for file in self.taken):
+            described += f", {decimal(sum(map(os.path.getsize, self.taken)))}"
+        if self.taken and all(is_document(file) for file in self.taken):
             described += ", each one document"
         left_out = (f"; left out: {described_names(names)} ({why})" for why, names in self.left_out.items())
         return described + "".join(left_out) + self.remark
 
 
 def described_names(files: list[str]) -> str:
-    """A few names, or the number of many files with what they are called."""
+    """A few names, or the number of files by their suffixes."""
     if len(files) <= 3:
         return ", ".join(PurePath(file).name for file in files)
     counts = Counter("".join(PurePath(file).suffixes[-2:]) or PurePath(file).name for file in files)
     return ", ".join(f"{count:,} {name}" for name, count in counts.most_common(3)) + ", ..." * (len(counts) > 3)
 
 
-def in_bytes(size: float) -> str:
-    """A size with its unit."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, "TB"
-    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-
-
 def lower_name(path: str) -> str:
-    """A path or URL in lower case, without the URL's query: what its suffix is looked for in."""
+    """A path or URL in lower case, without the URL's query: where its suffix is looked for."""
     return (path.split("?")[0] if "://" in path else path).lower()
+
+
+def is_document(path: str) -> bool:
+    """Whether a file is one document."""
+    return lower_name(path).endswith(DOCUMENTS)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What is opened and shared out as one: a file, or a range of bytes of an uncompressed file of lines.
+    """What is opened by one worker at a time: a file, or a range of bytes of an uncompressed file of lines.
 
     A line belongs to the range that its first byte lies in.
     """
@@ -98,24 +88,28 @@ class Shard:
     begin: int = 0
     end: int | None = None
 
-    def locate(self, row: int) -> str:
-        """Where row number `row` of this shard is, for a message."""
-        return f"row {row} of '{self.path}'" + (f" counted from byte {self.begin}" if self.begin else "")
+    @property
+    def size(self) -> int | None:
+        """Bytes; None if only a server knows."""
+        if self.end is not None:
+            return self.end - self.begin
+        return None if "://" in self.path else os.path.getsize(self.path)
+
+    def locate(self, record: int) -> str:
+        """Where a record is, for a message."""
+        return f"record {record} of '{self.path}'" + (f" counted from byte {self.begin}" if self.begin else "")
 
 
 def find_files(
     key: str, paths: list[str], config: str | None = None, splits: tuple[str, ...] = ("train",)
 ) -> SourceFiles:
-    """The files of a source, each once.
+    """The files of a source, each once; `InputError` if there is none, or one cannot be streamed.
 
     Args:
         key: the recipe key that error messages name.
-        paths: each a local file, glob or folder, a URL (a glob too, where its file system can list), or a Hub id.
+        paths: each a local file, glob or folder, a URL (a glob too, if its file system can list), or a Hub id.
         config: the Hub data set's configuration.
-        splits: the split to take where there are several, the first of these that is there.
-
-    Raises:
-        InputError: no such file or data set, or none of a kind that can be streamed.
+        splits: if there are several splits, the first of these that exists is taken.
     """
     found = SourceFiles()
     known: set[object] = set()
@@ -132,7 +126,7 @@ def find_files(
 
 
 def identity(file: str) -> object:
-    """What is the same for all paths and links to one file; on the Hub for all its revisions."""
+    """What all paths and links to one file have in common; on the Hub, all its revisions."""
     local = file.removeprefix("file://")
     if "://" in local:
         return re.sub(r"^(hf://datasets/[^/]+/[^/@]+)@[^/]+", r"\1", local)
@@ -144,23 +138,27 @@ def identity(file: str) -> object:
 
 
 def files_of_path(key: str, path: str, config: str | None, splits: tuple[str, ...], found: SourceFiles) -> list[str]:
-    """The files that one path of a source stands for; what it holds beside them is noted in `found`."""
+    """The files that one path of a source stands for; others that it holds are noted in `found`."""
     if "://" in path:
-        try:
-            filesystem, inner = fsspec.core.url_to_fs(path)
-            if "*" not in path or (path.startswith("file://") and os.path.exists(inner)):
-                return [path]
-            files = [filesystem.unstrip_protocol(file) for file in sorted(filesystem.glob(inner))]
-        except Exception as error:  # of any file system's library
-            raise InputError(f"{key}: cannot list '{path}': {first_line(error)}") from error
-        if not files:
-            raise InputError(f"{key}: no file matches '{path}'")
-        folder = inner.split("*")[0].rpartition("/")[0]
-        return named_files({file: file.rpartition(folder + "/")[2] for file in files}, splits, found)
+        return files_of_url(key, path, splits, found)
     if looks_local(path, SUFFIXES):
-        path = str(Path(path).expanduser())
-        return files_of_local_path(key, path, splits, found)
+        return files_of_local_path(key, str(Path(path).expanduser()), splits, found)
     return hub_files(key, path, config, splits, found)
+
+
+def files_of_url(key: str, path: str, splits: tuple[str, ...], found: SourceFiles) -> list[str]:
+    """The file at a URL, or those that a URL with a glob matches."""
+    try:
+        filesystem, inner = fsspec.core.url_to_fs(path)
+        if "*" not in path or (path.startswith("file://") and os.path.exists(inner)):
+            return [path]
+        files = [filesystem.unstrip_protocol(file) for file in sorted(filesystem.glob(inner))]
+    except Exception as error:  # of any file system's library
+        raise InputError(f"{key}: cannot list '{path}': {first_line(error)}") from error
+    if not files:
+        raise InputError(f"{key}: no file matches '{path}'")
+    folder = inner.split("*")[0].rpartition("/")[0]
+    return named_files({file: file.rpartition(folder + "/")[2] for file in files}, splits, found)
 
 
 def files_of_local_path(key: str, path: str, splits: tuple[str, ...], found: SourceFiles) -> list[str]:
@@ -182,9 +180,9 @@ def files_of_local_path(key: str, path: str, splits: tuple[str, ...], found: Sou
 
 
 def named_files(names: dict[str, str], splits: tuple[str, ...], found: SourceFiles) -> list[str]:
-    """Of a path's files those of the first split that is there, if names tell splits apart."""
-    there = {*splits_of(names).values()}
-    split = next((split for split in splits if split in there), splits[-1])
+    """Of a path's files those of the first split that exists, if names tell splits apart."""
+    present = {*splits_of(names).values()}
+    split = next((split for split in splits if split in present), splits[-1])
     taken, others = files_of_split(names, split)
     found.leave_out(f"not of the {split} split, by their names", others)
     return taken
@@ -194,23 +192,23 @@ def hub_files(key: str, path: str, config: str | None, splits: tuple[str, ...], 
     """The files of a split of a Hub data set, as `datasets` finds them, pinned to the newest commit."""
     from datasets import load_dataset_builder
 
-    there = ask_hub(key, path, lambda: load_dataset_builder(path, config)).config.data_files
-    taken = next((split for split in splits if split in there), None)
+    files = ask_hub(key, path, lambda: load_dataset_builder(path, config)).config.data_files
+    taken = next((split for split in splits if split in files), None)
     if taken is None:
         raise InputError(
-            f"{key}: cannot open Hub data set '{path}': it has no {splits[-1]} split, only {sorted(there)}"
+            f"{key}: cannot open Hub data set '{path}': it has no {splits[-1]} split, only {sorted(files)}"
         )
-    for split in there:
+    for split in files:
         if split != taken:
-            found.leave_out(f"split {split}", [str(file) for file in there[split]])
-    return [str(file) for file in there[taken]]
+            found.leave_out(f"split {split}", [str(file) for file in files[split]])
+    return [str(file) for file in files[taken]]
 
 
-def split_files(key: str, files: list[str], timeout: float = 300.0, shard_bytes: int = PIECE_BYTES) -> list[Shard]:
+def split_files(key: str, files: list[str], timeout: float = 300.0, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
     """The shards of a source.
 
-    Uncompressed lines are cut into ranges, so that one large file is neither read by every reader nor read from its
-    beginning by a run that goes on in its middle; parquet can do both within the file.
+    Uncompressed lines are cut into ranges, so that one large file is neither read by every worker nor read from its
+    beginning by a run that resumes in its middle; parquet can do both within the file.
 
     Raises:
         InputError: a file is one JSON object over many lines.
@@ -222,7 +220,9 @@ def split_files(key: str, files: list[str], timeout: float = 300.0, shard_bytes:
             shards.append(Shard(file))
             continue
         with open_file(key, file, timeout) as opened:
-            size, head = opened.seek(0, io.SEEK_END), first_bytes(opened)
+            size = opened.seek(0, io.SEEK_END)
+            opened.seek(0)
+            head = opened.read(4096)
         if ONE_OBJECT.match(head):
             raise InputError(
                 f"{key}: '{file}' is one JSON object over many lines, not one object a line; "
@@ -233,16 +233,3 @@ def split_files(key: str, files: list[str], timeout: float = 300.0, shard_bytes:
         else:
             shards += [Shard(file, begin, min(begin + shard_bytes, size)) for begin in range(0, size, shard_bytes)]
     return shards
-
-
-def first_bytes(opened: Any) -> bytes:
-    """The beginning of an open file."""
-    opened.seek(0)
-    return bytes(opened.read(4096))
-
-
-def shard_size(shard: Shard) -> int | None:
-    """Bytes of a shard; None where only a server knows."""
-    if shard.end is not None:
-        return shard.end - shard.begin
-    return None if "://" in shard.path else os.path.getsize(shard.path)

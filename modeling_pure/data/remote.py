@@ -1,15 +1,16 @@
-"""Files opened for reading, local or remote; what a network does to a remote one is mended below the decoders."""
+"""Open files for reading, local or remote; network failures are retried here, below the decoders."""
 
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import aiohttp
 import fsspec
 from tenacity import RetryCallState, Retrying, stop_after_delay, wait_exponential
 
-from ..errors import RunStopped, first_line
+from ..errors import InputError, RunStopped, first_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -17,24 +18,28 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# aiohttp would wait for five minutes in all, however large the file, before a silent server is asked again.
+# By default aiohttp allows five minutes in all, however large the file, and does not notice a silent server.
 HTTP_OPTIONS = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=30)}}
 NETWORK_LIBRARIES = {"aiohttp", "httpx", "httpx2", "requests", "urllib3"}
 
 
 class SourceFailed(RunStopped):
-    """A source cannot be read any more; the message names it, the file and the place."""
+    """A source can no longer be read; the message names it, the file and the place."""
+
+
+@contextmanager
+def failures_as_input_errors() -> Iterator[None]:
+    """Before a run starts, a source that cannot be read is wrong input."""
+    try:
+        yield
+    except SourceFailed as error:
+        raise InputError(str(error)) from error
 
 
 def open_file(key: str, path: str, timeout: float) -> BinaryIO:
     """Open a local path or a URL that fsspec knows (`hf://`, `https://`, ...), seekable.
 
-    Args:
-        key: the recipe key that error messages name.
-        timeout: for how many seconds a failing read of a remote file is tried again.
-
-    Raises:
-        SourceFailed: there is no such file, or the timeout has passed.
+    A failing read of a remote file is retried for `timeout` seconds. `SourceFailed` names the recipe's `key`.
     """
     try:
         return io.BufferedReader(RetryingFile(key, path, timeout), 1 << 20) if "://" in path else open(path, "rb")
@@ -46,7 +51,7 @@ class RetryingFile(io.RawIOBase):
     """A remote file that is read again from the same byte when a read fails or comes back short.
 
     Retried here, before anything is decoded, a dropped connection costs time and nothing else. `datasets` and fsspec
-    retry above a decoder, which then has lost what it had consumed: a .gz that meets a refused connection ends in
+    retry above a decoder, which has then lost what it had consumed: a .gz that meets a refused connection ends in
     "JSON parse error" (datasets issue 5053), and a 503 that lasts ends the run.
     """
 
@@ -57,7 +62,7 @@ class RetryingFile(io.RawIOBase):
         self._retrying = Retrying(
             stop=stop_after_delay(timeout),
             wait=wait_exponential(multiplier=0.5, max=30),
-            retry=is_worth_another,
+            retry=should_retry,
             before_sleep=self._report,
             reraise=True,
         )
@@ -72,11 +77,11 @@ class RetryingFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """The byte the next read begins at."""
+        """The byte at which the next read begins."""
         return self.position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to another byte; nothing is read."""
+        """Move to another byte without reading."""
         self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
         return self.position
 
@@ -96,9 +101,10 @@ class RetryingFile(io.RawIOBase):
         super().close()
 
     def _filesystem(self) -> tuple[Any, str]:
-        options: dict[str, Any] = HTTP_OPTIONS if self.path.startswith("http") else {}
-        filesystem, path = fsspec.core.url_to_fs(self.path, **options)
-        return filesystem, path
+        located: tuple[Any, str] = fsspec.core.url_to_fs(
+            self.path, **(HTTP_OPTIONS if self.path.startswith("http") else {})
+        )
+        return located
 
     def _open(self) -> tuple[BinaryIO, int]:
         filesystem, path = self._filesystem()
@@ -106,12 +112,12 @@ class RetryingFile(io.RawIOBase):
             size: int | None = filesystem.size(path)
             file: BinaryIO = filesystem.open(path, "rb")
             self._file = file
-        except FileNotFoundError as error:  # which fsspec also raises where a server cannot be reached
+        except FileNotFoundError as error:  # fsspec also raises it if a server cannot be reached
             if error.__cause__ is not None and is_transient(error.__cause__):
                 raise error.__cause__ from None
             raise
         if size is None:
-            raise SourceFailed(f"{self.key}: the server of '{self.path}' does not tell the file's size")
+            raise SourceFailed(f"{self.key}: the server of '{self.path}' does not report the file's size")
         return file, size
 
     def _read(self, count: int) -> bytes:
@@ -123,7 +129,7 @@ class RetryingFile(io.RawIOBase):
         file.seek(self.position)
         data = file.read(count)
         if len(data) < count:
-            raise ConnectionError(f"{len(data)} of {count} bytes came")
+            raise ConnectionError(f"received {len(data)} of {count} bytes")
         return data
 
     def _retry(self, call: Callable[[], T]) -> T:
@@ -131,36 +137,32 @@ class RetryingFile(io.RawIOBase):
             return self._retrying(call)
         except SourceFailed:
             raise
-        except Exception as error:  # many libraries have errors of their own, which are neither OSErrors nor transient
+        except Exception as error:  # many libraries have errors of their own, which are not OSErrors
             place = f"'{self.path}' at byte {self.position:,}"
             reason = f"{type(error).__name__}: {first_line(error)}"
-            tried = f" (tried for {self.timeout:g} s: streaming_timeout)" if is_transient(error) else ""
+            tried = f" (retried for {self.timeout:g} s: streaming_timeout)" if is_transient(error) else ""
             raise SourceFailed(f"{self.key}: cannot read {place}: {reason}{tried}") from error
 
     def _report(self, state: RetryCallState) -> None:
         error = last_error(state)
-        self._file = None  # a connection that failed once is not trusted again
+        self._file = None  # open a new connection
         if isinstance(error, FileNotFoundError):
             self._filesystem()[0].invalidate_cache()
         logger.warning(
             f"{self.key}: '{self.path}' at byte {self.position:,}: {type(error).__name__}: {first_line(error)}; "
-            f"trying again in {state.upcoming_sleep:.1f} s"
+            f"retrying in {state.upcoming_sleep:.1f} s"
         )
 
 
 def last_error(state: RetryCallState) -> BaseException:
-    """The error of the last attempt of a retried call. The attempt must have failed."""
-    error = state.outcome.exception() if state.outcome else None
-    if error is None:
+    """The error of the last attempt of a retried call, which must have failed."""
+    if state.outcome is None or (error := state.outcome.exception()) is None:
         raise ValueError("the last attempt has not failed")
     return error
 
 
-def is_worth_another(state: RetryCallState) -> bool:
-    """Whether a failed call is made again: after a transient error, and once where a file is said to be missing.
-
-    A busy Hub may also report a missing file, and fsspec caches that answer.
-    """
+def should_retry(state: RetryCallState) -> bool:
+    """Retry transient errors, and a missing file once: a busy Hub may report one, and fsspec caches that answer."""
     if state.outcome is None or not state.outcome.failed:
         return False
     error = last_error(state)

@@ -1,20 +1,20 @@
-"""Which source gives the next row."""
+"""Which source gives the next sequence."""
 
 
 class Schedule:
-    """Keeps every source within one row of its share at every prefix, in integers and without a random draw.
+    """Keeps every source within one sequence of its share at every prefix, in integers and without a random draw.
 
-    With integer weights w of sum W, source i has a deficit while n_i rows drawn of t are less than its share,
-    w_i (t + 1) - W n_i > 0, and its next row is due before row ceil((n_i + 1) W / w_i). Of the sources with a deficit
-    the one that is due first is drawn. Drawing the largest deficit instead falls more than a row behind as soon as
-    five sources are mixed (weights 1 to 2,000, 400 rows: up to 1.14 rows).
+    With integer weights w of sum W, source i has a deficit while n_i sequences drawn of t are less than its share, w_i
+    (t + 1) - W n_i > 0, and its next sequence is due before sequence ceil((n_i + 1) W / w_i). Of the sources with a
+    deficit the one that is due first is drawn. Drawing the largest deficit instead falls more than a sequence behind
+    as soon as five sources are mixed (weights 1 to 2,000, 400 sequences: up to 1.14).
 
     Liu and Layland 1973 (earliest deadline first); Tijdeman 1980, "The chairman assignment problem", for the bound.
 
     Args:
         weights: by source name, positive integers.
-        phase: how many rows further on in the same order to begin: readers that begin `phase` apart do not all draw
-            the same source at the same time.
+        phase: how many sequences further on in the same order to begin: workers that begin `phase` apart do not all
+            draw the same source at the same time.
     """
 
     def __init__(self, weights: dict[str, int], phase: int = 0) -> None:
@@ -24,16 +24,16 @@ class Schedule:
 
     def next_source(self) -> str:
         """The source whose turn it is."""
-        rows, total = sum(self.counts.values()), sum(self.weights.values())
+        drawn, total = sum(self.counts.values()), sum(self.weights.values())
         due = {
             name: -(-(self.counts[name] + 1) * total // weight)
             for name, weight in self.weights.items()
-            if weight * (rows + 1) > total * self.counts[name]
+            if weight * (drawn + 1) > total * self.counts[name]
         }
         return min(due, key=due.__getitem__)
 
     def draw(self, name: str) -> None:
-        """Count a row of `name`."""
+        """Count a sequence of `name`."""
         self.counts[name] += 1
 
     def drop(self, name: str) -> None:
@@ -47,7 +47,7 @@ class Schedule:
             self.draw(self.next_source())
 
     def state_dict(self) -> dict[str, int]:
-        """Rows drawn since the shares last changed, by source; dropped sources are not in it."""
+        """Sequences drawn since the shares last changed, by source, without dropped sources."""
         return dict(self.counts)
 
     def load_state_dict(self, state: dict[str, int]) -> None:

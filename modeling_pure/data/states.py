@@ -1,30 +1,31 @@
-"""Types of the data pipeline: its rows, and the states that are saved in checkpoints. All states are plain JSON.
+"""The interface of training data, and the states that checkpoints save. All states are plain JSON.
 
     RankState                     one for each rank: its data-loader workers
         MixtureState              a worker that reads the mixture (`Mixture`)
-            PackedSequencesState       one source (`PackedSequences`)
+            PackedSequencesState  one source (`PackedSequences`)
                 DocumentsState    its documents (`Documents`)
-        PretokenizedState               a worker that reads packed rows (`PretokenizedMixture`)
+        PretokenizedState         a worker that reads pretokenized sequences (`PretokenizedMixture`)
 
 The class in brackets saves and restores the state.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from .sources import Source
+from ..medqa.questions import Question
+from .arguments import DataArguments
 
 
-class Losses(TypedDict):
-    """What is lost of a pass so far, in documents, each 4 KB of a longer one counted as one.
+class LostDocuments(TypedDict):
+    """The documents that are lost of an epoch so far, each 4 KB of a longer one counted as one.
 
-    `documents` counts all that were read, `unusable` those that are lost, `behind` those behind a
-    damaged page of the shard that is being read, which are lost once it has been. `broken` is the share of the source
-    in files that break off.
+    `documents` counts all that were read, `unusable` those that are lost, `behind` those behind a damaged page of the
+    shard that is being read, which are lost at its end. `broken` is the share of the source in files that break off.
     """
 
     documents: int
@@ -34,35 +35,28 @@ class Losses(TypedDict):
 
 
 class Counts(TypedDict):
-    """Rows that one reader has read of a source, documents it has returned, and rows skipped, by reason.
+    """What a worker has read of a source: records, documents among them, and records skipped, by reason.
 
-    `losses` are those among its own rows of the current pass.
+    `lost` counts among its own records of the current epoch.
     """
 
-    rows_read: int
-    given: int
+    records_read: int
+    documents_read: int
     skipped: dict[str, int]
-    losses: NotRequired[Losses]  # which older checkpoints do not have
-
-
-class EpochStart(TypedDict):
-    """The documents that a reader had returned when its current pass began."""
-
-    given: int
+    lost: LostDocuments
 
 
 class DocumentsState(Counts):
-    """The position of one reader in the documents of a source.
+    """The position of one worker in the documents of a source.
 
-    `position` is (pass, shard, row). `earlier` lists the readers of this pass before their number changed, each entry
-    as [number of readers, [their positions]]. `seen` are the losses among all rows of this pass that the reader has
-    passed, its own and those of the readers it shares shards with.
+    `position` is (epoch, shard, record). `earlier` lists the workers of this epoch before their number changed, as
+    [number of workers, [their positions]]. `seen` counts lost documents among all records that the worker has passed
+    in this epoch, its own and those of the others.
     """
 
     position: list[int]
     earlier: list[list[Any]]
-    before_epoch: EpochStart
-    seen: NotRequired[Losses]
+    seen: LostDocuments
 
 
 class WindowState(TypedDict):
@@ -74,33 +68,34 @@ class WindowState(TypedDict):
 
 
 class PackedSequencesState(WindowState):
-    """The position of one reader in the rows of a source: its window, and the rows drawn from it."""
+    """The position of one worker in the sequences of a source: its window, and the sequences drawn from it."""
 
     drawn: int
     read: Counts
 
 
 class MixtureState(TypedDict):
-    """The position of one data-loader worker in the mixture, after one of its rows.
+    """The position of one data-loader worker in the mixture, after one of its sequences.
 
-    `settings` are digests by recipe key; the state is valid only where they are the same. By source: `drawn` counts
-    rows, `schedule` the rows since the shares last changed (None: start a new schedule), `sources` is the position.
+    `settings` are those of `position_settings`; the state is valid only where they are the same. By source, `drawn`
+    counts sequences, `schedule` those since the shares last changed (None: start a new schedule), and `sources` holds
+    the positions.
     """
 
     worker: int
     num_workers: int
-    settings: dict[str, int | str]
+    settings: dict[str, Any]
     schedule: dict[str, int] | None
     drawn: dict[str, int]
     sources: dict[str, PackedSequencesState]
 
 
 class PretokenizedState(TypedDict):
-    """The position of one data-loader worker in packed rows: `rows_read` counts those of all ranks."""
+    """The position of one data-loader worker in pretokenized sequences: `sequences_read` counts those of all ranks."""
 
     worker: int
     num_workers: int
-    rows_read: int
+    sequences_read: int
 
 
 State = TypeVar("State", MixtureState, PretokenizedState)
@@ -114,7 +109,7 @@ class RankState(TypedDict, Generic[State]):
 
 
 class TokenSequence(TypedDict, Generic[State]):
-    """One row: `input_ids`, int32 of shape (sequence_length,), its source, and in training the state after it."""
+    """`input_ids`, int32 of shape (sequence_length,), their source, and in training the state after the sequence."""
 
     input_ids: np.ndarray
     source: str
@@ -122,38 +117,71 @@ class TokenSequence(TypedDict, Generic[State]):
 
 
 class Progress(TypedDict):
-    """Progress in one source, over all readers: rows drawn and, if known, epochs completed and rows skipped."""
+    """Progress in one source, over all workers: sequences drawn and, if known, epochs and records skipped."""
 
-    rows: int
+    sequences: int
     epochs: NotRequired[int]
     skipped: NotRequired[int]
 
 
+@dataclass(eq=False, repr=False)
 class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
-    """The interface of training data: rows of equal length, and a position that can be saved and restored.
+    """What a training script needs of its data: sequences of equal length, with a position that can be saved.
+
+    Args:
+        arguments, tokenizer, seed: of the run.
+        batch_size: sequences of a rank's batch.
+        rank, world_size: this process among all that train.
 
     Attributes:
-        tokenizer: the tokenizer of the rows.
-        sequence_length: tokens in a row.
-        sources, names: the sources that rows are drawn from.
+        sequence_length: tokens of a sequence.
+        sources, names: the sources that sequences are drawn from.
         position: the state to resume from, by worker; empty at the start.
         first_worker: the worker that makes the first batch after resuming.
+        decontaminated: the evaluation questions that no document holds, for reports.
     """
 
+    arguments: DataArguments
     tokenizer: PreTrainedTokenizerBase
-    sequence_length: int
-    sources: list[Source]
-    names: list[str]
-    position: dict[str, State]
-    first_worker: int
+    seed: int = 0
+    batch_size: int = 1
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        self.sequence_length, self.sources = self.arguments.max_seq_length, self.arguments.mixture
+        self.names = [source.name for source in self.sources]
+        self.position: dict[str, State] = {}
+        self.first_worker = 0
+        self.decontaminated = "none"
 
     def __iter__(self) -> Iterator[TokenSequence[State]]:
         raise NotImplementedError
 
     def resume(self, ranks: list[RankState[State]], num_workers: int) -> str | None:
-        """Resume from the states of all ranks; returns a message for the user if the order of rows changes."""
+        """Resume from the states of all ranks; returns a message for the user if the order of sequences changes."""
         raise NotImplementedError
 
     def progress(self, states: list[State]) -> dict[str, Progress]:
-        """Progress by source, from the states of all readers."""
+        """Progress by source, from the states of all workers."""
         raise NotImplementedError
+
+    def validation_sequences(self) -> list[TokenSequence[Any]]:
+        """The sequences to validate on: of the mixture, in its proportions, and of each text outside it."""
+        raise NotImplementedError
+
+    def dev_questions(self) -> list[Question]:
+        """The dev questions of the medqa sources."""
+        raise NotImplementedError
+
+    def check_workers(self, num_workers: int) -> None:
+        """Raise `InputError` if a data-loader worker has nothing to read."""
+
+    def check_length(self, sequences: int) -> None:
+        """Raise `InputError` if fewer sequences follow the position. A mixture that is read has no end."""
+
+    def describe(self, tokens: int) -> dict[str, str]:
+        """Describe the data for the start-up block of a run of so many tokens."""
+        return {
+            f"  {one.name}": f"{float(one.weight):6.1%}  {int(tokens * one.weight):15,} tokens" for one in self.sources
+        }

@@ -1,4 +1,4 @@
-"""The token ids of documents, in a fast way."""
+"""Fast tokenization of documents."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-# GPT-2's words, as tiktoken spells them: possessive where backtracking could only fail.
+# GPT-2's words, as tiktoken spells them, with possessive quantifiers where backtracking could only fail.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 TIKTOKEN_CHARACTERS = 500_000  # its regex engine gives up on about a million blanks in a row
 
@@ -17,9 +17,9 @@ TIKTOKEN_CHARACTERS = 500_000  # its regex engine gives up on about a million bl
 class DocumentTokenizer:
     """Documents to token ids, each document ended by the end-of-text token.
 
-    A byte-level BPE such as GPT-2's goes through `tiktoken`, whose ids are the same and which takes a fifth of the
-    time; any other tokenizer, and a very long document, through `tokenizers`. A document that spells `<|endoftext|>`
-    or another special token is tokenised as the letters it consists of: no text can end a document or pad a row.
+    A byte-level BPE such as GPT-2's goes through `tiktoken`, which gives the same ids in a fifth of the time; any
+    other tokenizer, and a very long document, through `tokenizers`. A document that spells `<|endoftext|>` or another
+    special token is tokenized letter by letter: no text can end a document or pad a sequence.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -41,11 +41,11 @@ class DocumentTokenizer:
 
 
 def fast_encoding(backend: Tokenizer) -> tiktoken.Encoding | None:
-    """The same tokenizer for `tiktoken`; None where it is of another kind.
+    """The same tokenizer for `tiktoken`; None if it is of another kind.
 
     tiktoken merges the pair of neighbours whose union has the lowest id, `tokenizers` the pair that comes first in the
-    list of merges. These agree where merges are listed in the order of their ids; whether they do for every token is
-    tried on the vocabulary itself.
+    list of merges. These agree if merges are listed in the order of their ids; the vocabulary itself is encoded by
+    both as a check.
     """
     facts = json.loads(backend.to_str())
     model, words = facts["model"], facts["pre_tokenizer"]

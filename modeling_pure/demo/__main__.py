@@ -41,7 +41,7 @@ RUNS = Path("runs/demo")
 PRETRAIN = "train_pretrain.py --config recipes/demo/pretrain.yaml --seed {seed}"
 GRPO = "train_grpo.py --config recipes/demo/grpo.yaml --seed {seed}"
 COVERAGE = (
-    "-m modeling_pure.data.decontaminate --config recipes/demo/pretrain.yaml --documents 0 "
+    "-m modeling_pure.commands.decontaminate --config recipes/demo/pretrain.yaml --documents 0 "
     "--decontaminate {runs}/world/{questions} --coverage {runs}/coverage/coverage.json"
 )
 EVALUATE = (

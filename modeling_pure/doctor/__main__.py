@@ -74,7 +74,7 @@ def checks(context: Context) -> list[Check]:
         ),
     ]
     if context.data.pretokenized_dir:
-        cure = "python -m modeling_pure.data.pretokenize continues it"
+        cure = "python -m modeling_pure.commands.pretokenize continues it"
         found.append(Check("pretokenized_dir", texts.check_pretokenized, cure))
     for look, sources in ((texts.check_source, context.sources_read), (texts.check_outside, context.outside)):
         for source in sources:

@@ -12,9 +12,8 @@ from huggingface_hub.utils import get_session
 from transformers import PreTrainedTokenizerBase
 
 from ..configuration_pure import PureConfig
-from ..data.arguments import DataArguments
+from ..data.arguments import DataArguments, Source
 from ..data.files import SUFFIXES
-from ..data.sources import Source, parse_sources, parse_validation_sources
 from ..errors import InputError, RunStopped, first_line
 from ..modeling_pure import PureForCausalLM
 from ..records import looks_local
@@ -78,15 +77,15 @@ class Context:
         self.data = replace(self.data, streaming_timeout=min(self.data.streaming_timeout, HUB_SECONDS))
         self.plan = self.training.batch_plan(self.data.max_seq_length)
 
-    @cached_property
+    @property
     def sources(self) -> list[Source]:
         """The mixture; raises `InputError` unless the recipe states one."""
-        return parse_sources(self.data.sources)
+        return self.data.mixture
 
-    @cached_property
+    @property
     def outside(self) -> list[Source]:
         """The texts outside the mixture; raises `InputError` as above."""
-        return parse_validation_sources(self.data.validation_sources, self.sources)
+        return self.data.outside
 
     @property
     def sources_read(self) -> list[Source]:

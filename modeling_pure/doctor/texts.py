@@ -6,12 +6,13 @@ from dataclasses import replace
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
+from ..data.arguments import Source
 from ..data.documents import Documents
-from ..data.held_out import check_held_out_files, decontaminated, open_sources, outside_documents, training_files
+from ..data.opening import check_validation_files, open_outside, open_sources, training_files, validation_files
 from ..data.pretokenized import PretokenizedMixture
-from ..data.source_rows import ExamRows
-from ..data.sources import Source
+from ..data.source_records import ExamRecords
 from ..errors import InputError, first_line
+from ..medqa.questions import read_questions
 from ..tokenizer import check_vocabulary
 from ..training import hub
 from ..training.trainer_options import seed_of_data
@@ -61,43 +62,46 @@ def check_source(context: Context, source: Source) -> str:
     context.require_hub(paths_of(source))
     seed, workers = seed_of_data(context.training), max(1, context.training.dataloader_num_workers)
     began = time.perf_counter()
-    (one,) = open_sources([source], replace(context.data, validation_sources=None), seed)
-    documents = Documents(one.rows, seed, workers - 1, workers, source.max_epochs, context.data.max_skipped)
+    questions = context.data.decontaminate if source.passages else None
+    data = replace(context.data, validation_sources=None, decontaminate=questions)
+    (one,) = open_sources([source], data, seed).sources
+    documents = Documents(one.records, seed, workers - 1, workers, source.max_epochs, context.data.max_skipped)
     if not (texts := documents.read(1)):
         raise InputError(f"{source.key}: max_epochs leaves no text for each of {workers} data workers")
     return (
-        f"{', '.join(source.paths)}: {len(one.held_out):,} validation documents and one to train on "
+        f"{', '.join(source.paths)}: {len(one.validation_texts):,} validation documents and one to train on "
         f"({len(texts[0]):,} characters) in {time.perf_counter() - began:.1f} s"
-        + (f"; {one.rows.describe()}" if isinstance(one.rows, ExamRows) else "")
+        + (f"; {one.records.describe()}" if isinstance(one.records, ExamRecords) else "")
     )
 
 
 def check_outside(context: Context, source: Source) -> str:
     """Whether a text outside the mixture can be read."""
     context.require_hub(source.paths)
-    ((_, documents),) = outside_documents([source], context.data)
-    return f"{', '.join(source.paths)}: {len(documents):,} documents"
+    one = open_outside(source, validation_files([source])[source.key], context.data)
+    return f"{', '.join(source.paths)}: {len(one.validation_texts):,} documents"
 
 
 def check_held_out(context: Context) -> str:
     """Whether no file is both trained on and held out, over all sources together."""
-    sources = context.sources_read
-    context.require_hub([path for one in (*sources, *context.outside) for path in paths_of(one)])
-    files = training_files(sources, context.data)
-    check_held_out_files(sources, context.data, files)
+    sources = [*context.sources_read, *context.outside]
+    context.require_hub([path for one in sources for path in paths_of(one)])
+    files = training_files(context.sources_read, context.data)
+    check_validation_files(files, validation_files(sources))
     return "; ".join(f"{name}: {found.describe()}" for name, found in files.items())
 
 
 def check_questions(context: Context) -> str:
     """Whether the questions that no document may hold can be read."""
     context.require_hub(context.questions_read)
-    return f"{', '.join(context.questions_read)}: {len(decontaminated(context.data)):,} questions"
+    count = sum(len(read_questions("decontaminate", path, split="test")) for path in context.questions_read)
+    return f"{', '.join(context.questions_read)}: {count:,} questions"
 
 
 def check_pretokenized(context: Context) -> str:
     """Whether a folder of pretokenized sequences is of this recipe, and holds as many as the run needs."""
     args = context.training
-    data = PretokenizedMixture(context.sources, context.tokenizer, context.data, seed_of_data(args))
-    data.check_rows(args.max_steps * context.plan.sequences_per_step)
+    data = PretokenizedMixture(context.data, context.tokenizer, seed_of_data(args))
+    data.check_length(args.max_steps * context.plan.sequences_per_step)
     next(iter(data))
-    return f"{data.num_rows:,} sequences in {data.folder}"
+    return f"{data.num_sequences:,} sequences in {data.folder}"

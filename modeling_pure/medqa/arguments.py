@@ -62,7 +62,8 @@ class EvalArguments:
         default_factory=list, metadata={"help": "evaluations of other models on the same questions"}
     )
     contamination: str | None = field(
-        default=None, metadata={"help": "coverage file of python -m modeling_pure.data.decontaminate --coverage FILE"}
+        default=None,
+        metadata={"help": "coverage file of python -m modeling_pure.commands.decontaminate --coverage FILE"},
     )
     batch_size: int = field(default=16, metadata={"help": "prompts in a forward pass"})
     seed: int = field(default=0, metadata={"help": "of sampled completions"})

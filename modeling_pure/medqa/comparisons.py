@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import fisher_exact, ttest_ind
 from tqdm import tqdm
 
-from ..data.guard import Coverage
+from ..data.decontamination import Coverage
 from ..errors import InputError
 from .passages import Bm25, content_words
 from .questions import Question
@@ -97,7 +97,7 @@ def read_coverage(key: str, path: str, questions: list[Question]) -> Coverage:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{key}: cannot read '{path}' ({type(error).__name__}: {error}); expected what "
-            "python -m modeling_pure.data.decontaminate --coverage FILE writes"
+            "python -m modeling_pure.commands.decontaminate --coverage FILE writes"
         ) from error
     missing = sum(question.digest not in found for question in questions)
     if missing:

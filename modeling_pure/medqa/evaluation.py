@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..console import DISCLAIMER
-from ..data.guard import Coverage
+from ..data.decontamination import Coverage
 from ..errors import InputError, first_line
 from ..records import looks_local
 from ..tokenizer import prompt_ids

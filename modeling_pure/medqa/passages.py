@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..data.guard import Guard
+from ..data.decontamination import QuestionFinder
 from ..errors import InputError, first_line
 from ..records import LOCAL_BUILDERS, files_below, local_files, open_records
 from ..tokenizer import prompt_ids
@@ -81,7 +81,7 @@ class Library:
         Raises:
             InputError: no such folder, nothing to read in it, or all of it is left out.
         """
-        guard = Guard(guarded) if guarded else None
+        guard = QuestionFinder(guarded) if guarded else None
         kept: list[str] = []
         left_out = 0
         for text in tqdm(texts_of(key, folder), desc=f"reading {folder}", unit="text", disable=None, leave=False):
@@ -164,7 +164,7 @@ def split_passages(text: str) -> list[str]:
     return [" ".join(words[start : start + PASSAGE_WORDS]) for start in range(0, len(words), PASSAGE_WORDS)]
 
 
-def covering_passages(text: str, guard: Guard) -> set[int]:
+def covering_passages(text: str, guard: QuestionFinder) -> set[int]:
     """The numbers of a text's passages that overlap with a stretch of 150 words that covers a question.
 
     Stretches overlap by half: a question that two passages share is found, and what follows it may be its answer.

@@ -285,7 +285,7 @@ class PureTrainer(DurableTrainer):
                 self._save_checkpoint(self.model, trial=None)
                 raise
             for name, done in progress.items():
-                logs[f"tokens/{name}"] = done["rows"] * self.train_dataset.sequence_length
+                logs[f"tokens/{name}"] = done["sequences"] * self.train_dataset.sequence_length
                 logs |= {f"{fact}/{name}": done[fact] for fact in ("epochs", "skipped") if fact in done}
         super().log(logs, start_time)
 

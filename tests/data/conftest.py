@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 
 from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.held_out import open_sources
+from modeling_pure.data.decoders import LOST, Fault
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.readers import LOST, Fault
-from modeling_pure.data.sources import parse_sources
 
 
-class NumberedRows:
+class NumberedRecords:
     """Shards of so many rows; each row is a text that says where it is from, or nothing."""
 
     key = name = listing = "numbered"
@@ -32,6 +30,9 @@ class NumberedRows:
 
     def locate(self, shard: int, number: int) -> str:
         return f"{shard} {number}"
+
+    def tokens_per_epoch(self, tokenize, sample: list[str]) -> float:
+        return 0.0
 
     def texts(self, epochs: int) -> list[str]:
         return sorted(
@@ -56,9 +57,7 @@ def make_mixture(sources, tokenizer) -> Callable[..., Mixture]:
 
     def make(given: dict | None = None, seed: int = 0, **kwargs) -> Mixture:
         rank = {name: kwargs.pop(name) for name in ("batch_size", "rank", "world_size") if name in kwargs}
-        arguments = DataArguments(**{"max_seq_length": 32, **kwargs})
-        return Mixture(
-            open_sources(parse_sources(given or sources), arguments, seed), tokenizer, arguments, seed, **rank
-        )
+        arguments = DataArguments(**{"sources": given or sources, "max_seq_length": 32, **kwargs})
+        return Mixture(arguments, tokenizer, seed, **rank)
 
     return make

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_pure.data.decontaminate import coverage_facts, note_best
-from modeling_pure.data.guard import GRAM, Guard, gram_at, gram_hashes, normalised, words_of
+from modeling_pure.commands.decontaminate import coverage_facts, note_best
+from modeling_pure.data.decontamination import GRAM, QuestionFinder, gram_at, gram_hashes, normalised, words_of
 from modeling_pure.medqa.questions import Question
 from tests.conftest import WORDS, question_row, write_jsonl
 
@@ -27,7 +27,7 @@ def vignette(number: int, words: int = 60) -> Question:
 
 
 QUESTIONS = [vignette(number) for number in range(20)]
-GUARD = Guard(QUESTIONS)
+GUARD = QuestionFinder(QUESTIONS)
 
 
 @pytest.mark.parametrize("number", [0, 7, 19])
@@ -102,7 +102,9 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_no_layout_of_a_pdf_or_a_page_hides_a_question(layout, other_scripts):
     others = [*QUESTIONS, Question("\u0445" * 5, ("a", "b", "c", "d"), 0)][: None if other_scripts else -1]
-    match = Guard([PDF_QUESTION, *others]).find(f"Some pages. {LAYOUTS[layout](PDF_QUESTION.question)} More pages.")
+    match = QuestionFinder([PDF_QUESTION, *others]).find(
+        f"Some pages. {LAYOUTS[layout](PDF_QUESTION.question)} More pages."
+    )
     assert match.question == PDF_QUESTION
     assert match.coverage == 1
 
@@ -110,7 +112,7 @@ def test_no_layout_of_a_pdf_or_a_page_hides_a_question(layout, other_scripts):
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if not re.search("within|gaps|belongs", name)])
 def test_a_question_in_the_layout_of_a_page_is_found_in_plain_text(layout):
     """A word that is broken within a line of the question stays broken: nothing tells what it is."""
-    guard = Guard([Question(LAYOUTS[layout](PDF_QUESTION.question), ("a", "b", "c", "d"), 0), *QUESTIONS])
+    guard = QuestionFinder([Question(LAYOUTS[layout](PDF_QUESTION.question), ("a", "b", "c", "d"), 0), *QUESTIONS])
     assert guard.find(PDF_QUESTION.question).coverage == 1
 
 
@@ -119,7 +121,7 @@ def test_a_gap_in_a_question_is_closed_if_another_question_knows_the_word():
     words = Question(f"{PDF_QUESTION.question} What else?", ("a", "b", "c", "d"), 0)
     assert "\ufb01 " in gaps
     broken = Question(gaps, ("a", "b", "c", "d"), 0)
-    (match,) = (found for found in Guard([broken, words]).matches(words.question) if found.question == broken)
+    (match,) = (found for found in QuestionFinder([broken, words]).matches(words.question) if found.question == broken)
     assert match.coverage == 1
 
 
@@ -132,7 +134,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_question_in_another_script_is_found(script):
     question = Question(SCRIPTS[script], ("a", "b", "c", "d"), 0)
-    guard = Guard([question, *QUESTIONS])
+    guard = QuestionFinder([question, *QUESTIONS])
     assert guard.unchecked == 0
     assert guard.covers(f"Pages \u2014 {SCRIPTS[script].upper()} more")
     assert guard.covers(SCRIPTS[script].replace("\uff0c", "\n, "))
@@ -165,7 +167,7 @@ def test_parts_of_different_questions_do_not_add_up():
 
 
 def test_short_questions_are_counted_as_unchecked():
-    guard = Guard([*QUESTIONS, Question("What is given?", ("a", "b", "c", "d"), 0)])
+    guard = QuestionFinder([*QUESTIONS, Question("What is given?", ("a", "b", "c", "d"), 0)])
     assert guard.unchecked == 1
     assert not guard.covers("What is given?")
 
@@ -193,13 +195,13 @@ def test_a_planted_question_is_not_trained_on(make_mixture, tmp_path):
     rows[151]["text"] = f"Forum: {STOCK}?"
     source = {"path": str(write_jsonl(tmp_path / "web.jsonl", rows)), "weight": 1, "max_epochs": 1}
     evaluation = write_jsonl(tmp_path / "test.jsonl", [question_row(question) for question in QUESTIONS])
-    documents = make_mixture({"web": source}, decontaminate=[str(evaluation)]).packed_rows("web").documents
+    documents = make_mixture({"web": source}, decontaminate=[str(evaluation)]).packed_source("web").documents
     texts = documents.read(10**9, 1000)
     assert rows[150]["text"] not in texts
     assert rows[151]["text"] in texts
-    assert documents.skipped == {"held out": 64, "evaluation question": 1}
+    assert documents.skipped == {"validation document": 64, "evaluation question": 1}
     assert len(texts) == 135
-    without = make_mixture({"web": source}).packed_rows("web").documents
+    without = make_mixture({"web": source}).packed_source("web").documents
     assert rows[150]["text"] in without.read(10**9, 1000)
 
 
@@ -209,8 +211,8 @@ def test_dev_questions_of_a_medqa_source_guard_its_own_train_questions(make_mixt
     dev = write_jsonl(tmp_path / "dev.jsonl", [question_row(QUESTIONS[0])])
     source = {"path": str(train), "weight": 1, "format": "medqa", "validation_path": str(dev), "max_epochs": 1}
     mixture = make_mixture({"usmle": source})
-    trainable = {question.digest for question in mixture.opened[0].rows.questions}
-    documents = mixture.packed_rows("usmle").documents
+    trainable = {question.digest for question in mixture.data.sources[0].records.questions}
+    documents = mixture.packed_source("usmle").documents
     texts = documents.read(10**9)
     assert all(near_copy.question not in text for text in texts)
     assert len(texts) == len(trainable - {near_copy.digest})
@@ -222,7 +224,7 @@ def test_the_command_reports_which_documents_would_go(tmp_path):
     web = write_jsonl(tmp_path / "web.jsonl", rows)
     evaluation = write_jsonl(tmp_path / "test.jsonl", [question_row(question) for question in QUESTIONS])
     report = tmp_path / "hits.jsonl"
-    command = [sys.executable, "-m", "modeling_pure.data.decontaminate", "--sources.web.path", web]
+    command = [sys.executable, "-m", "modeling_pure.commands.decontaminate", "--sources.web.path", web]
     command += ["--sources.web.weight", "1", "--decontaminate", evaluation, "--report", report]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -230,7 +232,7 @@ def test_the_command_reports_which_documents_would_go(tmp_path):
     (hit,) = [json.loads(line) for line in report.read_text().splitlines()]
     assert hit == {
         "source": "web",
-        "row": f"row 90 of '{web}'",
+        "record": f"record 90 of '{web}'",
         "question": QUESTIONS[5].digest,
         "coverage": 1.0,
         "end_words": len(words_of(normalised(QUESTIONS[5].question))),
@@ -246,17 +248,17 @@ def test_the_most_that_any_document_holds_of_a_question_is_kept():
     grams = len(words) - GRAM + 1
     texts = [" ".join(words[:20]), " ".join(words[:30]), " ".join(words[-30:]), "nothing"]
     short = Question("Too short?", ("a", "b", "c", "d"), 0)
-    guard = Guard([QUESTIONS[0], Question("other " * 30, ("a", "b", "c", "d"), 0), short])
+    guard = QuestionFinder([QUESTIONS[0], Question("other " * 30, ("a", "b", "c", "d"), 0), short])
     best = {}
     for row, text in enumerate(texts):
         for match in guard.matches(text):
-            note_best(best, match, {"source": "mine", "row": row})
+            note_best(best, match, {"source": "mine", "record": row})
     facts = coverage_facts(guard, {"mine": 4}, best)
     found, nothing, unchecked = facts["questions"].values()
     assert found["coverage"] == pytest.approx(18 / grams, abs=1e-3)
     assert found["end_words"] == 30
     assert found["covered"]
-    assert found["row"] in (1, 2)
+    assert found["record"] in (1, 2)
     assert nothing == {"coverage": 0.0, "end_words": 0, "covered": False}
     assert unchecked["coverage"] is None
     assert facts["documents"] == {"mine": 4}

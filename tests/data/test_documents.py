@@ -1,4 +1,4 @@
-"""Each row of a pass comes once, to one reader; positions go on exactly, and with another number of readers too."""
+"""Each row of an epoch comes once, to one worker; positions go on exactly, and with another number of workers too."""
 
 import pytest
 from hypothesis import given, settings
@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from modeling_pure.data.documents import Documents, redistribute_documents
 from modeling_pure.data.files import split_files
 from modeling_pure.data.remote import SourceFailed
-from modeling_pure.data.source_rows import ExamRows, TextRows
+from modeling_pure.data.source_records import ExamRecords, TextRecords
 from modeling_pure.medqa.formats import format_answer, format_prompt
 from modeling_pure.medqa.questions import Question
 from tests.conftest import through_checkpoint, write_jsonl
-from tests.data.conftest import NumberedRows
+from tests.data.conftest import NumberedRecords
 
 
 def read(documents: Documents, count: int) -> list[str]:
@@ -28,70 +28,70 @@ def read_all(documents: Documents) -> list[str]:
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 
-@given(sizes=SIZES, num_readers=st.integers(1, 5))
-def test_readers_share_every_pass_without_overlap_or_gap(sizes, num_readers):
-    rows = NumberedRows([size + num_readers for size in sizes])
+@given(sizes=SIZES, num_workers=st.integers(1, 5))
+def test_workers_share_every_pass_without_overlap_or_gap(sizes, num_workers):
+    rows = NumberedRecords([size + num_workers for size in sizes])
     texts = [
         text
-        for reader in range(num_readers)
-        for text in read_all(Documents(rows, 0, reader, num_readers, max_epochs=2))
+        for worker in range(num_workers)
+        for text in read_all(Documents(rows, 0, worker, num_workers, max_epochs=2))
     ]
     assert sorted(texts) == rows.texts(epochs=2)
 
 
-@given(sizes=SIZES, num_readers=st.integers(1, 4), cuts=st.lists(st.integers(0, 25), min_size=1, max_size=3))
-def test_documents_go_on_from_a_saved_state(sizes, num_readers, cuts):
-    rows = NumberedRows([size + 2 * num_readers for size in sizes], faulty=frozenset([3]))
-    straight = read(Documents(rows, 0, num_readers - 1, num_readers), sum(cuts) + 20)
-    documents, seen = Documents(rows, 0, num_readers - 1, num_readers), []
+@given(sizes=SIZES, num_workers=st.integers(1, 4), cuts=st.lists(st.integers(0, 25), min_size=1, max_size=3))
+def test_documents_go_on_from_a_saved_state(sizes, num_workers, cuts):
+    rows = NumberedRecords([size + 2 * num_workers for size in sizes], faulty=frozenset([3]))
+    straight = read(Documents(rows, 0, num_workers - 1, num_workers), sum(cuts) + 20)
+    documents, seen = Documents(rows, 0, num_workers - 1, num_workers), []
     for cut in [*cuts, 20]:
         seen += read(documents, cut)
         state = through_checkpoint(documents.state_dict())
-        documents = Documents(rows, 0, num_readers - 1, num_readers)
+        documents = Documents(rows, 0, num_workers - 1, num_workers)
         documents.load_state_dict(state)
-        assert documents.rows_read == documents.given + documents.skipped.total()
-        assert documents.given == len(seen)
+        assert documents.records_read == documents.documents_read + documents.skipped.total()
+        assert documents.documents_read == len(seen)
     assert seen == straight
 
 
 @settings(max_examples=60)
 @given(
     sizes=SIZES,
-    readers=st.lists(st.integers(1, 5), min_size=2, max_size=4),
+    workers=st.lists(st.integers(1, 5), min_size=2, max_size=4),
     data=st.data(),
 )
-def test_other_numbers_of_readers_take_up_what_is_unread(sizes, readers, data):
-    rows = NumberedRows([size + 5 for size in sizes])
+def test_other_numbers_of_workers_take_up_what_is_unread(sizes, workers, data):
+    rows = NumberedRecords([size + 5 for size in sizes])
     texts, states = [], None
-    for num_readers in readers:
-        group = [Documents(rows, 0, reader, num_readers, max_epochs=3) for reader in range(num_readers)]
-        for reader, documents in enumerate(group):
+    for num_workers in workers:
+        group = [Documents(rows, 0, worker, num_workers, max_epochs=3) for worker in range(num_workers)]
+        for worker, documents in enumerate(group):
             if states:
-                documents.load_state_dict(through_checkpoint(redistribute_documents(states, first=reader == 0)))
+                documents.load_state_dict(through_checkpoint(redistribute_documents(states, first=worker == 0)))
             texts += read(documents, data.draw(st.integers(0, 12)))
         states = [through_checkpoint(documents.state_dict()) for documents in group]
-        assert sum(state["given"] for state in states) == len(texts)
-    for reader in range(2):
-        documents = Documents(rows, 0, reader, 2, max_epochs=3)
-        documents.load_state_dict(redistribute_documents(states, first=reader == 0))
+        assert sum(state["documents_read"] for state in states) == len(texts)
+    for worker in range(2):
+        documents = Documents(rows, 0, worker, 2, max_epochs=3)
+        documents.load_state_dict(redistribute_documents(states, first=worker == 0))
         texts += read_all(documents)
     assert sorted(texts) == rows.texts(epochs=3)
 
 
 def test_a_cap_ends_a_source_after_its_passes():
-    documents = Documents(NumberedRows([5, 3]), max_epochs=2)
+    documents = Documents(NumberedRecords([5, 3]), max_epochs=2)
     assert len(read(documents, 100)) == 16
     assert read(documents, 1) == []
 
 
 def test_a_window_ends_with_its_characters():
-    documents = Documents(NumberedRows([50]))
+    documents = Documents(NumberedRecords([50]))
     assert len(documents.read(characters=1)) == 1
     assert len(documents.read(characters=20)) in (4, 5)  # each text has 5 or 6 characters
 
 
-def text_rows(path, **kwargs) -> TextRows:
-    return TextRows("sources.c4", split_files("sources.c4", [str(path)], shard_bytes=2000), **kwargs)
+def text_rows(path, **kwargs) -> TextRecords:
+    return TextRecords("sources.c4", split_files("sources.c4", [str(path)], shard_bytes=2000), **kwargs)
 
 
 def test_passes_hold_the_same_documents_in_another_order(corpus):
@@ -107,7 +107,7 @@ def test_passes_hold_the_same_documents_in_another_order(corpus):
 
 def test_rows_of_a_row_group_are_shuffled_in_blocks(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(2000)])
-    rows = TextRows("sources.c4", split_files("sources.c4", [str(path)]))
+    rows = TextRecords("sources.c4", split_files("sources.c4", [str(path)]))
     order = [int(text) for _, text in rows.read(0, epoch=0, start=0)]
     assert sorted(order[:512]) == list(range(512))
     assert order[:512] != list(range(512))
@@ -116,20 +116,20 @@ def test_rows_of_a_row_group_are_shuffled_in_blocks(tmp_path):
 
 
 def test_held_out_rows_are_counted_and_not_given(corpus):
-    documents = Documents(text_rows(corpus / "c4.jsonl", held_out={0: 3, 1: 2}), max_epochs=1)
+    documents = Documents(text_rows(corpus / "c4.jsonl", validation_records={0: 3, 1: 2}), max_epochs=1)
     assert len(read_all(documents)) == 295
-    assert documents.skipped == {"held out": 5}
-    assert documents.rows_read == 300
+    assert documents.skipped == {"validation document": 5}
+    assert documents.records_read == 300
 
 
-def test_a_source_without_text_for_every_reader_is_named(tmp_path):
+def test_a_source_without_text_for_every_worker_is_named(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": None}])
     with pytest.raises(SourceFailed, match=r"^sources\.c4: a\.jsonl: .*\b1\b.*\(.*\b40 no text\)"):
         read(Documents(text_rows(path)), 1)
 
 
-def exam(questions, seed=0, reader=0, num_readers=1) -> Documents:
-    return Documents(ExamRows("sources.usmle", questions, seed), seed, reader, num_readers)
+def exam(questions, seed=0, worker=0, num_workers=1) -> Documents:
+    return Documents(ExamRecords("sources.usmle", questions, seed), seed, worker, num_workers)
 
 
 def test_exam_passes_hold_the_same_questions_with_other_letters(questions):
@@ -147,8 +147,8 @@ def test_exam_letters_are_balanced_over_passes(questions):
     assert all(abs(letters.count(letter) / 4000 - 0.25) < 0.04 for letter in "ABCD")
 
 
-def test_exam_readers_share_a_pass(questions):
-    stems = [text.split("\n")[0] for reader in range(3) for text in read(exam(questions, 0, reader, 3), 40)]
+def test_exam_workers_share_a_pass(questions):
+    stems = [text.split("\n")[0] for worker in range(3) for text in read(exam(questions, 0, worker, 3), 40)]
     assert len(set(stems)) == len(questions)
 
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from modeling_pure.data.estimate import tokens_per_epoch
 from tests.conftest import WORDS
 
 
@@ -36,28 +35,29 @@ def test_the_estimate_is_near_the_count(make_mixture, tmp_path, tmp_path_factory
     mixture = make_mixture({"text": source})
     documents = ["\n".join(texts)] if kind == "txt" else texts
     tokens = sum(map(len, mixture.tokenize(documents)))
-    assert abs(tokens_per_epoch(mixture.opened[0], mixture.tokenize) / tokens - 1) < 0.15
+    assert abs(mixture.data.sources[0].tokens_per_epoch(mixture.tokenize) / tokens - 1) < 0.15
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz"])
 def test_a_large_file_is_sampled(make_mixture, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr("modeling_pure.data.estimate.SAMPLE_BYTES", 50_000)
+    monkeypatch.setattr("modeling_pure.data.source_records.SAMPLE_BYTES", 50_000)
     rng = random.Random(0)
     texts = [" ".join(rng.choices(WORDS, k=rng.randint(20, 60))) for _ in range(10_000)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     path = tmp_path / f"a.{kind}"
     path.write_bytes(gzip.compress(lines) if kind.endswith("gz") else lines)
     mixture = make_mixture({"text": {"path": str(path), "weight": 1}})
-    estimate, tokens = tokens_per_epoch(mixture.opened[0], mixture.tokenize), sum(map(len, mixture.tokenize(texts)))
+    tokens = sum(map(len, mixture.tokenize(texts)))
+    estimate = mixture.data.sources[0].tokens_per_epoch(mixture.tokenize)
     assert estimate != tokens
     assert abs(estimate / tokens - 1) < 0.25
 
 
 def test_questions_are_counted(make_mixture):
     mixture = make_mixture()
-    usmle = mixture.opened[-1]
-    texts = [text for _, text in usmle.rows.read(0, 0, 0)]
-    assert tokens_per_epoch(usmle, mixture.tokenize) == sum(map(len, mixture.tokenize(texts)))
+    usmle = mixture.data.sources[-1]
+    texts = [text for _, text in usmle.records.read(0, 0, 0)]
+    assert usmle.tokens_per_epoch(mixture.tokenize) == sum(map(len, mixture.tokenize(texts)))
 
 
 def test_a_broken_or_empty_first_file_is_passed_over(make_mixture, tmp_path):
@@ -67,7 +67,7 @@ def test_a_broken_or_empty_first_file_is_passed_over(make_mixture, tmp_path):
     pq.write_table(pa.table({"text": texts}), tmp_path / "c.parquet")
     mixture = make_mixture({"text": {"path": str(tmp_path), "weight": 1}}, skip_broken_files=True)
     tokens = sum(map(len, mixture.tokenize(texts)))
-    assert 0.8 * tokens <= tokens_per_epoch(mixture.opened[0], mixture.tokenize) < 1.2 * tokens
+    assert 0.8 * tokens <= mixture.data.sources[0].tokens_per_epoch(mixture.tokenize) < 1.2 * tokens
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
@@ -83,4 +83,4 @@ def test_rows_without_text_are_not_expected(make_mixture, tmp_path, kind):
             (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     mixture = make_mixture({"text": {"path": str(tmp_path), "weight": 1, "validation_documents": 20}})
     tokens = 4 * sum(map(len, mixture.tokenize(texts[::4])))
-    assert abs(tokens_per_epoch(mixture.opened[0], mixture.tokenize) / tokens - 1) < 0.15
+    assert abs(mixture.data.sources[0].tokens_per_epoch(mixture.tokenize) / tokens - 1) < 0.15

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from modeling_pure.data import readers
-from modeling_pure.data.documents import Documents
+from modeling_pure.data import decoders
+from modeling_pure.data.decoders import Fault
+from modeling_pure.data.documents import FREE_FAULTS, Documents
 from modeling_pure.data.files import find_files, split_files
-from modeling_pure.data.losses import FREE_FAULTS
-from modeling_pure.data.readers import Fault
 from modeling_pure.data.remote import SourceFailed
-from modeling_pure.data.source_rows import TextRows
+from modeling_pure.data.source_records import TextRecords
 from modeling_pure.errors import InputError
 
 KEY = "sources.web"
@@ -65,7 +64,7 @@ BAD_LINES = {
 @pytest.fixture(autouse=True)
 def short_documents(monkeypatch):
     """A document is too long from 2,001 characters on."""
-    monkeypatch.setattr(readers, "MAX_CHARACTERS", 2000)
+    monkeypatch.setattr(decoders, "MAX_CHARACTERS", 2000)
 
 
 def write_lines(file: Path, lines: list[bytes]) -> Path:
@@ -91,7 +90,7 @@ def documents_of(
     files: Path | list[Path], max_epochs: int | None = 1, skip_broken: bool = False, **kwargs
 ) -> Documents:
     paths = [str(file) for file in (files if isinstance(files, list) else [files])]
-    rows = TextRows(KEY, split_files(KEY, paths), skip_broken=skip_broken)
+    rows = TextRecords(KEY, split_files(KEY, paths), skip_broken=skip_broken)
     return Documents(rows, max_epochs=max_epochs, **kwargs)
 
 
@@ -108,14 +107,14 @@ def read(documents: Documents, count: int) -> list[str]:
 
 def assert_counts(documents: Documents, rows: int, skipped: dict[str, int]) -> None:
     """Every row of the file was either given or counted by the reason why not."""
-    assert documents.rows_read == rows
+    assert documents.records_read == rows
     assert documents.skipped == skipped
-    assert documents.rows_read == documents.given + sum(documents.skipped.values())
+    assert documents.records_read == documents.documents_read + sum(documents.skipped.values())
 
 
 def in_reading_order(file: Path, bad: set[int] = frozenset()) -> list[str]:
     """The texts of a sound file in the order they are read in, without some of its rows."""
-    rows = TextRows(KEY, split_files(KEY, [str(file)])).read(0, 0, 0)
+    rows = TextRecords(KEY, split_files(KEY, [str(file)])).read(0, 0, 0)
     return [text for number, text in rows if number not in bad]
 
 
@@ -179,7 +178,7 @@ def test_a_compressed_file_that_is_damaged_ends_there(tmp_path, suffix):
     documents = documents_of(file, max_skipped=1.0)
     assert ROWS / 4 < len({*read(documents, 2 * ROWS)} & {*TEXTS}) < ROWS
     assert documents.skipped["broken file"] == 1
-    assert documents.rows_read == documents.given + sum(documents.skipped.values())
+    assert documents.records_read == documents.documents_read + sum(documents.skipped.values())
 
 
 def test_an_empty_compressed_file_has_no_row(tmp_path):
@@ -240,7 +239,7 @@ def test_a_page_that_is_damaged_costs_the_rest_of_its_row_group(tmp_path, group,
     file, texts = long_parquet(tmp_path / "web.parquet")
     damage(file, group, share)
     first, last = group * GROUP_ROWS, (group + 1) * GROUP_ROWS
-    rows = dict(TextRows(KEY, split_files(KEY, [str(file)])).read(0, 0, 0))
+    rows = dict(TextRecords(KEY, split_files(KEY, [str(file)])).read(0, 0, 0))
     assert sorted(rows) == list(range(len(texts)))
     bad = [number for number, value in sorted(rows.items()) if isinstance(value, Fault)]
     assert bad == list(range(bad[0], last))
@@ -304,14 +303,14 @@ def damaged_parquet_file(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("num_readers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("make", [bad_lines_file, broken_off_file, damaged_parquet_file])
-def test_a_state_saved_in_a_bad_file_goes_on_exactly(tmp_path, make: Callable[[Path], Path], num_readers):
+def test_a_state_saved_in_a_bad_file_goes_on_exactly(tmp_path, make: Callable[[Path], Path], num_workers):
     files = [make(tmp_path), write_lines(tmp_path / "more.jsonl", LINES[:300])]
-    options = {"max_epochs": 2, "max_skipped": 1.0, "reader": num_readers - 1, "num_readers": num_readers}
+    options = {"max_epochs": 2, "max_skipped": 1.0, "worker": num_workers - 1, "num_workers": num_workers}
     straight = documents_of(files, **options)
     texts = read(straight, 10**6)
-    assert straight.skipped.total() > 0 or num_readers > 1  # a single fault is one reader's
+    assert straight.skipped.total() > 0 or num_workers > 1  # a single fault is one worker's
     for cut in range(0, len(texts), len(texts) // 12):
         begun = documents_of(files, **options)
         assert read(begun, cut) == texts[:cut]
@@ -329,16 +328,16 @@ def test_too_many_bad_rows_stop_the_source_by_name(tmp_path, max_skipped, shard_
     file = write_lines(tmp_path / "web.jsonl", lines)
     shards = split_files(KEY, [str(file)], shard_bytes=shard_bytes)
     assert (len(shards) > 2) == (shard_bytes < 1 << 24)
-    documents = Documents(TextRows(KEY, shards), max_epochs=1, max_skipped=max_skipped)
+    documents = Documents(TextRecords(KEY, shards), max_epochs=1, max_skipped=max_skipped)
     given = read(documents, 10 * ROWS)  # what came before is still given
-    assert len(given) == documents.given > 0
+    assert len(given) == documents.documents_read > 0
     with pytest.raises(SourceFailed) as error:
         read(documents, 10 * ROWS)
-    faults, rows = documents.skipped["not JSON"], documents.rows_read
+    faults, rows = documents.skipped["not JSON"], documents.records_read
     assert faults > FREE_FAULTS + max_skipped * rows
     assert faults - 1 <= FREE_FAULTS + max_skipped * rows  # not before
     pattern = rf"sources\.web: {faults}\b.*\b{rows}\b.* max_skipped .*\b{max_skipped:g}\b.*\b{faults} not JSON\)"
-    place = r"row (\d+) of '(.+)'(?:.* byte (\d+))?: not JSON: .+"
+    place = r"record (\d+) of '(.+)'(?:.* byte (\d+))?: not JSON: .+"
     match = re.fullmatch(rf"{pattern}.*\b{place}", str(error.value))
     assert match, str(error.value)
     assert match[2] == str(file)
@@ -391,14 +390,14 @@ def test_a_source_that_fails_stops_the_run_or_leaves_its_share(
     redistribute = make_mixture(two_sources, max_skipped=0.0, on_source_failure="redistribute")
     harm(tmp_path / "web" / "b.jsonl")
     with pytest.raises(SourceFailed, match=r"sources\.web: .*b\.jsonl'") as error:
-        list(islice(stop.rows_of_reader(), 10**4))
+        list(islice(stop.sequences_of_worker(), 10**4))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-    rows = list(islice(redistribute.rows_of_reader(), 1000))
+    rows = list(islice(redistribute.sequences_of_worker(), 1000))
     assert {row["source"] for row in rows[-100:]} == {"sound"}
     assert str(error.value) in caplog.text
     state = json.loads(json.dumps(rows[600]["data_state"]))
-    again = list(islice(redistribute.rows_of_reader(state=state), 399))
+    again = list(islice(redistribute.sequences_of_worker(state=state), 399))
     assert [(row["source"], row["input_ids"].tolist()) for row in again] == [
         (row["source"], row["input_ids"].tolist()) for row in rows[601:]
     ]
@@ -406,19 +405,19 @@ def test_a_source_that_fails_stops_the_run_or_leaves_its_share(
 
 def test_a_source_that_fails_while_a_run_resumes_leaves_its_share_too(tmp_path, two_sources, make_mixture):
     mixture = make_mixture(two_sources, on_source_failure="redistribute")
-    state = next(islice(mixture.rows_of_reader(), 20, None))["data_state"]
+    state = next(islice(mixture.sequences_of_worker(), 20, None))["data_state"]
     assert state["drawn"]["web"] > 0
     lose(tmp_path / "web" / "a.jsonl")
     lose(tmp_path / "web" / "b.jsonl")
-    rows = list(islice(mixture.rows_of_reader(state=state), 20))
+    rows = list(islice(mixture.sequences_of_worker(state=state), 20))
     assert {row["source"] for row in rows} == {"sound"}
     assert rows[-1]["data_state"]["drawn"]["sound"] == state["drawn"]["sound"] + 20
 
 
 def test_a_source_that_fails_while_a_run_resumes_stops_it(tmp_path, two_sources, make_mixture):
     mixture = make_mixture(two_sources)
-    state = next(islice(mixture.rows_of_reader(), 20, None))["data_state"]
+    state = next(islice(mixture.sequences_of_worker(), 20, None))["data_state"]
     lose(tmp_path / "web" / "a.jsonl")
     lose(tmp_path / "web" / "b.jsonl")
     with pytest.raises(SourceFailed, match=rf"^sources\.web: .*\.jsonl': .*{os.strerror(errno.ENOENT)}"):
-        next(mixture.rows_of_reader(state=state))
+        next(mixture.sequences_of_worker(state=state))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling_pure.data.decoders import read_shard
 from modeling_pure.data.files import Shard, find_files, identity, split_files
-from modeling_pure.data.readers import read_shard
 from modeling_pure.errors import InputError
 from modeling_pure.records import ask_hub, open_records, split_of
 from tests.conftest import write_jsonl

@@ -20,9 +20,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.sources import parse_sources
 from modeling_pure.tokenizer import load_tokenizer
 from tests.data.http_server import COMMIT, Failure, FileServer
 
@@ -56,11 +54,10 @@ class Job(NamedTuple):
 
 def read_rows(job: Job, tokenizer_folder: str) -> dict:
     """The rows' sources and digests, and the error that ended them if one did."""
-    arguments = DataArguments(max_seq_length=1024, **job.arguments)
+    arguments = DataArguments(sources=job.sources, max_seq_length=1024, **job.arguments)
     rows, error = [], None
     try:
-        opened = open_sources(parse_sources(job.sources), arguments, seed=1)
-        mixture = Mixture(opened, load_tokenizer("tokenizer", tokenizer_folder), arguments, seed=1)
+        mixture = Mixture(arguments, load_tokenizer("tokenizer", tokenizer_folder), seed=1)
         loader = DataLoader(mixture, batch_size=None, num_workers=job.workers)
         rows.extend(
             [row["source"], hashlib.sha256(row["input_ids"].numpy().tobytes()).hexdigest()]

@@ -47,7 +47,7 @@ def test_every_global_batch_is_in_proportion(make_mixture, world_size, workers):
     steps = 6
     drawn = [[] for _ in range(steps)]  # by step, the sources of all ranks' rows
     for mixture in ranks:
-        readers = [mixture.rows_of_reader(worker, max(1, workers)) for worker in range(max(1, workers))]
+        readers = [mixture.sequences_of_worker(worker, max(1, workers)) for worker in range(max(1, workers))]
         for step in range(steps):
             drawn[step] += [row["source"] for row in take(readers[step % len(readers)], 5)]
     for names in drawn:
@@ -57,11 +57,11 @@ def test_every_global_batch_is_in_proportion(make_mixture, world_size, workers):
 
 def test_dev_questions_and_copies_of_them_are_not_trained_on(make_mixture, sources, corpus):
     mixture = make_mixture()
-    usmle = mixture.opened[-1]
+    usmle = mixture.data.sources[-1]
     assert usmle.dev
-    assert not {q.digest for q in usmle.rows.questions} & {q.digest for q in usmle.dev}
-    assert len(usmle.rows.questions) + len(usmle.dev) == 120
-    assert len(make_mixture(grpo_holdout=0.5).opened[-1].rows.questions) < 0.7 * len(usmle.rows.questions)
+    assert not {q.digest for q in usmle.records.questions} & {q.digest for q in usmle.dev}
+    assert len(usmle.records.questions) + len(usmle.dev) == 120
+    assert len(make_mixture(grpo_holdout=0.5).data.sources[-1].records.questions) < 0.7 * len(usmle.records.questions)
     copies = {**sources["usmle"], "validation_path": str(corpus / "questions.jsonl"), "weight": 1}
     with pytest.raises(InputError, match=r"^sources\.usmle: .*questions\.jsonl'"):
         make_mixture({"usmle": copies})
@@ -87,7 +87,7 @@ def test_a_run_goes_on_with_the_next_batch(make_mixture, workers):
 def test_one_state_is_enough_wherever_it_was_taken(make_mixture, cut):
     straight = take(iter(make_mixture()), cut + 40)
     state = through_checkpoint(straight[cut - 1]["data_state"])
-    resumed = take(make_mixture().rows_of_reader(state=state), 40)
+    resumed = take(make_mixture().sequences_of_worker(state=state), 40)
     np.testing.assert_array_equal([r["input_ids"] for r in resumed], [r["input_ids"] for r in straight[cut:]])
     assert resumed[-1]["data_state"] == straight[-1]["data_state"]
 
@@ -100,7 +100,7 @@ def test_ranks_and_workers_share_a_pass_without_overlap_or_gap(make_mixture, sou
         for worker in range(3):
             rows = []
             with pytest.raises(RunStopped, match="^sources: .*max_epochs"):
-                rows.extend(mixture.rows_of_reader(worker, 3))
+                rows.extend(mixture.sequences_of_worker(worker, 3))
             seen.append(documents_in(rows, tokenizer, "finepdfs"))
     assert sum(map(len, seen)) == len(set.union(*seen))
     # The end of the last document of each of the six readers may not fill a row.
@@ -114,7 +114,8 @@ def rank_states(mixtures: list, workers: int, batches: int) -> tuple[list[dict],
     for mixture in mixtures:
         states, last = {}, None
         readers = [
-            mixture.rows_of_reader(worker, workers, mixture.position.get(str(worker))) for worker in range(workers)
+            mixture.sequences_of_worker(worker, workers, mixture.position.get(str(worker)))
+            for worker in range(workers)
         ]
         rows: list[list[dict]] = [[] for _ in readers]
         for batch in range(batches):
@@ -151,10 +152,10 @@ def test_other_ranks_and_workers_go_on_where_all_were(make_mixture, tokenizer, b
     assert len(seen & again) <= before[0] * before[1] * 36
     states = [state for rank in ranks_after for state in rank["workers"].values()]
     drawn = resumed[0].progress(states)
-    assert sum(done["rows"] for done in drawn.values()) == trained
+    assert sum(done["sequences"] for done in drawn.values()) == trained
     readers = after[0] * after[1] + before[0] * before[1]
     for source in resumed[0].sources:
-        assert abs(drawn[source.name]["rows"] - trained * source.weight) <= readers
+        assert abs(drawn[source.name]["sequences"] - trained * source.weight) <= readers
 
 
 def test_a_change_of_readers_before_every_worker_had_a_turn(make_mixture):
@@ -216,7 +217,7 @@ def test_a_checkpoint_of_other_sources_or_of_packed_rows_is_refused(make_mixture
     with pytest.raises(InputError, match=r"^sources\."):
         make_mixture(two).resume(ranks, 1)
     with pytest.raises(InputError, match="^pretokenized_dir: "):
-        make_mixture().resume([{"workers": {"0": {"rows_read": 3}}, "last_worker": 0}], 1)
+        make_mixture().resume([{"workers": {"0": {"sequences_read": 3}}, "last_worker": 0}], 1)
 
 
 def test_sources_in_another_order_are_the_same_sources(make_mixture, sources):
@@ -229,7 +230,7 @@ def test_few_and_uneven_files_are_shared_evenly(make_mixture, tmp_path, readers)
     write_jsonl(tmp_path / "a.jsonl", [{"text": f"a {i}"} for i in range(64)])  # all of it is held out
     write_jsonl(tmp_path / "b.jsonl", [{"text": f"b {i}"} for i in range(800)])
     mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "max_epochs": 1}})
-    shares = [mixture.packed_rows("web", reader, readers).documents.read(10**9, 10**9) for reader in range(readers)]
+    shares = [mixture.packed_source("web", reader, readers).documents.read(10**9, 10**9) for reader in range(readers)]
     assert sorted(text for share in shares for text in share) == sorted(f"b {i}" for i in range(800))
     assert all(abs(len(share) - 800 / readers) < 40 for share in shares)
 
@@ -238,7 +239,7 @@ def test_a_reader_that_some_passes_leave_empty_goes_on(make_mixture, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"text": f"a {i}"} for i in range(100)])
     mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "validation_documents": 90}})
     for reader in range(8):  # ten documents a pass among eight readers
-        assert len(mixture.packed_rows("web", reader, 8).documents.read(10**9, 200)) == 200
+        assert len(mixture.packed_source("web", reader, 8).documents.read(10**9, 200)) == 200
 
 
 def test_a_capped_source_hands_its_share_to_the_others(make_mixture, sources):
@@ -251,7 +252,7 @@ def test_a_capped_source_hands_its_share_to_the_others(make_mixture, sources):
     for name, weight in (("finepdfs", 9 / 18), ("fineweb_edu", 5 / 18), ("c4", 4 / 18)):
         assert abs(after.count(name) - len(after) * weight) < 2
     straight = take(iter(make_mixture(capped)), last + 30)  # and the change itself resumes exactly
-    resumed = take(make_mixture(capped).rows_of_reader(state=rows[last + 9]["data_state"]), 20)
+    resumed = take(make_mixture(capped).sequences_of_worker(state=rows[last + 9]["data_state"]), 20)
     np.testing.assert_array_equal([r["input_ids"] for r in resumed], [r["input_ids"] for r in straight[last + 10 :]])
 
 
@@ -263,9 +264,9 @@ def test_what_was_read_is_what_was_given_and_skipped(make_mixture, sources, tmp_
     mixture.window_characters = 100
     state = take(iter(mixture), 40)[-1]["data_state"]
     documents = state["sources"]["holes"]["read"]
-    assert documents["rows_read"] == documents["given"] + sum(documents["skipped"].values())
+    assert documents["records_read"] == documents["documents_read"] + sum(documents["skipped"].values())
     assert documents["skipped"]["no text"] > 50
-    assert documents["skipped"]["held out"] >= 4
+    assert documents["skipped"]["validation document"] >= 4
     assert mixture.progress([state])["holes"]["skipped"] == sum(documents["skipped"].values())
 
 

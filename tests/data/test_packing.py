@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_pure.data.documents import Documents
-from modeling_pure.data.packing import PackedSequences, pack_in_order, redistribute_rows
-from modeling_pure.data.source_rows import ExamRows
+from modeling_pure.data.packing import PackedSequences, pack_in_order, redistribute_sequences
+from modeling_pure.data.source_records import ExamRecords
 from modeling_pure.data.tokenizer import DocumentTokenizer
 from tests.conftest import WORDS, through_checkpoint
-from tests.data.conftest import NumberedRows
+from tests.data.conftest import NumberedRecords
 
 
-class LongRows(NumberedRows):
+class LongRows(NumberedRecords):
     """Documents of very different lengths."""
 
     def read(self, shard: int, epoch: int, start: int):
@@ -23,14 +23,14 @@ class LongRows(NumberedRows):
             yield row, f"{text} " + " ".join(random.Random(text).choices(WORDS, k=row**2))
 
 
-def packed(tokenizer, sequence_length=48, window=400, sizes=(6, 9), reader=0, num_readers=1, max_epochs=None):
-    documents = Documents(LongRows(list(sizes)), 0, reader, num_readers, max_epochs)
+def packed(tokenizer, sequence_length=48, window=400, sizes=(6, 9), worker=0, num_workers=1, max_epochs=None):
+    documents = Documents(LongRows(list(sizes)), 0, worker, num_workers, max_epochs)
     return PackedSequences(documents, DocumentTokenizer(tokenizer), sequence_length, window)
 
 
 def all_rows(rows: PackedSequences) -> list[np.ndarray]:
     drawn = []
-    while (row := rows.next_row()) is not None:
+    while (row := rows.next_sequence()) is not None:
         drawn.append(row)
     return drawn
 
@@ -49,7 +49,7 @@ def test_every_token_of_every_document_comes_out_once_and_in_order(tokenizer, se
 
 
 def test_rows_have_the_length_and_type_that_is_asked_for(tokenizer):
-    row = packed(tokenizer, sequence_length=37).next_row()
+    row = packed(tokenizer, sequence_length=37).next_sequence()
     assert row.shape == (37,)
     assert row.dtype == np.int32
 
@@ -65,26 +65,26 @@ def test_rows_go_on_from_a_saved_state(tokenizer, cuts, sequence_length, window)
     rows = packed(tokenizer, sequence_length, window)
     for cut in [*cuts, 10]:
         for _ in range(cut):
-            np.testing.assert_array_equal(rows.next_row(), straight.next_row())
+            np.testing.assert_array_equal(rows.next_sequence(), straight.next_sequence())
         state = through_checkpoint(rows.state_dict())
         rows = packed(tokenizer, sequence_length, window)
         rows.load_state_dict(state)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 5)])
-def test_other_readers_repeat_at_most_a_window_each_and_lose_nothing(tokenizer, before, after):
+def test_other_workers_repeat_at_most_a_window_each_and_lose_nothing(tokenizer, before, after):
     window = 300
 
     def group(count: int) -> list[PackedSequences]:
-        return [packed(tokenizer, 48, window, [15, 12], reader, count, max_epochs=2) for reader in range(count)]
+        return [packed(tokenizer, 48, window, [15, 12], worker, count, max_epochs=2) for worker in range(count)]
 
     old, drawn = group(before), []
     for number, rows in enumerate(old):
-        drawn += [rows.next_row() for _ in range(6 + 3 * number)]
+        drawn += [rows.next_sequence() for _ in range(6 + 3 * number)]
     states = [rows.state_dict() for rows in old]
     new = group(after)
     for number, rows in enumerate(new):
-        rows.load_state_dict(through_checkpoint(redistribute_rows(states, first=number == 0)))
+        rows.load_state_dict(through_checkpoint(redistribute_sequences(states, first=number == 0)))
         drawn += [*all_rows(rows), rows._tokens]
     straight = packed(tokenizer, 48, window, [15, 12], max_epochs=2)
     once = sum(map(len, all_rows(straight))) + straight.leftover
@@ -106,7 +106,7 @@ def test_text_that_spells_a_special_token_does_not_end_a_document(tokenizer):
 
 
 def test_tokens_are_those_of_the_tokenizer(tokenizer, questions):
-    texts = [text for _, text in ExamRows("key", questions).read(0, 0, 0)]
+    texts = [text for _, text in ExamRecords("key", questions).read(0, 0, 0)]
     for text, ids in zip(texts, DocumentTokenizer(tokenizer)(texts), strict=True):
         assert ids.tolist() == [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
 

@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -11,11 +12,11 @@ import pytest
 import yaml
 from torch.utils.data import DataLoader
 
+from modeling_pure.commands.pretokenize import main
 from modeling_pure.data.arguments import DataArguments
 from modeling_pure.data.mixture import collate_sequences
-from modeling_pure.data.pretokenize import main, write_mixture
-from modeling_pure.data.pretokenized import PretokenizedMixture, open_table, token_sequences
-from modeling_pure.data.sources import parse_sources
+from modeling_pure.data.pretokenized import PretokenizedMixture, open_table, token_ids, write_mixture
+from modeling_pure.data.training_data import open_training_data
 from modeling_pure.errors import InputError, RunStopped
 from tests.conftest import numbers_in, through_checkpoint
 from tests.processes import Program, run
@@ -35,7 +36,7 @@ def recipe(tmp_path_factory, sources, tokenizer_folder):
 
 
 def pack(recipe, folder, *options) -> subprocess.CompletedProcess:
-    return run("-m", "modeling_pure.data.pretokenize", "--config", recipe, "--out", folder, *options, expect=None)
+    return run("-m", "modeling_pure.commands.pretokenize", "--config", recipe, "--out", folder, *options, expect=None)
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,8 @@ def open_pretokenized(packed, sources, tokenizer):
     """Opens the packed rows for one rank."""
 
     def open_for(seed=0, batch_size=1, rank=0, world_size=1, folder=packed, **changes) -> PretokenizedMixture:
-        arguments = DataArguments(**{"max_seq_length": 32, "pretokenized_dir": str(folder), **changes})
-        return PretokenizedMixture(parse_sources(sources), tokenizer, arguments, seed, batch_size, rank, world_size)
+        given = {"sources": sources, "max_seq_length": 32, "pretokenized_dir": str(folder), **changes}
+        return PretokenizedMixture(DataArguments(**given), tokenizer, seed, batch_size, rank, world_size)
 
     return open_for
 
@@ -73,10 +74,10 @@ def test_packed_rows_are_those_of_the_mixture(open_pretokenized, make_mixture):
 
 
 def test_held_out_rows_are_packed_too(open_pretokenized, make_mixture):
-    from modeling_pure.data.held_out import validation_mixture
+    from modeling_pure.data.validation import validation_mixture
 
     mixture = make_mixture()
-    expected = validation_mixture(mixture.opened, mixture.tokenize, 32, 200)
+    expected = validation_mixture(mixture.data.sources, mixture.tokenize, 32, 200)
     rows = open_pretokenized().validation_sequences()
     np.testing.assert_array_equal([r["input_ids"] for r in rows], [r["input_ids"] for r in expected])
 
@@ -90,11 +91,30 @@ def test_a_copy_of_a_text_outside_the_mixture_is_not_packed(recipe, corpus, toke
     (tmp_path / "recipe.yaml").write_text(yaml.dump(given, sort_keys=False))
     monkeypatch.setattr("sys.argv", ["pack", "--config", f"{tmp_path}/recipe.yaml", "--out", f"{tmp_path}/rows"])
     main()
+    opened = DataArguments(**{key: given[key] for key in ("sources", "max_seq_length", "validation_sources")})
+    opened.pretokenized_dir = f"{tmp_path}/rows"
+    validation = PretokenizedMixture(opened, tokenizer).validation_sequences()
+    assert {one["source"] for one in validation} == {*given["sources"], "outside"}
     table = open_table(tmp_path / "rows" / "sequences-00000.arrow")
-    rows = token_sequences(table)[table.column("source").to_numpy() == list(given["sources"]).index("c4")]
+    rows = token_ids(table)[table.column("source").to_numpy() == list(given["sources"]).index("c4")]
     found = {int(number) for number in re.findall(r"c4 (\d+):", tokenizer.decode(rows.reshape(-1)))}
     assert len(found & set(range(40, 100))) > 50
     assert not found & set(range(100, 300))
+
+
+def test_a_run_opens_the_folder_as_it_opens_the_sources(packed, sources, tokenizer):
+    arguments = DataArguments(sources=sources, max_seq_length=32, medqa_dev_questions=3)
+    data, validation, questions = open_training_data(arguments, tokenizer, 0)
+    written = replace(arguments, pretokenized_dir=str(packed))
+    again, same_validation, same_questions = open_training_data(written, tokenizer, 0)
+    assert questions == same_questions
+    assert len(questions) == 3
+    for one, other in ((islice(data, 20), islice(again, 20)), (validation, same_validation)):
+        for left, right in zip(one, other, strict=True):
+            assert left["source"] == right["source"]
+            np.testing.assert_array_equal(left["input_ids"], right["input_ids"])
+    assert set(again.describe(1000)) >= {f"  {name}" for name in sources} | {"answers of usmle"}
+    assert set(data.describe(1000)) >= {f"  {name}" for name in sources} | {"answers of usmle", "decontaminated"}
 
 
 def batches(open_pretokenized, steps: int, ranks=None, world_size: int = 1, workers: int = 0):
@@ -125,7 +145,7 @@ def test_readers_of_any_number_share_the_rows_in_their_order(open_pretokenized, 
     np.testing.assert_array_equal(seen, straight(make_mixture)[: len(seen)])
     assert len(seen) == 120
     drawn = open_pretokenized().progress(list(states[0]["workers"].values()))
-    assert {name: done["rows"] for name, done in drawn.items()} == {
+    assert {name: done["sequences"] for name, done in drawn.items()} == {
         "finepdfs": 54,
         "fineweb_edu": 30,
         "c4": 24,
@@ -137,26 +157,28 @@ def test_progress_counts_the_rows_of_all_ranks(open_pretokenized):
     """Two ranks have trained on two batches of three rows each."""
     _, states = batches(open_pretokenized, 2, world_size=2)
     drawn = open_pretokenized().progress([state for rank in states for state in rank["workers"].values()])
-    assert sum(done["rows"] for done in drawn.values()) == 12
+    assert sum(done["sequences"] for done in drawn.values()) == 12
 
 
 def test_a_second_run_takes_up_whole_files_and_writes_the_others_anew(make_mixture, tmp_path):
-    write_mixture(tmp_path, make_mixture(), rows=50, sequences_per_file=20)
+    write_mixture(tmp_path, make_mixture(), count=50, sequences_per_file=20)
     first = (tmp_path / "sequences-00000.arrow").stat().st_mtime_ns
-    write_mixture(tmp_path, make_mixture(), rows=90, sequences_per_file=20)
+    write_mixture(tmp_path, make_mixture(), count=90, sequences_per_file=20)
     assert (tmp_path / "sequences-00000.arrow").stat().st_mtime_ns == first
-    rows = np.concatenate([token_sequences(open_table(file)) for file in sorted(tmp_path.glob("*.arrow"))])
+    rows = np.concatenate([token_ids(open_table(file)) for file in sorted(tmp_path.glob("*.arrow"))])
     np.testing.assert_array_equal(rows, straight(make_mixture, 90))
 
 
 def test_packing_goes_on_after_a_kill(recipe, make_mixture, tmp_path, open_pretokenized):
-    process = Program("-m", "modeling_pure.data.pretokenize", "--config", recipe, "--out", tmp_path, "--rows", "60000")
+    process = Program(
+        "-m", "modeling_pure.commands.pretokenize", "--config", recipe, "--out", tmp_path, "--sequences", "60000"
+    )
     while process.poll() is None and not (tmp_path / "sequences-00001.arrow").exists():
         time.sleep(0.01)
     assert process.poll() is None, "packing was over before it could be killed"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    result = pack(recipe, tmp_path, "--rows", "20000")
+    result = pack(recipe, tmp_path, "--sequences", "20000")
     assert result.returncode == 0, result.stderr
     rows = [row["input_ids"] for row in islice(open_pretokenized(folder=tmp_path), 20000)]
     np.testing.assert_array_equal(rows, straight(make_mixture, 20000))
@@ -179,27 +201,27 @@ def test_rows_of_other_settings_are_refused(open_pretokenized, changes, message)
 
 def test_rows_with_answers_in_other_formats_are_refused(packed, sources, tokenizer):
     given = {**sources, "usmle": {**sources["usmle"], "answer_formats": "text"}}
-    arguments = DataArguments(max_seq_length=32, pretokenized_dir=str(packed))
+    arguments = DataArguments(sources=given, max_seq_length=32, pretokenized_dir=str(packed))
     with pytest.raises(InputError, match=r"^pretokenized_dir: .*\bsources\b"):
-        PretokenizedMixture(parse_sources(given), tokenizer, arguments)
+        PretokenizedMixture(arguments, tokenizer)
 
 
 def test_what_cannot_be_packed_or_read_is_refused(open_pretokenized, packed, recipe, tmp_path):
     with pytest.raises(InputError, match=f"^pretokenized_dir: '{tmp_path}' "):
         open_pretokenized(folder=tmp_path)
     with pytest.raises(InputError, match=r"^pretokenized_dir: .*\b150\b.*\b151\b"):
-        open_pretokenized().check_rows(151)
+        open_pretokenized().check_length(151)
     with pytest.raises(InputError, match="^pretokenized_dir: [^']*$"):
         open_pretokenized().resume([{"workers": {"0": {"drawn": {}}}, "last_worker": 0}], 1)
     result = pack(recipe, packed, "--seed", "1")
     assert result.returncode == 2
     assert re.search(r"error: pretokenized_dir: .*\bseed \(0\b.*\b1\)", result.stderr)
-    result = pack(recipe, packed, "--rows", "20")
+    result = pack(recipe, packed, "--sequences", "20")
     assert result.returncode == 0
     assert "150" in numbers_in(result.stdout)
-    result = pack(recipe, tmp_path, "--rows", "0")
+    result = pack(recipe, tmp_path, "--sequences", "0")
     assert result.returncode == 2
-    assert re.search(r"error: rows: .*\b0$", result.stderr.rstrip())
+    assert re.search(r"error: sequences: .*\b0$", result.stderr.rstrip())
     result = pack(recipe, "")
     assert result.returncode == 2
     assert "error: out: " in result.stderr

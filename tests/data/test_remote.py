@@ -17,13 +17,12 @@ import pytest
 import tenacity
 from torch.utils.data import DataLoader
 
-from modeling_pure.data.arguments import DataArguments
+from modeling_pure.data.arguments import DataArguments, parse_sources
+from modeling_pure.data.decoders import read_shard
 from modeling_pure.data.files import Shard, find_files, split_files
-from modeling_pure.data.held_out import open_sources
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.readers import read_shard
+from modeling_pure.data.opening import open_sources
 from modeling_pure.data.remote import SourceFailed, open_file
-from modeling_pure.data.sources import parse_sources
 from modeling_pure.errors import InputError
 from tests.data.http_server import Failure, FileServer
 
@@ -286,8 +285,8 @@ def web_sources(url: str) -> dict:
 
 def rows_of(sources: dict, tokenizer, workers: int, count: int) -> list[tuple[str, list[int]]]:
     """The first rows of a mixture as a run reads them."""
-    arguments = DataArguments(max_seq_length=64)
-    mixture = Mixture(open_sources(parse_sources(sources), arguments, seed=1), tokenizer, arguments, seed=1)
+    arguments = DataArguments(sources=sources, max_seq_length=64)
+    mixture = Mixture(arguments, tokenizer, seed=1)
     loader = iter(DataLoader(mixture, batch_size=None, num_workers=workers))
     return [(row["source"], row["input_ids"].tolist()) for row in islice(loader, count)]
 
@@ -305,7 +304,7 @@ def test_a_server_that_is_down_when_a_run_starts_is_waited_for(server, clock, su
     clock.alarms.append((60.0, server.start))
     sources = {"web": {"path": f"{server.url}/web{suffix}", "weight": 1}}
     opened = open_sources(parse_sources(sources), DataArguments(), seed=0)
-    assert opened[0].held_out[0].startswith("document 0: ")
+    assert opened.sources[0].validation_texts[0].startswith("document 0: ")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -1,11 +1,10 @@
 """A recipe's sources are checked by key before anything is read."""
 
-from dataclasses import asdict
 from fractions import Fraction
 
 import pytest
 
-from modeling_pure.data.sources import integer_weights, parse_sources
+from modeling_pure.data.arguments import integer_weights, parse_sources
 from modeling_pure.errors import InputError
 
 
@@ -56,7 +55,7 @@ def test_answers_are_letters_unless_a_medqa_source_says_otherwise():
     formats = [source.answer_formats for source in sources]
     assert formats == [{"letter": 1.0}, {"letter": 0.75, "text": 0.25}, None]
     assert list(formats[1]) == ["letter", "text"]
-    again = {source.name: {**asdict(source), "weight": float(source.weight)} for source in sources}
+    again = {source.name: source.facts() for source in sources}
     for entry in again.values():
         del entry["name"]
     assert parse_sources(again) == sources

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from modeling_pure.data.held_out import open_sources
+from modeling_pure.data.arguments import fixed_settings
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.pretokenize import ROWS_PER_FILE, write_mixture
-from modeling_pure.data.pretokenized import FACTS_FILE, sequences_file, settings
+from modeling_pure.data.pretokenized import FACTS_FILE, SEQUENCES_PER_FILE, sequences_file, write_mixture
 from modeling_pure.doctor import context as context_module
 from modeling_pure.doctor.__main__ import checks
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN, on_hub
@@ -103,9 +102,9 @@ def test_a_vocabulary_that_is_too_small_fails_and_the_model_is_looked_at_all_the
 
 def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
     unpacked = context("--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1)
-    mixture = Mixture(open_sources(unpacked.sources, unpacked.data, 0), unpacked.tokenizer, unpacked.data, 0)
-    facts = settings(unpacked.sources, unpacked.tokenizer, unpacked.data, 0)
-    (tmp_path / FACTS_FILE).write_text(json.dumps({"settings": facts, "sequences_per_file": ROWS_PER_FILE}))
+    mixture = Mixture(unpacked.data, unpacked.tokenizer)
+    facts = fixed_settings(unpacked.data, unpacked.tokenizer, 0)
+    (tmp_path / FACTS_FILE).write_text(json.dumps({"settings": facts, "sequences_per_file": SEQUENCES_PER_FILE}))
     write_mixture(tmp_path, mixture, 12)
     options = ["--pretokenized_dir", tmp_path, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
     packed = context(*options)

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 import train_grpo
+from modeling_pure.commands import inspect
 from modeling_pure.console import DISCLAIMER
-from modeling_pure.data import inspect
 from tests.conftest import WORDS, question_row, write_jsonl
 from tests.examples.conftest import ROOT, command_with
 from tests.scripts.conftest import SHAPE, metrics
@@ -92,7 +92,7 @@ def small(tokenizer_folder) -> list[str]:
 
 
 def test_my_mixture_is_shown_and_leaves_test_questions_out(train_here, my_data, tokenizer_folder):
-    options = [*options_of("modeling_pure.data.inspect"), *small(tokenizer_folder), "--rows", "100"]
+    options = [*options_of("modeling_pure.commands.inspect"), *small(tokenizer_folder), "--sequences", "100"]
     lines = train_here(*options, script=inspect).out.splitlines()
     shown = {line.split()[1]: line for line in lines if len(re.findall(r"\d%", line)) == 2}
     asked_and_reached = {name: re.findall(r"([\d.]+)%", line) for name, line in shown.items()}

@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoModelForCausalLM, ByT5Tokenizer, GPT2TokenizerFast
 
-from modeling_pure.data.source_rows import exam_text
+from modeling_pure.data.source_records import exam_text
 from modeling_pure.data.tokenizer import DocumentTokenizer
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig

@@ -15,8 +15,8 @@ from scipy.stats import fisher_exact
 from transformers import AutoTokenizer
 
 import eval_medqa
+from modeling_pure.commands import decontaminate
 from modeling_pure.console import DISCLAIMER
-from modeling_pure.data import decontaminate
 from modeling_pure.medqa import compare, scorers
 from modeling_pure.medqa.card import SETTING
 from tests.conftest import question_row, write_jsonl
@@ -69,8 +69,8 @@ def test_reports_say_what_the_results_say_and_hold_no_question(evaluate, questio
 
 
 def test_dev_is_the_part_that_training_never_sees(evaluate, corpus, tmp_path):
-    from modeling_pure.data.held_out import split_questions
-    from modeling_pure.data.sources import Source
+    from modeling_pure.data.arguments import Source
+    from modeling_pure.data.opening import split_questions
 
     evaluate(tmp_path, split="dev")
     dev = {line["id"] for line in predictions_of(tmp_path)}

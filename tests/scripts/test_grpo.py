@@ -6,8 +6,8 @@ import pandas
 import pytest
 
 from modeling_pure.console import DISCLAIMER
-from modeling_pure.data.held_out import split_questions
-from modeling_pure.data.sources import parse_source
+from modeling_pure.data.arguments import parse_source
+from modeling_pure.data.opening import split_questions
 from modeling_pure.grpo.arguments import GRPOScriptArguments
 from modeling_pure.grpo.questions import read_splits
 from modeling_pure.grpo.report import INERT

@@ -14,9 +14,9 @@ import eval_medqa
 import train_grpo
 import train_pretrain
 from modeling_pure import export
-from modeling_pure.data.decontaminate import ReportArguments
-from modeling_pure.data.inspect import InspectArguments
-from modeling_pure.data.pretokenize import PretokenizeArguments
+from modeling_pure.commands.decontaminate import ReportArguments
+from modeling_pure.commands.inspect import InspectArguments
+from modeling_pure.commands.pretokenize import PretokenizeArguments
 from modeling_pure.demo import __main__ as demo
 from modeling_pure.doctor.__main__ import DoctorArguments
 from modeling_pure.errors import EXIT_CODES, InputError

@@ -59,7 +59,7 @@ def test_a_run_says_which_answers_it_was_taught(pretrained, packed, pretrain_rec
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory, pretrain_recipe):
     folder = tmp_path_factory.mktemp("packed")
-    run("-m", "modeling_pure.data.pretokenize", "--config", pretrain_recipe, "--out", folder)
+    run("-m", "modeling_pure.commands.pretokenize", "--config", pretrain_recipe, "--out", folder)
     return folder
 
 
@@ -140,7 +140,16 @@ def test_a_source_that_goes_bad_stops_the_run_after_a_checkpoint(pretrain_recipe
 
 def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
     picture = tmp_path / "mixture.png"
-    command = ["-m", "modeling_pure.data.inspect", "--config", pretrain_recipe, "--rows", "200", "--picture", picture]
+    command = [
+        "-m",
+        "modeling_pure.commands.inspect",
+        "--config",
+        pretrain_recipe,
+        "--sequences",
+        "200",
+        "--picture",
+        picture,
+    ]
     output = run(*command).stdout
     for name, share in (("finepdfs", "45.00%"), ("fineweb_edu", "25.00%"), ("c4", "20.00%"), ("usmle", "10.00%")):
         (line,) = [line for line in output.splitlines() if f"│ {name}" in line]

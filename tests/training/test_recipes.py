@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_pure import PureConfig
-from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.sources import parse_sources
+from modeling_pure.data.arguments import DataArguments, parse_sources
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.grpo.report import INERT, describe_refinements

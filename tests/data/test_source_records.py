@@ -1,4 +1,4 @@
-"""Exam text in the answer formats of a recipe: each question draws its own, at every pass."""
+"""Exam text in the answer formats of a recipe: each question draws its own, at every epoch."""
 
 import random
 import re
@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from modeling_pure.data.arguments import DataArguments
-from modeling_pure.data.held_out import open_sources, split_questions
-from modeling_pure.data.source_rows import ExamRows, exam_text
-from modeling_pure.data.sources import parse_sources
+from modeling_pure.data.arguments import DataArguments, parse_sources
+from modeling_pure.data.opening import open_sources, split_questions
+from modeling_pure.data.source_records import ExamRecords, exam_text
 from modeling_pure.data.tokenizer import DocumentTokenizer
 from modeling_pure.errors import InputError
 from modeling_pure.medqa.formats import format_prompt, parse_answer
@@ -29,7 +28,7 @@ def explained(questions) -> list[Question]:
     return [replace(one, explanation="Pyuria. So it is." if i % 2 else "") for i, one in enumerate(questions)]
 
 
-def texts_of(rows: ExamRows, epoch: int = 0) -> dict[int, str]:
+def texts_of(rows: ExamRecords, epoch: int = 0) -> dict[int, str]:
     return dict(rows.read(0, epoch, 0))
 
 
@@ -40,10 +39,10 @@ def format_of(text: str) -> str:
     return "letter" if text.split("\nAnswer: ")[1][1] == "." else "text"
 
 
-@pytest.mark.parametrize("formats", [None, {"letter": 1.0}])
+@pytest.mark.parametrize("formats", [[], [{"letter": 1.0}]])
 def test_letters_alone_are_written_as_before_there_were_formats(explained, formats):
     for epoch in (0, 3):
-        for i, text in texts_of(ExamRows("key", explained, 7, formats), epoch).items():
+        for i, text in texts_of(ExamRecords("key", explained, 7, *formats), epoch).items():
             shown = explained[i].shuffled(random.Random(f"options 7 {epoch} {i}"))
             options = "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", shown.options, strict=True))
             assert (
@@ -52,7 +51,7 @@ def test_letters_alone_are_written_as_before_there_were_formats(explained, forma
 
 
 def test_formats_come_in_their_shares_and_reasons_where_there_are_any(explained):
-    rows = ExamRows("key", explained, 0, SHARES)
+    rows = ExamRecords("key", explained, 0, SHARES)
     drawn = {has: Counter() for has in (True, False)}
     for epoch in range(20):
         for i, text in texts_of(rows, epoch).items():
@@ -64,7 +63,7 @@ def test_formats_come_in_their_shares_and_reasons_where_there_are_any(explained)
 
 
 def test_every_text_can_be_parsed_for_the_right_option(explained):
-    for i, text in texts_of(ExamRows("key", explained, 0, SHARES)).items():
+    for i, text in texts_of(ExamRecords("key", explained, 0, SHARES)).items():
         name = format_of(text)
         prompt, completion = text.split("\nReasoning:" if name == "reasoned" else "\nAnswer:", 1)
         options = [line[3:] for line in prompt.split("\n")[1:]]
@@ -75,7 +74,7 @@ def test_every_text_can_be_parsed_for_the_right_option(explained):
 
 
 def test_a_question_draws_its_format_whoever_reads_it(explained):
-    rows = ExamRows("key", explained, 3, SHARES)
+    rows = ExamRecords("key", explained, 3, SHARES)
     whole = list(rows.read(0, 1, 0))
     assert list(rows.read(0, 1, 50)) == whole[50:]
     formats = [[format_of(text) for _, text in sorted(rows.read(0, epoch, 0))] for epoch in (1, 2)]
@@ -83,11 +82,11 @@ def test_a_question_draws_its_format_whoever_reads_it(explained):
 
 
 def test_questions_without_reasons_are_left_out_only_if_all_is_reasoned(explained):
-    rows = ExamRows("key", explained, 0, {"reasoned": 1.0})
+    rows = ExamRecords("key", explained, 0, {"reasoned": 1.0})
     assert (len(rows.questions), rows.left_out) == (60, 60)
     assert {format_of(text) for text in rows.texts()} == {"reasoned"}
     assert len(rows.texts()) == 60
-    assert ExamRows("key", explained, 0, SHARES).left_out == 0
+    assert ExamRecords("key", explained, 0, SHARES).left_out == 0
     assert "60" in rows.describe()
 
 
@@ -106,7 +105,7 @@ def test_the_documents_show_exam_text_byte_for_byte():
 
 def open_exam(path, formats, **fields):
     source = {"path": str(path), "answer_formats": formats, **EXAM, **fields}
-    return open_sources(parse_sources({"usmle": source}), DataArguments(), 0)[0]
+    return open_sources(parse_sources({"usmle": source}), DataArguments(), 0).sources[0]
 
 
 def test_reasons_are_refused_where_no_question_has_any(corpus):
@@ -119,10 +118,10 @@ def test_held_out_questions_are_written_in_the_formats_too(explained, tmp_path):
     dev = write_jsonl(tmp_path / "dev.jsonl", rows[:40])
     train = write_jsonl(tmp_path / "train.jsonl", rows[40:])
     one = open_exam(train, SHARES, validation_path=str(dev))
-    assert {*map(format_of, one.held_out)} == {*SHARES}
-    assert (len(one.held_out), len(one.dev)) == (40, 40)
+    assert {*map(format_of, one.validation_texts)} == {*SHARES}
+    assert (len(one.validation_texts), len(one.dev)) == (40, 40)
     one = open_exam(train, "reasoned", validation_path=str(dev))
-    assert (len(one.held_out), len(one.dev)) == (20, 40)
+    assert (len(one.validation_texts), len(one.dev)) == (20, 40)
     bare = write_jsonl(tmp_path / "bare.jsonl", [question_row(one) for one in explained[:40]])
     with pytest.raises(InputError, match=r"^sources\.usmle\.answer_formats: "):
         open_exam(train, "reasoned", validation_path=str(bare))
@@ -139,8 +138,8 @@ def test_medmcqa_brings_its_explanations(tmp_path):
         for i, why in enumerate(["Because of y.", None] * 40)
     ]
     one = open_exam(write_jsonl(tmp_path / "medmcqa.jsonl", rows), "reasoned")
-    assert one.rows.left_out > 0
-    assert all("\nReasoning: Because of y.\nAnswer: y (" in text for text in one.rows.texts())
+    assert one.records.left_out > 0
+    assert all("\nReasoning: Because of y.\nAnswer: y (" in text for text in one.records.texts())
 
 
 # ---- with books -----------------------------------------------------------------------------------------------------
@@ -164,7 +163,7 @@ def open_books(books, sources, tokenizer_folder):
         data = DataArguments(
             **{"tokenizer_name_or_path": str(tokenizer_folder), "max_seq_length": 2048, **(arguments or {})}
         )
-        return open_sources(parse_sources({"usmle": source}), data, 0)[0]
+        return open_sources(parse_sources({"usmle": source}), data, 0).sources[0]
 
     return open_books
 
@@ -180,8 +179,8 @@ def passages_in(text: str) -> list[str]:
 
 def test_passages_stand_before_their_share_of_the_questions(open_books):
     formats = {"letter": 0.5, "text": 0.5}
-    rows = open_books(passages_share=0.25, answer_formats=formats).rows
-    plain = ExamRows("key", [replace(one, passages=()) for one in rows.questions], 0, formats)
+    rows = open_books(passages_share=0.25, answer_formats=formats).records
+    plain = ExamRecords("key", [replace(one, passages=()) for one in rows.questions], 0, formats)
     opened = Counter()
     for epoch in range(20):
         texts = texts_of(rows, epoch)
@@ -197,37 +196,38 @@ def test_passages_stand_before_their_share_of_the_questions(open_books):
 @pytest.mark.parametrize("limit", [90, 105, 120, 127])
 def test_texts_with_passages_fit_a_row(open_books, tokenizer, limit):
     one = open_books({"max_seq_length": limit}, passages_share=1, num_passages=2)
-    lengths = [len(ids) for ids in DocumentTokenizer(tokenizer)([*one.rows.texts(), *one.held_out])]
+    lengths = [len(ids) for ids in DocumentTokenizer(tokenizer)([*one.records.texts(), *one.validation_texts])]
     assert limit - 5 < max(lengths) <= limit
-    for i, text in texts_of(one.rows).items():
-        kept, found = " ".join(passages_in(text)), " ".join(one.rows.questions[i].passages)
+    for i, text in texts_of(one.records).items():
+        kept, found = " ".join(passages_in(text)), " ".join(one.records.questions[i].passages)
         assert found.startswith(kept)
         assert kept
 
 
 def test_passages_that_fit_stay_whole(open_books):
-    assert all(len(passages_in(text)) == 3 for text in open_books(passages_share=1).rows.texts())
+    assert all(len(passages_in(text)) == 3 for text in open_books(passages_share=1).records.texts())
 
 
 def test_passages_that_cover_any_of_the_questions_are_left_out(open_books, books, corpus, questions, tmp_path):
-    train, dev = split_questions(parse_sources({"usmle": {"path": str(corpus / "questions.jsonl"), **EXAM}})[0], 0.0)
+    (source,) = parse_sources({"usmle": {"path": str(corpus / "questions.jsonl"), **EXAM}})
+    train, dev, _ = split_questions(source, 0.0)
     other = replace(questions[0], question="One two three four five six seven eight nine ten eleven twelve thirteen?")
     write_jsonl(books / "b.jsonl", [{"text": f"It says: {one.question} Yes."} for one in (*train, *dev, other)])
     before = open_books({"grpo_holdout": 0.5})
-    assert (before.rows.open_book.left_out, before.rows.open_book.kept) == (120, 61)
+    assert (before.records.open_book.left_out, before.records.open_book.kept) == (120, 61)
     path = write_jsonl(tmp_path / "test.jsonl", [question_row(other)])
     after = open_books({"decontaminate": [str(path)]})
-    assert (after.rows.open_book.left_out, after.rows.open_book.kept) == (121, 60)
-    assert {"50", "60", "121"} <= {*numbers_in(after.rows.describe())}
+    assert (after.records.open_book.left_out, after.records.open_book.kept) == (121, 60)
+    assert {"50", "60", "121"} <= {*numbers_in(after.records.describe())}
 
 
 def test_books_may_move_and_not_change(open_books, books, tmp_path):
     one = open_books()
     shutil.copytree(books, tmp_path / "moved")
-    assert open_books(passages=str(tmp_path / "moved")).rows.listing == one.rows.listing
-    assert open_books(num_passages=2).rows.listing != one.rows.listing
+    assert open_books(passages=str(tmp_path / "moved")).records.listing == one.records.listing
+    assert open_books(num_passages=2).records.listing != one.records.listing
     write_jsonl(books / "a.jsonl", [{"text": " ".join(WORDS)}])
-    assert open_books().rows.listing != one.rows.listing
+    assert open_books().records.listing != one.records.listing
 
 
 def test_books_are_refused_before_anything_is_read(open_books, tmp_path):

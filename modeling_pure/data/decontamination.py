@@ -1,7 +1,7 @@
-"""Documents that hold a question of an evaluation set, found while they stream by.
+"""Decontamination: find the documents that hold a question of an evaluation set, while they stream by.
 
-Vignettes share stock phrases, so that a bare n-gram hit says little: of the 1,273 questions of MedQA's test split, 365
-share 13 words in a row with another one. What counts is how much of one question a document covers.
+Vignettes share stock phrases, so a single n-gram in common says little: of the 1,273 questions of MedQA's test split,
+365 share 13 words in a row with another one. What counts is how much of one question a document covers.
 """
 
 import html
@@ -23,7 +23,7 @@ END_WORDS = 30
 TABLE_BITS = 24
 TABLE_SHIFT = np.uint64(64 - TABLE_BITS)
 
-# Characters that nobody sees (soft hyphens, zero-width spaces, marks of direction, tags), accents, Arabic tatweel.
+# Invisible characters (soft hyphens, zero-width spaces, marks of direction, tags), accents, Arabic tatweel.
 UNSEEN = re.compile(
     "[\u00ad\u0300-\u036f\u061c\u0640\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff"
     "\U000e0000-\U000e0fff]+"
@@ -54,14 +54,15 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 class Held(TypedDict):
     """The best match of a question over all documents: the maximum of each measure, and whether any covers it.
 
-    `coverage` is None if the question is too short to check. `source` and `row` name the document with that coverage.
+    `coverage` is None if the question is too short to check. `source` and `record` locate the document with that
+    coverage.
     """
 
     coverage: float | None
     end_words: int
     covered: bool
     source: NotRequired[str]
-    row: NotRequired[str]
+    record: NotRequired[str]
 
 
 class Coverage(TypedDict):
@@ -81,23 +82,22 @@ class Match:
 
     @property
     def covers(self) -> bool:
-        """Whether the document holds so much of the question that it is as good as the question."""
+        """Whether the document holds so much of the question that it gives the question away."""
         return self.coverage >= COVERAGE or self.end_words >= END_WORDS
 
 
-class Guard:
-    """Tells which documents cover a question.
+class QuestionFinder:
+    """Finds the documents that cover a question.
 
     A document covers a question when it holds at least half of the 13-grams of the question's text (without the
-    options), or its last 30 words in a row. Both are compared as `normalised` says.
-
-    Questions of less than 13 words cannot be checked; `unchecked` counts them.
+    options), or its last 30 words in a row, both `normalised`. `unchecked` counts the questions of less than 13 words,
+    which cannot be checked.
     """
 
     def __init__(self, questions: list[Question]) -> None:
         unique = {question.digest: question for question in questions}
         self.questions = list(unique.values())
-        # Words beyond ASCII cost time in every document, and are only looked for where a question has some.
+        # Words beyond ASCII cost time in every document, and are only looked for if a question has some.
         self.other_scripts = any(in_other_script(question.question) for question in self.questions)
         # A question may come from a PDF too. Its line ends are seen; gaps are found by the words of other questions.
         asked = [LINE_BREAK.sub("", question.question) for question in self.questions]
@@ -123,14 +123,14 @@ class Guard:
         return self.find(text) is not None
 
     def find(self, text: str) -> Match | None:
-        """The question of which the document holds most, if it covers one."""
+        """The question that the document covers most, if it covers one."""
         return most_covering(self.matches(text))
 
     def matches(self, text: str) -> list[Match]:
         """Every question that shares 13 words in a row with the document."""
         normal = normalised(text, self.vocabulary, self.other_scripts)
         hashes = gram_hashes(normal)
-        candidates = np.flatnonzero(self._table[hashes >> TABLE_SHIFT])  # a look-up each, and few are left
+        candidates = np.flatnonzero(self._table[hashes >> TABLE_SHIFT])  # one look-up each, and few are left
         places = np.searchsorted(self._hashes[:-1], hashes[candidates])
         candidates = candidates[self._hashes[places] == hashes[candidates]]
         if not len(candidates):
@@ -152,16 +152,16 @@ class Guard:
 
 
 def most_covering(matches: list[Match]) -> Match | None:
-    """Of a document's matches the one that covers most, if one covers a question."""
+    """Of a document's matches the one that covers most, if any does."""
     covering = [match for match in matches if match.covers]
     return max(covering, key=lambda match: (match.coverage, match.end_words), default=None)
 
 
 def normalised(text: str, vocabulary: set[str] | None = None, other_scripts: bool = False) -> bytes:
-    """A text as its words are compared: as UTF-8, without what PDFs and web pages put into it.
+    """A text as its words are compared: as UTF-8, without the traces of PDFs and web pages.
 
-    HTML entities and tags, ligatures, full-width letters, accents and characters that nobody sees become plain letters
-    or go. Letters beyond ASCII become `?`, which is between words, or with `other_scripts` stay, those of scripts
+    HTML entities and tags, ligatures, full-width letters, accents and invisible characters become plain letters or are
+    removed. Letters beyond ASCII become `?`, which separates words; with `other_scripts` they stay, those of scripts
     without spaces as a word each.
 
     Args:
@@ -175,19 +175,14 @@ def normalised(text: str, vocabulary: set[str] | None = None, other_scripts: boo
         text = joined_words(text, vocabulary)
     if text.isascii():
         return text.encode()
-    odd = odd_characters(text)
+    codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
+    odd = "".join(map(chr, np.unique(codes[codes > 127])))  # the different ones: few, and quickly found
     if UNSEEN.search(odd) or not unicodedata.is_normalized("NFKD", odd):
         text = UNSEEN.sub("", unicodedata.normalize("NFKD", text))
     if other_scripts:
         text = UNSPACED.sub(r" \1 ", NO_WORD.sub(" ", unicodedata.normalize("NFC", text).casefold()))
         return text.encode("utf-8", "replace")
     return text.encode("ascii", "replace")
-
-
-def odd_characters(text: str) -> str:
-    """The different characters of a text that are not ASCII, in their order: few, and quickly found."""
-    codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
-    return "".join(map(chr, np.unique(codes[codes > 127])))
 
 
 def joined_words(text: str, vocabulary: set[str]) -> str:
@@ -208,19 +203,14 @@ def is_broken(before: str, after: re.Match[str] | None, gap: str, vocabulary: se
     """Whether two halves are a word of the vocabulary. A hyphen within a line may be there on purpose."""
     if after is None:
         return False
-    halves = [half.lower() if half.isascii() else plain_word(half) for half in (before, after[0])]
+    halves = [normalised(half, None, True).decode().lower() for half in (before, after[0])]
     if "".join(halves) not in vocabulary:
         return False
     return gap[-1:].isspace() or not set(halves) <= vocabulary
 
 
-def plain_word(word: str) -> str:
-    """A word as it stands in a vocabulary."""
-    return normalised(word, None, True).decode().lower()
-
-
 def in_other_script(text: str) -> bool:
-    """Whether most letters of a text are none of ASCII's, even without accents."""
+    """Whether most letters of a text are not ASCII, even without accents."""
     letters = [letter for letter in unicodedata.normalize("NFKD", text) if letter.isalpha()]
     return sum(letter.isascii() for letter in letters) < len(letters) / 2
 
@@ -243,7 +233,7 @@ def gram_at(words: list[bytes], place: int) -> bytes:
 def gram_hashes(text: bytes) -> np.ndarray:
     """A hash of each 13-gram of a normalised text: uint64 of shape (grams,).
 
-    Array operations over bytes alone, for every document passes through here. A word's hash is the sum of a random
+    Array operations on bytes alone, because every document passes through here. A word's hash is the sum of a random
     number for each pair of neighbouring bytes; that of words in a row is a polynomial in those of the words.
     """
     codes = CODE_OF_BYTE[np.frombuffer(text, dtype=np.uint8)]

@@ -1,4 +1,4 @@
-"""What is held out is decided once, is the same for every reader, and is never trained on."""
+"""What is held out is decided once, is the same for every worker, and is never trained on."""
 
 import gzip
 import re
@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from modeling_pure.data.held_out import (
-    describe_files,
-    outside_documents,
-    split_questions,
-    validation_mixture,
-    validation_source_sequences,
-)
+from modeling_pure.data.arguments import parse_sources
 from modeling_pure.data.mixture import Mixture
-from modeling_pure.data.sources import parse_sources, parse_validation_sources
+from modeling_pure.data.opening import (
+    split_questions,
+)
+from modeling_pure.data.validation import outside_sequences, validation_mixture
 from modeling_pure.errors import InputError
 from tests.conftest import question_row, write_jsonl
 from tests.data.conftest import documents_in
@@ -24,7 +21,7 @@ from tests.data.conftest import documents_in
 
 def test_held_out_text_is_not_trained_on(make_mixture, tokenizer):
     mixture = make_mixture()
-    held_out = validation_mixture(mixture.opened, mixture.tokenize, 32, 1000)
+    held_out = validation_mixture(mixture.data.sources, mixture.tokenize, 32, 1000)
     trained = list(islice(mixture, 1500))
     for name in ("finepdfs", "c4"):
         kept = documents_in(held_out, tokenizer, name)
@@ -41,30 +38,33 @@ def test_held_out_documents_may_lie_in_several_files(make_mixture, tmp_path):
         write_jsonl(tmp_path / f"{number}.jsonl", rows)
     given = {"part": {"path": str(tmp_path), "weight": 1, "validation_documents": 7, "max_epochs": 1}}
     mixture = make_mixture(given, max_seq_length=4)
-    assert mixture.opened[0].rows.held_out == {0: 5, 1: 2}
-    documents = mixture.packed_rows("part").documents.read(10**6)
+    assert mixture.data.sources[0].records.validation_records == {0: 5, 1: 2}
+    documents = mixture.packed_source("part").documents.read(10**6)
     assert sorted(int(text.split()[1][:-1]) for text in documents) == list(range(7, 20))
 
 
 def test_validation_rows_are_in_proportion_and_never_repeat_a_document(make_mixture):
     mixture = make_mixture()
-    rows = validation_mixture(mixture.opened, mixture.tokenize, 32, 10_000)
+    rows = validation_mixture(mixture.data.sources, mixture.tokenize, 32, 10_000)
     assert len(rows) > 20
     assert len({row["input_ids"].tobytes() for row in rows}) == len(rows)
     counts = Counter(row["source"] for row in rows)
     assert all(abs(counts[one.name] - len(rows) * one.weight) < 1 for one in mixture.sources)
-    assert len(validation_mixture(mixture.opened, mixture.tokenize, 32, 15)) == 15
+    assert len(validation_mixture(mixture.data.sources, mixture.tokenize, 32, 15)) == 15
     with pytest.raises(InputError, match=r"^sources: .*\b8000\b"):
-        validation_mixture(mixture.opened, mixture.tokenize, 8_000, 10)
+        validation_mixture(mixture.data.sources, mixture.tokenize, 8_000, 10)
 
 
 def test_a_validation_path_is_read_instead(make_mixture, sources, tmp_path):
     held_out = write_jsonl(tmp_path / "held.jsonl", [{"text": f"held {i}: fever"} for i in range(9)])
     given = {"c4": {"path": sources["c4"]["path"], "weight": 1, "validation_path": str(held_out)}}
-    opened = make_mixture(given).opened[0]
-    assert opened.held_out == [f"held {i}: fever" for i in range(9)]
-    assert opened.rows.held_out == {}
-    assert make_mixture({"c4": {**given["c4"], "validation_documents": 4}}).opened[0].held_out == opened.held_out[:4]
+    opened = make_mixture(given).data.sources[0]
+    assert opened.validation_texts == [f"held {i}: fever" for i in range(9)]
+    assert opened.records.validation_records == {}
+    assert (
+        make_mixture({"c4": {**given["c4"], "validation_documents": 4}}).data.sources[0].validation_texts
+        == opened.validation_texts[:4]
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_validation_path_is_read_instead(make_mixture, sources, tmp_path):
             r"a\.jsonl.*\b0\b.*'text'.*\['content'\]",
         ),
         ([{"text": "one"}] * 5, r"'.*a\.jsonl' .*\b5\b.*\bvalidation_documents .*\b64\b"),
-        ([{"text": None}] * 300, r".*\brow 100 .*'.*a\.jsonl': "),
+        ([{"text": None}] * 300, r".*\brecord 100 .*'.*a\.jsonl': "),
     ],
 )
 def test_a_source_without_documents_is_refused_at_once(make_mixture, tmp_path, rows, message):
@@ -88,9 +88,9 @@ def test_a_source_without_documents_is_refused_at_once(make_mixture, tmp_path, r
 def test_a_source_that_holds_out_all_it_has_is_refused(make_mixture, tmp_path, max_epochs):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": f"fever {i}"} for i in range(10)])
     source = {"path": str(path), "weight": 1, "validation_documents": 8, "max_epochs": max_epochs}
-    make_mixture({"c4": source}, world_size=2).check_readers(1 if max_epochs else 3)
+    make_mixture({"c4": source}, world_size=2).check_workers(1 if max_epochs else 3)
     with pytest.raises(InputError, match=r"^sources\.c4: "):
-        make_mixture({"c4": {**source, "validation_documents": 10}}, world_size=2).check_readers(3)
+        make_mixture({"c4": {**source, "validation_documents": 10}}, world_size=2).check_workers(3)
 
 
 def write_texts(folder: Path, *names: str) -> list[str]:
@@ -101,8 +101,8 @@ def write_texts(folder: Path, *names: str) -> list[str]:
 
 
 def read_all(mixture: Mixture) -> list[str]:
-    """All documents of one pass over every source."""
-    return [text for name in mixture.names for text in mixture.packed_rows(name).documents.read(10**9, 10**5)]
+    """All documents of one epoch over every source."""
+    return [text for name in mixture.names for text in mixture.packed_source(name).documents.read(10**9, 10**5)]
 
 
 def web(path: object, **kwargs) -> dict:
@@ -145,11 +145,11 @@ def test_a_file_by_two_paths_is_trained_on_once(make_mixture, tmp_path, second):
         "two sources": {"one": web(a), "two": web([a, b])},
     }[second]
     mixture = make_mixture(given)
-    texts, held_out = read_all(mixture), [text for one in mixture.opened for text in one.held_out]
+    texts, held_out = read_all(mixture), [text for one in mixture.data.sources for text in one.validation_texts]
     assert max(Counter(texts).values()) == 1
     assert not set(texts) & set(held_out)
     assert len(texts) + len(held_out) == 60
-    assert sum(len(names) for one in mixture.opened for names in one.files.left_out.values()) > 0
+    assert sum(len(names) for one in mixture.data.sources for names in one.files.left_out.values()) > 0
 
 
 def test_a_source_whose_files_are_all_another_ones_is_refused(make_mixture, tmp_path):
@@ -170,7 +170,7 @@ def test_a_copy_of_a_held_out_text_is_not_trained_on_whatever_file_it_lies_in(ma
     (tmp_path / "copy.jsonl.gz").write_bytes(gzip.compress(Path(a).read_bytes()))
     mixture = make_mixture({"one": web(a), "two": web([b, str(tmp_path / "copy.jsonl.gz")])})
     texts = Counter(read_all(mixture))
-    assert not set(texts) & {text for one in mixture.opened for text in one.held_out}
+    assert not set(texts) & {text for one in mixture.data.sources for text in one.validation_texts}
     assert texts == {f"a {i}": 2 for i in range(11, 30)} | {f"b {i}": 1 for i in range(11, 30)}
 
 
@@ -180,12 +180,11 @@ def test_of_a_folder_to_hold_out_the_held_out_split_is_taken(make_mixture, tmp_p
     folder.mkdir()
     for name in ("train", "validation"):
         write_jsonl(folder / f"{name}.jsonl", [{"text": f"{name} {i}"} for i in range(30)])
-    (one,) = make_mixture({"web": web(a, weight=1) | {"validation_path": str(folder)}}).opened
-    assert one.held_out[0] == "validation 0"
-    mixture = make_mixture({"web": web(a, weight=1)})
-    (outside,) = parse_validation_sources({"two": {"path": str(folder)}}, mixture.sources)
-    ((_, texts),) = outside_documents([outside], mixture.arguments)
-    assert texts[0] == "validation 0"
+    (one,) = make_mixture({"web": web(a, weight=1) | {"validation_path": str(folder)}}).data.sources
+    assert one.validation_texts[0] == "validation 0"
+    mixture = make_mixture({"web": web(a, weight=1)}, validation_sources={"two": {"path": str(folder)}})
+    (outside,) = mixture.data.outside
+    assert outside.validation_texts[0] == "validation 0"
 
 
 def test_files_of_one_document_are_one_sources_whatever_its_column(make_mixture, tmp_path):
@@ -197,12 +196,11 @@ def test_files_of_one_document_are_one_sources_whatever_its_column(make_mixture,
 
 def test_texts_outside_the_mixture_are_read_in_rows_of_their_source(make_mixture, tokenizer, tmp_path):
     a, b, c = write_texts(tmp_path, "a", "b", "c")
-    mixture = make_mixture({"one": web(a, weight=1)})
     entry = {"path": [b, c], "validation_documents": 40}
-    (outside,) = parse_validation_sources({"two": entry}, mixture.sources)
-    documents = outside_documents([outside], mixture.arguments)
-    assert documents == [(outside, [f"b {i}" for i in range(30)] + [f"c {i}" for i in range(10)])]
-    rows = validation_source_sequences(documents, mixture.tokenize, mixture.arguments)
+    mixture = make_mixture({"one": web(a, weight=1)}, validation_sources={"two": entry})
+    (outside,) = mixture.data.outside
+    assert outside.validation_texts == [f"b {i}" for i in range(30)] + [f"c {i}" for i in range(10)]
+    rows = outside_sequences([outside], mixture.tokenize, mixture.sequence_length, 200)
     assert {row["source"] for row in rows} == {"two"}
     assert tokenizer.decode(rows[0]["input_ids"]).startswith("b 0")
 
@@ -213,17 +211,17 @@ def test_the_files_of_questions_are_said_too(make_mixture, sources, questions, t
     for name in ("train", "dev"):
         write_jsonl(folder / f"{name}.jsonl", map(question_row, questions))
     (folder / "more.csv").write_text("a,b")
-    opened = make_mixture(sources | {"usmle": sources["usmle"] | {"path": str(folder)}}).opened
-    described = describe_files(opened)["usmle"]
+    opened = make_mixture(sources | {"usmle": sources["usmle"] | {"path": str(folder)}}).data
+    described = opened.describe()["files of usmle"]
     assert described.startswith("1 file, ")
     assert all(name in described for name in ("dev.jsonl", "more.csv"))
 
 
 def test_a_configuration_of_local_files_is_said_not_to_be_used(make_mixture, tmp_path):
     a, b = write_texts(tmp_path, "a", "b")
-    described = describe_files(make_mixture({"one": web(a) | {"config": "en"}, "two": web(b)}).opened)
-    assert re.search(r"\bconfig en\b", described["one"])
-    assert "config" not in described["two"]
+    described = make_mixture({"one": web(a) | {"config": "en"}, "two": web(b)}).data.describe()
+    assert re.search(r"\bconfig en\b", described["files of one"])
+    assert "config" not in described["files of two"]
 
 
 def test_a_dead_link_is_refused(make_mixture, tmp_path):
@@ -244,7 +242,7 @@ def test_no_copy_of_a_dev_question_is_trained_on(corpus, questions, tmp_path):
         tmp_path / "dev.jsonl", [question_row(question.reordered((1, 0, 3, 2))) for question in questions[:7]]
     )
     given = {"path": str(corpus / "questions.jsonl"), "weight": 1, "format": "medqa", "validation_path": str(dev)}
-    train, held_out = split_questions(*parse_sources({"usmle": given}), 0.0)
+    train, held_out, _ = split_questions(*parse_sources({"usmle": given}), 0.0)
     assert [question.digest for question in held_out] == [question.digest for question in questions[:7]]
     assert train
     assert not {question.digest for question in train} & {question.digest for question in held_out}

@@ -1,4 +1,4 @@
-"""A limit on what is lost is one of documents, and the same however many readers share a source."""
+"""A limit on what is lost is one of documents, and the same however many workers share a source."""
 
 import json
 from collections import Counter
@@ -9,23 +9,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from modeling_pure.data.documents import Documents, redistribute_documents
+from modeling_pure.data.documents import DOCUMENT_BYTES, FREE_FAULTS, Documents, redistribute_documents
 from modeling_pure.data.files import split_files
-from modeling_pure.data.losses import DOCUMENT_BYTES, FREE_FAULTS
 from modeling_pure.data.remote import SourceFailed
-from modeling_pure.data.source_rows import TextRows
+from modeling_pure.data.source_records import TextRecords
 from modeling_pure.errors import InputError
 from tests.conftest import through_checkpoint, write_jsonl
-from tests.data.conftest import NumberedRows
+from tests.data.conftest import NumberedRecords
 
 KEY = "sources.web"
-SHARED = [600, 400]  # rows of shards that readers share
+SHARED = [600, 400]  # rows of shards that workers share
 WHOLE = [25] * 40  # shards that are dealt out whole
 
 
-def outcome(rows: NumberedRows, reader: int = 0, num_readers: int = 1, state=None) -> tuple[int, str | None]:
+def outcome(rows: NumberedRecords, worker: int = 0, num_workers: int = 1, state=None) -> tuple[int, str | None]:
     """The documents of one pass, and the number that the error which ended it begins with."""
-    documents = Documents(rows, 0, reader, num_readers, max_epochs=1)
+    documents = Documents(rows, 0, worker, num_workers, max_epochs=1)
     if state:
         documents.load_state_dict(through_checkpoint(state))
     given = 0
@@ -43,19 +42,19 @@ def bad_rows(share: float) -> frozenset[int]:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.14, 0.2, 0.37])
-@pytest.mark.parametrize("num_readers", [2, 4, 7])
-def test_readers_that_share_rows_stop_where_one_alone_does(share, num_readers):
-    rows = NumberedRows(SHARED, bad_rows(share))
+@pytest.mark.parametrize("num_workers", [2, 4, 7])
+def test_workers_that_share_rows_stop_where_one_alone_does(share, num_workers):
+    rows = NumberedRecords(SHARED, bad_rows(share))
     given, error = outcome(rows)
     assert (error is None) == (share < 0.15)  # 100 and a twentieth
-    outcomes = [outcome(rows, reader, num_readers) for reader in range(num_readers)]
-    assert {reader_error for _, reader_error in outcomes} == {error}
-    assert sum(reader_given for reader_given, _ in outcomes) == given
+    outcomes = [outcome(rows, worker, num_workers) for worker in range(num_workers)]
+    assert {worker_error for _, worker_error in outcomes} == {error}
+    assert sum(worker_given for worker_given, _ in outcomes) == given
 
 
 @pytest.mark.parametrize("cut", [3, 60])
-def test_a_resumed_reader_stops_where_it_would_have(cut):
-    rows = NumberedRows(SHARED, bad_rows(0.37))
+def test_a_resumed_worker_stops_where_it_would_have(cut):
+    rows = NumberedRecords(SHARED, bad_rows(0.37))
     straight, error = outcome(rows, 1, 2)
     documents = Documents(rows, 0, 1, 2, max_epochs=1)
     documents.read(10**9, cut)
@@ -65,19 +64,9 @@ def test_a_resumed_reader_stops_where_it_would_have(cut):
     assert given == straight - cut
 
 
-def test_a_state_from_before_losses_were_counted_is_read():
-    rows = NumberedRows(SHARED)
-    documents = Documents(rows, max_epochs=1)
-    documents.read(10**9, 10)
-    state = documents.state_dict()
-    del state["seen"], state["losses"]
-    assert outcome(rows, state=state) == (990, None)
-    assert redistribute_documents([state], first=True)["given"] == 10
-
-
 @pytest.mark.parametrize(("bad", "stops"), [(2, False), (10, True)])
-def test_what_all_readers_of_whole_shards_lose_is_added_up(make_mixture, tmp_path, bad, stops):
-    """In each of 32 files of 25 lines are so many bad ones: up to 80 of a reader's 200, which alone would be free."""
+def test_what_all_workers_of_whole_shards_lose_is_added_up(make_mixture, tmp_path, bad, stops):
+    """In each of 32 files of 25 lines are so many bad ones: up to 80 of a worker's 200, which alone would be free."""
     for file in range(32):
         lines = ["{" if i < bad else json.dumps({"text": f"fever {file} {i} " + "x " * 20}) for i in range(25)]
         (tmp_path / f"{file:02d}.jsonl").write_text("\n".join(lines) + "\n")
@@ -85,7 +74,7 @@ def test_what_all_readers_of_whole_shards_lose_is_added_up(make_mixture, tmp_pat
     mixture, states = make_mixture({"web": source}), []
     mixture.window_characters = 100
     for worker in range(4):
-        *_, row = islice(mixture.rows_of_reader(worker, 4), 130)
+        *_, row = islice(mixture.sequences_of_worker(worker, 4), 130)
         states.append(through_checkpoint(row["data_state"]))
     assert all(sum(state["sources"]["web"]["read"]["skipped"].values()) <= FREE_FAULTS for state in states)
     if stops:
@@ -98,7 +87,7 @@ def test_what_all_readers_of_whole_shards_lose_is_added_up(make_mixture, tmp_pat
 
 
 def read_all(path: Path, **kwargs) -> Documents:
-    documents = Documents(TextRows(KEY, split_files(KEY, [str(path)])), max_epochs=1, **kwargs)
+    documents = Documents(TextRecords(KEY, split_files(KEY, [str(path)])), max_epochs=1, **kwargs)
     while documents.read(10**9, 500):
         pass
     return documents
@@ -116,7 +105,7 @@ def test_a_row_counts_as_the_documents_that_its_bytes_would_be(tmp_path):
 
 
 def test_a_text_that_is_too_long_counts_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_pure.data.readers.MAX_CHARACTERS", 500 * DOCUMENT_BYTES)
+    monkeypatch.setattr("modeling_pure.data.decoders.MAX_CHARACTERS", 500 * DOCUMENT_BYTES)
     path = write_jsonl(tmp_path / "web.jsonl", [{"text": "fever"}, {"text": "x" * 501 * DOCUMENT_BYTES}])
     assert read_all(path).skipped == {"too long": 1}
 
@@ -145,35 +134,35 @@ def test_values_of_parquet_that_are_not_utf_8_are_lost_with_all_their_bytes(tmp_
 
 def read_folder(folder: Path) -> Documents:
     shards = split_files(KEY, sorted(map(str, folder.iterdir())))
-    documents = Documents(TextRows(KEY, shards), max_epochs=1)
+    documents = Documents(TextRecords(KEY, shards), max_epochs=1)
     while documents.read(10**9, 500):
         pass
     return documents
 
 
-def test_rows_behind_damaged_pages_are_added_up_over_the_readers(make_mixture, tmp_path):
-    """Of 32 files the second half is behind a damaged page: 96 rows of each of four readers, which alone are free."""
+def test_rows_behind_damaged_pages_are_added_up_over_the_workers(make_mixture, tmp_path):
+    """Of 32 files the second half is behind a damaged page: 96 rows of each of four workers, which alone are free."""
     for file in range(32):
         write_jsonl(tmp_path / f"{file:02d}.jsonl", [{"text": f"fever {file} {i}"} for i in range(25)])
     mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "validation_documents": 1}})
     losses = []
-    for reader in range(4):
-        documents = Documents(NumberedRows([25] * 32, behind=range(13, 25)), 0, reader, 4, max_epochs=1)
+    for worker in range(4):
+        documents = Documents(NumberedRecords([25] * 32, behind=range(13, 25)), 0, worker, 4, max_epochs=1)
         assert len(documents.read(10**9, 100)) == 100  # seven of its eight files, and some of the last
         losses.append(documents.counts())
-    assert [read["losses"]["unusable"] for read in losses] == [7 * 12] * 4
+    assert [read["lost"]["unusable"] for read in losses] == [7 * 12] * 4
     with pytest.raises(SourceFailed, match=r"^sources\.web: 336 "):
-        mixture._check_losses("web", losses)
+        mixture._check_lost("web", losses)
 
 
-def test_another_number_of_readers_gives_no_new_free_losses():
-    rows, states = NumberedRows(SHARED, bad_rows(0.14)), []
-    for reader in range(2):
-        documents = Documents(rows, 0, reader, 2, max_epochs=1)
+def test_another_number_of_workers_gives_no_new_free_losses():
+    rows, states = NumberedRecords(SHARED, bad_rows(0.14)), []
+    for worker in range(2):
+        documents = Documents(rows, 0, worker, 2, max_epochs=1)
         documents.read(10**9, 150)
         states.append(documents.state_dict())
     new = redistribute_documents(states, first=True)
-    assert new["losses"]["documents"] == sum(state["rows_read"] for state in states) > 300
+    assert new["lost"]["documents"] == sum(state["records_read"] for state in states) > 300
     assert new["seen"]["unusable"] == states[0]["seen"]["unusable"] > 30
 
 
@@ -192,10 +181,10 @@ def test_files_that_cannot_be_opened_stop_a_run_before_it_begins(make_mixture, t
     with pytest.raises(InputError, match=rf"^sources\.web: .*00\.parquet'.*\b{broken} of 20 .*skip_broken_files"):
         make_mixture(source)
     mixture = make_mixture(source, skip_broken_files=True)
-    (one,) = mixture.opened
+    (one,) = mixture.data.sources
     assert len(one.files.taken) == 20 - broken
     assert sum(map(len, one.files.left_out.values())) == broken
-    documents = mixture.packed_rows("web").documents
+    documents = mixture.packed_source("web").documents
     texts = Counter(documents.read(10**9, 10**4))
     assert len(texts) == 100 * (20 - broken) - 64
 
@@ -224,5 +213,5 @@ def test_texts_of_other_representations_are_read(make_mixture, tmp_path):
     for number, kind in enumerate(kinds):
         pq.write_table(pa.table({"text": pa.array(texts).cast(kind)}), tmp_path / f"{number}.parquet")
     source = {"path": str(tmp_path), "weight": 1, "max_epochs": 1, "validation_documents": 1}
-    documents = make_mixture({"web": source}).packed_rows("web").documents
+    documents = make_mixture({"web": source}).packed_source("web").documents
     assert Counter(documents.read(10**9, 10**4)) == dict.fromkeys(texts[1:], 4)

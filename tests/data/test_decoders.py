@@ -10,9 +10,8 @@ import pyarrow as pa
 import pytest
 
 from modeling_pure.compression import ZSTD_BYTES, open_zstd
+from modeling_pure.data.decoders import Fault, array_objects, read_shard
 from modeling_pure.data.files import Shard, split_files
-from modeling_pure.data.lines import array_objects
-from modeling_pure.data.readers import Fault, read_shard
 from modeling_pure.data.remote import SourceFailed
 
 KEY = "sources.x"

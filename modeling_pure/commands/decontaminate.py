@@ -1,0 +1,131 @@
+"""Report which documents of a recipe's sources hold an evaluation question, and so would be left out.
+
+    python -m modeling_pure.commands.decontaminate --config RECIPE [--documents 10000] [--report hits.jsonl]
+        [--coverage coverage.json]
+
+For files without a recipe:
+
+    --sources.mine.path 'mine/*.parquet' --sources.mine.weight 1 --decontaminate medqa/dev.jsonl
+
+The coverage file holds how much of each question the text holds; `eval_medqa.py --contamination` reads it.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..atomic import write_atomically
+from ..data.decontamination import Coverage, Held, Match, QuestionFinder, most_covering
+from ..data.opening import open_sources
+from ..data.source_records import Records
+from ..errors import InputError, run_script
+from ..options import check_numbers, check_output_file, check_texts
+from . import parse_recipe
+
+NOTHING: Held = {"coverage": 0.0, "end_words": 0, "covered": False}  # of a question that no document holds
+
+
+@dataclass
+class ReportArguments:
+    """Options of this command beside the recipe."""
+
+    documents: int = field(default=10_000, metadata={"help": "documents to read of each source, 0 for all"})
+    report: str | None = field(default=None, metadata={"help": "jsonl file for the documents that would be dropped"})
+    coverage: str | None = field(
+        default=None, metadata={"help": "json file for how much of each question the documents hold"}
+    )
+
+    def __post_init__(self) -> None:
+        check_texts(self)
+        check_numbers(self, documents=0)
+        for name in ("report", "coverage"):
+            if file := getattr(self, name):
+                check_output_file(name, file)
+
+
+def main() -> None:
+    """For each source of a recipe, report the documents that hold an evaluation question."""
+    recipe = parse_recipe(ReportArguments, __doc__)
+    data, options = open_sources(recipe.arguments.mixture, recipe.arguments, recipe.seed), recipe.options
+    if not data.evaluation_questions:
+        raise InputError("decontaminate: expected a file or Hub id of evaluation questions, or a medqa source")
+    finder = QuestionFinder(data.evaluation_questions)
+    print(f"{len(finder.questions):,} evaluation questions, {finder.unchecked:,} of them too short to be checked")
+    best: dict[str, Held] = {}
+    hits: list[dict[str, Any]] = []
+    read: dict[str, int] = {}
+    for one in data.sources:
+        found, read[one.source.name] = report_source(one.records, finder, options.documents, best)
+        hits += found
+    if options.report:
+        Path(options.report).write_text("".join(json.dumps(hit) + "\n" for hit in hits), encoding="utf-8")
+        print(f"{options.report}: {len(hits):,} documents")
+    if options.coverage:
+        write_atomically(Path(options.coverage), json.dumps(coverage_facts(finder, read, best), indent=1) + "\n")
+        shared = f"{len(best):,} of {len(finder.questions):,} questions share 13 words in a row with a document"
+        print(f"{options.coverage}: {shared}")
+
+
+def report_source(
+    records: Records, finder: QuestionFinder, documents: int, best: dict[str, Held]
+) -> tuple[list[dict[str, Any]], int]:
+    """Read up to `documents` documents of a source, print how many hold a question; returns which, and how many.
+
+    Args:
+        best: by digest of a question, the most that any document so far holds of it; updated.
+    """
+    hits: list[dict[str, Any]] = []
+    read = 0
+    for where, text in documents_of(records, documents):
+        read += 1
+        matches = finder.matches(text)
+        for match in matches:
+            note_best(best, match, where)
+        if most := most_covering(matches):
+            found = {"coverage": round(most.coverage, 3), "end_words": most.end_words}
+            hits.append({**where, "question": most.question.digest, **found})
+    questions = len({hit["question"] for hit in hits})
+    print(f"{records.key}: {len(hits):,} of {read:,} documents hold an evaluation question ({questions:,} different)")
+    return hits, read
+
+
+def documents_of(records: Records, documents: int) -> Iterator[tuple[dict[str, str], str]]:
+    """Up to `documents` texts of a source (0: all), each with its `source` and `record`."""
+    texts = (
+        ({"source": records.key.removeprefix("sources."), "record": records.locate(shard, number)}, text)
+        for shard in range(records.num_shards)
+        for number, text in tqdm(records.read(shard, 0, 0), desc=records.key, unit="doc", disable=None, leave=False)
+        if isinstance(text, str)
+    )
+    return islice(texts, documents or None)
+
+
+def note_best(best: dict[str, Held], match: Match, where: dict[str, str]) -> None:
+    """Keep the highest coverage and the longest end of a question, and the document of the first."""
+    known = best.get(match.question.digest, NOTHING)
+    held: Held = known.copy()
+    if match.coverage > (known["coverage"] or 0.0):
+        held["coverage"] = round(match.coverage, 3)
+        held["source"], held["record"] = where["source"], where["record"]
+    held["end_words"] = max(match.end_words, known["end_words"])
+    held["covered"] = match.covers or known["covered"]
+    best[match.question.digest] = held
+
+
+def coverage_facts(finder: QuestionFinder, read: dict[str, int], best: dict[str, Held]) -> Coverage:
+    """The content of the coverage file: documents read of each source, and each question; null if it is too short."""
+    too_short: Held = {**NOTHING, "coverage": None}
+    questions = {
+        question.digest: best.get(question.digest, NOTHING if grams else too_short)
+        for question, grams in zip(finder.questions, finder.gram_counts, strict=True)
+    }
+    return {"documents": read, "questions": questions}
+
+
+if __name__ == "__main__":
+    run_script(main, "modeling_pure.commands.decontaminate")

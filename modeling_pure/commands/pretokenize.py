@@ -1,0 +1,79 @@
+"""Write the sequences of a recipe's mixture once, so that training reads them without tokenizing.
+
+    python -m modeling_pure.commands.pretokenize --config RECIPE --out DIR
+    python train_pretrain.py --config RECIPE --pretokenized_dir DIR
+
+Writes as many sequences as the recipe's max_steps take on one device, or --sequences, and the validation sequences.
+The same command again continues. The folder needs nothing else: neither the sources nor a network.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..atomic import write_atomically
+from ..data.arguments import fixed_settings
+from ..data.mixture import Mixture
+from ..data.pretokenized import (
+    FACTS_FILE,
+    SEQUENCES_PER_FILE,
+    VALIDATION_FILE,
+    PretokenizedFacts,
+    count_sequences,
+    read_facts,
+    write_mixture,
+    write_sequences,
+)
+from ..errors import InputError, run_script
+from ..options import check_numbers, check_output_folder, check_texts
+from . import parse_recipe
+
+
+@dataclass
+class PretokenizeArguments:
+    """Options of this command beside the recipe."""
+
+    out: str | None = field(default=None, metadata={"help": "folder for the sequences"})
+    sequences: int | None = field(
+        default=None, metadata={"help": "sequences to write; by default those that the recipe's run takes"}
+    )
+
+    def __post_init__(self) -> None:
+        check_texts(self)
+        check_numbers(self, sequences=1)
+        if self.out is not None:
+            check_output_folder("out", self.out)
+
+
+def main() -> None:
+    """Write what the folder does not hold yet."""
+    recipe = parse_recipe(PretokenizeArguments, __doc__)
+    if not recipe.options.out:
+        raise InputError("out: expected a folder for the sequences")
+    folder, count = Path(recipe.options.out), recipe.options.sequences or recipe.sequences
+    tokenizer = recipe.tokenizer()
+    settings = fixed_settings(recipe.arguments, tokenizer, recipe.seed)
+    if (folder / FACTS_FILE).exists():
+        read_facts(folder, settings)
+    if (written := count_sequences(folder, SEQUENCES_PER_FILE)) >= count:
+        print(f"{folder}: has {written:,} sequences already")
+        return
+    mixture = Mixture(recipe.arguments, tokenizer, recipe.seed)
+    validation = mixture.validation_sequences()
+    for name, described in mixture.data.describe().items():
+        print(f"{name}: {described}")
+    folder.mkdir(parents=True, exist_ok=True)
+    facts: PretokenizedFacts = {"settings": settings, "sequences_per_file": SEQUENCES_PER_FILE}
+    write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2))
+    names = [*mixture.names, *(source.name for source in recipe.arguments.outside)]
+    write_sequences(folder / VALIDATION_FILE, validation, names)
+    state = write_mixture(folder, mixture, count)
+    print(f"{folder}: {count:,} sequences of {mixture.sequence_length:,} tokens")
+    for name, done in mixture.progress([state]).items():
+        print(
+            f"  {name}: {done['sequences']:,} sequences, {done['epochs']} epochs, {done['skipped']:,} records skipped"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main, "modeling_pure.commands.pretokenize")

@@ -1,0 +1,40 @@
+"""Open the data of a training run: sequences to train on, sequences to validate on, questions to answer."""
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import InputError
+from ..medqa.questions import Question
+from .arguments import DataArguments
+from .mixture import Mixture
+from .pretokenized import PretokenizedMixture
+from .states import TokenSequence, TrainingData
+
+
+def open_training_data(
+    arguments: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    batch_size: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+) -> tuple[TrainingData[Any], list[TokenSequence[Any]], list[Question]]:
+    """Open the mixture or the pretokenized sequences of a recipe; `InputError` if any of it cannot be used.
+
+    Args:
+        batch_size: sequences of a rank's batch.
+        rank, world_size: this process among all that train.
+        num_workers: data-loader workers of each rank.
+
+    Returns:
+        The sequences of this rank; the validation sequences; the first `medqa_dev_questions` dev questions.
+    """
+    kind: type[TrainingData[Any]] = PretokenizedMixture if arguments.pretokenized_dir else Mixture
+    data = kind(arguments, tokenizer, seed, batch_size, rank, world_size)
+    data.check_workers(num_workers)
+    questions = data.dev_questions() if arguments.medqa_dev_questions else []
+    if arguments.medqa_dev_questions and not questions:
+        raise InputError("medqa_dev_questions: the mixture has no medqa source")
+    return data, data.validation_sequences(), questions[: arguments.medqa_dev_questions]
