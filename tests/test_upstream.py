@@ -158,6 +158,12 @@ def test_every_method_that_we_override_is_listed(trainer):
     assert {name for name in ours if hasattr(base, name)} <= listed
 
 
+def test_architecture_lists_the_overrides():
+    page = (ROOT / "docs/ARCHITECTURE.md").read_text()
+    named = {name for kind in (Trainer, GRPOTrainer) for name in OVERRIDDEN[kind]}
+    assert not {name for name in named if f"`{name}`" not in page}
+
+
 def test_the_grpo_trainer_lists_its_overrides():
     ours = {
         name
