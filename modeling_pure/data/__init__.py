@@ -1,7 +1,8 @@
 """From the files of a recipe to the batches of a run, exact in tokens and resumable at every sequence.
 
-1. Files -> shards. `opening` finds the files of every source (`files`) and cuts them into shards: a file, or a range
-   of bytes of a large file of lines. `remote` reads them, from disk or over a network that fails now and then.
+1. Files -> shards. `opening` finds the files of every source (`modeling_pure.files`) and cuts them into `shards`: a
+   file, or a range of bytes of a large file of lines. `remote` reads them, from disk or over a network that fails now
+   and then.
 2. Shards -> documents. `decoders` turn a shard into records, each a text or the fault that makes it unusable.
    `source_records` puts the records of a source into an order of its own in every epoch, or writes the questions of a
    MedQA source as exam text. `documents` gives each worker its share of them. A worker is one data-loader worker of

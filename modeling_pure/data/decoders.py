@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from ..compression import DECOMPRESSION_ERRORS, DECOMPRESSORS
 from ..errors import first_line
-from .files import ARRAY, Shard, is_document, lower_name
+from ..files import is_document, lower_name
 from .remote import SourceFailed, open_file
+from .shards import ARRAY, Shard
 
 MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any book
 MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # of a line or a .txt file; no more of one is read

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import SourceFiles, files_below, find_files, identity, is_document, looks_local
 from ..medqa.passages import Library
 from ..medqa.question_files import ENDINGS, files_to_read
 from ..medqa.questions import Question, read_questions, select_split
-from ..records import files_below, looks_local
 from ..tokenizer import load_document_tokenizer
 from .arguments import DataArguments, Source
 from .decoders import ONE_DOCUMENT, Fault, cannot_open, why_not_opened
 from .documents import FREE_FAULTS
-from .files import SourceFiles, find_files, identity, is_document, split_files
 from .remote import failures_as_input_errors
+from .shards import split_files
 from .source_records import ExamRecords, OpenBook, TextRecords
 from .tokenizer import DocumentTokenizer
 

@@ -12,12 +12,13 @@ from typing import BinaryIO, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..files import is_document, lower_name
 from ..medqa.formats import describe_formats, draw_format, format_answer, format_prompt, shuffled_for
 from ..medqa.passages import cut_passages, retrieval_metrics
 from ..medqa.questions import Question
 from .decoders import BROKEN, Fault, read_shard, texts_of
-from .files import Shard, is_document, lower_name
 from .remote import open_file
+from .shards import Shard
 from .tokenizer import DocumentTokenizer
 
 SHUFFLED_RECORDS = 512

@@ -13,10 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..configuration_pure import PureConfig
 from ..data.arguments import DataArguments, Source
-from ..data.files import SUFFIXES
 from ..errors import InputError, RunStopped, first_line
+from ..files import SUFFIXES, looks_local
 from ..modeling_pure import PureForCausalLM
-from ..records import looks_local
 from ..tokenizer import check_vocabulary, load_document_tokenizer
 from ..training.arguments import ModelArguments, PureTrainingArguments, model_config
 from ..training.throughput import model_flops, training_bytes, training_memory

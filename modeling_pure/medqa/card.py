@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from ..files import looks_local
 from ..model_card import CardEvaluation
-from ..records import looks_local
 from .question_files import ENDINGS
 from .questions import Question
 from .report import cell, contamination, percent, verdict

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ..console import DISCLAIMER
 from ..data.decontamination import Coverage
 from ..errors import InputError, first_line
-from ..records import looks_local
+from ..files import looks_local
 from ..tokenizer import prompt_ids
 from . import comparisons
 from .accuracy import Scored, measure, slices

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.decontamination import QuestionFinder
 from ..errors import InputError, first_line
-from ..records import LOCAL_BUILDERS, files_below, local_files, open_records
+from ..files import files_below, local_files
+from ..records import LOCAL_BUILDERS, open_records
 from ..tokenizer import prompt_ids
 from .formats import folded
 from .questions import Question

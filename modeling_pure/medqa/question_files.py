@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from ..compression import DECOMPRESSION_ERRORS, DECOMPRESSORS, decompress
 from ..errors import InputError, first_line
-from ..records import files_of_split, local_files, looks_local, names_in, open_records, require_files, splits_of
+from ..files import files_of_split, local_files, looks_local, names_in, require_files, splits_of
+from ..records import open_records
 
 Fields = Mapping[str, Any]
 LETTERS = "ABCD"

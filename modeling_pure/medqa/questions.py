@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from html.entities import html5
 
 from ..errors import InputError, first_line
-from ..records import ask_twice
+from ..files import ask_twice
 from . import question_files
 from .question_files import LETTERS as LETTERS
 from .question_files import FieldError, Fields

@@ -11,8 +11,8 @@ import pytest
 
 from modeling_pure.compression import ZSTD_BYTES, open_zstd
 from modeling_pure.data.decoders import Fault, array_objects, read_shard
-from modeling_pure.data.files import Shard, split_files
 from modeling_pure.data.remote import SourceFailed
+from modeling_pure.data.shards import Shard, split_files
 
 KEY = "sources.x"
 TEXTS = [f"document {i} " + "fi\u00e8vre \U0001f600 [,] {" * (i % 7) for i in range(400)]

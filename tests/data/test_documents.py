@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_pure.data.documents import Documents, redistribute_documents
-from modeling_pure.data.files import split_files
 from modeling_pure.data.remote import SourceFailed
+from modeling_pure.data.shards import split_files
 from modeling_pure.data.source_records import ExamRecords, TextRecords
 from modeling_pure.medqa.formats import format_answer, format_prompt
 from modeling_pure.medqa.questions import Question

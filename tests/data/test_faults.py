@@ -20,10 +20,11 @@ import pytest
 from modeling_pure.data import decoders
 from modeling_pure.data.decoders import Fault
 from modeling_pure.data.documents import FREE_FAULTS, Documents
-from modeling_pure.data.files import find_files, split_files
 from modeling_pure.data.remote import SourceFailed
+from modeling_pure.data.shards import split_files
 from modeling_pure.data.source_records import TextRecords
 from modeling_pure.errors import InputError
+from modeling_pure.files import find_files
 
 KEY = "sources.web"
 ROWS = 1200

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_pure.data.decoders import read_shard
-from modeling_pure.data.files import Shard, find_files, identity, split_files
+from modeling_pure.data.shards import Shard, split_files
 from modeling_pure.errors import InputError
-from modeling_pure.records import ask_hub, open_records, split_of
+from modeling_pure.files import ask_hub, find_files, identity, split_of
+from modeling_pure.records import open_records
 from tests.conftest import write_jsonl
 
 

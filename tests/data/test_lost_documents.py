@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from modeling_pure.data.documents import DOCUMENT_BYTES, FREE_FAULTS, Documents, redistribute_documents
-from modeling_pure.data.files import split_files
 from modeling_pure.data.remote import SourceFailed
+from modeling_pure.data.shards import split_files
 from modeling_pure.data.source_records import TextRecords
 from modeling_pure.errors import InputError
 from tests.conftest import through_checkpoint, write_jsonl

@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 
 from modeling_pure.data.arguments import DataArguments, parse_sources
 from modeling_pure.data.decoders import read_shard
-from modeling_pure.data.files import Shard, find_files, split_files
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.opening import open_sources
 from modeling_pure.data.remote import SourceFailed, open_file
+from modeling_pure.data.shards import Shard, split_files
 from modeling_pure.errors import InputError
+from modeling_pure.files import find_files
 from tests.data.http_server import Failure, FileServer
 
 KEY = "sources.web"

@@ -204,14 +204,14 @@ FAULTS = [
     ),
     Fault(
         "a file by two paths is read twice",
-        DATA + "files.py",
+        "modeling_pure/files.py",
         "            if identity(file) in known:",
         "            if file in known:",
         "tests/data/test_files.py",
     ),
     Fault(
         "a link to a file is another file",
-        DATA + "files.py",
+        "modeling_pure/files.py",
         "return facts.st_dev, facts.st_ino",
         "return os.path.abspath(local)",
         "tests/data/test_files.py tests/data/test_opening.py",
@@ -239,14 +239,14 @@ FAULTS = [
     ),
     Fault(
         "the test split of a folder is trained on",
-        "modeling_pure/records.py",
+        "modeling_pure/files.py",
         "if splits[file] == split}",
         "if splits[file]}",
         "tests/data/test_files.py",
     ),
     Fault(
         "brackets in a name are a pattern",
-        "modeling_pure/records.py",
+        "modeling_pure/files.py",
         "Path(escape(str(existing)))",
         "Path(str(existing))",
         "tests/data/test_files.py",
@@ -281,7 +281,7 @@ FAULTS = [
     ),
     Fault(
         "a split in the middle of a name is not seen",
-        "modeling_pure/records.py",
+        "modeling_pure/files.py",
         "told.get(file) or split_of(name)",
         "split_of(name)",
         "tests/data/test_files.py",
@@ -323,7 +323,7 @@ FAULTS = [
     ),
     Fault(
         "a Hub that does not find a data set is asked once",
-        "modeling_pure/records.py",
+        "modeling_pure/files.py",
         "    except FileNotFoundError:\n        return call()",
         "    except FileNotFoundError:\n        raise",
         "tests/data/test_files.py",
