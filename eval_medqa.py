@@ -22,7 +22,6 @@ from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.card import card_evaluation
 from modeling_pure.medqa.evaluation import describe_run, evaluate, load_model, load_pretrained, read_inputs
 from modeling_pure.medqa.formats import chat_prompt
-from modeling_pure.medqa.formulations import make_plan
 from modeling_pure.medqa.log_likelihood import context_length
 from modeling_pure.medqa.report import print_report, write_report
 from modeling_pure.medqa.results import write_evaluation
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     key, name, trust = "model_name_or_path", args.model_name_or_path, args.trust_remote_code
     check_model(key, name)
     config, tokenizer = load_pretrained(key, AutoConfig, name, trust), load_tokenizer(key, name)
-    plan = make_plan(args, config)
+    plan = args.plan(config)
     sampling = args.sampling(plan, context_length(config, tokenizer))
     if args.chat:
         chat_prompt(tokenizer, "")  # refuses a tokenizer without a template

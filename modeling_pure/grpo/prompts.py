@@ -1,9 +1,10 @@
 """Prompts for GRPO: every epoch asks the questions in another order, with their options in another order."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from accelerate import PartialState
 from datasets import Dataset
@@ -26,9 +27,6 @@ from ..medqa.log_likelihood import context_length
 from ..medqa.questions import Question, split_of
 from ..medqa.rewards import AnswerReward
 from .arguments import GRPOScriptArguments
-
-if TYPE_CHECKING:
-    from .trainer import PureGRPOTrainer
 
 Prompt = str | list[dict[str, str]]  # text, or the one turn of a conversation
 TOGETHER = 1000  # prompts that are tokenized at once
@@ -136,22 +134,25 @@ def prompt_row(
 # ---- prompts given from Python --------------------------------------------------------------------------------------
 
 
-def check_training_rows(trainer: "PureGRPOTrainer") -> None:
-    """Check the rows of a data set that has an end; a stream is checked as its prompts come.
+def check_training_rows(
+    rows: Dataset,
+    rewards: list[Any],
+    tokenize: Callable[[list[Prompt]], list[list[int]]],
+    config: PreTrainedConfig,
+    context: int,
+    room: int,
+) -> None:
+    """Check the rows before the first step; prints how many prompts leave less than `room` tokens of the context.
 
     Raises:
-        InputError: a prompt is empty or fills the context, or the MedQA rewards cannot read the answers.
+        InputError: there are some and the model has no positions past its context, or the MedQA rewards cannot read
+            the answers.
     """
-    rows = trainer.train_dataset
-    if not isinstance(rows, Dataset) or trainer.left_to_trl:
-        return
-    for reward in trainer.reward_funcs:
+    for reward in rewards:
         if isinstance(reward, AnswerReward):
             reward.check(rows)
-    config, room = trainer.base_causal_lm.config.get_text_config(), trainer.args.max_completion_length
-    longest = context_length(config, trainer._tokenizer) - room
     parts = (rows[start : start + TOGETHER]["prompt"] for start in range(0, len(rows), TOGETHER))
-    cut_short = sum(len(ids) > longest for part in parts for ids in trainer._tokenize_prompts(part)[0])
+    cut_short = sum(len(ids) > context - room for part in parts for ids in tokenize(part))
     if cut_short:
         found = f"{cut_short} of {len(rows)} prompts leave less than {room} tokens of it"
         if hasattr(config, "max_position_embeddings") and getattr(config, "rope_parameters", None) is None:

@@ -24,6 +24,7 @@ from trl.trainer.utils import split_tensor_dict
 
 from ..errors import InputError, RunStopped
 from ..medqa.formats import set_end_tokens
+from ..medqa.log_likelihood import context_length
 from ..medqa.questions import Question
 from ..medqa.rewards import REWARD_WEIGHTS, LengthPenalty
 from ..tokenizer import added_tokens, end_no_prompt, prompt_ids
@@ -127,7 +128,10 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         self.add_callback(self.token_budget)
         self.add_callback(SaveAfterRollout(self.rollout_done))
         self._take_over()
-        check_training_rows(self)
+        if isinstance(self.train_dataset, Dataset) and not self.left_to_trl:  # a stream is checked as its prompts come
+            config, room = self.base_causal_lm.config.get_text_config(), self.args.max_completion_length
+            context = context_length(config, self._tokenizer)
+            check_training_rows(self.train_dataset, self.reward_funcs, self._prompt_ids, config, context, room)
 
     def rollout_done(self) -> bool:
         """Whether all of the last rollout has been trained on."""
@@ -258,6 +262,10 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
             output = super()._tokenize_prompts(prompts)
         check_prompt_ids(output[0], self.base_causal_lm, self._tokenizer)
         return output
+
+    def _prompt_ids(self, prompts: list[Any]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenize_prompts(prompts)[0]
+        return ids
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm or self.left_to_trl:

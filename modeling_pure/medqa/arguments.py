@@ -1,11 +1,13 @@
-"""Evaluation arguments."""
+"""Evaluation arguments, and what follows from them: which formulations are asked, and how completions are drawn."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from transformers import PreTrainedConfig
 
 from .. import options
 from ..errors import InputError
-from .formats import ANSWER_FORMATS
-from .formulations import ORDERS, Plan
+from .formats import ANSWER_FORMATS, headline_format, taught_formats, warn_untaught
+from .formulations import BY_LETTER, BY_TEXT, CLOZE, ORDERS, Formulation, Plan
 from .scorers import SCORERS, Sampling
 from .tasks import TASKS, Task
 
@@ -96,6 +98,31 @@ class EvalArguments:
     def data_set(self) -> Task:
         """The declaration of `task`."""
         return TASKS[self.task]
+
+    def plan(self, config: PreTrainedConfig) -> Plan:
+        """The headline, its closed-book twin, what `beside` names, and always lm-evaluation-harness's letters."""
+        taught, has_letters = taught_formats(config), self.data_set.has_letters
+        first = headline_format(taught)
+        written = self.answer_format or ("reasoned" if "reasoned" in taught else first)
+        by_scorer = {formulation.scorer: formulation for formulation in (BY_LETTER, BY_TEXT, CLOZE)}
+        by_scorer["generate"] = Formulation("generate", written, self.chat)
+        as_taught = "generate" if first == "reasoned" else first
+        scorer = as_taught if self.scorer == "auto" else self.scorer
+        headline = replace(by_scorer[scorer if has_letters else "letter"], open_book=self.passages is not None)
+        others = dict.fromkeys([headline.closed, *(by_scorer[name] for name in self.beside), BY_LETTER])
+        others.pop(headline, None)
+        formats = dict.fromkeys(each.answer_format for each in (headline, *others) if each.answer_format)
+        if headline.answer_format != "letter":
+            formats.pop("letter", None)  # stands beside anything, whatever was taught
+        warnings = [warn_untaught(config, name) for name in formats if has_letters]
+        reason = (
+            f"the model was taught {' and '.join(taught)}" if taught else "the model names no format it was taught"
+        )
+        if not has_letters:
+            reason = "the only one for a data set without lettered options"
+        elif self.scorer != "auto":
+            reason = f"chosen with --scorer; {reason}"
+        return Plan(headline, tuple(others), tuple(taught), reason, "\n".join(filter(None, warnings)) or None)
 
     def sampling(self, plan: Plan, context: int) -> Sampling:
         """How completions are written; those with reasons are longer, but leave half of the context to the prompt."""

@@ -1,4 +1,4 @@
-"""Ways to ask a question: which ones a run uses, in which orders of the options, and which one is its headline.
+"""Ways to ask a question, and in which orders of its options.
 
 letter     options shown, their letters scored: lm-evaluation-harness's
 text       options shown, their texts scored as the answer format `text` writes them
@@ -8,15 +8,8 @@ generate   the model writes, in one of the answer formats, with or without a cha
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from transformers import PreTrainedConfig
-
-from .formats import headline_format, taught_formats, warn_untaught
 from .questions import LETTERS
-
-if TYPE_CHECKING:
-    from .arguments import EvalArguments
 
 Order = tuple[int, ...]
 IDENTITY = tuple(range(len(LETTERS)))
@@ -85,27 +78,3 @@ class Plan:
     def formulations(self) -> tuple[Formulation, ...]:
         """All of them, the headline first."""
         return self.headline, *self.others
-
-
-def make_plan(args: "EvalArguments", config: PreTrainedConfig) -> Plan:
-    """The headline, its closed-book twin, what `beside` names, and always lm-evaluation-harness's letters."""
-    taught, has_letters = taught_formats(config), args.data_set.has_letters
-    first = headline_format(taught)
-    written = args.answer_format or ("reasoned" if "reasoned" in taught else first)
-    by_scorer = {formulation.scorer: formulation for formulation in (BY_LETTER, BY_TEXT, CLOZE)}
-    by_scorer["generate"] = Formulation("generate", written, args.chat)
-    as_taught = "generate" if first == "reasoned" else first
-    scorer = as_taught if args.scorer == "auto" else args.scorer
-    headline = replace(by_scorer[scorer if has_letters else "letter"], open_book=args.passages is not None)
-    others = dict.fromkeys([headline.closed, *(by_scorer[name] for name in args.beside), BY_LETTER])
-    others.pop(headline, None)
-    formats = dict.fromkeys(each.answer_format for each in (headline, *others) if each.answer_format)
-    if headline.answer_format != "letter":
-        formats.pop("letter", None)  # stands beside anything, whatever was taught
-    warnings = [warn_untaught(config, name) for name in formats if has_letters]
-    reason = f"the model was taught {' and '.join(taught)}" if taught else "the model names no format it was taught"
-    if not has_letters:
-        reason = "the only one for a data set without lettered options"
-    elif args.scorer != "auto":
-        reason = f"chosen with --scorer; {reason}"
-    return Plan(headline, tuple(others), tuple(taught), reason, "\n".join(filter(None, warnings)) or None)

@@ -5,13 +5,13 @@ import pytest
 from modeling_pure import PureConfig
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.formats import teach_formats
-from modeling_pure.medqa.formulations import Plan, make_plan
+from modeling_pure.medqa.formulations import Plan
 
 
 def plan(taught: list[str], **options) -> Plan:
     config = PureConfig()
     teach_formats(config, taught)
-    return make_plan(EvalArguments(**options), config)
+    return EvalArguments(**options).plan(config)
 
 
 def names(found: Plan) -> list[str]:

@@ -204,8 +204,8 @@ FAULTS = [
     Fault(
         "prompts without room for a completion are not counted",
         GRPO + "prompts.py",
-        "len(ids) > longest",
-        "len(ids) > 2 * longest",
+        "len(ids) > context - room",
+        "len(ids) > 2 * (context - room)",
         "tests/grpo/test_inputs.py",
     ),
     Fault(
