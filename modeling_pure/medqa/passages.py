@@ -82,11 +82,11 @@ class Library:
         Raises:
             InputError: no such folder, nothing to read in it, or all of it is left out.
         """
-        guard = QuestionFinder(guarded) if guarded else None
+        finder = QuestionFinder(guarded) if guarded else None
         kept: list[str] = []
         left_out = 0
         for text in tqdm(texts_of(key, folder), desc=f"reading {folder}", unit="text", disable=None, leave=False):
-            covering = covering_passages(text, guard) if guard else set()
+            covering = covering_passages(text, finder) if finder else set()
             kept += [passage for number, passage in enumerate(split_passages(text)) if number not in covering]
             left_out += len(covering)
         if left_out and not kept:
@@ -94,7 +94,7 @@ class Library:
         require_passages(key, folder, kept)
         read = {*book_files(folder)}
         unread = [file.name for file in files_below(folder) if str(file) not in read]
-        return cls(key, kept, left_out, guard.unchecked if guard else 0, unread)
+        return cls(key, kept, left_out, finder.unchecked if finder else 0, unread)
 
     def describe(self) -> str:
         """Passages kept and left out, questions too short to check, and files that were not read."""
@@ -165,7 +165,7 @@ def split_passages(text: str) -> list[str]:
     return [" ".join(words[start : start + PASSAGE_WORDS]) for start in range(0, len(words), PASSAGE_WORDS)]
 
 
-def covering_passages(text: str, guard: QuestionFinder) -> set[int]:
+def covering_passages(text: str, finder: QuestionFinder) -> set[int]:
     """The numbers of a text's passages that overlap with a stretch of 150 words that covers a question.
 
     Stretches overlap by half: a question that two passages share is found, and what follows it may be its answer.
@@ -174,7 +174,7 @@ def covering_passages(text: str, guard: QuestionFinder) -> set[int]:
     covering: set[int] = set()
     for start in range(0, len(words), PASSAGE_WORDS // 2):
         stretch = words[start : start + PASSAGE_WORDS]
-        if guard.covers(" ".join(stretch)):
+        if finder.covers(" ".join(stretch)):
             covering |= {start // PASSAGE_WORDS, (start + len(stretch) - 1) // PASSAGE_WORDS}
     return covering
 
