@@ -3,7 +3,7 @@ r"""GRPO on MedQA questions with the refinements of DeepSeek-V3.2. Research mode
     accelerate launch --config_file accelerate_configs/single_gpu.yaml \
         train_grpo.py --config recipes/a100_2day/grpo.yaml
 
-The same command again continues from the last complete checkpoint. With `--algorithm sft` the same prompts are taught
+The same command resumes from the last complete checkpoint. With `--algorithm sft` the same prompts are taught
 by cross entropy on the right answers: the baseline that GRPO has to be compared with.
 """
 

@@ -3,7 +3,7 @@ r"""Pretrain Pure on a mixture of text that is exact in tokens. Research model, 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml \
         train_pretrain.py --config recipes/a100_2day/pretrain.yaml
 
-The same command again continues from the last complete checkpoint.
+The same command resumes from the last complete checkpoint.
 """
 
 import sys

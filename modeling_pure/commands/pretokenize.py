@@ -4,7 +4,7 @@
     python train_pretrain.py --config RECIPE --pretokenized_dir DIR
 
 Writes as many sequences as the recipe's max_steps take on one device, or --sequences, and the validation sequences.
-The same command again continues. The folder needs nothing else: neither the sources nor a network.
+The same command resumes. The folder needs nothing else: neither the sources nor a network.
 """
 
 import json

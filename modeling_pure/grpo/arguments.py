@@ -96,7 +96,7 @@ class PureGRPOConfig(RunOptions, GRPOConfig):
     )
 
     output_dir: str = option(
-        "runs/grpo", "folder of the run; the same command again continues from its last complete checkpoint"
+        "runs/grpo", "folder of the run; the same command resumes from its last complete checkpoint"
     )
     max_steps: int = option(4578, "optimizer steps, at most")
     max_tokens: int = option(600_000_000, "generated tokens, at most; 0 = no limit")

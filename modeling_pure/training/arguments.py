@@ -72,7 +72,7 @@ class PureTrainingArguments(RunOptions, TrainingArguments):
     TENSORS = (*RunOptions.TENSORS, "optimizer")
 
     output_dir: str = option(
-        "runs/pretrain", "folder of the run; the same command again continues from its last complete checkpoint"
+        "runs/pretrain", "folder of the run; the same command resumes from its last complete checkpoint"
     )
     max_steps: int = option(61_035, "optimizer steps; 61,035 x 32,768 tokens = 2B tokens")
     tokens_per_step: int | None = option(
