@@ -70,7 +70,7 @@ def test_no_dev_question_is_asked_and_the_holdout_is_kept_from_pretraining(corpu
     kept, _ = read_splits(GRPOScriptArguments(grpo_holdout=0.3, holdout_only=True), read_questions("questions", path))
     assert {split_of(question, 0.3) for question in kept} == {"holdout"}
     source = parse_source("sources.usmle", {"path": path, "weight": 1, "format": "medqa"})
-    read, _ = split_questions(source, grpo_holdout=0.3)
+    read, *_ = split_questions(source, grpo_holdout=0.3)
     assert read
     assert not {question.digest for question in read} & {question.digest for question in kept}
     assert {question.digest for question in [*read, *kept]} == {question.digest for question in asked}
