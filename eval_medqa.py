@@ -2,10 +2,10 @@
 
     python eval_medqa.py --config recipes/a100_2day/eval.yaml
 
-Questions are asked as the model was taught, with lm-evaluation-harness's letters beside it, in fp32. The output folder
-explains itself: report.html, report.md, eval.json, predictions.jsonl. Several processes (`accelerate launch`,
-torchrun) share the questions. A stopped run resumes with the same command, with any number of processes; nothing is
-scored twice. Compare such folders with `python -m modeling_pure.medqa.compare`.
+Questions are asked in the format that the model was taught, the headline, and by letter as lm-evaluation-harness does,
+all in fp32. The output folder explains itself: report.html, report.md, eval.json, predictions.jsonl. Several processes
+(`accelerate launch`, torchrun) share the questions. A stopped run resumes with the same command, with any number of
+processes; nothing is scored twice. Compare such folders with `python -m modeling_pure.medqa.compare`.
 """
 
 import sys
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = Path(args.output_dir)
         write_report(folder, results)
         write_evaluation(folder, results, predictions)
-        for journal in journals:
+        for journal in journals:  # which a stopped run would have resumed from
             journal.file.unlink()
         print_report(results)
         if args.update_card and add_evaluation(name, card_evaluation(results)):

@@ -32,7 +32,7 @@ from modeling_pure.training.checkpoint import check_model
 from modeling_pure.training.run import Run, refusals_as_input_errors, rehearse
 from modeling_pure.training.trainer_options import refuse
 
-SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")  # of the model, which a resume needs again
+SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")  # a resume refuses a model of another one
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         with refusals_as_input_errors():
             trainer = build_trainer(script_args, training_args, config, settings)
             if training_args.eval_strategy != "no":
-                rehearse(trainer)
+                rehearse(trainer)  # a small evaluation: what would stop the first one stops the start
         run.start(trainer, recipe, phase(script_args), describe_run(trainer, script_args, settings))
         if trainer.is_world_process_zero():
             for warning in settings.warnings(config):
@@ -64,7 +64,7 @@ def parse_arguments(argv: list[str]) -> tuple[GRPOScriptArguments, PureGRPOConfi
     """The arguments and the merged recipe, with all that can be checked without a model."""
     parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
     script_args, training_args = parser.parse_recipe(argv)
-    check_numbers(training_args, max_steps=1)  # the prompts of the run are listed before it starts
+    check_numbers(training_args, max_steps=1)  # all prompts of the run are listed before it starts
     refuse(training_args, {"num_train_epochs": "max_steps is the length of a run"})
     if training_args.remove_unused_columns:
         raise InputError("remove_unused_columns: the rewards read the columns that Trainer would remove")

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
             return
         with refusals_as_input_errors():
             trainer = build_trainer(model_args, data_args, training_args, run.checkpoint)
-            rehearse(trainer)
+            rehearse(trainer)  # a small evaluation: what would stop the first one stops the start
         run.start(trainer, recipe, "Pretraining Pure", describe_run(trainer))
         trainer.train(run.checkpoint)
         finish(trainer, run)
@@ -49,12 +49,11 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, Pur
     parser = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
     model_args, data_args, training_args = parser.parse_recipe(argv)
     recipe = parser.merged_recipe((model_args, data_args, training_args))
-    plan = training_args.batch_plan(data_args.max_seq_length)
+    sequences = training_args.batch_plan(data_args.max_seq_length).sequences_per_step
     model_config(model_args, data_args.max_seq_length)
     data_args.check_sources()
     sources = {source.name: source.facts() for source in data_args.mixture}
-    recipe = recipe.resolve(sources=sources, sequences_per_step=plan.sequences_per_step)
-    return model_args, data_args, training_args, recipe
+    return model_args, data_args, training_args, recipe.resolve(sources=sources, sequences_per_step=sequences)
 
 
 def build_trainer(
@@ -69,9 +68,13 @@ def build_trainer(
     if formats := [name for source in data_args.mixture for name in source.answer_formats or {}]:
         teach_formats(config, formats)
     plan = training_args.batch_plan(data_args.max_seq_length)
-    rank = (plan.micro_batch_size, training_args.process_index, plan.world_size)
+    seed, rank, workers = (
+        seed_of_data(training_args),
+        training_args.process_index,
+        training_args.dataloader_num_workers,
+    )
     dataset, validation, questions = open_training_data(
-        data_args, tokenizer, seed_of_data(training_args), *rank, training_args.dataloader_num_workers
+        data_args, tokenizer, seed, plan.micro_batch_size, rank, plan.world_size, workers
     )
     set_seed(training_args.seed)
     trainer = PureTrainer(
@@ -109,7 +112,7 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
         + (f", outside the mixture: {', '.join(sorted(outside))}" if outside else "")
         + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else ""),
         "optimizer": muon if args.optimizer == "muon" else OptimizerNames(args.optim).value,
-        "compute": f"{compute} PFLOP (6N + 12LhS); log lines and the progress bar show the hours left",
+        "compute": f"{compute} PFLOP; log lines and the progress bar show the hours left",
         "speed": "tokens per second in the log lines"
         + (f", and MFU of {peak:,.0f} TFLOP/s (dense bf16)" if peak else "; no MFU, the device's peak is unknown"),
         "memory": training_memory(config, parameters, args, trainer.plan.micro_batch_size * length),

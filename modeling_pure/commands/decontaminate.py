@@ -20,10 +20,10 @@ from typing import Any
 from tqdm import tqdm
 
 from ..atomic import write_atomically
-from ..data.decontamination import Coverage, Held, Match, QuestionFinder, most_covering
 from ..data.opening import open_sources
 from ..data.source_records import Records
 from ..errors import InputError, run_script
+from ..medqa.decontamination import Coverage, Held, Match, QuestionFinder, most_covering
 from ..options import check_numbers, check_output_file, check_texts
 from . import parse_recipe
 

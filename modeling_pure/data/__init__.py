@@ -7,13 +7,15 @@
    `source_records` puts the records of a source into an order of its own in every epoch, or writes the questions of a
    MedQA source as exam text. `documents` gives each worker its share of them. A worker is one data-loader worker of
    one rank; its index is rank x data-loader workers + its number. Validation documents (`validation`) and documents
-   that hold an evaluation question (`decontamination`) are left out.
+   that hold an evaluation question (`medqa.decontamination`) are left out.
 3. Documents -> packed sequences. `packing` tokenizes a window of documents, ends each with the end-of-text token,
    joins them and cuts sequences of `max_seq_length` tokens. No token is dropped: what is left of a window begins the
-   next sequence. This is where a token of a document becomes a token of a batch.
+   next sequence. This is where a token of a document becomes a token of a sequence:
+   `PackedSequences.next_sequence`.
 4. Sequences -> mixture. `mixture` draws each sequence from the source whose share is due next (`schedule`), or
    `pretokenized` reads sequences that were written in that order before.
-5. Mixture -> batches. A plain `DataLoader` collates `per_device_train_batch_size` sequences.
+5. Mixture -> batches. `mixture.collate_sequences` stacks the sequences of a micro-batch, in the `DataLoader` of
+   `training.trainer`: here they become tokens of a batch.
 
 Every sequence carries the state that follows it (`states`), and a batch that of its last sequence, so the position of
 a run is that of the last batch it trained on, whatever its workers have read ahead. The state of a worker holds, for

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..medqa.decontamination import QuestionFinder
 from .decoders import LOST, Fault
-from .decontamination import QuestionFinder
 from .remote import SourceFailed
 from .source_records import VALIDATION, Records
 from .states import Counts, DocumentsState, LostDocuments

@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import get_worker_info
 
 from ..errors import InputError, RunStopped
+from ..medqa.decontamination import QuestionFinder
 from ..medqa.questions import Question
 from .arguments import fixed_settings, integer_weights, position_settings
-from .decontamination import QuestionFinder
 from .documents import Documents, Workers, skipped_note, sum_counts, too_many_lost
 from .opening import open_sources
 from .packing import WINDOW_CHARACTERS, PackedSequences, redistribute_sequences

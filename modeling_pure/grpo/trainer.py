@@ -60,7 +60,7 @@ class MaskedScorer:
 class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
     """GRPO with the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1), in single turns of text.
 
-    Takes what `GRPOTrainer` takes, in its order. Overrides of Trainer (the first three) and TRL, each with its reason:
+    Takes what `GRPOTrainer` takes, in its order. Overrides, each with its reason:
 
     - `restore` (`DurableTrainer`): resumes the count of generated tokens.
     - `_wrap_model` (`ScoringTrainer`): DDP, autocast and compile wrap the scorer.

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.stats import fisher_exact, ttest_ind
 from tqdm import tqdm
 
-from ..data.decontamination import Coverage
 from ..errors import InputError
+from .decontamination import Coverage
 from .passages import Bm25, content_words
 from .questions import Question
 from .statistics import Interval, Share, holm, option_nll, p_against_chance, paired, share_right

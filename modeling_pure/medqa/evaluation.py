@@ -14,13 +14,13 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..console import DISCLAIMER
-from ..data.decontamination import Coverage
 from ..errors import InputError, first_line
 from ..files import looks_local
 from ..tokenizer import prompt_ids
 from . import comparisons
 from .accuracy import Scored, measure, slices
 from .arguments import EvalArguments
+from .decontamination import Coverage
 from .formulations import ORDERS, Plan
 from .journal import Journal
 from .passages import Library, fit_passages, retrieval_metrics, textbook_passages

@@ -12,11 +12,11 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ..data.decontamination import QuestionFinder
 from ..errors import InputError, first_line
 from ..files import files_below, local_files
 from ..records import LOCAL_BUILDERS, open_records
 from ..tokenizer import prompt_ids
+from .decontamination import QuestionFinder
 from .formats import folded
 from .questions import Question
 

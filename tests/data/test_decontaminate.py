@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_pure.commands.decontaminate import coverage_facts, note_best
-from modeling_pure.data.decontamination import GRAM, QuestionFinder, gram_at, gram_hashes, normalised, words_of
+from modeling_pure.medqa.decontamination import GRAM, QuestionFinder, gram_at, gram_hashes, normalised, words_of
 from modeling_pure.medqa.questions import Question
 from tests.conftest import WORDS, question_row, write_jsonl
 

@@ -14,7 +14,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from ..medqa.questions import Question
+from .questions import Question
 
 WORD = re.compile(rb"[a-z0-9\x80-\xff]+")
 GRAM = 13
