@@ -68,11 +68,8 @@ def build_trainer(
     if formats := [name for source in data_args.mixture for name in source.answer_formats or {}]:
         teach_formats(config, formats)
     plan = training_args.batch_plan(data_args.max_seq_length)
-    seed, rank, workers = (
-        seed_of_data(training_args),
-        training_args.process_index,
-        training_args.dataloader_num_workers,
-    )
+    rank, workers = training_args.process_index, training_args.dataloader_num_workers
+    seed = seed_of_data(training_args)
     dataset, validation, questions = open_training_data(
         data_args, tokenizer, seed, plan.micro_batch_size, rank, plan.world_size, workers
     )
