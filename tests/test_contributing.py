@@ -94,7 +94,7 @@ def texts(changed, corpus) -> Path:
 def test_every_way_of_adding_something_is_shown_and_passes_lint(changed):
     """A source of text, a file format, a reward, an evaluation set."""
     touched = {*re.findall(r"^--- (.*)$", "".join(CHANGES), re.M)}
-    modules = ("data/files.py", "medqa/rewards.py", "medqa/tasks.py")
+    modules = ("files.py", "medqa/rewards.py", "medqa/tasks.py")
     assert {"recipes/local/pretrain.yaml", *(f"modeling_pure/{name}" for name in modules)} <= touched
     files = {name for name in touched if name.endswith(".py")}
     for check in (["check"], ["format", "--check"]):
@@ -103,8 +103,8 @@ def test_every_way_of_adding_something_is_shown_and_passes_lint(changed):
 
 @pytest.mark.parametrize("line", ["-COMPRESSIONS = ()\n+COMPRESSIONS = (1,)\n", "-import\n+import io\n", "+x = 1\n"])
 def test_a_change_that_does_not_fit_is_noticed(line, changed):
-    with pytest.raises(AssertionError, match="modeling_pure/data/files.py|assert ''"):
-        apply_change(f"--- modeling_pure/data/files.py\n{line}", changed)
+    with pytest.raises(AssertionError, match="modeling_pure/files.py|assert ''"):
+        apply_change(f"--- modeling_pure/files.py\n{line}", changed)
 
 
 def test_the_source_comes_in_its_share(changed, texts, tokenizer, monkeypatch):
@@ -147,7 +147,7 @@ def test_the_reward_is_trained_with_and_logged(changed, texts, model_folder, tmp
 
 def test_the_reward_gives_what_it_says():
     (change,) = [change for change in CHANGES if "--- modeling_pure/medqa/rewards.py" in change]
-    added = "\n".join(re.findall(r"^\+(.*)", change.split("--- train_grpo.py")[0], re.M))
+    added = "\n".join(re.findall(r"^\+(.*)", change.split("--- modeling_pure/grpo")[0], re.M))
     names = {"Any": Any}
     exec(added.replace("from .", "from modeling_pure.medqa."), names)
     options = ["aspirin", "heparin", "insulin", "statin"]

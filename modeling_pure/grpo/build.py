@@ -1,5 +1,6 @@
 """Builds the trainer of a run: GRPO's, or that of the baseline."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -58,7 +59,7 @@ def build_trainer(
 
 def rewards(
     script_args: GRPOScriptArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> list[Correct | LengthPenalty]:
+) -> list[Callable[..., list[float]]]:
     """What `reward_weights` weighs: whether an answer is right, and whether it is too short."""
     ends = end_ids(config, generation_config(script_args.model_name_or_path, config), tokenizer)
     return [Correct(tokenizer, ends), LengthPenalty(script_args.length_penalty_min_tokens, tokenizer, ends)]
