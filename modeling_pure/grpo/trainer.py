@@ -194,12 +194,6 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         generation: Any = model.generation_config  # never None: the model can generate
         return {*spare, *padding, *(generation.suppress_tokens or ())}
 
-    @property
-    def base_causal_lm(self) -> PreTrainedModel:
-        """The causal language model, in which adapters may stand."""
-        model: Any = self.model
-        return cast(PreTrainedModel, model.get_base_model() if hasattr(model, "get_base_model") else model)
-
     def restore(self, checkpoint: Path) -> None:
         """Restore the count of generated tokens."""
         super().restore(checkpoint)
@@ -312,12 +306,12 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         """TRL's, but for the shuffle: groups stay whole, so that a micro-batch can share their prompts."""
         if self.left_to_trl or not self.model.training:
             return super()._prepare_inputs(generation_batch)
-        passes = self.args.steps_per_generation
-        if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
-            updates = max(1, passes // self.args.gradient_accumulation_steps)
+        micro_batches = self.args.steps_per_generation
+        if self.rollout_done() or self._buffered_inputs is None:
+            updates = max(1, micro_batches // self.args.gradient_accumulation_steps)
             rollout = deal_groups(self._generate_and_score_completions(generation_batch), updates)
-            self._buffered_inputs = split_tensor_dict(rollout, passes)
-        return self._buffered_inputs[self._step % passes]
+            self._buffered_inputs = split_tensor_dict(rollout, micro_batches)
+        return self._buffered_inputs[self._step % micro_batches]
 
     def _calculate_rewards(self, *args: Any) -> torch.Tensor:
         rewards = super()._calculate_rewards(*args)  # (completions of all devices, functions); NaN is no reward
