@@ -22,7 +22,7 @@ from .console import DISCLAIMER, print_block, print_table
 from .errors import InputError, first_line, run_script
 from .medqa.evaluation import load_model, load_pretrained
 from .medqa.report import markdown_table
-from .options import check_numbers, check_output_folder, check_texts
+from .options import check_numbers, check_output_folder, check_texts, option
 from .recipe import RecipeParser
 from .tokenizer import load_tokenizer
 from .training.checkpoint import check_model
@@ -45,15 +45,15 @@ Scores = dict[str, Any]  # of one task: `n` questions, and `COLUMNS` from 0 to 1
 class GeneralArguments:
     """Two models and the tasks."""
 
-    model_name_or_path: str = field(default="runs/pretrain", metadata={"help": "causal model: a folder or a Hub id"})
-    reference_model_name_or_path: str | None = field(default="openai-community/gpt2", metadata={"help": "'' = none"})
+    model_name_or_path: str = option("runs/pretrain", "causal model: a folder or a Hub id")
+    reference_model_name_or_path: str | None = option("openai-community/gpt2", "'' = none")
     tasks: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "by name: {num_fewshot: N, metric: acc or acc_norm}"}
     )
-    limit: int | None = field(default=None, metadata={"help": "questions of each (sub)task, for a quick look"})
-    batch_size: int = field(default=16, metadata={"help": "requests in a forward pass"})
-    output_dir: str = field(default="runs/general", metadata={"help": "folder for general.json and general.md"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with a model"})
+    limit: int | None = option(None, "questions of each (sub)task, for a quick look")
+    batch_size: int = option(16, "requests in a forward pass")
+    output_dir: str = option("runs/general", "folder for general.json and general.md")
+    trust_remote_code: bool = option(False, "run Python code that comes with a model")
 
     def __post_init__(self) -> None:
         check_numbers(self, limit=1, batch_size=1)

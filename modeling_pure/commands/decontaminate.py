@@ -12,7 +12,7 @@ The coverage file holds how much of each question the text holds; `eval_medqa.py
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ..data.opening import open_sources
 from ..data.source_records import Records
 from ..errors import InputError, run_script
 from ..medqa.decontamination import Coverage, Held, Match, QuestionFinder, most_covering
-from ..options import check_numbers, check_output_file, check_texts
+from ..options import check_numbers, check_output_file, check_texts, option
 from . import parse_recipe
 
 NOTHING: Held = {"coverage": 0.0, "end_words": 0, "covered": False}  # of a question that no document holds
@@ -34,11 +34,9 @@ NOTHING: Held = {"coverage": 0.0, "end_words": 0, "covered": False}  # of a ques
 class ReportArguments:
     """Options of this command beside the recipe."""
 
-    documents: int = field(default=10_000, metadata={"help": "documents to read of each source, 0 for all"})
-    report: str | None = field(default=None, metadata={"help": "jsonl file for the documents that would be dropped"})
-    coverage: str | None = field(
-        default=None, metadata={"help": "json file for how much of each question the documents hold"}
-    )
+    documents: int = option(10_000, "documents to read of each source, 0 for all")
+    report: str | None = option(None, "jsonl file for the documents that would be dropped")
+    coverage: str | None = option(None, "json file for how much of each question the documents hold")
 
     def __post_init__(self) -> None:
         check_texts(self)

@@ -9,7 +9,7 @@ lengths of documents, epochs of the whole run, what was skipped, and a sequence 
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..data.mixture import Mixture
 from ..data.states import MixtureState
 from ..errors import InputError, run_script
-from ..options import check_numbers, check_output_file, check_texts
+from ..options import check_numbers, check_output_file, check_texts, option
 from . import parse_recipe
 
 
@@ -30,9 +30,9 @@ from . import parse_recipe
 class InspectArguments:
     """Options of this command beside the recipe."""
 
-    sequences: int = field(default=400, metadata={"help": "sequences to read"})
-    sample_characters: int = field(default=400, metadata={"help": "characters shown of a sequence of each source"})
-    picture: str = field(default="mixture.png", metadata={"help": "file for the picture: .png, .svg or .pdf"})
+    sequences: int = option(400, "sequences to read")
+    sample_characters: int = option(400, "characters shown of a sequence of each source")
+    picture: str = option("mixture.png", "file for the picture: .png, .svg or .pdf")
 
     def __post_init__(self) -> None:
         check_texts(self)

@@ -8,7 +8,7 @@ The same command resumes. The folder needs nothing else: neither the sources nor
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..atomic import write_atomically
@@ -25,7 +25,7 @@ from ..data.pretokenized import (
     write_sequences,
 )
 from ..errors import InputError, run_script
-from ..options import check_numbers, check_output_folder, check_texts
+from ..options import check_numbers, check_output_folder, check_texts, option
 from . import parse_recipe
 
 
@@ -33,10 +33,8 @@ from . import parse_recipe
 class PretokenizeArguments:
     """Options of this command beside the recipe."""
 
-    out: str | None = field(default=None, metadata={"help": "folder for the sequences"})
-    sequences: int | None = field(
-        default=None, metadata={"help": "sequences to write; by default those that the recipe's run takes"}
-    )
+    out: str | None = option(None, "folder for the sequences")
+    sequences: int | None = option(None, "sequences to write; by default those that the recipe's run takes")
 
     def __post_init__(self) -> None:
         check_texts(self)

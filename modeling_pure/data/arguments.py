@@ -1,7 +1,7 @@
 """Data options of a recipe and the sources it names, checked before anything is read."""
 
 import hashlib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from functools import cached_property
 from math import lcm
@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..medqa.formats import checked_formats
-from ..options import check_above_zero, check_choices, check_numbers, check_shares, check_texts
+from ..options import check_above_zero, check_choices, check_numbers, check_shares, check_texts, option
 
 FORMATS = ("text", "medqa")
 ON_SOURCE_FAILURE = ("stop", "redistribute")
@@ -32,57 +32,35 @@ class DataArguments:
     # What must not change when a run resumes.
     FIXED: ClassVar = (*FIXED_OPTIONS, "document_mask")
 
-    tokenizer_name_or_path: str = field(
-        default="openai-community/gpt2", metadata={"help": "tokenizer: a Hub id or a folder"}
+    tokenizer_name_or_path: str = option("openai-community/gpt2", "tokenizer: a Hub id or a folder")
+    sources: dict[str, Any] | None = option(
+        None, "the mixture: name -> {path, weight, config, format, column, max_epochs, ...}"
     )
-    sources: dict[str, Any] | None = field(
-        default=None,
-        metadata={"help": "the mixture: name -> {path, weight, config, format, column, max_epochs, ...}"},
+    max_seq_length: int = option(2048, "tokens of a sequence")
+    document_mask: bool = option(False, "keep the documents of a sequence from attending to each other")
+    validation_sequences: int = option(200, "validation sequences at most, in the mixture's proportions")
+    validation_sources: dict[str, Any] | None = option(
+        None, "texts outside the mixture to validate on too: name -> {path, config, column, ...}"
     )
-    max_seq_length: int = field(default=2048, metadata={"help": "tokens of a sequence"})
-    document_mask: bool = field(
-        default=False, metadata={"help": "keep the documents of a sequence from attending to each other"}
+    medqa_dev_questions: int = option(0, "dev questions of the medqa source to answer at each validation, at most")
+    grpo_holdout: float = option(0.0, "share of the train questions kept out of pretraining for GRPO, 0 to 1")
+    decontaminate: list[str] | None = option(
+        None,
+        "MedQA-format files or Hub ids (their test split): documents that hold one of their questions are "
+        "left out, as are those that hold a dev question of a medqa source",
     )
-    validation_sequences: int = field(
-        default=200, metadata={"help": "validation sequences at most, in the mixture's proportions"}
+    max_skipped: float = option(
+        0.05,
+        "share of a source's documents that may be unusable, beyond the first 100, and of its files "
+        "that may break off",
     )
-    validation_sources: dict[str, Any] | None = field(
-        default=None,
-        metadata={"help": "texts outside the mixture to validate on too: name -> {path, config, column, ...}"},
+    skip_broken_files: bool = option(False, "leave out files that cannot be opened at all instead of stopping")
+    on_source_failure: str = option(
+        "stop", "when a source can no longer be read: stop, or redistribute its share to the others"
     )
-    medqa_dev_questions: int = field(
-        default=0, metadata={"help": "dev questions of the medqa source to answer at each validation, at most"}
-    )
-    grpo_holdout: float = field(
-        default=0.0, metadata={"help": "share of the train questions kept out of pretraining for GRPO, 0 to 1"}
-    )
-    decontaminate: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "MedQA-format files or Hub ids (their test split): documents that hold one of their questions are "
-            "left out, as are those that hold a dev question of a medqa source"
-        },
-    )
-    max_skipped: float = field(
-        default=0.05,
-        metadata={
-            "help": "share of a source's documents that may be unusable, beyond the first 100, and of its files "
-            "that may break off"
-        },
-    )
-    skip_broken_files: bool = field(
-        default=False, metadata={"help": "leave out files that cannot be opened at all instead of stopping"}
-    )
-    on_source_failure: str = field(
-        default="stop",
-        metadata={"help": "when a source can no longer be read: stop, or redistribute its share to the others"},
-    )
-    streaming_timeout: float = field(
-        default=300.0, metadata={"help": "seconds for which a failing read from the network is retried"}
-    )
-    pretokenized_dir: str | None = field(
-        default=None,
-        metadata={"help": "read the sequences that modeling_pure.commands.pretokenize wrote to this folder"},
+    streaming_timeout: float = option(300.0, "seconds for which a failing read from the network is retried")
+    pretokenized_dir: str | None = option(
+        None, "read the sequences that modeling_pure.commands.pretokenize wrote to this folder"
     )
 
     def __post_init__(self) -> None:
@@ -189,7 +167,7 @@ def parse_source(key: str, entry: dict[str, Any]) -> Source:
     section, name = key.split(".", 1)
     if not isinstance(entry, dict):
         raise InputError(f"{key}: expected a mapping with 'path' and 'weight', found {entry!r}")
-    known = [field.name for field in fields(Source) if field.name not in ("name", "section")]
+    known = [one.name for one in fields(Source) if one.name not in ("name", "section")]
     for unknown in set(entry) - set(known):
         raise InputError(f"{key}.{unknown}: unknown key; expected one of {known}")
     for required in ("path", "weight"):

@@ -8,7 +8,7 @@ several GPUs it checks the one that CUDA_VISIBLE_DEVICES=0 selects.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from rich.text import Text
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..console import print_rich, titled_table
 from ..data.arguments import DataArguments
 from ..errors import run_script
+from ..options import option
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
 from . import machine, model, texts
@@ -31,7 +32,7 @@ MODEL_CURE = "for memory: see GPU above; otherwise the key that the line names, 
 class DoctorArguments:
     """The options of this command besides the recipe."""
 
-    quick: bool = field(default=False, metadata={"help": "do not time steps of training"})
+    quick: bool = option(False, "do not time steps of training")
 
 
 def main() -> int:

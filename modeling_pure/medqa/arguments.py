@@ -1,11 +1,20 @@
 """Evaluation arguments, and what follows from them: which formulations are asked, and how completions are drawn."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedConfig
 
-from .. import options
 from ..errors import InputError
+from ..options import (
+    check_above_zero,
+    check_choices,
+    check_numbers,
+    check_output_folder,
+    check_seeds,
+    check_shares,
+    check_texts,
+    option,
+)
 from .formats import ANSWER_FORMATS, headline_format, taught_formats, warn_untaught
 from .formulations import BY_LETTER, BY_TEXT, CLOZE, ORDERS, Formulation, Plan
 from .scorers import SCORERS, Sampling
@@ -19,72 +28,55 @@ ANSWER_TOKENS, REASONED_TOKENS = 32, 1024  # longest completions by default
 class EvalArguments:
     """Model, questions, scorers, what stands beside the accuracy, and the folder of the report."""
 
-    model_name_or_path: str = field(default="runs/grpo", metadata={"help": "causal model: a folder or a Hub id"})
-    task: str = field(default="medqa_4options", metadata={"help": f"data set: {', '.join(TASKS)}"})
-    questions: str | None = field(
-        default=None, metadata={"help": "questions of that data set: local files or a Hub id; by default the Hub's"}
+    model_name_or_path: str = option("runs/grpo", "causal model: a folder or a Hub id")
+    task: str = option("medqa_4options", f"data set: {', '.join(TASKS)}")
+    questions: str | None = option(None, "questions of that data set: local files or a Hub id; by default the Hub's")
+    questions_config: str | None = option(None, "the Hub data set's configuration")
+    split: str = option("test", "test: the Hub's, or local files; dev: 10 %% of a train file; all: every record")
+    scorer: str = option(
+        "auto",
+        "headline. letter: as lm-evaluation-harness; text: the options' texts, with options shown; cloze: "
+        "without; generate: what the model writes; auto: as the model was taught, or letter",
     )
-    questions_config: str | None = field(default=None, metadata={"help": "the Hub data set's configuration"})
-    split: str = field(
-        default="test",
-        metadata={"help": "test: the Hub's, or local files; dev: 10 %% of a train file; all: every record"},
+    beside: list[str] = option(["letter"], "scorers beside the headline; letter always is one")
+    answer_format: str | None = option(
+        None, "for generate: letter, text or reasoned; by default as the model was taught"
     )
-    scorer: str = field(
-        default="auto",
-        metadata={
-            "help": "headline. letter: as lm-evaluation-harness; text: the options' texts, with options shown; cloze: "
-            "without; generate: what the model writes; auto: as the model was taught, or letter"
-        },
+    chat: bool = option(False, "for generate: prompt in the tokenizer's chat template")
+    passages: str | None = option(None, "open book: folder of .txt, .md, .jsonl or .parquet to take passages from")
+    num_passages: int = option(3, "for passages: how many stand before a question")
+    permutations: int = option(1, "orders of the options, for letter and text: 1, 4 or 24")
+    num_samples: int = option(0, "for generate: completions per question; 0 = one, greedy")
+    temperature: float = option(1.0, "of sampled completions")
+    top_p: float = option(1.0, "of sampled completions")
+    max_new_tokens: int | None = option(
+        None, "for generate; by default 32, with reasons 1024, at most half of the context"
     )
-    beside: list[str] = field(
-        default_factory=lambda: ["letter"], metadata={"help": "scorers beside the headline; letter always is one"}
+    length_penalty_min_tokens: int = option(4, "for generate: of the GRPO reward")
+    train_questions: str | None = option(
+        None, "train questions, as `questions`: a BM25 baseline, and a probe of memory"
     )
-    answer_format: str | None = field(
-        default=None, metadata={"help": "for generate: letter, text or reasoned; by default as the model was taught"}
+    textbooks: str | None = option(None, "folder, as `passages`: a BM25 baseline over it")
+    compare_with: list[str] = option([], "evaluations of other models on the same questions")
+    contamination: str | None = option(
+        None, "coverage file of python -m modeling_pure.commands.decontaminate --coverage FILE"
     )
-    chat: bool = field(default=False, metadata={"help": "for generate: prompt in the tokenizer's chat template"})
-    passages: str | None = field(
-        default=None, metadata={"help": "open book: folder of .txt, .md, .jsonl or .parquet to take passages from"}
-    )
-    num_passages: int = field(default=3, metadata={"help": "for passages: how many stand before a question"})
-    permutations: int = field(default=1, metadata={"help": "orders of the options, for letter and text: 1, 4 or 24"})
-    num_samples: int = field(default=0, metadata={"help": "for generate: completions per question; 0 = one, greedy"})
-    temperature: float = field(default=1.0, metadata={"help": "of sampled completions"})
-    top_p: float = field(default=1.0, metadata={"help": "of sampled completions"})
-    max_new_tokens: int | None = field(
-        default=None,
-        metadata={"help": "for generate; by default 32, with reasons 1024, at most half of the context"},
-    )
-    length_penalty_min_tokens: int = field(default=4, metadata={"help": "for generate: of the GRPO reward"})
-    train_questions: str | None = field(
-        default=None, metadata={"help": "train questions, as `questions`: a BM25 baseline, and a probe of memory"}
-    )
-    textbooks: str | None = field(default=None, metadata={"help": "folder, as `passages`: a BM25 baseline over it"})
-    compare_with: list[str] = field(
-        default_factory=list, metadata={"help": "evaluations of other models on the same questions"}
-    )
-    contamination: str | None = field(
-        default=None,
-        metadata={"help": "coverage file of python -m modeling_pure.commands.decontaminate --coverage FILE"},
-    )
-    batch_size: int = field(default=16, metadata={"help": "prompts in a forward pass"})
-    seed: int = field(default=0, metadata={"help": "of sampled completions"})
-    include_text: bool = field(default=False, metadata={"help": "put questions and completions in predictions.jsonl"})
-    update_card: bool = field(default=True, metadata={"help": "write the accuracy into the model folder's README.md"})
-    output_dir: str = field(default="runs/eval", metadata={"help": "folder for the report"})
-    trust_remote_code: bool = field(default=False, metadata={"help": "run Python code that comes with the model"})
+    batch_size: int = option(16, "prompts in a forward pass")
+    seed: int = option(0, "of sampled completions")
+    include_text: bool = option(False, "put questions and completions in predictions.jsonl")
+    update_card: bool = option(True, "write the accuracy into the model folder's README.md")
+    output_dir: str = option("runs/eval", "folder for the report")
+    trust_remote_code: bool = option(False, "run Python code that comes with the model")
 
     def __post_init__(self) -> None:
-        options.check_texts(self)
-        options.check_choices(self, task=TASKS, split=SPLITS, scorer=("auto", *SCORERS), permutations=ORDERS)
-        options.check_choices(self, answer_format=(None, *ANSWER_FORMATS))
-        options.check_numbers(
-            self, batch_size=1, max_new_tokens=1, num_samples=0, num_passages=1, length_penalty_min_tokens=0
-        )
-        options.check_above_zero(self, "temperature", "top_p")
-        options.check_shares(self, "top_p")
-        options.check_seeds(self, "seed")
-        options.check_output_folder("output_dir", self.output_dir)
+        check_texts(self)
+        check_choices(self, task=TASKS, split=SPLITS, scorer=("auto", *SCORERS), permutations=ORDERS)
+        check_choices(self, answer_format=(None, *ANSWER_FORMATS))
+        check_numbers(self, batch_size=1, max_new_tokens=1, num_samples=0, num_passages=1, length_penalty_min_tokens=0)
+        check_above_zero(self, "temperature", "top_p")
+        check_shares(self, "top_p")
+        check_seeds(self, "seed")
+        check_output_folder("output_dir", self.output_dir)
         if unknown := {*self.beside} - {*SCORERS}:
             raise InputError(f"beside: expected scorers among {list(SCORERS)}, found {sorted(unknown)}")
         scorers = {self.scorer, *self.beside}
