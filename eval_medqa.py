@@ -18,9 +18,10 @@ from transformers import AutoConfig
 import modeling_pure  # noqa: F401  registers the model type "pure"
 from modeling_pure.console import DISCLAIMER, print_block
 from modeling_pure.errors import run_script
+from modeling_pure.loading import check_model, load_model, load_pretrained
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.medqa.card import card_evaluation
-from modeling_pure.medqa.evaluation import describe_run, evaluate, load_model, load_pretrained, read_inputs
+from modeling_pure.medqa.evaluation import describe_run, evaluate, read_inputs
 from modeling_pure.medqa.formats import chat_prompt
 from modeling_pure.medqa.log_likelihood import context_length
 from modeling_pure.medqa.report import print_report, write_report
@@ -29,7 +30,6 @@ from modeling_pure.medqa.scorers import ScorerSettings
 from modeling_pure.model_card import add_evaluation
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.tokenizer import load_tokenizer
-from modeling_pure.training.checkpoint import check_model
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,9 +10,11 @@ by cross entropy on the right answers: the baseline that GRPO has to be compared
 import sys
 from typing import Any
 
+from transformers import AutoConfig
+
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
-from modeling_pure.grpo.build import build_trainer, model_config
+from modeling_pure.grpo.build import build_trainer
 from modeling_pure.grpo.preflight import look_before
 from modeling_pure.grpo.prompts import PromptSettings
 from modeling_pure.grpo.report import (
@@ -25,10 +27,10 @@ from modeling_pure.grpo.report import (
 )
 from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.grpo.trainer import PureGRPOTrainer
+from modeling_pure.loading import check_model, load_pretrained
 from modeling_pure.medqa.card import public_name
 from modeling_pure.options import check_numbers
 from modeling_pure.recipe import Recipe, RecipeParser
-from modeling_pure.training.checkpoint import check_model
 from modeling_pure.training.run import Run, refusals_as_input_errors, rehearse
 from modeling_pure.training.trainer_options import refuse
 
@@ -39,8 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     """Arguments, questions, training, and what the run leaves behind."""
     script_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
     with Run.open(training_args) as run:
-        check_model("model_name_or_path", script_args.model_name_or_path)
-        config = model_config(script_args.model_name_or_path, training_args)
+        key, name = "model_name_or_path", script_args.model_name_or_path
+        check_model(key, name)
+        config = load_pretrained(key, AutoConfig, name, training_args.trust_remote_code).get_text_config()
         settings = PromptSettings.of(script_args, config)
         shape = {name: getattr(config, name, None) for name in SHAPE}
         recipe = recipe.resolve(answer_formats=settings.shares, model_shape=shape)

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 import modeling_pure  # noqa: F401  registers the model type "pure": no code that lies beside the weights is run
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.errors import run_script
+from modeling_pure.loading import check_model
 from modeling_pure.tokenizer import load_tokenizer
-from modeling_pure.training.checkpoint import check_model
 
 
 def main() -> None:

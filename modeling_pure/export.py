@@ -27,10 +27,10 @@ from .atomic import follow_umask
 from .configuration_pure import PureConfig
 from .console import DISCLAIMER, print_block
 from .errors import InputError, RunStopped, first_line, run_script
+from .loading import check_model
 from .model_card import CARD_FILE, LOADING, TRUST, architecture, card_blocks, read_text, two_columns, write_model_card
 from .modeling_pure import PureForCausalLM
 from .options import CommandLine, check_output_folder
-from .training.checkpoint import check_model
 
 MODELS: dict[str, Any] = {"pure": PureForCausalLM, "llama": LlamaForCausalLM, "qwen3": Qwen3ForCausalLM}
 OTHERS = {False: "llama", True: "qwen3"}  # the layout by `qk_norm`

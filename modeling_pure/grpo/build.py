@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
-from huggingface_hub.errors import StrictDataclassError
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..errors import InputError, first_line
+from ..errors import InputError
 from ..medqa.formats import end_ids, teach_formats
 from ..medqa.rewards import Correct, LengthPenalty
 from ..tokenizer import check_vocabulary, end_no_prompt, load_tokenizer
@@ -80,16 +79,3 @@ def lora(script_args: GRPOScriptArguments) -> LoraConfig | None:
     return LoraConfig(
         r=script_args.lora_rank, lora_alpha=script_args.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-
-
-def model_config(name_or_path: str, args: PureGRPOConfig) -> PreTrainedConfig:
-    """The configuration of a model that is still to be loaded.
-
-    Raises:
-        InputError: there is none, or it contradicts itself.
-    """
-    try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=args.trust_remote_code)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"model_name_or_path: cannot load '{name_or_path}': {first_line(error)}") from error
-    return config.get_text_config()

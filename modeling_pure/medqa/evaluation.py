@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import PartialState
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..console import DISCLAIMER
-from ..errors import InputError, first_line
+from ..errors import InputError
 from ..files import looks_local
 from ..tokenizer import prompt_ids
 from . import comparisons
@@ -118,21 +114,6 @@ def read_others(args: EvalArguments, questions: list[Question], headline: str) -
         name = other.name if same else f"{other.name} ({other.formulation})"
         found[name] = np.array((same or other).predictions)
     return found
-
-
-def load_pretrained(key: str, kind: Any, name: str, trust_remote_code: bool, **options: Any) -> Any:
-    """What an Auto class loads from a model's folder or Hub id; `InputError` names the option `key` if it cannot."""
-    try:
-        return kind.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise InputError(f"{key}: cannot load '{name}': {first_line(error)}") from error
-
-
-def load_model(key: str, name: str, trust_remote_code: bool) -> PreTrainedModel:
-    """A causal model in fp32: in bf16 about 3 % of MedQA's questions tie, and ties go to the earlier letter."""
-    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
-    model: PreTrainedModel = load_pretrained(key, AutoModelForCausalLM, name, trust_remote_code, **options)
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def describe_run(args: EvalArguments, inputs: Inputs, settings: ScorerSettings, plan: Plan) -> dict[str, str]:

@@ -1,15 +1,12 @@
-"""Which checkpoints are complete, and whether a folder holds a model at all."""
+"""Which checkpoints are complete."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from ..errors import InputError, first_line
 
 STATE_FILE = "trainer_state.json"
-ADAPTER_FILE = "adapter_config.json"
 FILE_LIST = "checkpoint_files.json"
 CARD = "README.md"  # not in the list: evaluations write their accuracies into it later
 
@@ -93,38 +90,3 @@ def callback_attributes(checkpoint: str | Path, callback: str) -> dict[str, Any]
     except (KeyError, TypeError) as error:
         raise InputError(f"{checkpoint}: was not written by this kind of run (no {callback} state)") from error
     return attributes
-
-
-def merge_command(adapter: Path) -> str:
-    """The command that merges an adapter into its base model, in a folder beside it."""
-    try:
-        base = json.loads((adapter / ADAPTER_FILE).read_text())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = "BASE"
-    merged = f"{adapter}-merged"
-    return (
-        'python -c "import modeling_pure; from peft import PeftModel; from transformers import AutoModelForCausalLM, '
-        f"AutoTokenizer; PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained('{base}'), '{adapter}')"
-        f".merge_and_unload().save_pretrained('{merged}'); "
-        f"AutoTokenizer.from_pretrained('{adapter}').save_pretrained('{merged}')\""
-    )
-
-
-def check_model(key: str, name_or_path: str) -> None:
-    """Raise `InputError` if a local `name_or_path` is not a folder with a model whose weights files can be read."""
-    folder = Path(name_or_path)
-    looks_local = folder.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
-    if not looks_local:
-        return
-    if (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file():
-        raise InputError(f"{key}: '{name_or_path}' is an adapter, not a model; merge it: {merge_command(folder)}")
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{key}: '{name_or_path}' is not a model folder (it has no config.json)")
-    weights = list(folder.glob("*.safetensors"))
-    if not weights:
-        raise InputError(f"{key}: '{name_or_path}' has no weights (*.safetensors)")
-    for file in weights:
-        try:
-            safe_open(file, "pt").keys()
-        except SafetensorError as error:
-            raise InputError(f"{key}: '{file}' is damaged: {first_line(error)}") from error

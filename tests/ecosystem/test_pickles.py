@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from modeling_pure import export
 from modeling_pure.errors import InputError
-from modeling_pure.medqa.evaluation import load_model
-from modeling_pure.training.checkpoint import FILE_LIST, check_model, checkpoint_fault, write_file_list
+from modeling_pure.loading import check_model, load_model
+from modeling_pure.training.checkpoint import FILE_LIST, checkpoint_fault, write_file_list
 from tests.training.conftest import make_trainer  # noqa: F401  a fixture
 
 

@@ -10,7 +10,6 @@ from modeling_pure.errors import InputError
 from modeling_pure.training.checkpoint import (
     FILE_LIST,
     callback_attributes,
-    check_model,
     checkpoint_fault,
     complete_step,
     last_complete_checkpoint,
@@ -80,12 +79,3 @@ def test_callback_attributes_are_read_or_missed_by_name(tmp_path):
     assert callback_attributes(folder, "Budget") == {"tokens": 10}
     with pytest.raises(InputError, match=rf"^{folder}: .*\bDataPosition\b"):
         callback_attributes(folder, "DataPosition")
-
-
-def test_a_model_folder_needs_a_configuration_and_weights(tmp_path):
-    with pytest.raises(InputError, match=rf"^model_name_or_path: '{tmp_path}' .*config\.json"):
-        check_model("model_name_or_path", str(tmp_path))
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match=rf"^model_name_or_path: '{tmp_path}' .*\*\.safetensors"):
-        check_model("model_name_or_path", str(tmp_path))
-    check_model("model_name_or_path", "user/model")
