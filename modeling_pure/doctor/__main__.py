@@ -77,7 +77,7 @@ def checks(context: Context) -> list[Check]:
     if context.data.pretokenized_dir:
         cure = "python -m modeling_pure.commands.pretokenize continues it"
         found.append(Check("pretokenized_dir", texts.check_pretokenized, cure))
-    for look, sources in ((texts.check_source, context.sources_read), (texts.check_outside, context.outside)):
+    for look, sources in ((texts.check_source, context.sources_read), (texts.check_outside, context.data.outside)):
         for source in sources:
             terms = "; behind terms of use: accept them on its page, then hf auth login"
             cure = f"--{source.key}.path PATH" + (terms if any(map(on_hub, source.paths)) else "")

@@ -77,21 +77,11 @@ class Context:
         self.plan = self.training.batch_plan(self.data.max_seq_length)
 
     @property
-    def sources(self) -> list[Source]:
-        """The mixture; raises `InputError` unless the recipe states one."""
-        return self.data.mixture
-
-    @property
-    def outside(self) -> list[Source]:
-        """The texts outside the mixture; raises `InputError` as above."""
-        return self.data.outside
-
-    @property
     def sources_read(self) -> list[Source]:
         """The sources that a run opens: with pretokenized sequences, only those of its dev questions."""
         if not self.data.pretokenized_dir:
-            return self.sources
-        return [one for one in self.sources if one.format == "medqa" and self.data.medqa_dev_questions]
+            return self.data.mixture
+        return [one for one in self.data.mixture if one.format == "medqa" and self.data.medqa_dev_questions]
 
     @property
     def questions_read(self) -> list[str]:
@@ -101,7 +91,7 @@ class Context:
     @property
     def needs_hub(self) -> bool:
         """Whether a run reads from the Hub or writes to it."""
-        texts = [path for source in (*self.sources_read, *self.outside) for path in paths_of(source)]
+        texts = [path for source in (*self.sources_read, *self.data.outside) for path in paths_of(source)]
         paths = [self.data.tokenizer_name_or_path, *texts, *self.questions_read]
         return self.training.push_to_hub or any(map(on_hub, paths))
 

@@ -84,7 +84,7 @@ def check_outside(context: Context, source: Source) -> str:
 
 def check_held_out(context: Context) -> str:
     """Whether no file is both trained on and held out, over all sources together."""
-    sources = [*context.sources_read, *context.outside]
+    sources = [*context.sources_read, *context.data.outside]
     context.require_hub([path for one in sources for path in paths_of(one)])
     files = training_files(context.sources_read, context.data)
     check_validation_files(files, validation_files(sources))
