@@ -63,8 +63,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     facts: PretokenizedFacts = {"settings": settings, "sequences_per_file": SEQUENCES_PER_FILE}
     write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2))
-    names = [*mixture.names, *(source.name for source in recipe.arguments.outside)]
-    write_sequences(folder / VALIDATION_FILE, validation, names)
+    write_sequences(folder / VALIDATION_FILE, validation, mixture.validation_names)
     state = write_mixture(folder, mixture, count)
     print(f"{folder}: {count:,} sequences of {mixture.sequence_length:,} tokens")
     for name, done in mixture.progress([state]).items():

@@ -89,7 +89,7 @@ class PretokenizedMixture(TrainingData[PretokenizedState]):
     def validation_sequences(self) -> list[TokenSequence[Any]]:
         """Those that were written with the others."""
         table = open_table(self.folder / VALIDATION_FILE)
-        names = [*self.names, *(source.name for source in self.arguments.outside)]
+        names = self.validation_names
         return [
             {"input_ids": ids.astype(np.int32), "source": names[source]}
             for ids, source in zip(token_ids(table), table.column("source").to_numpy(), strict=True)

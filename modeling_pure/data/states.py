@@ -174,6 +174,11 @@ class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
         """The dev questions of the medqa sources."""
         raise NotImplementedError
 
+    @property
+    def validation_names(self) -> list[str]:
+        """The sources of validation sequences: those of the mixture, and the texts outside it."""
+        return [*self.names, *(source.name for source in self.arguments.outside)]
+
     def check_workers(self, num_workers: int) -> None:
         """Raise `InputError` if a data-loader worker has nothing to read."""
 
