@@ -27,7 +27,7 @@ from .atomic import follow_umask
 from .configuration_pure import PureConfig
 from .console import DISCLAIMER, print_block
 from .errors import InputError, RunStopped, first_line, run_script
-from .loading import check_model
+from .loading import check_model, load_pretrained
 from .model_card import CARD_FILE, LOADING, TRUST, architecture, card_blocks, read_text, two_columns, write_model_card
 from .modeling_pure import PureForCausalLM
 from .options import CommandLine, check_output_folder
@@ -148,7 +148,7 @@ def read_config(folder: Path, to: str) -> PreTrainedConfig:
 
 
 def convert_config(config: PreTrainedConfig, to: str) -> PreTrainedConfig:
-    """The configuration in another layout. Fields that it does not have are carried along, for the way back.
+    """The configuration in another layout. Fields that the layout lacks are kept, so that the export can be reversed.
 
     Raises:
         InputError: a Llama or Qwen3 that does not have Pure's shape.
@@ -186,12 +186,8 @@ def stored_dtype(folder: Path) -> str:
 
 def load(folder: Path, kind: str, dtype: str) -> PreTrainedModel:
     """The model with every one of its weights; raises `InputError` if some are missing, unexpected or misshapen."""
-    try:
-        model, found = MODELS[kind].from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"CHECKPOINT: cannot load '{folder}': {first_line(error)}") from error
+    options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
+    model, found = load_pretrained("CHECKPOINT", MODELS[kind], str(folder), False, **options)
     for what in ("missing_keys", "unexpected_keys"):
         if found[what]:
             raise InputError(f"CHECKPOINT: {what.replace('_', ' ')} in the weights: {', '.join(sorted(found[what]))}")
