@@ -63,7 +63,7 @@ class OpenData:
         return frozenset(text for one in texts for text in one.validation_texts)
 
     def describe(self) -> dict[str, str]:
-        """Describe the files, and the answers of medqa sources, for the start-up block."""
+        """The files, and the answer formats of medqa sources, as lines of the start-up block."""
         files = {f"files of {one.source.name}": one.files.describe() for one in self.sources if one.files.taken}
         exams = {one.source.name: one.records for one in self.sources if isinstance(one.records, ExamRecords)}
         return files | {f"answers of {name}": records.describe() for name, records in exams.items()}

@@ -34,7 +34,7 @@ class Shard:
         return None if "://" in self.path else os.path.getsize(self.path)
 
     def locate(self, record: int) -> str:
-        """Where a record is, for a message."""
+        """The location of a record, as error messages name it."""
         return f"record {record} of '{self.path}'" + (f" counted from byte {self.begin}" if self.begin else "")
 
 

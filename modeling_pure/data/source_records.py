@@ -38,7 +38,7 @@ class Records(Protocol):
         """The records of a shard in the order of an epoch, from the `start`-th on, with their numbers in the file."""
 
     def locate(self, shard: int, number: int) -> str:
-        """Where a record is, for a message."""
+        """The location of a record, as error messages name it."""
 
     def tokens_per_epoch(self, tokenize: DocumentTokenizer, sample: list[str]) -> float:
         """Tokens of one epoch, counted or estimated from a sample of documents."""

@@ -79,7 +79,7 @@ def memory(trainer: PureGRPOTrainer | AnswerTrainer) -> str:
 
 
 def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) -> dict[str, str]:
-    """Results of a finished run, for the screen and the card."""
+    """The results of a finished run, as printed and as written to the card."""
     facts = {"started from": started_from, "steps": f"{trainer.state.global_step:,}"}
     history = trainer.state.log_history
     if isinstance(trainer, PureGRPOTrainer):

@@ -98,7 +98,7 @@ def read_questions(
 
     Args:
         read_record: makes a question of a record; raises FieldError, KeyError, TypeError or ValueError if it cannot.
-        columns: what `read_record` needs, for the message.
+        columns: the fields that `read_record` needs, as an error names them.
         name: of the set in a file that holds several.
 
     Raises:

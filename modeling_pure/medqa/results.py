@@ -150,7 +150,7 @@ def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> 
 
 
 def data_title(task: Task, path: str) -> str:
-    """The title of a task, or of a local file by its name, for it may be anything in the task's format."""
+    """The title of a task. A local file is named, since it may hold any questions in the task's format."""
     names = ", ".join(Path(one).name for one in path.split(", "))
     return task.title if path == task.path else f"{names}, asked as {task.title}"
 

@@ -20,7 +20,7 @@ class Task:
         path, config, split: where it is on the Hub; local files may replace it.
         prompt: the text up to and including `Answer:`, to which `format_prompt` adds passages.
         read_record: makes a question of a record.
-        columns: what a record needs, for the message if one lacks it.
+        columns: the fields of a record, as an error names them if one is missing.
         labels: what may follow the prompt, in the order of a question's options.
         set_name: its name in a file that holds several sets; MIRAGE's "mmlu" has six subjects in one.
     """

@@ -30,7 +30,7 @@ class BatchPlan:
         """Divide a step into the largest equal micro-batches.
 
         Args:
-            step: the option that states the step, and its size, for the error.
+            step: the option that states the step, and its size, as an error names them.
             at_most: sequences of a micro-batch.
 
         Raises:
