@@ -123,6 +123,8 @@ def test_the_demo_fails_unless_grpo_raised_the_accuracy(runs, monkeypatch, capsy
     (row,) = [line for line in printed.splitlines() if "after GRPO" in line]
     assert re.findall(r"(\d+\.\d) %", row) == ["25.0", "77.0", f"{after}.0", "0.0", "0.0"]
     assert printed.count("33.0 %") == (3 if twins else 0)
+    (counts,) = [line for line in printed.splitlines() if line.startswith("held-out questions")]
+    assert {"100", "10"} <= {*re.findall(r"\b\d+\b", counts)}  # all, and those of the kind that is never asked
 
 
 def test_texts_and_reasons_of_what_is_never_asked_stand_apart(runs):
