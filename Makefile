@@ -5,6 +5,7 @@
 # make lint    rules, formatting, types, declared imports, spelling, workflows
 # make floor   the quick tests on the oldest torch and transformers; make ceiling: on the newest of the package index
 # make wheel   wheel and sdist in dist/, installed in an empty environment and tried there
+# make docs    the documents as a site in build/site; fails on a broken link
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
 # Each sets up .venv by itself.
 
@@ -14,7 +15,7 @@ BIN := .venv/bin
 LLAMA_CPP := llama_cpp_python-0.3.36
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test slow test-all mutants lint floor ceiling wheel runtimes clean
+.PHONY: demo test slow test-all mutants lint floor ceiling wheel docs runtimes clean
 
 demo: .venv/demo-ready
 	$(BIN)/python -m modeling_pure.demo --seed $(SEED)
@@ -66,6 +67,13 @@ wheel: .venv/dev-ready
 	build/venv/bin/python -I tests/wheel_smoke.py
 	rm -rf build
 
+# From copies: the generator follows no link to a folder, and README.md and docs/ link to each other.
+docs: .venv/docs-ready
+	rm -rf build/docs build/site
+	mkdir -p build/docs
+	tar cf - *.md LICENSE docs examples/README.md | tar xf - -C build/docs
+	.venv/docs/bin/zensical build --strict
+
 .venv/demo-ready: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -73,6 +81,11 @@ wheel: .venv/dev-ready
 
 .venv/dev-ready: requirements-dev.txt .venv/demo-ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+.venv/docs-ready: requirements-docs.txt
+	$(PYTHON) -m venv .venv/docs
+	.venv/docs/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 # In a folder of their own: some of these print into every import of transformers where they are installed. Of llama.cpp
