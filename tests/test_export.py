@@ -86,7 +86,7 @@ def convert(monkeypatch, capsys):
     def convert(*arguments, expect: int = 0) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            run_script(export.main, "modeling_pure.export")
+            run_script(export.main, "pure export")
         captured = capsys.readouterr()
         assert stop.value.code == expect, captured.err[-3000:]
         return captured

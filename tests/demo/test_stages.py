@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modeling_pure.console import DISCLAIMER
-from modeling_pure.demo import __main__ as demo
+from modeling_pure.demo import stages as demo
 from modeling_pure.demo.world import EXAM_FILES, NEVER_ASKED_INFO
 from modeling_pure.medqa.results import read_evaluation
 
@@ -59,7 +59,7 @@ def test_a_changed_recipe_starts_the_stage_and_all_after_it_anew():
 def test_a_failing_command_ends_the_demo_with_its_code(monkeypatch):
     monkeypatch.setattr(demo.sys, "executable", "false")
     with pytest.raises(SystemExit) as stop:
-        demo.run_command("train_pretrain.py", demo.RUNS)
+        demo.run_command("pretrain", demo.RUNS)
     assert stop.value.code == 1
 
 

@@ -12,6 +12,7 @@ from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
+from pure import MODULES
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -22,6 +23,7 @@ SCRIPTS = {
     "train_grpo.py": (GRPOScriptArguments, PureGRPOConfig),
     "eval_medqa.py": (EvalArguments,),
 }
+SCRIPTS |= {name: SCRIPTS[f"{MODULES[name]}.py"] for name in ("pretrain", "grpo", "eval")}  # after `pure`
 
 
 def documents(path: Path) -> list[dict]:
@@ -32,7 +34,8 @@ def documents(path: Path) -> list[dict]:
 def commands_in(text: str) -> list[list[str]]:
     """What stands in a text as `SCRIPT --option value ...`, in comments and over several lines, too."""
     lines = re.sub(r"\\\n[# ]*", "", text).splitlines()
-    found = [re.search(r"(?:^|\s)((?:train_pretrain|train_grpo|eval_medqa)\.py (--[^|&`)]*))", line) for line in lines]
+    scripts = "|".join(map(re.escape, SCRIPTS))
+    found = [re.search(rf"(?:^|\s)((?:{scripts}) (--[^|&`)]*))", line) for line in lines]
     return [shlex.split(match[1], comments=True) for match in found if match]
 
 
