@@ -100,7 +100,7 @@ def refused(convert, message: str, *arguments, code: int = 2) -> None:
     before = sorted(out.parent.iterdir())
     error = convert(*arguments, expect=code)[1]
     (line,) = [line for line in error.splitlines() if "error: " in line]
-    assert re.match(rf"modeling_pure\.export: error: {message}", line), line
+    assert re.match(rf"pure export: error: {message}", line), line
     assert "Traceback" not in error
     assert sorted(out.parent.iterdir()) == before
 

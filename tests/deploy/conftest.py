@@ -23,7 +23,7 @@ SCRIPTS = {
     "train_grpo.py": (GRPOScriptArguments, PureGRPOConfig),
     "eval_medqa.py": (EvalArguments,),
 }
-SCRIPTS |= {name: SCRIPTS[f"{MODULES[name]}.py"] for name in ("pretrain", "grpo", "eval")}  # after `pure`
+AFTER_PURE = {name: SCRIPTS[f"{module}.py"] for name, module in MODULES.items() if f"{module}.py" in SCRIPTS}
 
 
 def documents(path: Path) -> list[dict]:
@@ -32,10 +32,10 @@ def documents(path: Path) -> list[dict]:
 
 
 def commands_in(text: str) -> list[list[str]]:
-    """What stands in a text as `SCRIPT --option value ...`, in comments and over several lines, too."""
+    """The `SCRIPT --option value ...` and `pure COMMAND --option value ...` of a text, also over several lines."""
     lines = re.sub(r"\\\n[# ]*", "", text).splitlines()
-    scripts = "|".join(map(re.escape, SCRIPTS))
-    found = [re.search(rf"(?:^|\s)((?:{scripts}) (--[^|&`)]*))", line) for line in lines]
+    program = rf"(?:{'|'.join(map(re.escape, SCRIPTS))}|(?<=pure )(?:{'|'.join(AFTER_PURE)}))"
+    found = [re.search(rf"(?:^|\s)({program} (--[^|&`)]*))", line) for line in lines]
     return [shlex.split(match[1], comments=True) for match in found if match]
 
 
@@ -43,4 +43,4 @@ def accepted(command: list[str], monkeypatch) -> tuple:
     """The script's own dataclasses, filled from a command; fails where the script would refuse it."""
     script, *options = command
     monkeypatch.chdir(ROOT)
-    return RecipeParser(SCRIPTS[script], "").parse_recipe(options)
+    return RecipeParser((SCRIPTS | AFTER_PURE)[script], "").parse_recipe(options)

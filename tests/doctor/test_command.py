@@ -13,7 +13,7 @@ import yaml
 
 from modeling_pure.doctor import command as doctor
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN
-from modeling_pure.errors import InputError
+from modeling_pure.errors import InputError, run_script
 from tests.conftest import numbers_in
 from tests.data.http_server import FileServer
 from tests.processes import run as start_and_wait
@@ -129,7 +129,7 @@ def test_bad_input_is_one_line(options, message, recipe, monkeypatch, capsys):
     given = options if "--config" in options else ["--config", str(recipe), *options]
     monkeypatch.setattr(sys, "argv", ["doctor", *given])
     with pytest.raises(SystemExit) as stop:
-        doctor.run_script(doctor.main, "doctor")
+        run_script(doctor.main, "doctor")
     said = capsys.readouterr()
     assert stop.value.code == 2
     assert said.out == ""
