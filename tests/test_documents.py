@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
@@ -224,10 +225,18 @@ def test_what_is_named_is_there(path):
     assert not re.findall(r"^ *```(?:sh|shell|zsh|console)\b", text, re.MULTILINE), "call it bash, and it is run"
     modules = re.findall(rf"python\s+-m\s+((?:{'|'.join(PACKAGES)})[\w.]*\w)", text)
     assert not [name for name in modules if not find_spec(name)]
+    assert {*re.findall(r"`pure\s+([a-z]\w*)", text)} <= {*MODULES}
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
     quoted = " ".join(re.findall(r"`([^`]+)`", prose)).split()
     named = [word for word in quoted if re.fullmatch(rf"(?:{'|'.join(FOLDERS)})/[\w./-]+\.(?:py|md|yaml)", word)]
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_site_has_a_page_for_every_document():
+    site = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+    pages = re.findall(r"'([\w/]+\.md)'", str(site["nav"]))
+    others = [ROOT / "CHANGELOG.md", ROOT / "examples/README.md"]
+    assert sorted(pages) == sorted(str(path.relative_to(ROOT)) for path in [*DOCUMENTS, *others])
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/SERVING.md"])  # cards, reports and start-up blocks have it too
