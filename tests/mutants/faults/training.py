@@ -43,7 +43,7 @@ FAULTS = [
     Fault(
         "the best checkpoint is one that was not saved",
         TRAINING + "saving.py",
-        "[*checkpoint_folders(self._run_folder), *written] if step in measured",
+        "[*checkpoint_folders(self._run_folder), *unnamed] if step in measured",
         "measured.items()",
         "tests/training/test_saving.py",
     ),
@@ -78,7 +78,7 @@ FAULTS = [
     Fault(
         "a checkpoint is renamed before its files are on the disk",
         TRAINING + "saving.py",
-        "                flush(staging / name)\n",
+        "                flush(*(staging / name).rglob(" * "), staging / name)\n",
         "",
         "tests/training/test_saving.py",
     ),
@@ -88,10 +88,10 @@ FAULTS = [
         """                write_file_list(staging / name)  # last, over all other files
                 if fault := checkpoint_fault(staging / name):
                     raise RunStopped(f"output_dir: {name} could not be resumed: {fault}")
-                flush(staging / name)
+                flush(*(staging / name).rglob("*"), staging / name)
                 replace_folder(staging / name, run_folder / name)
 """,
-        """                flush(staging / name)
+        """                flush(*(staging / name).rglob("*"), staging / name)
                 replace_folder(staging / name, run_folder / name)
                 write_file_list(run_folder / name)
 """,
@@ -100,8 +100,8 @@ FAULTS = [
     Fault(
         "the list of a checkpoint's files counts its card",
         TRAINING + "checkpoint.py",
-        "apart = (folder / CARD, folder / FILE_LIST)",
-        "apart = (folder / FILE_LIST,)",
+        "excluded = (folder / CARD, folder / FILE_LIST)",
+        "excluded = (folder / FILE_LIST,)",
         "tests/training/test_checkpoint.py",
     ),
     Fault(
