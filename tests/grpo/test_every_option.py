@@ -118,13 +118,13 @@ OWN = {field.name for field in dataclasses.fields(GRPOConfig)} - {
 OURS = ("shuffle_dataset", "generation_batch_size", "off_policy_mask_threshold", "pad_to_multiple_of")
 
 
-def test_every_field_of_the_installed_version_stands_in_one_table():
+def test_the_tables_cover_every_field_of_the_installed_version():
     known = Counter(name for table in (ACTS, ELSEWHERE, NEED_NOT, REFUSED) for name in table)
     assert known.keys() >= OWN
     assert [name for name, times in known.items() if times > 1] == []
 
 
-def test_what_is_refused_is_refused_by_its_name(make_trainer):
+def test_refusals_name_the_option(make_trainer):
     taken = []
     for name, value in {**REFUSED, **IDLE}.items():
         try:
@@ -183,7 +183,7 @@ BEFORE: dict[str, dict[str, Any]] = {}  # runs that several options are held aga
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in OURS else pytest.mark.slow) for name in ACTS if name in OWN]
 )
-def test_it_acts(name, run):
+def test_the_option_has_its_effect(name, run):
     value, where, needs = ACTS[name]
     train = where not in BUILT
     key = f"{needs} {train}"
@@ -192,14 +192,14 @@ def test_it_acts(name, run):
     assert run("after", train=train, **{**needs, name: value})[where] != BEFORE[key][where]
 
 
-def test_what_need_not_act_changes_nothing(run):
+def test_neutral_options_change_nothing(run):
     """The other tests are worth nothing if two equal runs leave different traces."""
     plain = run("before")
     assert plain["log"]
     assert run("after", **NEED_NOT) == plain
 
 
-def test_dropout_can_be_left_on(make_trainer, tmp_path):
+def test_dropout_can_stay_enabled(make_trainer, tmp_path):
     ended = []
     for disable in (True, False):
         torch.manual_seed(0)

@@ -104,7 +104,7 @@ def test_ratio_times_k3_has_the_gradient_of_the_reverse_kl_divergence_and_plain_
     assert errors[False] > 0.05
 
 
-def test_without_the_mask_the_gradient_of_truncated_sampling_is_another(folder, make_trainer):
+def test_without_the_mask_truncated_sampling_has_a_wrong_gradient(folder, make_trainer):
     kept = torch.rand(VOCAB, generator=torch.Generator().manual_seed(1)) < 0.4
     old_model, ref_model = moved(folder, 1), moved(folder, 2)
     with torch.no_grad():

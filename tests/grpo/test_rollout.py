@@ -86,7 +86,7 @@ def test_the_same_numbers_give_the_tokens_of_generate(family, ends, monkeypatch)
 
 
 @pytest.mark.parametrize("sample", [sample_completions, generate_completions])
-def test_completions_are_those_of_their_rows_in_any_part_of_the_batch(sample):
+def test_completions_do_not_depend_on_how_the_batch_is_split(sample):
     """As two processes sample the batch of one, also where they share a group."""
     model, prompts = make_model("pure").eval(), make_prompts((11, 4), (5, 4), (8, 4))
     uniform = uniform_numbers("numbers", 12, 12)
@@ -111,7 +111,7 @@ def scores_of(model, prompts, rollout, temperature: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("sample", [sample_completions, generate_completions])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_sampler_s_log_probabilities_are_those_of_training(family, sample):
+def test_log_probabilities_of_sampling_equal_those_of_training(family, sample):
     model, prompts = make_model(family).eval(), make_prompts((11, 4), (5, 3), (8, 1))
     torch.manual_seed(4)
     rollout = sampled(model, prompts, MANY_ENDS, 20, sample)
@@ -145,7 +145,7 @@ def test_completions_are_distributed_as_those_of_generate():
     assert chi2_contingency([[*row, other] for row, other in zip(table, rest, strict=True)]).pvalue > 1e-3
 
 
-def test_the_prompt_of_a_group_is_run_once_and_finished_rows_leave():
+def test_each_prompt_is_computed_once_and_finished_completions_leave():
     model, shapes = make_model("pure").eval(), []
     model.model.register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -160,7 +160,7 @@ def test_the_prompt_of_a_group_is_run_once_and_finished_rows_leave():
     assert sizes[-1] < 8
 
 
-def test_uneven_groups_come_back_in_their_order():
+def test_uneven_groups_keep_their_order():
     model, prompts = make_model("pure").eval(), make_prompts((7, 1), (4, 5), (9, 2))
     torch.manual_seed(0)
     rollout = sampled(model, prompts, MANY_ENDS, 9)
@@ -197,7 +197,7 @@ class NothingIsRead(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_reads_nothing_from_the_device_and_leaves_its_tensors_where_they_are(family):
+def test_a_step_neither_synchronises_nor_moves_its_tensors(family):
     model = make_model(family).eval()
     if family != "gpt2":  # which then looks for padding, but not while a graph is captured
         model.config.pad_token_id = PAD  # as TRL sets it
@@ -243,7 +243,7 @@ class WeightCasts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_under_autocast_frozen_weights_are_cast_once_a_rollout():
+def test_under_autocast_frozen_weights_are_cast_once_per_rollout():
     """Those under adapters are, and autocast by itself remembers the casts of weights that learn only."""
     model = make_model("pure").eval().requires_grad_(False)
     casts = WeightCasts(model)
@@ -298,7 +298,7 @@ def test_a_step_that_can_be_captured_is_replayed(fake_gpu):
     assert (fake_gpu.stream, fake_gpu.generator.state) == ("main", "after")
 
 
-def test_a_step_that_cannot_be_captured_is_run_as_it_is_from_then_on(fake_gpu, caplog):
+def test_after_a_failed_capture_steps_run_eagerly(fake_gpu, caplog):
     """Torch leaves its stream and its generator in the capture that failed, where no number could be drawn."""
     fake_gpu.fails = True
     decoding = started(make_model("pure").eval())

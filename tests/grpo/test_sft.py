@@ -72,7 +72,7 @@ def hf_loss(trainer, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shares", [{"letter": 1.0}, {"text": 1.0}, {"reasoned": 1.0}, {"text": 0.5, "reasoned": 0.5}])
-def test_the_loss_is_transformers_own_with_the_prompt_masked(shares, make_answer_trainer, tokenizer):
+def test_the_loss_equals_transformers_with_masked_prompts(shares, make_answer_trainer, tokenizer):
     trainer = make_answer_trainer(shares)
     rows = [trainer.train_dataset[i] for i in range(4)]
     assert {row["answer_format"] for row in rows} == {*shares}
@@ -89,7 +89,7 @@ def test_the_loss_is_transformers_own_with_the_prompt_masked(shares, make_answer
     torch.testing.assert_close(of_head, torch.autograd.grad(expected, trainer.model.lm_head.weight)[0])
 
 
-def test_in_a_chat_the_assistant_s_turn_is_taught_up_to_its_end(make_answer_trainer, tokenizer):
+def test_in_a_chat_the_assistant_turn_is_taught_up_to_its_end(make_answer_trainer, tokenizer):
     trainer = make_answer_trainer({"text": 1.0}, chat=True)
     rows = [trainer.train_dataset[i] for i in range(4)]
     chat, encoded = trainer.tokenizer, []
@@ -105,13 +105,13 @@ def test_in_a_chat_the_assistant_s_turn_is_taught_up_to_its_end(make_answer_trai
     assert loss.item() == pytest.approx(hf_loss(trainer, encoded).item(), rel=1e-5)
 
 
-def test_a_template_that_does_not_begin_answers_as_it_asks_for_them_is_refused(make_answer_trainer):
+def test_a_template_whose_generation_prompt_does_not_begin_answers_is_refused(make_answer_trainer):
     template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}Go:{% endif %}"
     with pytest.raises(InputError, match="^chat: "):
         make_answer_trainer({"text": 1.0}, chat=True, template=template)
 
 
-def test_an_answer_ends_with_its_first_end_and_is_no_longer_than_a_completion(make_answer_trainer):
+def test_an_answer_stops_at_its_first_end_and_at_max_completion_length(make_answer_trainer):
     assert up_to_end([5, 6, 9, 7, 9], {9, 8}, 9) == [5, 6, 9]
     assert up_to_end([5, 6], {9, 8}, 9) == [5, 6, 9]
     trainer = make_answer_trainer({"reasoned": 1.0}, max_completion_length=3)
@@ -119,7 +119,7 @@ def test_an_answer_ends_with_its_first_end_and_is_no_longer_than_a_completion(ma
     assert batch["answer_mask"].tolist() == [[1, 1, 1]]
 
 
-def test_a_step_holds_as_many_prompts_as_grpo_s_in_its_order(make_answer_trainer, explained, tokenizer):
+def test_a_step_has_the_prompts_of_a_grpo_step_in_order(make_answer_trainer, explained, tokenizer):
     trainer = make_answer_trainer({"letter": 1.0})
     batch = next(iter(trainer.get_train_dataloader()))
     assert trainer.args.gradient_accumulation_steps == 1
@@ -138,7 +138,7 @@ def test_shuffled_prompts_come_in_the_order_of_grpo(make_answer_trainer):
     assert [*trainer._get_train_sampler()] == [*grpo] != [*range(len(trainer.train_dataset))]
 
 
-def test_rows_teach_the_format_s_own_answer(make_answer_trainer, explained):
+def test_targets_are_in_the_format_of_their_prompt(make_answer_trainer, explained):
     of = {question.digest: question for question in explained}
     for row in make_answer_trainer({"text": 0.5, "letter": 0.5}).train_dataset.select(range(20)):
         shown = replace(of[row["digest"]], options=tuple(row["options"]), answer=row["answer"])

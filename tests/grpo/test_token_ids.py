@@ -34,13 +34,13 @@ def test_prompts_have_the_ids_of_the_evaluation(front, make_trainer, tokenizer, 
     assert added_tokens(trainer.processing_class)[1] == []  # which is saved
 
 
-def test_markers_that_a_user_writes_into_a_prompt_are_meant(make_trainer, tokenizer):
+def test_special_tokens_in_a_users_prompt_are_kept(make_trainer, tokenizer):
     trainer = make_trainer(chat_tokenizer=adding(tokenizer, PAD, END))
     trainer.questions = []
     assert trainer._tokenize_prompts([f"a{END}b"])[0] == [tokenizer(f"{PAD}a{END}b").input_ids]
 
 
-def test_cross_entropy_teaches_after_the_same_ids(model_folder, tokenizer, questions, tmp_path):
+def test_cross_entropy_uses_the_same_prompt_ids(model_folder, tokenizer, questions, tmp_path):
     settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_generations": 4}
     quiet = {"report_to": "none", "use_cpu": True, "eval_strategy": "no", "save_strategy": "no"}
     args = PureGRPOConfig(output_dir=str(tmp_path), max_completion_length=30, max_steps=4, **settings, **quiet)

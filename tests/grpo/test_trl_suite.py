@@ -53,7 +53,7 @@ def run_suite(who: str, folder: Path, hub: Path, tests: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif("TRL_TESTS" not in os.environ, reason="needs TRL's tests, which its wheel has not")
-def test_what_passes_with_trls_trainer_passes_with_ours(tmp_path):
+def test_our_trainer_passes_what_trls_passes(tmp_path):
     given = Path(os.environ["TRL_TESTS"]).resolve()
     tests = given / "tests" if (given / "tests").is_dir() else given
     build_hub(tmp_path / "hub")

@@ -98,7 +98,7 @@ def test_all_ranks_of_a_second_run_end(held, pretrain_recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["hangs", "is killed"])
-def test_a_rank_that_does_not_answer_ends_the_run_and_is_named(pretrain_recipe, tmp_path, lost):
+def test_a_lost_rank_ends_the_run_and_is_named(pretrain_recipe, tmp_path, lost):
     options = "--gradient_accumulation_steps", 1, "--max_steps", 9999, "--eval_strategy", "no", "--save_steps", 9999
     run = torchrun("--config", pretrain_recipe, *options, "--output_dir", tmp_path, "--ddp_timeout", 15)
     while run.poll() is None and not ((tmp_path / "metrics.jsonl").exists() and metrics(tmp_path)):

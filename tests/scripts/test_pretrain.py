@@ -89,7 +89,7 @@ def test_a_run_killed_before_its_final_save_is_finished(pretrained, pretrain_rec
     assert len([line for line in metrics(folder) if "loss" in line]) == 12
 
 
-def test_documents_can_be_kept_apart(pretrain_recipe, pretrained, tmp_path):
+def test_documents_can_be_separated(pretrain_recipe, pretrained, tmp_path):
     run(
         "train_pretrain.py",
         "--config",
@@ -105,7 +105,7 @@ def test_documents_can_be_kept_apart(pretrain_recipe, pretrained, tmp_path):
 
 
 @ranks_resume_on_cpus
-def test_two_processes_share_the_work_and_one_goes_on(pretrain_recipe, sources, tmp_path):
+def test_two_processes_share_the_work_and_one_resumes_it(pretrain_recipe, sources, tmp_path):
     # `accelerate launch --cpu --num_processes 2` starts one process without a word; torchrun starts two.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--gradient_accumulation_steps", "1"]
@@ -133,7 +133,7 @@ def test_two_processes_share_the_work_and_one_goes_on(pretrain_recipe, sources, 
         assert all(abs(tokens[name] - sources[name]["weight"] * line["tokens"]) <= 3 * 64 for name in sources)
 
 
-def test_a_run_ends_well_without_checkpoints_and_with_one_path_in_a_list(
+def test_a_run_finishes_without_checkpoints_and_with_a_list_of_one_path(
     train_here, pretrain_recipe, sources, tmp_path
 ):
     (exam,) = [name for name, source in sources.items() if source.get("format") == "medqa"]

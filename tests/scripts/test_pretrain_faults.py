@@ -126,7 +126,7 @@ def empty_the_state(checkpoint):
         (empty_the_state, r"trainer_state\.json"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(pretrained, pretrain_recipe, tmp_path, train_here, damage, why):
+def test_a_damaged_checkpoint_is_skipped(pretrained, pretrain_recipe, tmp_path, train_here, damage, why):
     shutil.copytree(pretrained / "checkpoint-4", tmp_path / "checkpoint-4")
     damage(start_from(pretrained, tmp_path, 8) / "checkpoint-8")
     output, _ = train_here("--config", pretrain_recipe, "--output_dir", tmp_path)

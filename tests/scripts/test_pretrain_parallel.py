@@ -61,7 +61,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=2e-4)
 
 
-def test_ddp_is_the_run_of_one_process(options, alone, tmp_path):
+def test_ddp_equals_one_process(options, alone, tmp_path):
     run_two(*options, "--output_dir", tmp_path)
     assert_same_run(alone, tmp_path)
 
@@ -74,7 +74,7 @@ def test_what_sharded_weights_cannot_do_is_refused(options, tmp_path, setting):
 
 
 @fsdp2_goes_on
-def test_fsdp2_is_the_run_of_one_process_and_goes_on(options, alone, tmp_path):
+def test_fsdp2_equals_one_process_and_resumes(options, alone, tmp_path):
     assert "FSDP" in run_two(*options, "--output_dir", tmp_path, script=SHARDED, machine="fsdp2")
     assert_same_run(alone, tmp_path)
     for left in ("checkpoint-12", "model.safetensors", "trainer_state.json"):
@@ -131,7 +131,7 @@ def test_sharded_state_ends_with_a_model_and_leaves_the_checkpoints_of_one_proce
         ("sharded", "FULL"),
     ],
 )
-def test_a_checkpoint_goes_on_under_other_kinds(before, after, alone, options, train_here, tmp_path, request):
+def test_a_checkpoint_resumes_under_other_engines(before, after, alone, options, train_here, tmp_path, request):
     start_from(request.getfixturevalue(before), tmp_path, 8)
     command = [*options, "--output_dir", tmp_path]
     if after == "one":

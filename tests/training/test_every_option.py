@@ -139,7 +139,7 @@ INSTALLED = [
 ]
 
 
-def test_every_field_of_the_installed_version_stands_in_one_table():
+def test_the_tables_cover_every_field_of_the_installed_version():
     tables = (ACTS, ELSEWHERE, NEED_NOT, REFUSED, REFUSED_IN_PRETRAINING)
     known = Counter(name for table in tables for name in table)
     assert FIELDS.keys() - known == set()
@@ -153,7 +153,7 @@ def refused() -> Iterator[tuple[type, str, Any]]:
             yield kind, name, not FIELDS[name].default if values[name] is None else values[name]
 
 
-def test_what_is_refused_is_refused_by_its_name(tmp_path):
+def test_refusals_name_the_option(tmp_path):
     taken = []
     for kind, name, value in refused():
         try:
@@ -225,7 +225,7 @@ BEFORE: dict[str, dict[str, Any]] = {}  # runs that several options are held aga
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_it_acts(name, run):
+def test_the_option_has_its_effect(name, run):
     value, where, needs = ACTS[name]
     train = where not in BUILT
     key = f"{needs} {train}"
@@ -235,7 +235,7 @@ def test_it_acts(name, run):
     assert after[where] != BEFORE[key][where]
 
 
-def test_what_need_not_act_changes_nothing(run):
+def test_neutral_options_change_nothing(run):
     """The other tests are worth nothing if two equal runs leave different traces."""
     plain = run(output_dir="a/run", **BEST)
     assert plain["log"]

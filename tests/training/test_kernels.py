@@ -70,7 +70,7 @@ def loss_and_gradients(model, batch):
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-def test_lengths_keep_documents_apart_as_a_mask_does(model, packed, plain_kernel):
+def test_lengths_separate_documents_like_a_mask(model, packed, plain_kernel):
     model.train()
     loss, expected = loss_and_gradients(model, packed)
     assert plain_kernel == []
@@ -86,7 +86,7 @@ def test_lengths_keep_documents_apart_as_a_mask_does(model, packed, plain_kernel
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-5 * expected[name].abs().max().item())
 
 
-def test_no_mask_is_made_where_lengths_are_given(model, packed, plain_kernel, monkeypatch):
+def test_no_mask_is_built_if_lengths_are_given(model, packed, plain_kernel, monkeypatch):
     made, make = [], attention_pure.create_causal_mask
 
     def create_causal_mask(**kwargs):
@@ -102,7 +102,7 @@ def test_no_mask_is_made_where_lengths_are_given(model, packed, plain_kernel, mo
     assert len(plain_kernel) == len(model.model.layers)
 
 
-def test_batches_without_lengths_are_attended_as_before(model, ids, plain_kernel):
+def test_batches_without_lengths_use_plain_attention(model, ids, plain_kernel):
     """Questions are scored and answers generated with padding, during the same run."""
     padded = torch.ones_like(ids)
     padded[0, :7] = 0
@@ -114,13 +114,13 @@ def test_batches_without_lengths_are_attended_as_before(model, ids, plain_kernel
     assert plain_kernel == []
 
 
-def test_the_choice_of_kernel_does_not_travel_with_the_model(model, tmp_path):
+def test_the_choice_of_kernel_is_not_saved_with_the_model(model, tmp_path):
     separate_documents_by_lengths(model)
     model.save_pretrained(tmp_path)
     assert "varlen" not in (tmp_path / "config.json").read_text()
 
 
-def test_the_operator_of_torch_takes_what_we_give_it(monkeypatch):
+def test_torchs_operator_accepts_our_arguments(monkeypatch):
     """As far as a CPU goes: shapes, dtypes and names, on tensors without data."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -237,7 +237,7 @@ def torchs_own_order():
     choose_attention_kernel("auto")
 
 
-def test_a_choice_of_kernel_holds_until_the_next(torchs_own_order):
+def test_a_choice_of_kernel_lasts_until_the_next(torchs_own_order):
     before = torch._C._get_sdp_priority_order()
     tags = set()
     for kernel, first, allowed in (("cudnn", "CUDNN", True), ("flash", "FLASH", False), ("cudnn", "CUDNN", True)):
@@ -254,7 +254,7 @@ def test_a_choice_of_kernel_holds_until_the_next(torchs_own_order):
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
-def test_layers_compiled_for_one_kernel_do_not_serve_another(model, ids, graphs, torchs_own_order):
+def test_layers_are_recompiled_for_another_kernel(model, ids, graphs, torchs_own_order):
     for kernel, compiled in (("flash", 1), ("flash", 1), ("cudnn", 2)):
         choose_attention_kernel(kernel)
         for layer in model.model.layers:
@@ -282,7 +282,7 @@ def test_the_kernel_in_use_is_what_sdpa_selects(model, torchs_own_order):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_float32_on_a_gpu_gives_every_query_head_its_key_head(dtype, autocast, masked):
+def test_float32_on_a_gpu_expands_key_heads(dtype, autocast, masked):
     """The one fused kernel for float32 does not share them. On tensors without data: a CPU has no such kernel."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -296,7 +296,7 @@ def test_float32_on_a_gpu_gives_every_query_head_its_key_head(dtype, autocast, m
     assert [states.shape[1] for states in found] == [16 if expands else 4] * 2
 
 
-def test_under_autocast_values_say_what_attention_computes_in(model, ids, monkeypatch):
+def test_under_autocast_values_have_the_dtype_of_attention(model, ids, monkeypatch):
     def note(query, key, value, mask):
         found.append(value.dtype)
         return key, value

@@ -22,7 +22,7 @@ def group(tmp_path):
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_signal_that_comes_while_the_ranks_agree_stops_the_run_after_the_next_step(group, monkeypatch, world_size):
+def test_a_signal_during_the_agreement_stops_the_run_after_the_next_step(group, monkeypatch, world_size):
     timeout = timedelta(seconds=70)
     stop, args = StopOnSignal(), SimpleNamespace(world_size=world_size, ddp_timeout_delta=timeout)
     state = SimpleNamespace(global_step=1, max_steps=9)

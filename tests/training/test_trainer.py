@@ -54,7 +54,7 @@ def limit_rows(trainer, most: int, from_step: int = 1) -> list[int]:
 
 @pytest.mark.parametrize("document_mask", [False, True])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_out_of_memory_halves_the_passes_and_not_the_step(make_trainer, capsys, document_mask, accumulation):
+def test_out_of_memory_halves_micro_batches_but_not_the_step(make_trainer, capsys, document_mask, accumulation):
     settings = {"document_mask": document_mask, "gradient_accumulation_steps": accumulation}
     plain = make_trainer(**settings)
     plain.train()
@@ -76,7 +76,7 @@ def test_out_of_memory_halves_the_passes_and_not_the_step(make_trainer, capsys, 
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
 
 
-def test_out_of_memory_in_the_middle_of_a_step_begins_it_again(make_trainer):
+def test_out_of_memory_within_a_step_reruns_its_micro_batches(make_trainer):
     """The second micro-batch fails with its backward half done; the gradients of the first must come in once."""
     plain = make_trainer(gradient_accumulation_steps=2, max_steps=1)
     plain.train()
@@ -99,7 +99,7 @@ def test_out_of_memory_in_the_middle_of_a_step_begins_it_again(make_trainer):
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-def test_a_row_that_does_not_fit_stops_the_run_with_the_cure(make_trainer):
+def test_a_sequence_that_does_not_fit_stops_the_run_with_the_cure(make_trainer):
     trainer = make_trainer()
     limit_rows(trainer, most=0)
     with pytest.raises(RunStopped, match="--gradient_checkpointing true"):
@@ -128,17 +128,17 @@ def test_gradient_checkpointing_changes_no_number(make_trainer):
         ({"save_strategy": "best", "eval_strategy": "steps"}, r"save_strategy: .*\bbest\b"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(make_trainer, given, message):
+def test_unusable_settings_are_refused(make_trainer, given, message):
     with pytest.raises(InputError, match=f"^{message}"):
         make_trainer(**given)
 
 
-def test_the_best_is_the_lowest_but_for_accuracy(make_trainer):
+def test_the_best_is_the_lowest_except_for_accuracy(make_trainer):
     for metric, greater in (("eval_loss", False), ("eval_bits_per_byte", False), ("eval_medqa_accuracy", True)):
         assert make_trainer(metric_for_best_model=metric).args.greater_is_better is greater
 
 
-def test_peaks_are_found_by_the_names_that_cuda_gives():
+def test_peaks_are_found_by_cuda_device_names():
     names = {
         "NVIDIA A100-SXM4-80GB": 312.0,
         "NVIDIA H100 80GB HBM3": 989.0,
@@ -158,7 +158,7 @@ def test_peaks_are_found_by_the_names_that_cuda_gives():
     assert {name: peak_tflops(name) for name in names} == names
 
 
-def test_speed_leaves_out_pauses_and_mfu_follows_from_it(monkeypatch):
+def test_speed_and_mfu_exclude_pauses(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     speed = Throughput(tokens_per_step=1000, flops_per_token=10**9, peak=2.0, device=torch.device("cpu"))
@@ -172,7 +172,7 @@ def test_speed_leaves_out_pauses_and_mfu_follows_from_it(monkeypatch):
     assert speed.measure(111, max_steps=3710)["tokens_per_second"] == 1000.0
 
 
-def test_no_mfu_where_the_peak_is_not_known(make_trainer):
+def test_there_is_no_mfu_without_a_known_peak(make_trainer):
     trainer = make_trainer()
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
@@ -181,7 +181,7 @@ def test_no_mfu_where_the_peak_is_not_known(make_trainer):
     assert lines[-1]["hours_left"] == 0
 
 
-def test_outputs_come_with_the_loss_where_they_are_asked_for(make_trainer):
+def test_compute_loss_can_return_outputs(make_trainer):
     trainer, ids = make_trainer(), torch.randint(1, 300, (2, 64))
     loss, outputs = trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids}, return_outputs=True)
     assert loss.item() == pytest.approx(outputs["loss"].item())
@@ -230,7 +230,7 @@ def test_any_optimizer_and_schedule_may_be_given(name, in_its_place, make_traine
         assert losses(given) == losses(by_class)
 
 
-def test_predictions_are_the_logits_of_the_rows(in_its_place, make_trainer):
+def test_predict_returns_the_logits_of_the_sequences(in_its_place, make_trainer):
     trainer = in_its_place()
     rows = trainer.eval_dataset[:3]
     found = trainer.predict(rows)
@@ -244,7 +244,7 @@ def test_predictions_are_the_logits_of_the_rows(in_its_place, make_trainer):
     assert in_its_place(args=make_trainer(prediction_loss_only=True).args).predict(rows).predictions is None
 
 
-def test_a_llama_is_trained_as_trainer_trains_it(in_its_place, make_trainer):
+def test_a_llama_trains_as_with_trainer(in_its_place, make_trainer):
     torch.manual_seed(0)
     shape = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     model = LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2, max_position_embeddings=64))
@@ -277,12 +277,12 @@ def test_a_llama_is_trained_as_trainer_trains_it(in_its_place, make_trainer):
         ("preprocess_logits_for_metrics", len),
     ],
 )
-def test_what_is_made_for_other_data_is_refused(name, value, in_its_place):
+def test_arguments_for_other_data_are_refused(name, value, in_its_place):
     with pytest.raises(InputError, match=f"^{name}: "):
         in_its_place(**{name: value})
 
 
-def test_only_rows_of_a_mixture_are_evaluated(in_its_place):
+def test_only_sequences_of_a_mixture_are_evaluated(in_its_place):
     for rows in (Dataset.from_list([{"input_ids": [1, 2]}]), []):
         with pytest.raises(InputError, match="^eval_dataset: "):
             in_its_place().evaluate(rows)

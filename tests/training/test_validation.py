@@ -41,7 +41,7 @@ def outside(tmp_path) -> dict:
     return {"wiki": {"path": str(path)}}
 
 
-def test_every_figure_is_that_of_brute_force(make_trainer, outside):
+def test_every_metric_equals_brute_force(make_trainer, outside):
     trainer = make_trainer(validation_sources=outside, per_device_eval_batch_size=3)
     metrics = trainer.evaluate()
     rows = trainer.eval_dataset
@@ -76,7 +76,7 @@ def test_bytes_of_tokens_add_up_to_the_text(tokenizer_folder):
     assert not sizes[len(tokenizer) :].any()
 
 
-def test_documents_kept_apart_are_measured_apart(make_trainer):
+def test_separated_documents_are_validated_separately(make_trainer):
     trainer, nats = make_trainer(document_mask=True), []
     found = trainer.evaluate()["eval_loss"]
     for row in trainer.eval_dataset:
@@ -101,7 +101,7 @@ def test_dev_questions_are_answered_at_each_validation(make_trainer, corpus):
 
 
 @pytest.mark.parametrize("taught", [["letter"], ["text"], ["letter", "reasoned"]])
-def test_dev_questions_are_answered_by_text_if_that_is_taught(taught, make_trainer, corpus):
+def test_dev_questions_are_answered_by_text_if_text_was_taught(taught, make_trainer, corpus):
     trainer = make_trainer(medqa_dev_questions=20)
     teach_formats(trainer.model.config, taught)
     metrics = trainer.evaluate()
@@ -118,7 +118,7 @@ def test_dev_questions_are_answered_by_text_if_that_is_taught(taught, make_train
     assert metrics["eval_medqa_nll"] == by_letter["eval_medqa_nll"]
 
 
-def test_questions_are_scored_in_float32_though_training_is_not(make_trainer, monkeypatch):
+def test_questions_are_scored_in_float32_under_autocast(make_trainer, monkeypatch):
     trainer = make_trainer(medqa_dev_questions=4, bf16=True, use_cpu=True, max_steps=1)
     trainer.train()
     seen = []
