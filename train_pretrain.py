@@ -27,7 +27,6 @@ from modeling_pure.training.run_folder import MetricsFile
 from modeling_pure.training.throughput import training_memory
 from modeling_pure.training.trainer import PureTrainer
 from modeling_pure.training.trainer_options import seed_of_data
-from modeling_pure.training.validation import metrics_in_words
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -130,8 +129,7 @@ def finish(trainer: PureTrainer, run: Run) -> None:
         f"learning rate {args.learning_rate:g}, seed {args.seed}; all of it in recipe.yaml",
     }
     results = {
-        "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
-        **metrics_in_words(metrics),
+        **{name.removeprefix("eval_"): f"{value:.4f}" for name, value in metrics.items()},
         "best checkpoint": f"{best.name} ({metric:.4f})" if best else "none",
     }
     exams = [path for source in mixture.sources if source.format == "medqa" for path in source.paths]

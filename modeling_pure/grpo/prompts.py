@@ -135,7 +135,7 @@ def prompt_row(
 def check_training_rows(
     rows: Dataset,
     rewards: list[Any],
-    tokenize: Callable[[list[Prompt]], list[list[int]]],
+    tokenize: Callable[[list[Prompt]], Any],
     config: PreTrainedConfig,
     context: int,
     room: int,
@@ -150,7 +150,7 @@ def check_training_rows(
         if isinstance(reward, AnswerReward):
             reward.check(rows)
     parts = (rows[start : start + TOKENIZER_BATCH]["prompt"] for start in range(0, len(rows), TOKENIZER_BATCH))
-    cut_short = sum(len(ids) > context - room for part in parts for ids in tokenize(part))
+    cut_short = sum(len(ids) > context - room for part in parts for ids in tokenize(part)[0])
     if cut_short:
         found = f"{cut_short} of {len(rows)} prompts leave less than {room} tokens of the context"
         if hasattr(config, "max_position_embeddings") and getattr(config, "rope_parameters", None) is None:

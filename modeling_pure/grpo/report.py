@@ -97,7 +97,7 @@ def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) ->
     if trainer.ends_with_best:
         _, step, value = trainer.best_saved()
         chosen = f"{trainer.args.metric_for_best_model} {value:.3f}"
-        facts["weights"] = f"of step {step}, the best of the run and so biased upwards: {chosen}"
+        facts["weights"] = f"step {step}, {chosen}: the best of the run, and so biased upwards"
     return facts
 
 

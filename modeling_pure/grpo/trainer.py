@@ -119,7 +119,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         if isinstance(self.train_dataset, Dataset) and not self.left_to_trl:  # streams are checked while training
             config, room = self.base_causal_lm.config.get_text_config(), self.args.max_completion_length
             context = context_length(config, self._tokenizer)
-            check_training_rows(self.train_dataset, self.reward_funcs, self._prompt_ids, config, context, room)
+            check_training_rows(self.train_dataset, self.reward_funcs, self._tokenize_prompts, config, context, room)
 
     def rollout_done(self) -> bool:
         """Whether the last rollout has been trained on completely."""
@@ -244,10 +244,6 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
             output = super()._tokenize_prompts(prompts)
         check_prompt_ids(output[0], self.base_causal_lm, self._tokenizer)
         return output
-
-    def _prompt_ids(self, prompts: list[Any]) -> list[list[int]]:
-        ids: list[list[int]] = self._tokenize_prompts(prompts)[0]
-        return ids
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm or self.left_to_trl:

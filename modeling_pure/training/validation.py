@@ -133,22 +133,6 @@ def dev_metrics(
     return metrics
 
 
-def metrics_in_words(metrics: dict[str, float]) -> dict[str, str]:
-    """The metrics of each source and of MedQA for people."""
-    facts = {}
-    for name in [name.removeprefix("eval_loss/") for name in metrics if name.startswith("eval_loss/")]:
-        facts[f"  {name}"] = f"{metrics[f'eval_loss/{name}']:.4f}"
-        if bits := metrics.get(f"eval_bits_per_byte/{name}"):
-            facts[f"  {name}"] += f", {bits:.4f} bits per byte"
-        if ratio := metrics.get(f"eval_perplexity_ratio/{name}"):
-            facts[f"  {name}"] += f"; outside the mixture, {ratio:.2f} times its perplexity"
-    if "eval_medqa_accuracy" in metrics:
-        facts["MedQA dev accuracy (chance 25 %)"] = f"{metrics['eval_medqa_accuracy']:.1%}"
-    if "eval_medqa_text_accuracy" in metrics:
-        facts["MedQA dev accuracy by text"] = f"{metrics['eval_medqa_text_accuracy']:.1%}"
-    return facts
-
-
 @contextmanager
 def exactly(model: PreTrainedModel) -> Iterator[None]:
     """Run in the model's own dtype, without accelerate's autocast around `forward`, and without compiling."""

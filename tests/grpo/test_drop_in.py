@@ -1,4 +1,4 @@
-"""In the place of `trl.GRPOTrainer`: what TRL takes, logs and returns, ours does (TRL's tests: `test_trl_suite`)."""
+"""Our trainer takes, logs and returns what `trl.GRPOTrainer` does (`test_trl_suite` runs TRL's own tests)."""
 
 import inspect
 from dataclasses import field, make_dataclass
@@ -17,7 +17,7 @@ from modeling_pure.grpo.trainer import PureGRPOTrainer
 from tests.grpo.conftest import make_windowed_model, spread
 
 UNMASKED = {"keep_sampling_mask": False, "top_p": 1.0, "top_k": 0}
-# 4 passes a rollout, each trained on twice, and 3 passes an update: rollout and update end together every 8 updates.
+# 4 micro-batches per rollout, used twice, and 3 per update: rollout and update end together every 8 updates.
 PART_OF_AN_UPDATE = {"gradient_accumulation_steps": 3, "steps_per_generation": 4, "num_iterations": 2}
 
 

@@ -77,7 +77,7 @@ ACTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
 }
 BUILT = ("attention", "generation", "callbacks")  # before the first step
 
-# Field: where its effect shows.
+# Field: where its effect is tested.
 ELSEWHERE = {
     "trust_remote_code": "test_foreign_models",
     "disable_dropout": "below",
@@ -87,9 +87,9 @@ ELSEWHERE = {
     "use_vllm": "vLLM, by TRL",
 }
 
-# Field: a value that changes nothing, because what it is about never happens here.
+# Field: a value that changes nothing, because its condition never holds here.
 NEED_NOT = {
-    "log_multimodal": False,  # images
+    "log_multimodal": False,  # no images
     "max_tool_calling_iterations": 1,
     "ds3_gather_for_generation": False,  # ZeRO-3 is refused
 }
@@ -101,7 +101,7 @@ REFUSED: dict[str, Any] = {
     "transformers_continuous_batching_config": {"block_size": 8},
     "router_aux_loss_coef": 0.1,  # by TRL: no mixture of experts
 }
-# What belongs to another option that is off.
+# Options that belong to another one, which is off.
 IDLE = {
     "vllm_mode": "server",
     "vllm_gpu_memory_utilization": 0.5,
@@ -139,7 +139,7 @@ def test_refusals_name_the_option(make_trainer):
 
 
 def traces(trainer: Any, printed: str) -> dict[str, Any]:
-    """What a run has left behind that an option may change."""
+    """The traces of a run that an option may change."""
     folder = Path(trainer.args.output_dir)
 
     def digest(model: Any) -> str:
@@ -177,7 +177,7 @@ def run(make_trainer, tmp_path, capsys):
     return run
 
 
-BEFORE: dict[str, dict[str, Any]] = {}  # runs that several options are held against
+BEFORE: dict[str, dict[str, Any]] = {}  # runs to compare several options with
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_the_option_has_its_effect(name, run):
 
 
 def test_neutral_options_change_nothing(run):
-    """The other tests are worth nothing if two equal runs leave different traces."""
+    """The other tests need equal runs to leave equal traces."""
     plain = run("before")
     assert plain["log"]
     assert run("after", **NEED_NOT) == plain

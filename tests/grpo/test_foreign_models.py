@@ -1,4 +1,4 @@
-"""Any causal language model is trained: from a folder, with its own tokenizer and no spare id for padding."""
+"""Other causal language models are trained, with their own tokenizer and no spare id for padding."""
 
 import pytest
 from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""Rewards and rows given from Python: refused or counted, never silent."""
+"""Unusable rewards and records given from Python are refused or counted."""
 
 import math
 
@@ -84,7 +84,7 @@ def test_prompts_without_room_for_a_full_completion_are_counted(make_trainer, ca
     make_trainer(**{**settings, "max_completion_length": 256 - longest})
     assert "prompts leave" not in capsys.readouterr().out
     AutoModelForCausalLM.from_config(GPT2Config(**GPT2_SHAPE, n_positions=256)).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(InputError, match=r"^max_completion_length: 3 of 8"):  # it has a table of positions
+    with pytest.raises(InputError, match=r"^max_completion_length: 3 of 8"):  # the model has a table of positions
         make_trainer(str(tmp_path / "gpt2"), **settings)
 
 

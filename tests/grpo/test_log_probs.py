@@ -1,4 +1,4 @@
-"""The masked head against float64 autograd, and what it holds in memory."""
+"""The masked head against float64 autograd, and its memory."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_no_token_to_score_gives_a_zero_gradient(inputs):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
+    """Records the largest tensor that any operation creates."""
 
     def __init__(self):
         super().__init__()

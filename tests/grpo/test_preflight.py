@@ -1,4 +1,4 @@
-"""What is said before the first step, from samples whose answers are known."""
+"""The summary before the first step, from samples with known answers."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_samples_are_counted():
 
 def test_each_obstacle_to_learning_has_a_warning():
     def warned(letter, clipped: bool = False) -> set[str]:
-        """Of 20 groups of two; the right letter is 1."""
+        """The warnings for 20 groups of two; the right letter is 1."""
         [found] = summarise([sample(i // 2, letter(i), 1, clipped=clipped) for i in range(40)])
         return {*found.warnings()}
 
@@ -100,7 +100,7 @@ def test_completions_are_read_in_the_format_of_their_prompt(chat, make_trainer, 
     trainer.train_dataset, asked = prompts, iter(rows)
 
     def samples(prompt_ids: list[list[int]], uniform: torch.Tensor) -> Rollout:
-        """Of each group the first two are right."""
+        """The first two of each group are right."""
         texts = [answer(row, i < 2) for _, row in zip(prompt_ids[::4], asked, strict=False) for i in range(4)]
         ids = [[*tokenizer(text.lstrip() if chat else text).input_ids, tokenizer.eos_token_id] for text in texts]
         return Rollout(ids, [], [[1] * len(row) for row in ids], None)

@@ -1,4 +1,4 @@
-"""GRPO's prompts: every epoch asks all questions, in another order, with balanced letters, in formats by share."""
+"""GRPO's prompts: every epoch has all questions in another order, with balanced letters and formats by share."""
 
 import random
 from dataclasses import replace
@@ -49,7 +49,7 @@ def test_formats_have_their_shares_and_change_no_order(with_answers, questions):
     settings = PromptSettings({"letter": 0.5, "text": 0.3, "reasoned": 0.2}, with_answers=with_answers)
     mixed, letters = prompt_dataset(explained, 6000, 0, settings=settings), prompt_dataset(explained, 6000, 0)
     assert all(mixed[name] == letters[name] for name in ("digest", "answer", "options"))
-    rng = random.Random("grpo 0 0")  # nothing but questions and options is drawn from it
+    rng = random.Random("grpo 0 0")  # only used for questions and options
     orders = [question.shuffled(rng).options for question in rng.sample(explained, len(explained))]
     assert [tuple(options) for options in mixed["options"][:120]] == orders
     for name, share in settings.shares.items():

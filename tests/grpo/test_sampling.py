@@ -1,4 +1,4 @@
-"""Drawing a token: the set that is kept is transformers', and the draws follow the probabilities."""
+"""Sampling a token: the kept set equals transformers', and samples follow the probabilities."""
 
 import pytest
 import torch

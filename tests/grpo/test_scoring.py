@@ -1,4 +1,4 @@
-"""Prompts run once for their group give the log-probabilities and gradients of whole rows."""
+"""Prompts computed once per group give the log-probabilities and gradients of full sequences."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ TEMPERATURE = 0.8
 
 
 def by_rows(model, batch: Batch, masked: bool) -> torch.Tensor:
-    """Log-probabilities (batch, completion) from each row by itself, through the model's own forward."""
+    """Log-probabilities (batch, completion) of each sequence separately, through the model's own forward."""
     result = torch.zeros(batch.input_ids.shape[0], batch.keep.shape[1])
     for row, (prompt, completion) in enumerate(batch.rows):
         if completion:
@@ -39,7 +39,7 @@ def gradients(model, log_probs: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_gradients(ours: dict, theirs: dict) -> None:
-    """To 1e-6 of the norm of the whole gradient; single small ones differ more, as their large parts cancel out."""
+    """To 1e-6 of the norm of the full gradient; small ones differ more, since large parts cancel out."""
     assert ours.keys() == theirs.keys()
     difference, whole = (
         torch.cat([x.flatten() for x in gradients]).norm()
@@ -139,7 +139,7 @@ def test_in_bf16_shared_prompts_add_no_more_than_rounding_noise():
         shared, rows = (score(model, batch, share).log_probs for share in (True, False))
     scored = exact != 0
     noise = (rows - exact)[scored].abs().mean()
-    assert noise > 1e-4  # bf16 it was
+    assert noise > 1e-4  # bf16 was in use
     assert (shared - exact)[scored].abs().mean() < 1.5 * noise
 
 
@@ -147,7 +147,7 @@ def test_adapters_are_scored_trained_and_can_be_disabled():
     batch, plain = make_batch(UNEVEN), make_model("pure")
     model = get_peft_model(make_model("pure"), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # starts at nought, where the adapters would do nothing
+        if "lora_B" in name:  # starts at zero, where adapters have no effect
             torch.nn.init.normal_(parameter, std=0.1)
     found = score(model, batch, share_prefix=True).log_probs
     expected = by_rows(model, batch, masked=True)

@@ -23,7 +23,7 @@ def explained(questions):
 
 @pytest.fixture
 def make_answer_trainer(model_folder, tokenizer, explained, tmp_path):
-    """A trainer of 4 prompts a step on four questions."""
+    """A trainer with 4 prompts per step on four questions."""
 
     def make(shares: dict[str, float], chat: bool = False, template: str | None = None, **changes) -> AnswerTrainer:
         settings = {
@@ -61,7 +61,7 @@ def test_attention_is_flash_as_in_grpo(make_answer_trainer):
 
 
 def hf_loss(trainer, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
-    """The loss of transformers of answers after prompts, whose labels are -100."""
+    """Transformers' loss on answers, with prompts masked by labels of -100."""
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids, labels, mask = (torch.full((len(rows), longest), value) for value in (0, -100, 0))
     for i, (prompt, answer) in enumerate(rows):
@@ -99,7 +99,7 @@ def test_in_a_chat_the_assistant_turn_is_taught_up_to_its_end(make_answer_traine
         prompt = chat.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
         last = len(whole) - 1 - whole[::-1].index(chat.eos_token_id)
         assert whole[: len(prompt)] == prompt
-        assert len(whole) > last + 1  # the template's line break behind the turn, which no completion has
+        assert len(whole) > last + 1  # the template adds a line break after the turn, which no completion has
         encoded.append((prompt, whole[len(prompt) : last + 1]))
     loss = trainer.compute_loss(trainer.model, trainer.collate(rows))
     assert loss.item() == pytest.approx(hf_loss(trainer, encoded).item(), rel=1e-5)

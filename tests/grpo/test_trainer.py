@@ -1,4 +1,4 @@
-"""The trainer: masks from the draw to the loss, through all that TRL does with a rollout in between."""
+"""The trainer: masks from sampling to the loss, through all of TRL's processing in between."""
 
 import copy
 import re
@@ -21,10 +21,10 @@ CUTS = {"top_p": 0.9, "top_k": 50, "temperature": 0.7}
 
 
 class Watched(PureGRPOTrainer):
-    """Notes what is drawn, and how far the policy is from the old one in each pass."""
+    """Records rollouts, and how far the policy is from the old one in each micro-batch."""
 
     def __init__(self, *args, **kwargs):
-        self.rollouts, self.passes = [], []
+        self.rollouts, self.drifts = [], []
         super().__init__(*args, **kwargs)
 
     def sample(self, prompt_ids, *numbers):
@@ -43,7 +43,7 @@ class Watched(PureGRPOTrainer):
             first = self._step % (self.args.steps_per_generation * self.num_iterations) < (
                 self.args.gradient_accumulation_steps
             )
-            self.passes.append((first, (result[0] - old)[mask].abs().max().item() if mask.any() else 0.0))
+            self.drifts.append((first, (result[0] - old)[mask].abs().max().item() if mask.any() else 0.0))
         return result
 
 
@@ -57,7 +57,7 @@ def test_the_trained_policy_is_the_one_that_sampled(make_trainer):
     trainer = make_trainer(trainer_class=Watched, **CUTS)
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
-    first, later = ([drift for is_first, drift in trainer.passes if is_first == which] for which in (True, False))
+    first, later = ([drift for is_first, drift in trainer.drifts if is_first == which] for which in (True, False))
     assert len(first) == len(later) == 4
     assert max(first) == 0.0
     assert min(later) > 1e-4
@@ -80,7 +80,7 @@ def test_without_the_mask_the_trained_policy_differs(make_trainer):
             trainer.inputs["completion_ids"], mask, trainer.inputs["old_per_token_logps"], strict=True
         )
     ]
-    assert min(differences) > 0.05  # over the whole vocabulary every token is less likely than when it was drawn
+    assert min(differences) > 0.05  # over the full vocabulary every token is less likely than when it was sampled
 
 
 SURVIVES = {
@@ -110,9 +110,9 @@ def test_masks_reach_the_loss(changes, make_trainer):
     trainer.train()
     assert trainer.inputs["sampling_mask"].dtype == torch.uint8
     differences = logged(trainer, "sampling/log_prob_difference")
-    assert bool(differences) == (changes is not SURVIVES["one update"])  # in which there is no older policy
+    assert bool(differences) == (changes is not SURVIVES["one update"])  # which has no older policy
     assert max(differences, default=0) < 1e-5
-    assert max(drift for first, drift in trainer.passes if first) < 1e-5
+    assert max(drift for first, drift in trainer.drifts if first) < 1e-5
     assert any(not torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     if "eval_strategy" in changes:
@@ -141,7 +141,7 @@ def test_a_model_that_cannot_share_prompts_is_trained(make_trainer, tmp_path, to
     assert trainer.rollout_obstacle
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
-    assert max(drift for first, drift in trainer.passes if first) < 1e-5
+    assert max(drift for first, drift in trainer.drifts if first) < 1e-5
 
 
 @pytest.mark.parametrize("rope_type", ["yarn", "dynamic"])
@@ -152,7 +152,7 @@ def test_a_model_whose_rope_is_scaled_is_trained(rope_type, make_trainer, model_
     assert bool(trainer.prefix_obstacle) == bool(trainer.rollout_obstacle) == (rope_type == "dynamic")
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
-    assert max(drift for first, drift in trainer.passes if first) < 1e-5
+    assert max(drift for first, drift in trainer.drifts if first) < 1e-5
 
 
 def test_added_tokens_on_spare_ids_can_be_sampled_and_are_saved(make_trainer, tokenizer):
@@ -276,7 +276,7 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(make_trainer,
 
 
 class ScaledHead(torch.nn.Linear):
-    """More than a weight, and no configuration says so."""
+    """A head that scales its logits, unknown to the configuration."""
 
     def forward(self, hidden_states):
         return 1.5 * super().forward(hidden_states)
@@ -304,7 +304,7 @@ def test_the_self_check_finds_a_head_that_changes_its_logits(make_trainer, model
     ids=["raises", "wrong"],
 )
 def test_the_self_check_finds_a_wrong_rollout_and_falls_back_to_generate(fault, reason, make_trainer):
-    """As DiffLlama's attention would make it, and Nemotron's."""
+    """As with the attention of DiffLlama and Nemotron."""
     AttentionInterface.register(rollout.ATTENTION, fault(rollout.rollout_attention))
     try:
         trainer = make_trainer(trainer_class=Watched, **CUTS)

@@ -15,7 +15,7 @@ import pytest
 from tests.grpo.trl_stand_ins import build_hub
 from tests.processes import ROOT
 
-# Not text in a single turn, or of other generation backends, or of a GPU.
+# Beyond text in a single turn, or for other backends, or for a GPU.
 OTHERS = "VLM or Slow or vllm or liger or tools or environment or tool_calls or ContinuousBatching"
 BY_DESIGN = {  # replaces `generate`, which ours does not sample with
     "test_train_with_mask_truncated_completions"

@@ -1,4 +1,4 @@
-"""GRPO from the command line: rewards, budget, and that an interrupted run goes on as it would have."""
+"""GRPO from the command line: rewards, budget, and exact resuming."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""GRPO and its baseline in each answer format, in chats and with books, from the command line."""
+"""GRPO and its baseline from the command line in each answer format, in chats and with passages."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def explained(questions, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def llama(tokenizer, tmp_path_factory):
-    """A Llama-shaped model without any training."""
+    """An untrained Llama model."""
     folder = tmp_path_factory.mktemp("llama")
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -122,7 +122,7 @@ def test_merged_adapters_record_what_they_taught(grpo_here, tmp_path):
 
 
 def test_instruct_models_use_their_chat_template(grpo_here, llama, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_grpo, "print_preflight", lambda trainer: None)  # 128 completions more
+    monkeypatch.setattr(train_grpo, "print_preflight", lambda trainer: None)  # saves 128 completions
     model = tmp_path / "instruct"
     LlamaForCausalLM.from_pretrained(llama).save_pretrained(model)
     with_chat_template(tokenizer).save_pretrained(model)

@@ -1,4 +1,4 @@
-"""What a GRPO run leaves, chooses and says: evaluation, preflight, completions, adapters, baseline, two processes."""
+"""The files and output of a GRPO run: evaluation, preflight, completions, adapters, baseline, two processes."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def test_the_dev_split_chooses_the_checkpoint_that_the_run_ends_with(grpo_here, 
     lines = [line for line in metrics(tmp_path) if "eval_medqa_accuracy" in line]
     assert [line["step"] for line in lines] == [2, 4]
     assert all("eval_rewards/correct/mean" in line and "eval_medqa/parse_rate" in line for line in lines)
-    best = max(lines, key=lambda line: line["eval_medqa_accuracy"])["step"]  # the first of equals
+    best = max(lines, key=lambda line: line["eval_medqa_accuracy"])["step"]  # the first if tied
     assert equal(weights_of(tmp_path), weights_of(tmp_path / f"checkpoint-{best}"))
     accuracy = max(line["eval_medqa_accuracy"] for line in lines)
     assert re.search(rf"\bstep {best}\b.*\b{accuracy:.3f}\b", printed)
@@ -65,7 +65,7 @@ def test_the_dev_split_chooses_the_checkpoint_that_the_run_ends_with(grpo_here, 
 
 def test_the_same_command_again_keeps_the_best_weights(grpo_here, tmp_path):
     options = ["--load_best_model_at_end", "true", "--entropy_coef", "0.1", "--learning_rate", "0.05"]
-    options += ["--max_tokens", "150", "--max_steps", "40"]  # ends by the budget, which a new start does not know
+    options += ["--max_tokens", "150", "--max_steps", "40"]  # ends by the budget, unknown to a new launch
     grpo_here(*options)
     state = json.loads((tmp_path / "trainer_state.json").read_text())
     assert state["best_global_step"] < state["global_step"] < 40
@@ -170,7 +170,7 @@ def test_the_baseline_learns_from_the_same_prompts_and_resumes(grpo_here, tmp_pa
 
 
 def completions_of(folder) -> list[list[tuple]]:
-    """What was sampled in each rollout, for which prompt, and how it was rewarded."""
+    """Each rollout's prompts, completions and rewards."""
     tables = map(pandas.read_parquet, sorted(folder.glob("completions/*.parquet")))
     return [list(table[["prompt", "completion", "correct", "length_penalty"]].itertuples(False)) for table in tables]
 
@@ -190,7 +190,7 @@ def passes(steps_per_generation: int, gradient_accumulation_steps: int) -> list[
     ids=["two updates a rollout", "a group on two processes"],
 )
 def test_two_processes_sample_and_learn_as_one(group, alone, shared, grpo_here, grpo_recipe, tmp_path):
-    """At an equal global batch: what is sampled after updates, too, and what is sampled before the first step."""
+    """At an equal global batch, before the first step and after updates."""
     options = ["--eval_strategy", "no", "--max_completion_length", "12", "--num_generations", group]
     printed = grpo_here(*options, *alone, folder=tmp_path / "one")
     command = ["--config", grpo_recipe, *options, *shared, "--output_dir", tmp_path / "two"]
@@ -343,7 +343,7 @@ def test_an_allowed_change_applies_and_every_launch_is_recorded(algorithm, half_
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["learning_rate"] == 0.002
     recipes = [json.loads((folder / f"checkpoint-{step}" / "recipe.json").read_text()) for step in (2, 4)]
     assert [recipe["learning_rate"] for recipe in recipes] == [0.001, 0.002]
-    grpo_here(*options[:4], folder=folder)  # finished, by the recipe that it has now
+    grpo_here(*options[:4], folder=folder)  # finished, by the new recipe
 
 
 def test_a_checkpoint_without_its_recipe_is_refused(half_done, grpo_recipe, train_here, tmp_path):

@@ -1,4 +1,4 @@
-"""Scripts as launchers start them: one run in a folder, processes that find each other, and ranks that hang."""
+"""Scripts as launchers start them: one run per folder, processes that find each other, and lost ranks."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_bf16_of_the_launcher_is_that_of_the_option(train_here, pretrain_recipe,
 
 
 def torchrun(*options: object, starter: tuple[str, ...] = ("-m", "torch.distributed.run")) -> subprocess.Popen:
-    """Start two processes of train_pretrain.py as on a CPU machine whose user knows nothing of accelerate."""
+    """Start two processes of train_pretrain.py by plain torchrun on a CPU machine."""
     command = [sys.executable, *starter, "--nproc_per_node=2", f"--master_port={free_port()}", "train_pretrain.py"]
     return subprocess.Popen(
         [*command, *map(str, options)],

@@ -1,4 +1,4 @@
-"""Pretraining from the command line: what a run leaves behind, and that an interrupted run loses nothing."""
+"""Pretraining from the command line: its files, and resuming without loss."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def test_documents_can_be_separated(pretrain_recipe, pretrained, tmp_path):
 
 @ranks_resume_on_cpus
 def test_two_processes_share_the_work_and_one_resumes_it(pretrain_recipe, sources, tmp_path):
-    # `accelerate launch --cpu --num_processes 2` starts one process without a word; torchrun starts two.
+    # `accelerate launch --cpu --num_processes 2` silently starts one process; torchrun starts two.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--gradient_accumulation_steps", "1"]
     for steps in ("4", "8"):  # the second command resumes both ranks
@@ -118,12 +118,12 @@ def test_two_processes_share_the_work_and_one_resumes_it(pretrain_recipe, source
             env={**os.environ, "CI": "true", "ACCELERATE_USE_CPU": "true"},
         )
         assert result.returncode == 0, result.stderr[-3000:]
-    # And one process goes on alone with what both had read, at twice the accumulation.
+    # Then one process resumes what both had read, at twice the accumulation.
     output = run(
         "train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "10"
     ).stdout
     assert [(launch["processes"], launch["from_step"]) for launch in launches(tmp_path)] == [(2, 0), (2, 4), (1, 8)]
-    # Ranks and workers before, and now.
+    # Ranks and workers before and after.
     assert ["2", "1", "1", "1"] in [numbers_in(line) for line in output.splitlines()]
     lines = [line for line in metrics(tmp_path) if "tokens" in line]
     assert [line["tokens"] for line in lines] == [step * 2 * 2 * 64 for step in range(1, 11)]

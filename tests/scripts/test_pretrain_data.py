@@ -1,4 +1,4 @@
-"""Pretraining and its data from the command line: other workers, packed rows, faults, what is said and logged."""
+"""Pretraining and its data from the command line: other workers, pretokenized sequences, faults, output and logs."""
 
 import gzip
 import json
@@ -38,7 +38,7 @@ def test_the_start_up_block_states_the_epochs_of_each_source(pretrain_recipe, so
 def test_another_number_of_workers_resumes_and_is_reported(pretrained, pretrain_recipe, sources, tmp_path):
     folder = start_from(pretrained, tmp_path, 8)
     output = train(pretrain_recipe, folder, "--dataloader_num_workers", "3").stdout
-    # Ranks and workers before, and now.
+    # Ranks and workers before and after.
     assert ["1", "1", "1", "3"] in [numbers_in(line) for line in output.splitlines()]
     line = [line for line in metrics(folder) if "loss" in line][-1]
     assert sum(line[f"tokens/{name}"] for name in sources) == line["tokens"] == 12 * 256
@@ -154,7 +154,7 @@ def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
     for name, share in (("finepdfs", "45.00%"), ("fineweb_edu", "25.00%"), ("c4", "20.00%"), ("usmle", "10.00%")):
         (line,) = [line for line in output.splitlines() if f"│ {name}" in line]
         assert line.count(share) == 2
-        assert ("40" in numbers_in(line)) == (name != "usmle")  # held out
+        assert ("40" in numbers_in(line)) == (name != "usmle")  # validation documents
         assert re.search(rf"^{name}\b.*:$", output, re.M)  # and a text of it
     assert "tokens/s" in output
     assert picture.read_bytes().startswith(b"\x89PNG")

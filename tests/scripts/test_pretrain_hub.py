@@ -1,4 +1,4 @@
-"""Runs that are pushed to a Hub, taken up from it, and that a Hub or a network stands in the way of."""
+"""Runs that push to a Hub and resume from it, and failures of Hub and network."""
 
 import json
 import os
@@ -43,7 +43,7 @@ run_script(main, "train_pretrain.py")
 
 @pytest.fixture
 def hub():
-    """A Hub without anything in it."""
+    """An empty Hub."""
     server = HubServer()
     yield server
     server.stop()
@@ -146,7 +146,7 @@ def test_another_machine_resumes_from_the_hub(pretrain_recipe, pretrained, hub, 
     stuck, home = threading.Event(), environment(hub.url, str(tmp_path / "home"))
 
     def fails(method: str, path: str) -> None:
-        """Nothing is answered any more once the first checkpoint's state is there."""
+        """Stop answering once the first checkpoint's state has arrived."""
         if any(path.endswith("commit/main") for _, path in hub.requests[:-1]):
             stuck.set()
             threading.Event().wait(60)
@@ -162,15 +162,15 @@ def test_another_machine_resumes_from_the_hub(pretrain_recipe, pretrained, hub, 
     assert re.search(rf"\bcheckpoint-4\b.*{REPOSITORY}", said)
     assert_same_weights(tmp_path / "second", pretrained)
     assert not (tmp_path / "second/_from_hub").exists()
-    # The run has ended: on a third machine there is nothing left to train.
-    # And a Hub that is busy for longer than its library tries by itself does not look like an empty one.
+    # The run has ended: a third machine has nothing left to train.
+    # A Hub that is busy for longer than its library retries is not mistaken for an empty one.
     busy = [Failure(503)] * 8
     hub.fails = lambda method, path: busy.pop() if busy and "/resolve/" in path else None
     third = options(pretrain_recipe, tmp_path / "third", resume_from_checkpoint=f"hf://{REPOSITORY}")
     assert re.search(rf"\bcheckpoint-12\b.*{REPOSITORY}", run("-c", IMPATIENT, *third, **home).stdout)
     assert not busy
     assert_same_weights(tmp_path / "third", pretrained)
-    # What is here is newer than what is there: the same command again does not go back.
+    # The local state is newer than the Hub's: the same command does not go back.
     before = len(hub.requests)
     again = run("train_pretrain.py", *third, "--max_steps", "16", "--allow_recipe_change", "true", **home).stdout
     assert "third/checkpoint-12" in again
@@ -181,7 +181,7 @@ def test_an_unreachable_hub_does_not_stop_a_run_and_is_pushed_to_later(pretrain_
     home = environment(hub.url, str(tmp_path / "home"))
 
     def fails(method: str, path: str) -> Failure | None:
-        return Failure(503) if "/commit/" in path else None  # of which the Hub's library has one try
+        return Failure(503) if "/commit/" in path else None  # which the Hub's library tries once
 
     hub.fails = fails
     line = options(pretrain_recipe, tmp_path / "run", hub_strategy="every_save")

@@ -1,4 +1,4 @@
-"""What a run's folder says of how it was made, what may change when it goes on, and losses that are not finite."""
+"""What a run folder records, what may change on resume, and non-finite losses."""
 
 import json
 import re
@@ -122,7 +122,7 @@ def test_other_intervals_apply_after_resuming(pretrained, pretrain_recipe, tmp_p
     train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 4), *options)
     assert checkpoints(tmp_path) == [6, 9, 12]
     lines = [line for line in metrics(tmp_path) if line["step"] > 4]
-    assert [line["step"] for line in lines if "loss" in line] == [6, 8, 9, 10, 12]  # 9: a checkpoint begins a line
+    assert [line["step"] for line in lines if "loss" in line] == [6, 8, 9, 10, 12]  # 9: a checkpoint writes a log line
     assert [line["step"] for line in lines if "eval_loss" in line] == [6, 9, 12, 12]
 
 
@@ -162,7 +162,7 @@ def test_stating_a_default_is_not_a_change(pretrained, pretrain_recipe, tmp_path
 
 @pytest.fixture(scope="module")
 def blown_up(tmp_path_factory, pretrain_recipe):
-    """A run whose learning rate ruins the weights in step 7, and what it said; it has saved at 3, 6 and 9."""
+    """A run whose learning rate ruins the weights in step 7, and its output; it saved at 3, 6 and 9."""
     folder = tmp_path_factory.mktemp("blown_up")
     schedule = ["--lr_scheduler_kwargs", "{min_lr: 1e30}", "--warmup_steps", "5", "--max_grad_norm", "0"]
     return folder, train(pretrain_recipe, folder, *schedule, "--save_steps", "3", expect=3).stderr
@@ -174,7 +174,7 @@ def last_bad_step(error: str) -> int:
 
 
 def strict_metrics(folder) -> list[dict]:
-    """The lines of metrics.jsonl, in which JSON's own values alone are allowed."""
+    """The lines of metrics.jsonl, parsed as strict JSON."""
 
     def refuse(constant):
         pytest.fail(f"metrics.jsonl: {constant} is not JSON")
@@ -221,7 +221,7 @@ def test_the_log_of_non_finite_steps_is_json(blown_up):
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory, pretrained, pretrain_recipe):
-    """A run that went on from step 8, with a token of the Hub on the command line, in both spellings."""
+    """A run resumed from step 8, with a Hub token on the command line in both spellings."""
     folder = start_from(pretrained, tmp_path_factory.mktemp("resumed"), 8)
     (folder / "launches.jsonl").write_text((pretrained / "launches.jsonl").read_text())
     train(pretrain_recipe, folder, "--hub_token", SECRET, f"--hub_token={SECRET}", "--hub-token", SECRET)

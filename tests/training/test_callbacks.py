@@ -1,4 +1,4 @@
-"""metrics.jsonl holds every log line once, also after a run was interrupted."""
+"""metrics.jsonl has every log line once, even after an interruption."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""A checkpoint that was cut off while it was written is never taken for a whole one."""
+"""An incomplete checkpoint is never taken for a complete one."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A step that is not finite changes nothing; several in a row stop the run, with their rows; spikes are seen."""
+"""Non-finite steps change nothing; consecutive ones stop the run and their sequences are written; spikes are found."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from tests.training.conftest import losses
 
 
 def spoil(trainer: PureTrainer, steps: set[int], where: str) -> None:
-    """Make the loss or one gradient of certain steps not finite."""
+    """Make the loss or one gradient of some steps non-finite."""
     forward = trainer.model.forward
 
     def spoiled(*args, **kwargs):
@@ -30,7 +30,7 @@ def spoil(trainer: PureTrainer, steps: set[int], where: str) -> None:
 
 
 def state_of(trainer: PureTrainer) -> list[torch.Tensor]:
-    """Copies of all weights and of all that the optimizer remembers."""
+    """Copies of all weights and of the optimizer's state."""
     kept = [weight.detach().clone() for weight in trainer.model.parameters()]
     for state in trainer.optimizer.state.values():
         kept += [value.clone() for value in state.values() if torch.is_tensor(value)]
@@ -65,7 +65,7 @@ def test_a_non_finite_step_changes_nothing(make_trainer, optimizer, where, step)
     trainer.train()
     assert sorted(around) == [1, 2, 3, 4, 5]
     for number, (before, after) in around.items():
-        if len(before) < len(after):  # the first step makes the optimizer's memory, of zeros if it is skipped
+        if len(before) < len(after):  # the first step creates the optimizer's state, of zeros if it is skipped
             fresh = after[len(before) :]
             assert any(value.any() for value in fresh) == (number != step)
         same = [torch.equal(old, new) for old, new in zip(before, after, strict=False)]
@@ -136,7 +136,7 @@ def test_a_spike_exceeds_the_noise_and_a_falling_curve_has_none():
     quiet = [3.0 + 0.02 * (-1) ** step for step in range(60)]
     assert loss_spike(3.1, quiet) is None
     assert loss_spike(3.5, quiet) == pytest.approx(0.5, abs=0.03)
-    assert loss_spike(3.5, quiet[:9]) is None  # too little to compare with
+    assert loss_spike(3.5, quiet[:9]) is None  # too few to compare with
     assert loss_spike(3.5, [*quiet, *[9.0] * 5]) == pytest.approx(0.5, abs=0.03)  # earlier spikes do not hide it
     assert loss_spike(float("nan"), quiet) is None
     assert loss_spike(3.5, [*quiet, *[float("nan")] * 5]) == pytest.approx(0.5, abs=0.03)

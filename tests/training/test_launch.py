@@ -1,4 +1,4 @@
-"""The launch files are what accelerate reads; processes, precision and engine are what launcher and options say."""
+"""Accelerate reads the launch files; processes, precision and engine follow launcher and options."""
 
 import errno
 import fcntl
@@ -100,7 +100,7 @@ def test_lost_ranks_are_named(group_of_one, tmp_path, monkeypatch):
     assert "rank 2" not in str(lost.value)
     with pytest.raises(RuntimeError, match="^size mismatch$"), naming_lost_ranks(args):
         raise RuntimeError("size mismatch")
-    monkeypatch.setattr(dist.PrefixStore, "check", lambda *_: time.sleep(60))  # it is that of rank 0, which hangs
+    monkeypatch.setattr(dist.PrefixStore, "check", lambda *_: time.sleep(60))  # rank 0, which holds the store, hangs
     assert [line.split(",")[0] for line in lost_ranks(1, 3)] == ["rank 0"]
 
 
@@ -180,7 +180,7 @@ def held(tmp_path):
     """A folder that another process has locked, and that process."""
     program = hold(tmp_path / "run")
     yield tmp_path / "run", program
-    program.kill_group(signal.SIGKILL)  # also what the process left behind
+    program.kill_group(signal.SIGKILL)  # and any children
 
 
 def test_a_second_run_is_refused_but_a_killed_run_frees_its_lock(held):
@@ -230,7 +230,7 @@ def test_a_run_removes_its_lock_and_its_empty_folder(tmp_path, existed, wrote):
     assert folder.exists() == (existed or wrote)
     assert not (folder / LOCK_FILE).exists()
     assert (folder / "metrics.jsonl").exists() == wrote
-    with run_lock(args):  # it is free for the next one
+    with run_lock(args):  # the next run can lock it
         assert (folder / LOCK_FILE).exists()
 
 

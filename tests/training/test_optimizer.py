@@ -1,4 +1,4 @@
-"""Muon with AdamW is each of the two on its own weights; schedule, saving and loading see one optimizer."""
+"""Muon with AdamW equals each of the two on its own weights; schedule, saving and loading see one optimizer."""
 
 import pytest
 import torch

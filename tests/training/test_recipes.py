@@ -67,7 +67,7 @@ def test_evaluation_recipes_are_read_and_evaluate_the_grpo_model(path):
 
 
 def test_the_a100_recipe_trains_on_two_billion_tokens_in_the_specified_shares():
-    """Whole steps of 16 rows fill 2 billion tokens, of which 50 million are warm-up."""
+    """Full steps of 16 sequences make 2 billion tokens, 50 million of them warm-up."""
     _, data, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
     tokens_per_step = training.batch_plan(data.max_seq_length).sequences_per_step * data.max_seq_length
     assert training.max_steps == 2_000_000_000 // tokens_per_step
@@ -116,20 +116,20 @@ def test_a_step_that_processes_cannot_divide_is_refused(monkeypatch):
         PureGRPOConfig(use_cpu=True)
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):  # the latter two by accelerate
         monkeypatch.delenv(name)
-    with pytest.raises(InputError, match=r"^updates_per_rollout: .*\b3\b.*\b5$"):  # of 4 passes each, for 3 rounds
+    with pytest.raises(InputError, match=r"^updates_per_rollout: .*\b3\b.*\b5$"):  # of 4 micro-batches
         PureGRPOConfig(use_cpu=True, updates_per_rollout=5, num_iterations=3)
     monkeypatch.setattr(PureTrainingArguments, "world_size", 1)
     with pytest.raises(InputError, match=r"^gradient_accumulation_steps: 3 .*\b16\b.*\b16\b"):
         plan_of(*recipe, "--gradient_accumulation_steps", "3")
 
 
-@given(rows=st.integers(1, 200), at_most=st.integers(1, 64))
-def test_micro_batches_are_equal_and_as_large_as_allowed(rows, at_most):
-    plan = BatchPlan.divide("tokens_per_step", rows, 1, at_most)
+@given(sequences=st.integers(1, 200), at_most=st.integers(1, 64))
+def test_micro_batches_are_equal_and_as_large_as_allowed(sequences, at_most):
+    plan = BatchPlan.divide("tokens_per_step", sequences, 1, at_most)
     size = plan.micro_batch_size
-    assert size * plan.accumulation == rows == plan.sequences_per_step
+    assert size * plan.accumulation == sequences == plan.sequences_per_step
     assert size <= at_most
-    assert not any(rows % larger == 0 for larger in range(size + 1, at_most + 1))
+    assert not any(sequences % larger == 0 for larger in range(size + 1, at_most + 1))
 
 
 def test_a_micro_batch_fits_the_gpu_of_its_recipe():

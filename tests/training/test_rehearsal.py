@@ -1,4 +1,4 @@
-"""An evaluation is tried before a run starts, and the run is the same as without it."""
+"""An evaluation is rehearsed before a run starts, and leaves the run unchanged."""
 
 from collections import Counter
 from types import SimpleNamespace

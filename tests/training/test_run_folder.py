@@ -18,7 +18,7 @@ GRPO, SFT = (
     for kind in ("grpo", "sft")
 )
 KINDS = {"pretraining": PRETRAIN, "grpo": GRPO, "sft": SFT}
-ASKED_FOR = {  # by name, so that none is lost from the classes
+EXPECTED = {  # by name, so that none is lost from the classes
     "pretraining": {
         *("preset", "model_overrides", "sources", "max_seq_length", "document_mask", "grpo_holdout", "decontaminate"),
         *("sequences_per_step", "seed", "data_seed", "optimizer", "optim", "optim_args"),
@@ -34,7 +34,7 @@ ASKED_FOR = {  # by name, so that none is lost from the classes
         *("optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "loss_type", "reward_weights"),
     },
 }
-ASKED_FOR["sft"] = ASKED_FOR["grpo"]
+EXPECTED["sft"] = EXPECTED["grpo"]
 FIXED = [(kind, key) for kind, recipe in KINDS.items() for key in (*recipe.fixed, *recipe.tensors)]
 
 
@@ -53,8 +53,8 @@ def changed(recipe: Recipe, **values: object) -> Recipe:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_fixed_options_include_those_named(kind):
-    assert {key for one, key in FIXED if one == kind} >= ASKED_FOR[kind]
-    assert ASKED_FOR[kind] <= KINDS[kind].resolved.keys()
+    assert {key for one, key in FIXED if one == kind} >= EXPECTED[kind]
+    assert EXPECTED[kind] <= KINDS[kind].resolved.keys()
 
 
 @pytest.mark.parametrize(("kind", "key"), FIXED)

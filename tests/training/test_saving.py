@@ -1,4 +1,4 @@
-"""What has to be on the disk before a checkpoint has its name: a machine may lose its power at any time."""
+"""Checkpoints are complete on disk before they get their name, since power may fail at any time."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_all_files_are_flushed_before_a_checkpoint_is_renamed(make_trainer, monk
     for name, files in checkpoints:
         assert all(files.values()), files
         assert {FILE_LIST, "model.safetensors", "optimizer.pt"} <= files.keys()
-        assert str(Path(trainer.args.output_dir)) in flushed  # the folder, and with it the name
+        assert str(Path(trainer.args.output_dir)) in flushed  # the run folder, which holds the name
         assert checkpoint_fault(Path(trainer.args.output_dir, name)) is None
 
 
@@ -65,7 +65,7 @@ def test_saved_files_follow_the_umask_and_include_no_pickled_arguments(make_trai
 
 
 class Rates(TrainerCallback):
-    """Notes the learning rate of each optimizer step."""
+    """Records the learning rate of each optimizer step."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []

@@ -1,4 +1,4 @@
-"""A signal stops a run whenever it comes; tests/scripts/test_pretrain_faults.py sends them to whole runs."""
+"""A signal stops a run at any time; tests/scripts/test_pretrain_faults.py sends signals to complete runs."""
 
 import os
 import signal
@@ -31,11 +31,11 @@ def test_a_signal_during_the_agreement_stops_the_run_after_the_next_step(group, 
 
     def interrupted(*given, **more):
         agree(*given, **more)
-        os.kill(os.getpid(), signal.SIGTERM)  # its handler runs before anything else does
+        os.kill(os.getpid(), signal.SIGTERM)  # its handler runs at once
 
     stop.on_train_begin(args, state, control)
     try:
-        if world_size > 1:  # a rank that hangs is noticed in time
+        if world_size > 1:  # a hanging rank is noticed in time
             assert stop.ranks._get_backend(torch.device("cpu")).options._timeout <= timeout
         monkeypatch.setattr(dist, "all_reduce", interrupted)
         if world_size == 1:

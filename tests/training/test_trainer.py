@@ -1,4 +1,4 @@
-"""One step: memory that runs out, what Trainer waits for, and what a log line says."""
+"""A training step: running out of memory, arguments of Trainer, and log lines."""
 
 import copy
 import dataclasses
@@ -35,13 +35,13 @@ def test_the_logged_loss_is_the_mean_over_predicted_tokens(make_trainer):
     assert losses(trainer) == [pytest.approx(expected, rel=1e-5)]
 
 
-def limit_rows(trainer, most: int, from_step: int = 1) -> list[int]:
-    """Let a pass of more rows run out of memory and leave wrong gradients behind; returns the rows of each pass."""
-    forward, passes = trainer.model.forward, []
+def limit_micro_batch(trainer, most: int, from_step: int = 1) -> list[int]:
+    """Let larger micro-batches run out of memory and leave wrong gradients; returns the size of each forward pass."""
+    forward, sizes = trainer.model.forward, []
 
     def limited(input_ids, **kwargs):
         assert kwargs["skip_logits"]
-        passes.append(len(input_ids))
+        sizes.append(len(input_ids))
         out = forward(input_ids=input_ids, **kwargs)
         if len(input_ids) > most and trainer.state.global_step + 1 >= from_step:
             (out.loss * 5).backward()
@@ -49,7 +49,7 @@ def limit_rows(trainer, most: int, from_step: int = 1) -> list[int]:
         return out
 
     trainer.model.forward = limited
-    return passes
+    return sizes
 
 
 @pytest.mark.parametrize("document_mask", [False, True])
@@ -59,49 +59,49 @@ def test_out_of_memory_halves_micro_batches_but_not_the_step(make_trainer, capsy
     plain = make_trainer(**settings)
     plain.train()
     trainer = make_trainer(**settings)
-    passes = limit_rows(trainer, most=1, from_step=3)
+    sizes = limit_micro_batch(trainer, most=1, from_step=3)
     trainer.train()
     said = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
     assert len(said) == 2
-    # Rows in a pass before and now, tokens in a step.
+    # Sizes of the micro-batch before and after, and tokens per step.
     step = str(4 * 64 * accumulation)
     assert [[each for each in numbers_in(line) if each in ("4", "2", "1", step)] for line in said] == [
         ["4", "2", step],
         ["2", "1", step],
     ]
-    assert passes[-4 * accumulation :] == [1] * 4 * accumulation
-    # Rows are summed in another order: fp32 rounding, carried through a few steps.
+    assert sizes[-4 * accumulation :] == [1] * 4 * accumulation
+    # Sequences are summed in another order: fp32 rounding over a few steps.
     assert losses(trainer) == pytest.approx(losses(plain), rel=2e-5)
     for ours, theirs in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
 
 
 def test_out_of_memory_within_a_step_reruns_its_micro_batches(make_trainer):
-    """The second micro-batch fails with its backward half done; the gradients of the first must come in once."""
+    """The second micro-batch fails in its backward pass; the gradients of the first must count once."""
     plain = make_trainer(gradient_accumulation_steps=2, max_steps=1)
     plain.train()
     trainer = make_trainer(gradient_accumulation_steps=2, max_steps=1)
-    passes = []
+    sizes = []
     forward = trainer.model.forward
 
     def second_fails(input_ids, **kwargs):
-        passes.append(len(input_ids))
+        sizes.append(len(input_ids))
         out = forward(input_ids=input_ids, **kwargs)
-        if passes == [4, 4]:
-            (out.loss * 5).backward()  # what a pass leaves behind
+        if sizes == [4, 4]:
+            (out.loss * 5).backward()  # partial gradients
             raise torch.OutOfMemoryError("CUDA out of memory")
         return out
 
     trainer.model.forward = second_fails
     trainer.train()
-    assert passes == [4, 4, 2, 2, 2, 2]
+    assert sizes == [4, 4, 2, 2, 2, 2]
     norms = [run.state.log_history[0]["grad_norm"] for run in (trainer, plain)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
 def test_a_sequence_that_does_not_fit_stops_the_run_with_the_cure(make_trainer):
     trainer = make_trainer()
-    limit_rows(trainer, most=0)
+    limit_micro_batch(trainer, most=0)
     with pytest.raises(RunStopped, match="--gradient_checkpointing true"):
         trainer.train()
 
@@ -194,7 +194,7 @@ def test_compute_loss_can_return_outputs(make_trainer):
 
 @pytest.fixture
 def in_its_place(make_trainer):
-    """Make a trainer of the parts of another, some of them replaced, in Trainer's order."""
+    """Build a trainer from the parts of another, some of them replaced, in Trainer's order."""
 
     def make(cls=PureTrainer, **changes):
         made = make_trainer(max_steps=3)
@@ -226,7 +226,7 @@ def test_any_optimizer_and_schedule_may_be_given(name, in_its_place, make_traine
     given.train()
     assert type(given.optimizer.optimizer) is type(by_class.optimizer.optimizer) is kind
     assert losses(given)[-1] < losses(given)[0]
-    if name != "adamw":  # whose own weight decay is another
+    if name != "adamw":  # whose default weight decay differs
         assert losses(given) == losses(by_class)
 
 

@@ -1,4 +1,4 @@
-"""Validation against brute force: the loss of each source, bits per byte, texts outside the mixture, dev accuracy."""
+"""Validation against brute force: each source's loss, bits per byte, texts outside the mixture, dev accuracy."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from modeling_pure.training.validation import loss_metrics, token_bytes
 
 
 def brute_force(trainer, rows: list[dict]) -> tuple[float, float]:
-    """Mean nats of rows, and bits per byte of their text, one token after the other from plain logits."""
+    """Mean nats of sequences and bits per byte of their text, token by token from plain logits."""
     tokenizer, nats, text_nats, text_bytes = trainer.tokenizer, [], 0.0, 0
     special = set(tokenizer.all_special_ids)
     for row in rows:
@@ -28,13 +28,13 @@ def brute_force(trainer, rows: list[dict]) -> tuple[float, float]:
             nats.append(-scores[place - 1, token].item())
             if token not in special:
                 text_nats += nats[-1]
-                text_bytes += len(tokenizer.convert_ids_to_tokens(token))  # a letter a byte, as byte-level BPE spells
+                text_bytes += len(tokenizer.convert_ids_to_tokens(token))  # a character per byte
     return sum(nats) / len(nats), text_nats / math.log(2) / text_bytes
 
 
 @pytest.fixture
 def outside(tmp_path) -> dict:
-    """Text that the mixture does not have."""
+    """Text outside the mixture."""
     path = tmp_path / "wiki.jsonl"
     words = ["Zürich", "liegt", "am", "See", "statin", "naïve", "Ωmega"]
     path.write_text("".join(json.dumps({"text": " ".join(words * (i % 5 + 20))}) + "\n" for i in range(20)))
