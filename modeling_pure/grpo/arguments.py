@@ -126,7 +126,7 @@ class PureGRPOConfig(RunOptions, GRPOConfig):
         0.05, "drop samples with negative advantage this far (nats per token) off policy; inf = drop none"
     )
     # The trainer replaces this very list if the rewards are not MedQA's.
-    reward_weights: list[float] | None = option(REWARD_WEIGHTS, "weights of a right answer and of the length penalty")
+    reward_weights: list[float] | None = option(REWARD_WEIGHTS, "of a right answer and of the length penalty")
     scale_rewards: str | bool = option(  # type: ignore[assignment]  # TRL documents both
         "none", "what to divide advantages by: none, or the standard deviation over group or batch"
     )

@@ -12,15 +12,9 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import RunStopped
-
 SPIKE_WINDOW = 50  # log lines
 SPIKE_DEVIATIONS = 6.0
 SPIKE_LEAST = 0.2  # nats; smaller jumps never count
-
-
-class NotFinite(RunStopped):
-    """The loss or a gradient was not finite in too many consecutive steps."""
 
 
 class NonFiniteGuard:

@@ -22,7 +22,7 @@ from ..medqa.questions import Question
 from ..modeling_pure import PureForCausalLM
 from .arguments import PureTrainingArguments
 from .checkpoint import callback_attributes, checkpoint_fault, checkpoint_folders
-from .health import NonFiniteGuard, NotFinite, loss_spike
+from .health import NonFiniteGuard, loss_spike
 from .kernels import choose_attention_kernel, compile_layers, separate_documents_by_lengths
 from .optimizer import muon_with_adamw
 from .saving import DurableTrainer
@@ -306,7 +306,7 @@ class PureTrainer(DurableTrainer):
         file = self.guard.write_batches(run_folder, self.args.process_index, steps, self.tokenizer)
         before = [folder for step, folder in checkpoint_folders(run_folder) if step < steps[0]]
         good = [folder for folder in before if not checkpoint_fault(folder)]
-        raise NotFinite(
+        raise RunStopped(
             f"max_nonfinite_steps: loss or gradient was not finite in {len(steps)} consecutive steps up to "
             f"{steps[-1]}; their sequences are in '{file}', the last good checkpoint is {good[-1] if good else 'none'}"
         )

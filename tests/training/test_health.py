@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from modeling_pure.errors import RunStopped
 from modeling_pure.training.arguments import OPTIMIZERS
-from modeling_pure.training.health import NotFinite, loss_spike
+from modeling_pure.training.health import loss_spike
 from modeling_pure.training.trainer import PureTrainer
 from tests.training.conftest import losses
 
@@ -98,7 +99,7 @@ def test_consecutive_bad_steps_stop_the_run_and_their_sequences_are_written(make
         max_steps=12, max_nonfinite_steps=3, logging_steps=logging_steps, gradient_accumulation_steps=2
     )
     spoil(trainer, {1, 4, 5, 6, 7, 8, 9, 10, 11, 12}, "loss")
-    with pytest.raises(NotFinite, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b6\b.*\bnone$"):  # no checkpoint
+    with pytest.raises(RunStopped, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b6\b.*\bnone$"):  # no checkpoint
         trainer.train()
     file = Path(trainer.args.output_dir) / "not-finite-rank-0.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -110,7 +111,7 @@ def test_consecutive_bad_steps_stop_the_run_and_their_sequences_are_written(make
 def test_later_good_steps_do_not_hide_bad_ones(make_trainer):
     trainer = make_trainer(max_steps=8, max_nonfinite_steps=3, logging_steps=8)
     spoil(trainer, {2, 3, 4, 6}, "gradient")
-    with pytest.raises(NotFinite, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b4\b"):
+    with pytest.raises(RunStopped, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b4\b"):
         trainer.train()
     file = Path(trainer.args.output_dir) / "not-finite-rank-0.jsonl"
     assert {json.loads(line)["step"] for line in file.read_text().splitlines()} == {2, 3, 4}
@@ -126,7 +127,7 @@ def test_fewer_consecutive_bad_steps_do_not_stop_the_run(make_trainer):
 def test_consecutive_bad_steps_are_counted_across_log_lines(make_trainer):
     trainer = make_trainer(max_steps=8, max_nonfinite_steps=4, logging_steps=4)
     spoil(trainer, {3, 4, 5, 6}, "gradient")
-    with pytest.raises(NotFinite, match=r"^max_nonfinite_steps: \D*\b4\b\D*\b6\b"):
+    with pytest.raises(RunStopped, match=r"^max_nonfinite_steps: \D*\b4\b\D*\b6\b"):
         trainer.train()
 
 

@@ -97,7 +97,7 @@ FAULTS = [
         "tests/grpo/test_trainer.py tests/scripts/test_grpo_runs.py",
     ),
     Fault(
-        "every pass asks the questions in the same order",
+        "every epoch has the questions in the same order",
         GRPO + "prompts.py",
         'random.Random(f"grpo {seed} {number}")',
         'random.Random(f"grpo {seed}")',
