@@ -134,9 +134,7 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
 
 def group_rows(prompts: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Each row's group number, shape (rows,); adjacent rows with the same prompt are a group."""
-    prompts = prompts.masked_fill(mask == 0, -1)
-    changes = (prompts[1:] != prompts[:-1]).any(1)
-    return torch.cat([changes.new_zeros(1), changes]).cumsum(0)
+    return prompts.masked_fill(mask == 0, -1).unique_consecutive(return_inverse=True, dim=0)[1]
 
 
 def deal_groups(rollout: dict[str, Any], updates: int) -> dict[str, Any]:

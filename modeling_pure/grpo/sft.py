@@ -3,7 +3,6 @@
 GRPO has to find the right answer by sampling; this trainer is given it.
 """
 
-from collections.abc import Collection
 from typing import Any, cast
 
 import torch
@@ -19,6 +18,7 @@ from ..tokenizer import end_no_prompt, prompt_ids
 from ..training.kernels import choose_attention_kernel
 from .arguments import PureGRPOConfig
 from .prompts import Prompt
+from .rollout import completion_length
 from .scoring import CompletionBatch, Scorer, ScoringTrainer
 from .support import check_scorer, refuse_changed_logits
 
@@ -108,8 +108,9 @@ class AnswerTrainer(ScoringTrainer):
         if ids[: len(start)] != start:  # a token spans prompt and answer, which no completion can
             answer = whole[len(begin) :]
             answer_ids = self.tokenizer(answer, add_special_tokens=False, split_special_tokens=not templated).input_ids
-        answer_ids = up_to_end(answer_ids, self.ends, self.tokenizer.eos_token_id)
-        return start, answer_ids[: self.args.max_completion_length]
+        answer_ids = [*answer_ids, self.tokenizer.eos_token_id]
+        length = min(completion_length(answer_ids, self.ends), self.args.max_completion_length)
+        return start, answer_ids[:length]
 
     def apply_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
         """A conversation as text."""
@@ -147,9 +148,3 @@ class AnswerTrainer(ScoringTrainer):
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-
-def up_to_end(ids: list[int], ends: Collection[int], eos_token_id: int) -> list[int]:
-    """An answer's tokens up to the first end; `eos_token_id` is appended if there is none."""
-    length = next((place for place, token in enumerate(ids) if token in ends), None)
-    return [*ids, eos_token_id] if length is None else ids[: length + 1]

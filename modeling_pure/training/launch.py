@@ -105,8 +105,9 @@ def describe_precision(accelerator: Any) -> str:
 
 
 def describe_processes(args: TrainingArguments, accelerator: Any) -> str:
-    """The device, the number of processes, and the engine."""
-    return f"{args.device}, {args.world_size} process(es), {accelerator.distributed_type.value}"
+    """The device, the number of processes, and the engine if there are several."""
+    engine = accelerator.distributed_type.value
+    return f"{args.device}, {args.world_size} process(es)" + (f", {engine}" if engine != "NO" else "")
 
 
 # ---- one run in a folder --------------------------------------------------------------------------------------------

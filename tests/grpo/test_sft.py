@@ -10,7 +10,7 @@ from trl.trainer.utils import RepeatSampler
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.grpo.prompts import PromptSettings, prompt_dataset
-from modeling_pure.grpo.sft import AnswerTrainer, up_to_end
+from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.medqa.formats import chat_message, format_answer, format_prompt
 from modeling_pure.medqa.log_likelihood import letter_log_likelihoods, text_log_likelihoods
 from tests.conftest import with_chat_template
@@ -112,8 +112,11 @@ def test_a_template_whose_generation_prompt_does_not_begin_answers_is_refused(ma
 
 
 def test_an_answer_stops_at_its_first_end_and_at_max_completion_length(make_answer_trainer):
-    assert up_to_end([5, 6, 9, 7, 9], {9, 8}, 9) == [5, 6, 9]
-    assert up_to_end([5, 6], {9, 8}, 9) == [5, 6, 9]
+    letter = make_answer_trainer({"letter": 1.0})
+    end, other = letter.tokenizer.eos_token_id, letter.tokenizer(" B").input_ids[-1]
+    assert letter.encode("Answer:", " A")[1] == [*letter.tokenizer(" A").input_ids, end]
+    letter.ends = [end, other]
+    assert letter.encode("Answer:", " A B A")[1] == letter.tokenizer(" A B").input_ids
     trainer = make_answer_trainer({"reasoned": 1.0}, max_completion_length=3)
     batch = trainer.collate([trainer.train_dataset[0]])
     assert batch["answer_mask"].tolist() == [[1, 1, 1]]

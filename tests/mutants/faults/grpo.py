@@ -127,8 +127,8 @@ FAULTS = [
     Fault(
         "the baseline teaches answers without their end",
         GRPO + "sft.py",
-        "return [*ids, eos_token_id] if length is None else ids[: length + 1]",
-        "return ids",
+        "answer_ids = [*answer_ids, self.tokenizer.eos_token_id]",
+        "answer_ids = [*answer_ids]",
         "tests/grpo/test_sft.py",
     ),
     Fault(
