@@ -92,7 +92,7 @@ def train_two(kind: str, *options: object) -> None:
     fsdp = {"FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": f"{kind}_STATE_DICT"}
     fsdp |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "PureDecoderLayer"}
     said = run_ranks(SHARDED, *options, ACCELERATE_USE_FSDP="true", **fsdp)
-    assert "(FSDP)" in said[0]
+    assert "process(es), FSDP" in said[0]
 
 
 @pytest.fixture(scope="module")
