@@ -88,7 +88,7 @@ def check_hub(args: TrainingArguments) -> None:
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise InputError("push_to_hub: the token is read-only; create one with write permission")
     if repo_id.partition("/")[0] not in owners:
-        raise InputError(f"hub_model_id: the token belongs to {' or '.join(owners)}, not to the owner of '{repo_id}'")
+        raise InputError(f"hub_model_id: '{repo_id}' has another owner than the token, {' or '.join(owners)}")
     with hub_errors(f"hub_model_id: '{repo_id}'"):
         if patiently(api.repo_exists, repo_id):
             patiently(api.auth_check, repo_id, write=True)
