@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from modeling_pure.errors import InputError, run_script
 from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.grpo.build import build_trainer
-from modeling_pure.grpo.preflight import look_before
+from modeling_pure.grpo.preflight import print_preflight
 from modeling_pure.grpo.prompts import PromptSettings
 from modeling_pure.grpo.report import (
     PANELS,
@@ -36,11 +36,11 @@ from modeling_pure.recipe import Recipe, RecipeParser
 from modeling_pure.training.run import Run, refusals_as_input_errors, rehearse
 from modeling_pure.training.trainer_options import refuse
 
-SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")  # a resume refuses a model of another one
+SHAPE = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")  # must not change on resume
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Arguments, questions, training, and what the run leaves behind."""
+    """Train as `argv` states, by default the command line."""
     script_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
     with Run.open(training_args) as run:
         key, name = "model_name_or_path", script_args.model_name_or_path
@@ -54,39 +54,39 @@ def main(argv: list[str] | None = None) -> None:
         with refusals_as_input_errors():
             trainer = build_trainer(script_args, training_args, config, settings)
             if training_args.eval_strategy != "no":
-                rehearse(trainer)  # a small evaluation: what would stop the first one stops the start
+                rehearse(trainer)
         run.start(trainer, recipe, phase(script_args), describe_run(trainer, script_args, settings))
         if trainer.is_world_process_zero():
             for warning in settings.warnings(config):
                 print(warning)
         if isinstance(trainer, PureGRPOTrainer) and not run.checkpoint:
-            look_before(trainer)
+            print_preflight(trainer)
         trainer.train(run.checkpoint)
         finish(trainer, run, script_args, settings)
 
 
 def parse_arguments(argv: list[str]) -> tuple[GRPOScriptArguments, PureGRPOConfig, Recipe]:
-    """The arguments and the merged recipe, with all that can be checked without a model."""
+    """The arguments and the merged recipe; raises `InputError` for what can be checked without a model."""
     parser = RecipeParser((GRPOScriptArguments, PureGRPOConfig), description=__doc__)
     script_args, training_args = parser.parse_recipe(argv)
-    check_numbers(training_args, max_steps=1)  # all prompts of the run are listed before it starts
-    refuse(training_args, {"num_train_epochs": "max_steps is the length of a run"})
+    check_numbers(training_args, max_steps=1)  # the run's prompts are prepared in advance
+    refuse(training_args, {"num_train_epochs": "max_steps sets the length of a run"})
     if training_args.remove_unused_columns:
-        raise InputError("remove_unused_columns: the rewards read the columns that Trainer would remove")
+        raise InputError("remove_unused_columns: the rewards need the columns that Trainer would remove")
     plan = training_args.plan
     recipe = parser.merged_recipe((script_args, training_args))
     return script_args, training_args, recipe.resolve(prompts_per_step=plan.prompts, updates_per_rollout=plan.updates)
 
 
 def phase(script_args: GRPOScriptArguments) -> str:
-    """What the run does, as people read it."""
+    """A title for what the run does."""
     return "GRPO on MedQA" if script_args.algorithm == "grpo" else "Cross entropy on MedQA's answers"
 
 
 def describe_run(
     trainer: PureGRPOTrainer | AnswerTrainer, script_args: GRPOScriptArguments, settings: PromptSettings
 ) -> dict[str, str]:
-    """The start-up block: the batch arithmetic, and which refinement acts."""
+    """The start-up block: sizes of the run, and the active refinements."""
     args = trainer.args
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     facts = {
@@ -100,10 +100,10 @@ def describe_run(
         questions = len({*trainer.train_dataset["digest"]})
         facts |= step_arithmetic(args, questions, script_args.length_penalty_min_tokens)
         facts |= describe_refinements(trainer)
-    best = "at the end the best weights are taken" if args.load_best_model_at_end else "the best one is kept"
+    use = "its weights are the result" if args.load_best_model_at_end else "kept"
     return {
         **facts,
-        "chosen by": f"{args.metric_for_best_model} on {len(trainer.questions)} dev questions, {best}",
+        "best checkpoint": f"by {args.metric_for_best_model} on {len(trainer.questions)} dev questions; {use}",
         "memory": memory(trainer),
     }
 
@@ -111,14 +111,14 @@ def describe_run(
 def finish(
     trainer: PureGRPOTrainer | AnswerTrainer, run: Run, script_args: GRPOScriptArguments, settings: PromptSettings
 ) -> None:
-    """The model, whole even where adapters were trained, its card and the curves."""
+    """Save the model, merged with any adapters, with its card and curves."""
     started_from = script_args.model_name_or_path
     if script_args.lora_rank:
         adapted: Any = trainer.model  # a PeftModel
         trainer.model = adapted.merge_and_unload()
     results = {**result_facts(trainer, public_name(started_from)), "answers": str(settings)}
     if script_args.passages:
-        results["passages"] = f"{script_args.num_passages} before each question"
+        results["passages"] = f"{script_args.num_passages} per question"
     what = phase(script_args)
     evaluations = card_evaluations(trainer, script_args.questions)
     run.finish(trainer, f"Pure, after {what}", what, {}, results, evaluations, PANELS, started_from)

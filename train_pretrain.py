@@ -26,28 +26,27 @@ from modeling_pure.training.arguments import ModelArguments, PureTrainingArgumen
 from modeling_pure.training.checkpoint import complete_step
 from modeling_pure.training.run import Run, refusals_as_input_errors, rehearse
 from modeling_pure.training.run_folder import MetricsFile
-from modeling_pure.training.throughput import model_flops, training_memory
+from modeling_pure.training.throughput import training_memory
 from modeling_pure.training.trainer import PureTrainer
 from modeling_pure.training.trainer_options import seed_of_data
-from modeling_pure.training.validation import metrics_in_words
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Arguments, data, model, training, and what the run leaves behind."""
+    """Pretrain as `argv` states, by default the command line."""
     model_args, data_args, training_args, recipe = parse_arguments(sys.argv[1:] if argv is None else argv)
     with Run.open(training_args) as run:
         if run.finished(recipe):
             return
         with refusals_as_input_errors():
             trainer = build_trainer(model_args, data_args, training_args, run.checkpoint)
-            rehearse(trainer)  # a small evaluation: what would stop the first one stops the start
+            rehearse(trainer)
         run.start(trainer, recipe, "Pretraining Pure", describe_run(trainer))
         trainer.train(run.checkpoint)
         finish(trainer, run)
 
 
 def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, PureTrainingArguments, Recipe]:
-    """The arguments and the merged recipe, with all that can be checked without data."""
+    """The arguments and the merged recipe; raises `InputError` for what can be checked without data."""
     parser = RecipeParser((ModelArguments, DataArguments, PureTrainingArguments), description=__doc__)
     model_args, data_args, training_args = parser.parse_recipe(argv)
     recipe = parser.merged_recipe((model_args, data_args, training_args))
@@ -64,7 +63,7 @@ def build_trainer(
     training_args: PureTrainingArguments,
     checkpoint: Path | None,
 ) -> PureTrainer:
-    """Check and build everything; nothing is written before all of the input has been found good."""
+    """Check the input and build the trainer; writes nothing."""
     tokenizer = load_document_tokenizer(data_args.tokenizer_name_or_path)
     config = model_config(model_args, data_args.max_seq_length, tokenizer)
     if formats := [name for source in data_args.mixture for name in source.answer_formats or {}]:
@@ -94,15 +93,12 @@ def build_trainer(
 
 
 def describe_run(trainer: PureTrainer) -> dict[str, str]:
-    """The start-up block: what will run, how much of it, and what it needs."""
+    """The start-up block: sizes, data and cost of the run."""
     args, config, mixture = trainer.args, trainer.model.config, trainer.train_dataset
-    length = mixture.sequence_length
-    parameters, peak = trainer.model.num_parameters(), trainer.throughput.peak
+    length, parameters = mixture.sequence_length, trainer.model.num_parameters()
     tokens = args.max_steps * trainer.tokens_per_step
-    petaflops = tokens * model_flops(trainer.model, length) / 1e15
-    compute = f"{petaflops:,.0f}" if petaflops >= 10 else f"{petaflops:.3g}"
+    flops = tokens * trainer.throughput.flops_per_token
     outside = {row["source"] for row in trainer.eval_dataset} - set(mixture.names)
-    muon = "Muon for the layers, AdamW for the rest"
     return {
         "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
         "tokens": f"{tokens:,}, {args.max_steps:,} x {trainer.tokens_per_step:,} (sequences of {length})",
@@ -110,16 +106,14 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
         "validation": f"{len(trainer.eval_dataset)} sequences every {args.eval_steps:g} steps"
         + (f", outside the mixture: {', '.join(sorted(outside))}" if outside else "")
         + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else ""),
-        "optimizer": muon if args.optimizer == "muon" else OptimizerNames(args.optim).value,
-        "compute": f"{compute} PFLOP; log lines and the progress bar show the hours left",
-        "speed": "tokens per second in the log lines"
-        + (f", and MFU of {peak:,.0f} TFLOP/s (dense bf16)" if peak else "; no MFU, the device's peak is unknown"),
+        "optimizer": "muon" if args.optimizer == "muon" else OptimizerNames(args.optim).value,
+        "compute": f"{flops:.3g} FLOPs; log lines show speed and hours left",
         "memory": training_memory(config, parameters, args, trainer.plan.micro_batch_size * length),
     }
 
 
 def finish(trainer: PureTrainer, run: Run) -> None:
-    """Final validation; then the model, its card and the curves."""
+    """Validate, and save the model with its card and curves."""
     best, _, metric = trainer.best_saved()
     metrics = trainer.evaluate()
     args, mixture, step = trainer.args, trainer.train_dataset, trainer.state.global_step
@@ -134,11 +128,10 @@ def finish(trainer: PureTrainer, run: Run) -> None:
         "answer formats taught": ", ".join(taught_formats(trainer.model.config)) or "none",
         "decontaminated": mixture.decontaminated,
         "recipe": f"{step:,} steps of {trainer.tokens_per_step:,} tokens, {args.optimizer}, "
-        f"learning rate {args.learning_rate:g}, seed {args.seed}; complete in recipe.yaml",
+        f"learning rate {args.learning_rate:g}, seed {args.seed}; all of it in recipe.yaml",
     }
     results = {
-        "validation loss (nats per token)": f"{metrics['eval_loss']:.4f}",
-        **metrics_in_words(metrics),
+        **{name.removeprefix("eval_"): f"{value:.4f}" for name, value in metrics.items()},
         "best checkpoint": f"{best.name} ({metric:.4f})" if best else "none",
     }
     exams = [path for source in mixture.sources if source.format == "medqa" for path in source.paths]

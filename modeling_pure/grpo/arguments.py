@@ -1,7 +1,7 @@
-"""GRPO arguments. The defaults: 8 prompts x 16 completions a step, 4,578 steps or 600M generated tokens.
+"""GRPO arguments. By default a step has 8 prompts x 16 completions, a run 4,578 steps or 600M generated tokens.
 
-TRL's own defaults leave the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1) without effect: no KL term
-(beta 0), one update per rollout (so no sequence is ever off-policy), advantages divided by their standard deviation.
+TRL's own defaults disable the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1): no KL term (beta 0), one
+update per rollout (so that no sequence is off-policy), advantages divided by their standard deviation.
 """
 
 import math
@@ -24,8 +24,8 @@ from .sampling import MASKING_OPTIONS, SamplingParams
 ALGORITHMS = ("grpo", "sft")
 SCALES = ("group", "batch", "none", True, False)
 IMPORTANCE_LEVELS, AGGREGATIONS = ("token", "sequence"), ("sum_then_normalize", "normalize_then_sum")
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")  # TRL asks at the first loss
-# Options that have no effect unless another has this value.
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")  # TRL checks it at the first loss
+# Option or prefix, and the option and value without which it has no effect.
 BELONG_TO = (
     ("vllm_", "use_vllm", True),
     ("sapo_", "loss_type", "sapo"),
@@ -50,29 +50,29 @@ class GRPOScriptArguments:
     model_name_or_path: str = option("runs/pretrain", "any causal language model: a folder or a Hub id")
     questions: str = option("GBaker/MedQA-USMLE-4-options", "MedQA questions: a Hub id or local files")
     questions_config: str | None = option(None, "the Hub data set's configuration")
-    grpo_holdout: float = option(0.0, "share of the train questions that pretraining kept out, as stated there")
-    holdout_only: bool = option(False, "train on those kept-out questions alone")
+    grpo_holdout: float = option(0.0, "share of train questions excluded from pretraining, as in its recipe")
+    holdout_only: bool = option(False, "train on those excluded questions only")
     length_penalty_min_tokens: int = option(
-        4, "answers shorter than this many tokens lose up to 0.01 of reward; 0 = off"
+        4, "penalise answers shorter than this many tokens by up to 0.01 of reward; 0 = off"
     )
-    medqa_dev_questions: int = option(500, "dev questions to answer at each evaluation, at most")
+    medqa_dev_questions: int = option(500, "maximum number of dev questions per evaluation")
     answer_formats: dict[str, float] | str | None = option(
         None,
         "letter, text or reasoned, or their shares, '{text: 0.5, reasoned: 0.5}'; default: text if the "
         "checkpoint was taught it, else letter",
     )
-    chat: bool = option(False, "ask in the tokenizer's chat template, for instruct models")
-    passages: str | None = option(None, "open book: folder of texts, whose best passages stand before each question")
-    num_passages: int = option(3, "passages before each question")
+    chat: bool = option(False, "use the tokenizer's chat template, for instruct models")
+    passages: str | None = option(None, "open book: folder of texts to retrieve passages for each question from")
+    num_passages: int = option(3, "passages per question")
     algorithm: str = option("grpo", "grpo, or sft: cross entropy on the right answers to the same prompts")
-    lora_rank: int = option(0, "rank of LoRA adapters to train; 0 = all weights")
-    lora_alpha: int = option(32, "scale of the adapters, over their rank")
+    lora_rank: int = option(0, "rank of LoRA adapters; 0 = train all weights")
+    lora_alpha: int = option(32, "LoRA's alpha: adapters are scaled by lora_alpha / lora_rank")
 
     def __post_init__(self) -> None:
         check_texts(self)
         check_choices(self, algorithm=ALGORITHMS)
         check_numbers(self, length_penalty_min_tokens=0, medqa_dev_questions=0, lora_rank=0, lora_alpha=1)
-        check_numbers(self, num_passages=1)  # for closed book leave out passages
+        check_numbers(self, num_passages=1)  # closed book: leave `passages` out
         check_shares(self, "grpo_holdout")
         if self.answer_formats and isinstance(self.answer_formats, str):
             self.answer_formats = parse_value(self.answer_formats)
@@ -82,7 +82,7 @@ class GRPOScriptArguments:
 
 @dataclass
 class PureGRPOConfig(RunOptions, GRPOConfig):
-    """The algorithm, optimisation, checkpoints and reports."""
+    """The algorithm, optimisation, checkpoints and logging."""
 
     FIXED = (
         *RunOptions.FIXED,
@@ -95,78 +95,74 @@ class PureGRPOConfig(RunOptions, GRPOConfig):
         *("top_entropy_quantile", "entropy_coef", "use_adaptive_entropy", "model_init_kwargs"),
     )
 
-    output_dir: str = option(
-        "runs/grpo", "folder of the run; the same command resumes from its last complete checkpoint"
-    )
-    max_steps: int = option(4578, "optimizer steps, at most")
-    max_tokens: int = option(600_000_000, "generated tokens, at most; 0 = no limit")
+    output_dir: str = option("runs/grpo", "run folder; the same command resumes from its last complete checkpoint")
+    max_steps: int = option(4578, "maximum number of optimizer steps")
+    max_tokens: int = option(600_000_000, "maximum number of generated tokens; 0 = no limit")
     prompts_per_step: int | None = option(
-        None, "prompts of an optimizer step over all devices; micro-batches and accumulation follow from it"
+        None, "prompts per optimizer step over all devices; sets micro-batches and accumulation"
     )
-    updates_per_rollout: int | None = option(None, "optimizer steps made on the completions of one rollout")
+    updates_per_rollout: int | None = option(None, "optimizer steps per rollout")
     per_device_train_batch_size: int = option(
-        32, "completions in a micro-batch, per device; with prompts_per_step, at most"
+        32, "completions per micro-batch and device; an upper limit with prompts_per_step"
     )
-    gradient_accumulation_steps: int = option(4, "micro-batches in an optimizer step, without prompts_per_step")
-    steps_per_generation: int = option(8, "micro-batches fed by one rollout, without updates_per_rollout")
-    num_generations: int = option(16, "completions sampled for each prompt (a group)")
-    max_completion_length: int = option(256, "tokens of a completion, at most")
+    gradient_accumulation_steps: int = option(4, "micro-batches per optimizer step, without prompts_per_step")
+    steps_per_generation: int = option(8, "micro-batches per rollout, without updates_per_rollout")
+    num_generations: int = option(16, "completions per prompt (a group)")
+    max_completion_length: int = option(256, "maximum number of tokens per completion")
     temperature: float = option(1.0, "sampling temperature")
     learning_rate: float = option(1e-5, "learning rate of AdamW after warm-up")
     lr_scheduler_type: str = option("constant_with_warmup", "schedule")
     warmup_steps: float = option(50, "steps of linear warm-up")
-    top_p: float = option(0.95, "sample from the likeliest tokens that hold this share of probability; 1 = all")
+    top_p: float = option(0.95, "sample from the most likely tokens with this total probability; 1 = all tokens")
     top_k: int = option(512, "sample from the k most likely tokens; 0 = no limit, which sorts the vocabulary")
     keep_sampling_mask: bool = option(
         True,
         "train over the tokens that could be sampled, not the whole vocabulary; false also allows options that "
-        "no mask can express, such as repetition_penalty, with which transformers' generate samples",
+        "no mask can express, such as repetition_penalty, for which transformers' generate samples",
     )
     beta: float = option(0.001, "weight of the KL term towards the starting model")
     use_bias_correction_kl: bool = option(True, "unbiased KL: the k3 estimate times the ratio")
     off_policy_mask_threshold: float | None = option(
-        0.05, "drop bad samples this far (nats a token) off policy; inf = none"
+        0.05, "drop samples with negative advantage this far (nats per token) off policy; inf = drop none"
     )
-    # The list itself: with other rewards than MedQA's each counts 1.
+    # The trainer replaces this very list if the rewards are not MedQA's.
     reward_weights: list[float] | None = option(REWARD_WEIGHTS, "of a right answer and of the length penalty")
     scale_rewards: str | bool = option(  # type: ignore[assignment]  # TRL documents both
-        "none", "advantage = reward - group mean, undivided"
+        "none", "what to divide advantages by: none, or the standard deviation over group or batch"
     )
     loss_type: str = option("grpo", "how token losses are averaged; grpo = per sequence")
-    shuffle_dataset: bool | None = option(
-        False, "shuffle the prompts; they already come in another order at every epoch"
-    )
-    disable_dropout: bool = option(True, "no dropout, so that the trained policy is the one that sampled")
-    cast_lm_head_to_fp32: bool = option(True, "logits in fp32: bf16 noise is mostly there")
+    shuffle_dataset: bool | None = option(False, "shuffle the prompts, whose order already varies by epoch")
+    disable_dropout: bool = option(True, "disable dropout, so that the trained policy is the one that sampled")
+    cast_lm_head_to_fp32: bool = option(True, "compute logits in fp32, where bf16 adds most of its noise")
     attention_kernel: str = option(
-        "flash", "flash, cudnn (replans for every batch length), or auto (PyTorch's default order)"
+        "flash", "flash, cudnn (builds a plan for every batch length), or auto (PyTorch's choice)"
     )
-    gradient_checkpointing: bool = option(False, "re-run the forward pass to save memory")
-    log_completions: bool = option(True, "show sampled completions, and keep them as parquet in the run folder")
-    num_completions_to_print: int | None = option(2, "completions shown per log line")
+    gradient_checkpointing: bool = option(False, "recompute activations to save memory")
+    log_completions: bool = option(True, "print sampled completions, and save them as parquet in the run folder")
+    num_completions_to_print: int | None = option(2, "completions printed per log line")
     eval_steps: float | None = option(200, "optimizer steps between evaluations")
-    per_device_eval_batch_size: int = option(32, "dev questions sampled at once, per device")
-    num_generations_eval: int | None = option(1, "completions to each dev question")
+    per_device_eval_batch_size: int = option(32, "dev questions per batch and device")
+    num_generations_eval: int | None = option(1, "completions per dev question")
     metric_for_best_model: str | None = option(
         None,
-        "metric that the best checkpoint is chosen by; default: dev accuracy by letter or text, in which no "
-        "reward has a say, and eval_rewards/correct/mean for reasons and chat",
+        "metric that selects the best checkpoint; default: dev accuracy by letter or text, which involves no "
+        "reward, and eval_rewards/correct/mean for reasoned answers and chat",
     )
-    load_best_model_at_end: bool = option(False, "end with the best checkpoint's weights")
+    load_best_model_at_end: bool = option(False, "finish with the best checkpoint's weights")
     save_steps: float = option(200, "optimizer steps between checkpoints")
-    seed: int = option(0, "seed of sampling, and of the questions' order without data_seed")
-    trust_remote_code: bool = option(False, "run Python code that comes with the model")
+    seed: int = option(0, "seed of sampling, and of the order of questions unless data_seed is set")
+    trust_remote_code: bool = option(False, "run Python code from the model's repository")
 
     def __post_init__(self) -> None:
         if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = False  # every weight takes part in every forward pass
+            self.ddp_find_unused_parameters = False  # every forward pass uses every weight
         self.metric_is_default = self.metric_for_best_model is None
         if self.metric_is_default:
             self.metric_for_best_model = "eval_medqa_accuracy"
         self._check_options()
         self._divide_step()
         super().__post_init__()
-        self._refuse_what_cannot_be_kept()
+        self._check_sampling()
         self.plan = RolloutPlan(
             self.per_device_train_batch_size,
             self.gradient_accumulation_steps,
@@ -177,7 +173,7 @@ class PureGRPOConfig(RunOptions, GRPOConfig):
         )
 
     def _check_options(self) -> None:
-        """Raise `InputError` for values that neither TRL nor this trainer can use, and for those without effect."""
+        """Raise `InputError` for unusable values and options without effect."""
         check_trainer_options(self)
         check_choices(self, scale_rewards=SCALES, loss_type=LOSS_TYPES, importance_sampling_level=IMPORTANCE_LEVELS)
         check_choices(self, multi_objective_aggregation=AGGREGATIONS)
@@ -197,19 +193,19 @@ class PureGRPOConfig(RunOptions, GRPOConfig):
             refuse_idle(self, prefix, getattr(self, needs) == value, f"{needs} {value}")
 
     def _divide_step(self) -> None:
-        """Set the micro-batches of a step and of a rollout as `prompts_per_step` and `updates_per_rollout` ask for."""
+        """Derive TRL's batch options from `prompts_per_step` and `updates_per_rollout`."""
         if self.prompts_per_step is not None:
             plan = BatchPlan.divide(
                 f"prompts_per_step: {self.prompts_per_step} x {self.num_generations} completions",
                 self.prompts_per_step * self.num_generations,
-                int(os.environ.get("WORLD_SIZE", "1")),  # `world_size` needs Trainer's own checks
+                int(os.environ.get("WORLD_SIZE", "1")),  # `world_size` is not known yet
                 self.per_device_train_batch_size,
             )
             self.per_device_train_batch_size = plan.micro_batch_size
             self.gradient_accumulation_steps = plan.accumulation
         if self.generation_batch_size is not None:  # TRL takes one of the two
             if self.updates_per_rollout or self.steps_per_generation != type(self).steps_per_generation:
-                raise InputError("generation_batch_size: stands for steps_per_generation; leave out all but one")
+                raise InputError("generation_batch_size: replaces steps_per_generation; set only one of them")
             self.steps_per_generation = None  # type: ignore[assignment]  # TRL fills it in
         if self.updates_per_rollout is not None:
             micro_batches = self.updates_per_rollout * self.gradient_accumulation_steps
@@ -220,34 +216,34 @@ class PureGRPOConfig(RunOptions, GRPOConfig):
                 )
             self.steps_per_generation = micro_batches // self.num_iterations
 
-    def _refuse_what_cannot_be_kept(self) -> None:
-        """Refuse what no mask can stand for, and backends that give no masks back."""
-        sampling = self.sampling_params(())  # refuses values that cannot be sampled with
+    def _check_sampling(self) -> None:
+        """Raise `InputError` for sampling options and backends that keep no masks."""
+        sampling = self.sampling_params(())  # checks the values
         if self.use_transformers_continuous_batching:
             name = "use_transformers_" + ("paged" if self.use_transformers_paged else "continuous_batching")
-            raise InputError(f"{name}: gives no masks back, and TRL leaves the weights in bf16")
+            raise InputError(f"{name}: returns no sampling masks, and TRL leaves the weights in bf16")
         if self.use_vllm and self.keep_sampling_mask:
             raise InputError(
-                "use_vllm: gives no masks back; set keep_sampling_mask false, top_p 1.0 and top_k 0, or leave it out"
+                "use_vllm: returns no sampling masks; leave it out, or set keep_sampling_mask false, top_p 1, top_k 0"
             )
         if self.use_vllm and sampling.truncates and self.vllm_importance_sampling_correction:
             raise InputError(
-                "use_vllm: with top_p, top_k or min_p TRL's importance correction takes the loss to nearly 0; set "
+                "use_vllm: with top_p, top_k or min_p, TRL's importance correction makes the loss nearly 0; set "
                 "top_p 1.0 and top_k 0"
             )
-        if self.keep_sampling_mask and self.beyond_masks:
-            raise InputError(f"{self.beyond_masks}, which no mask can stand for; set keep_sampling_mask false")
+        if self.keep_sampling_mask and self.unmaskable:
+            raise InputError(f"{self.unmaskable}, which no sampling mask can express; set keep_sampling_mask false")
 
     @property
-    def beyond_masks(self) -> str | None:
-        """An option by which more than tokens is taken away, so that transformers' `generate` has to sample."""
+    def unmaskable(self) -> str | None:
+        """An option that no sampling mask can express, so that transformers' `generate` has to sample."""
         if self.repetition_penalty != 1:
             return "repetition_penalty: changes the odds between tokens"
         others = [name for name in self._generation_options if name not in MASKING_OPTIONS]
-        return f"generation_kwargs: '{others[0]}' is none of {', '.join(MASKING_OPTIONS)}" if others else None
+        return f"generation_kwargs: '{others[0]}' is not one of {', '.join(MASKING_OPTIONS)}" if others else None
 
     def sampling_params(self, never: Iterable[int]) -> SamplingParams:
-        """How completions are sampled, `never` being ids that stand for nothing that can be answered."""
+        """The settings to sample with; `never` are additional ids to suppress."""
         more = self._generation_options
         suppressed = {*(more.get("suppress_tokens") or ()), *never}
         return SamplingParams(

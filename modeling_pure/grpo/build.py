@@ -1,4 +1,4 @@
-"""Builds the trainer of a run: GRPO's, or that of the baseline."""
+"""Builds the trainer of a run: GRPO, or the cross-entropy baseline."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ from .trainer import PureGRPOTrainer
 def build_trainer(
     script_args: GRPOScriptArguments, args: PureGRPOConfig, config: PreTrainedConfig, settings: PromptSettings
 ) -> PureGRPOTrainer | AnswerTrainer:
-    """The trainer with its prompts; its model's configuration names the formats that it is taught."""
+    """Build the trainer, its prompts, and the model, whose configuration records the answer formats."""
     name = script_args.model_name_or_path
     tokenizer = load_tokenizer("model_name_or_path", name, config.vocab_size)
     check_vocabulary(tokenizer, config.vocab_size)
@@ -32,7 +32,7 @@ def build_trainer(
         args.metric_for_best_model = settings.best_metric
     train, dev = questions_to_ask(script_args, args.max_completion_length, config, tokenizer, settings)
     if not dev and args.eval_strategy != "no":
-        raise InputError("eval_strategy: the questions hold none of the dev split to answer; set it to no")
+        raise InputError("eval_strategy: the questions have no dev split to evaluate on; set it to no")
     seed, sampled = seed_of_data(args), replace(settings, with_answers=False)
     shared: dict[str, Any] = {
         "args": args,
@@ -59,13 +59,13 @@ def build_trainer(
 def rewards(
     script_args: GRPOScriptArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 ) -> list[Callable[..., list[float]]]:
-    """What `reward_weights` weighs: whether an answer is right, and whether it is too short."""
+    """The rewards that `reward_weights` weights: right answers, and the length penalty."""
     ends = end_ids(config, generation_config(script_args.model_name_or_path, config), tokenizer)
     return [Correct(tokenizer, ends), LengthPenalty(script_args.length_penalty_min_tokens, tokenizer, ends)]
 
 
 def generation_config(name_or_path: str, config: PreTrainedConfig) -> GenerationConfig:
-    """The model's own, or that of its configuration: either may name more tokens that end a completion."""
+    """The model's generation config, or one from its configuration; either may add tokens that end a completion."""
     try:
         return GenerationConfig.from_pretrained(name_or_path)
     except OSError:

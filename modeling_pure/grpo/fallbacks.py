@@ -1,6 +1,6 @@
-"""What samples and scores a model whose attention cannot be taken over: `generate`, and whole rows.
+"""Sampling by `generate` and scoring of full sequences, for models whose attention cannot be replaced.
 
-Slower: every completion runs its prompt itself, and finished ones stay in the batch.
+Slower: every completion recomputes its prompt, and finished ones stay in the batch.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ class DrawTokens(LogitsProcessor):
     """Draws each token itself and leaves it to `generate` as the only possible one.
 
     Args:
-        uniform: a number from 0 up to 1 for each token, float64 of shape (rows, longest completion).
+        uniform: a random number in [0, 1) per token, float64 of shape (rows, longest completion).
     """
 
     def __init__(self, sampler: TokenSampler, uniform: torch.Tensor) -> None:
@@ -24,7 +24,7 @@ class DrawTokens(LogitsProcessor):
         self.drawn: list[SampledTokens] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Scores (batch, vocab) of 0 for the token that was drawn, -inf elsewhere."""
+        """Scores (batch, vocab) that are 0 for the drawn token and -inf elsewhere."""
         step = len(self.drawn)
         drawn = self.sampler(scores, torch.tensor([step], device=scores.device), self.uniform[:, step])
         self.drawn.append(drawn)
@@ -41,9 +41,9 @@ def generate_completions(
     fp32_head: bool = True,
     uniform: torch.Tensor | None = None,
 ) -> Rollout:
-    """`rollout.sample_completions`, which draws the same tokens.
+    """Like `rollout.sample_completions`, with the same tokens.
 
-    `fp32_head` is left to the model, whose head TRL has cast; a tied head is not, and under bf16 is rounded.
+    `fp32_head` is ignored: TRL has cast the model's head, unless it is tied to the embedding.
     """
     if uniform is None:
         uniform = torch.rand(len(prompt_ids), max_new_tokens, dtype=torch.float64)
@@ -64,7 +64,7 @@ def generate_completions(
 def generate_without_masks(
     model: PreTrainedModel, prompt_ids: list[list[int]], settings: GenerationConfig, eos_token_ids: list[int]
 ) -> Rollout:
-    """Completions by `generate` alone, with options that no keep-sampling mask can stand for."""
+    """Sample by `generate` alone, with options that no keep-sampling mask can express."""
     rows = generated_ids(model, prompt_ids, settings).tolist()
     return Rollout([ids[: completion_length(ids, eos_token_ids)] for ids in rows], [], [], None)
 
@@ -73,11 +73,11 @@ def generate_without_masks(
 def generated_ids(
     model: PreTrainedModel, prompt_ids: list[list[int]], settings: GenerationConfig, *processors: LogitsProcessor
 ) -> torch.Tensor:
-    """What `generate` appends to the prompts, shape (prompts, longest completion)."""
+    """The ids that `generate` appends to the prompts, shape (prompts, longest completion)."""
     longest, pad = max(map(len, prompt_ids)), settings.pad_token_id
     prompts = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompt_ids], device=model.device)
     mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompt_ids], device=model.device)
-    # `generate` takes from the model's own configuration what is not set in ours.
+    # `generate` takes unset values from the model's own configuration.
     own, model.generation_config = model.generation_config, GenerationConfig()
     generative: Any = model  # PreTrainedModel declares no `generate`
     try:
@@ -96,7 +96,7 @@ def row_hidden_states(
     completions: torch.Tensor,
     scored: torch.Tensor,
 ) -> torch.Tensor:
-    """`scoring.shared_hidden_states` from whole rows, prompt and completion without a gap."""
+    """Like `scoring.shared_hidden_states`, from full sequences without a gap between prompt and completion."""
     places = lengths[:, None] + torch.arange(completions.shape[1], device=prompts.device)
     rows = torch.nn.functional.pad(prompts, (0, completions.shape[1])).scatter(1, places, completions)
     mask = torch.arange(rows.shape[1], device=rows.device) < (lengths + scored.sum(1))[:, None]

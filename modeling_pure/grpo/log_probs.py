@@ -1,9 +1,9 @@
-"""Log-probabilities of given tokens from hidden states, over the tokens that could be drawn, never all logits at once.
+"""Log-probabilities of given tokens from hidden states, over a keep-sampling mask, a chunk of logits at a time.
 
     log p(y) = z_y / T - log sum over kept w of exp(z_w / T),      z = W h + b
 
-The sum runs over the keep-sampling mask (DeepSeek-V3.2, arXiv 2512.02556, section 3.1), so only the rows of W that
-were kept have a gradient.
+The sum runs over the keep-sampling mask (DeepSeek-V3.2, arXiv 2512.02556, section 3.1), so that only the kept rows of
+W have a gradient.
 """
 
 from typing import Any
@@ -13,12 +13,12 @@ from torch import nn
 
 from .sampling import unpack_bits
 
-CHUNK_TOKENS = 2048  # 0.4 GB of float32 logits at 50,304 tokens, and as much again for what they become
-FLOAT_MIN = torch.finfo(torch.float32).min  # instead of -inf, which times a probability of 0 is NaN
+CHUNK_TOKENS = 2048  # 0.4 GB of float32 logits at a vocabulary of 50,304, and as much for their exponentials
+FLOAT_MIN = torch.finfo(torch.float32).min  # instead of -inf, whose product with a probability of 0 is NaN
 
 
 def head_logits(head: nn.Linear, hidden_states: torch.Tensor, fp32: bool) -> torch.Tensor:
-    """Logits (..., vocab) in float32, also computed in it with `fp32`; from hidden states (..., hidden)."""
+    """Float32 logits (..., vocab) from hidden states (..., hidden); `fp32` also computes them in float32."""
     with torch.autocast(hidden_states.device.type, enabled=False):
         dtype = torch.float32 if fp32 else hidden_states.dtype
         bias = None if head.bias is None else head.bias.to(dtype)
@@ -33,13 +33,13 @@ def token_log_probs(
     temperature: float,
     fp32: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability of each token and the entropy of what it was drawn from, both in nats.
+    """Log-probability of each token and the entropy of its distribution, both in nats.
 
     Args:
-        hidden_states: where the tokens are predicted, shape (tokens, hidden).
-        tokens: their ids, shape (tokens,).
-        sampling_mask: bits (`sampling.pack_bits`) of shape (tokens, ceil(vocab / 8)); None = all.
-        fp32: compute the logits in float32, whatever autocast says.
+        hidden_states: those that predict the tokens, shape (tokens, hidden).
+        tokens: ids of shape (tokens,).
+        sampling_mask: bits (`sampling.pack_bits`) of shape (tokens, ceil(vocab / 8)); None = all tokens.
+        fp32: compute the logits in float32 even under autocast.
 
     Returns:
         two float32 tensors of shape (tokens,), differentiable in hidden states, weight and bias.
@@ -51,7 +51,7 @@ def token_log_probs(
 
 
 class MaskedTokenLogProbs(torch.autograd.Function):
-    """Takes a chunk of tokens at a time; the backward pass computes all but the last again."""
+    """Processes a chunk of tokens at a time; the backward pass recomputes all chunks but the last."""
 
     @staticmethod
     def forward(
@@ -70,7 +70,7 @@ class MaskedTokenLogProbs(torch.autograd.Function):
         with torch.autocast(hidden_states.device.type, enabled=False):
             for chunk in chunks(len(tokens)):
                 scores = kept_scores(*inputs, temperature, chunk)
-                weights = scores.exp()  # probabilities, but for their sum
+                weights = scores.exp()  # unnormalised probabilities
                 sums = weights.sum(-1)
                 log_probs[chunk] = scores.gather(-1, tokens[chunk, None])[:, 0] - sums.log()
                 entropies[chunk] = sums.log() - torch.linalg.vecdot(weights, scores) / sums
@@ -122,7 +122,7 @@ class MaskedTokenLogProbs(torch.autograd.Function):
 
 
 def chunks(tokens: int) -> list[slice]:
-    """Slices of `CHUNK_TOKENS` that cover the tokens."""
+    """Slices of at most `CHUNK_TOKENS` that cover the tokens."""
     return [slice(start, min(start + CHUNK_TOKENS, tokens)) for start in range(0, tokens, CHUNK_TOKENS)]
 
 
@@ -134,7 +134,7 @@ def kept_scores(
     temperature: float,
     chunk: slice,
 ) -> torch.Tensor:
-    """Scores z / T of a chunk minus their maximum, float32 (chunk, vocab); `FLOAT_MIN` for what was not kept."""
+    """A chunk's scores z / T minus their maximum, float32 (chunk, vocab); `FLOAT_MIN` for tokens not kept."""
     hidden = hidden_states[chunk]
     logits = nn.functional.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype))
     scores = logits.float()

@@ -1,7 +1,7 @@
-"""Before the first step: what the model answers now in each format, and whether there is anything to learn from.
+"""A sample of answers in each format before the first step, to see whether there is anything to learn from.
 
-GRPO learns from differences within a group of samples. A model that is always right, never right or never readable
-gives none, and the loss does not show it: it is near 0 in every case.
+GRPO learns from differences within a group of samples. A model whose answers are all right, all wrong or all
+unreadable provides none, and the loss, near 0 in every case, does not show it.
 """
 
 from collections import Counter, defaultdict
@@ -20,18 +20,22 @@ from ..medqa.rewards import AnswerReward
 from .sampling import uniform_numbers
 from .trainer import PureGRPOTrainer
 
-PROMPTS = 32  # over all processes and formats; with 16 samples each an accuracy is known to about 4 points
+PROMPTS = 32  # over all processes and formats; with 16 samples each, an accuracy has a margin of about 4 points
 READABLE = {"letter": "start with a letter", "text": "are an option's text", "reasoned": "end in an answer"}
 
 
 @dataclass
 class Sample:
-    """One completion: its group, the option that it names (None = none) and the right one.
+    """One completion.
 
     Attributes:
+        group: identifies its prompt.
+        option: the option that it names, or None.
+        contradicts: whether its letter and its text name different options.
+        answer: the right option.
         length: tokens.
-        clipped: whether it reached no end of text.
-        kept: tokens that could have been drawn, summed over its positions.
+        clipped: whether it has no end-of-text token.
+        kept: tokens that could have been sampled, summed over positions.
     """
 
     answer_format: str
@@ -46,12 +50,11 @@ class Sample:
 
 @dataclass
 class Preflight:
-    """What a sample of completions in one format looks like; shares are from 0 to 1.
+    """Summary of the completions in one format; shares are from 0 to 1.
 
     Attributes:
-        letters: how often each option was answered.
-        contradictions: share of completions whose letter and text name different options.
-        no_spread: share of groups in which all samples earn the same, from which nothing is learned.
+        letters: number of answers per option.
+        no_spread: share of groups whose samples all earn the same reward, so that nothing is learned from them.
     """
 
     answer_format: str
@@ -69,7 +72,7 @@ class Preflight:
 
     @classmethod
     def of(cls, answer_format: str, samples: list[Sample]) -> "Preflight":
-        """The summary of all samples of a format."""
+        """Summarise all samples of a format."""
         n, tokens = len(samples), sum(sample.length for sample in samples)
         groups: defaultdict[tuple[int, ...], list[bool]] = defaultdict(list)
         for sample in samples:
@@ -92,37 +95,37 @@ class Preflight:
 
     @property
     def accuracy(self) -> float:
-        """Share of completions whose answer is right."""
+        """Share of right completions."""
         return self.correct / self.completions
 
     def facts(self) -> dict[str, str]:
-        """Lines for people."""
+        """The lines to print."""
         low, high = wilson_interval(self.correct, self.completions)
         answers = ", ".join(f"{letter} {count}" for letter, count in self.letters.items())
         return {
             "sampled": f"{self.completions} completions to {self.groups} prompts, {self.mean_length:.1f} tokens each"
-            + (f", from {self.kept_tokens:.1f} likely tokens a position" if self.kept_tokens else ""),
+            + (f", from {self.kept_tokens:.1f} kept tokens per position" if self.kept_tokens else ""),
             "readable": f"{self.parsed:.1%} {READABLE[self.answer_format]}; {answers}",
             "contradictions": f"{self.contradictions:.1%} name one option by letter and another by text",
             "right": f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}); always A: {self.always_a:.1%}, chance: 25.0%",
-            "groups with no spread": f"{self.no_spread:.1%}: all samples earn the same, nothing is learned from them",
-            "clipped": f"{self.clipped:.1%} reach no end of text",
+            "groups without spread": f"{self.no_spread:.1%}: all samples earn the same, so nothing is learned",
+            "clipped": f"{self.clipped:.1%} have no end of text",
         }
 
     def warnings(self) -> list[str]:
-        """What stands in the way of learning."""
+        """Obstacles to learning."""
         cases = {
-            "most completions are no answer; pretrain on questions in this format first": self.parsed < 0.5,
-            "most completions are cut off: raise max_completion_length, or teach the end of text": self.clipped > 0.5,
-            "no sample is right, so no reward tells one from another: nothing can be learned": self.correct == 0,
-            "nearly all samples are right: the questions are known by heart, little is learned": self.accuracy > 0.95,
-            "in most groups all samples earn the same, so most steps will move nothing": self.no_spread > 0.8,
+            "most completions are unreadable; pretrain on questions in this format first": self.parsed < 0.5,
+            "most completions are cut off; raise max_completion_length, or teach the end of text": self.clipped > 0.5,
+            "no sample is right, so that nothing can be learned": self.correct == 0,
+            "nearly all samples are right, so that little can be learned": self.accuracy > 0.95,
+            "in most groups all samples earn the same, so that most steps will change nothing": self.no_spread > 0.8,
         }
         return [f"WARNING: {text}" for text, holds in cases.items() if holds]
 
 
-def look_before(trainer: PureGRPOTrainer) -> None:
-    """Sample before the first step, and print what there is to learn from."""
+def print_preflight(trainer: PureGRPOTrainer) -> None:
+    """Sample before the first step, and print a summary of each format."""
     summaries = preflight(trainer)
     for found in summaries if trainer.is_world_process_zero() else []:
         print_block(f"Before the first step, {found.answer_format}", found.facts())
@@ -130,10 +133,9 @@ def look_before(trainer: PureGRPOTrainer) -> None:
 
 
 def preflight(trainer: PureGRPOTrainer) -> list[Preflight]:
-    """Sample the run's first prompts in each format, equally many; the run draws what it would have drawn.
+    """Sample for the run's first prompts of each format, without changing what the run samples.
 
-    The processes share the prompts out. A group earns the same if all its samples are right or all are wrong; the
-    length penalty is left out.
+    The processes divide the prompts. Rewards are whether an answer is right, without the length penalty.
     """
     rank, world, number = trainer.args.process_index, trainer.args.world_size, trainer.args.num_generations
     prompts = first_prompts(trainer.train_dataset)
@@ -151,7 +153,7 @@ def preflight(trainer: PureGRPOTrainer) -> list[Preflight]:
 
 
 def first_prompts(prompts: Dataset) -> list[dict[str, Any]]:
-    """`PROMPTS` prompts, as many of each format as of any other."""
+    """`PROMPTS` prompts, equally many of each format."""
     formats = prompts["answer_format"]
     share = PROMPTS // len({*formats})
     first = [[i for i, name in enumerate(formats) if name == one][:share] for one in sorted({*formats})]
@@ -161,7 +163,7 @@ def first_prompts(prompts: Dataset) -> list[dict[str, Any]]:
 def sample_groups(
     trainer: PureGRPOTrainer, rows: list[dict[str, Any]], name: tuple[int, int], uniform: torch.Tensor
 ) -> list[Sample]:
-    """Sample the completions to some prompts; `name` tells their groups from all others."""
+    """Sample completions for some prompts; `name` makes their groups unique."""
     size = trainer.args.num_generations
     prompt_ids, _, _ = trainer._tokenize_prompts([row["prompt"] for row in rows])
     rollout = trainer.sample([ids for ids in prompt_ids for _ in range(size)], uniform)
@@ -190,6 +192,6 @@ def sample_groups(
 
 
 def summarise(samples: list[Sample]) -> list[Preflight]:
-    """A summary of the samples of each format."""
+    """Summarise the samples of each format."""
     of_format = {name: [one for one in samples if one.answer_format == name] for name in ANSWER_FORMATS}
     return [Preflight.of(name, group) for name, group in of_format.items() if group]

@@ -1,4 +1,4 @@
-"""Prompts for GRPO: every epoch asks the questions in another order, with their options in another order."""
+"""Prompts for GRPO: every epoch has the questions, and their options, in another order."""
 
 import random
 from collections.abc import Callable
@@ -28,8 +28,8 @@ from ..medqa.questions import Question, split_of
 from ..medqa.rewards import AnswerReward
 from .arguments import GRPOScriptArguments
 
-Prompt = str | list[dict[str, str]]  # text, or the one turn of a conversation
-TOGETHER = 1000  # prompts that are tokenized at once
+Prompt = str | list[dict[str, str]]  # text, or a conversation of one turn
+TOKENIZER_BATCH = 1000  # prompts
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class PromptSettings:
     """How questions become prompts.
 
     Attributes:
-        shares: of the answer formats; they add up to 1.
-        chat: in the tokenizer's chat template.
-        with_answers: rows also hold what the model is taught to answer, as cross entropy needs and GRPO does not.
+        shares: answer format -> its share; they add up to 1.
+        chat: use the tokenizer's chat template.
+        with_answers: add the target answer to each row, for cross entropy.
     """
 
     shares: dict[str, float]
@@ -48,13 +48,13 @@ class PromptSettings:
 
     @classmethod
     def of(cls, args: GRPOScriptArguments, config: PreTrainedConfig) -> "PromptSettings":
-        """What the arguments say; by default the format that a checkpoint was taught, or letters."""
+        """The settings of the arguments; the default format is the one that the checkpoint was taught, or letter."""
         shares = args.answer_formats or {headline_format(taught_formats(config)): 1.0}
         return cls(cast(dict[str, float], shares), args.chat, args.algorithm == "sft")  # a string has been parsed
 
     @property
     def best_metric(self) -> str:
-        """What the best checkpoint is chosen by: dev accuracy, or rewards if only sampling asks as training does."""
+        """The metric for the best checkpoint: dev accuracy, or reward if dev accuracy uses another format."""
         headline = headline_format(self.shares)
         if not self.with_answers and (self.chat or headline == "reasoned"):
             return "eval_rewards/correct/mean"
@@ -64,16 +64,14 @@ class PromptSettings:
         return describe_formats(self.shares) + (" in the chat template" if self.chat else "")
 
     def warnings(self, config: PreTrainedConfig) -> list[str]:
-        """Formats that a checkpoint was not taught, or that stand in each other's way."""
+        """Warnings about formats that the checkpoint was not taught, or that conflict."""
         warnings = [text for name in self.shares if (text := warn_untaught(config, name))]
         if {"letter", "text"} <= {*self.shares} and not self.with_answers:
-            warnings.append(
-                "WARNING: letter and text have the same prompt; an answer that one rewards, the other does not"
-            )
+            warnings.append("WARNING: letter and text have the same prompt, but reward different answers")
         return warnings
 
     def text(self, answer_format: str, tokenizer: PreTrainedTokenizerBase, question: Question) -> str:
-        """A question's prompt as the model reads it."""
+        """A question's prompt as text."""
         prompt = format_prompt(question, answer_format)
         return chat_prompt(tokenizer, prompt) if self.chat else prompt
 
@@ -85,18 +83,18 @@ def prompt_dataset(
     grpo_holdout: float = 0.0,
     settings: PromptSettings | None = None,
 ) -> Dataset:
-    """At least `num_prompts` prompts in the order in which they are trained on.
+    """At least `num_prompts` prompts in training order.
 
-    The options of a question are shuffled once per epoch, so all completions of a group answer the same prompt, and a
-    constant letter earns a quarter of the reward. Formats are drawn apart, so they change no order.
+    A question's options are shuffled once per epoch, so that a constant letter earns a quarter of the reward. Formats
+    are drawn from their own random stream, so that they do not affect the order.
 
     Args:
-        settings: by default letters.
+        settings: default: letters.
 
     Returns:
-        a data set with the columns `prompt`, `answer` (index of the right option), `options`, `answer_format` and
-        `digest` of the question; where `grpo_holdout` keeps questions from pretraining, also `seen`: whether
-        pretraining had this one; and `target`, the right answer, with `settings.with_answers`.
+        a dataset with the columns `prompt`, `answer` (index of the right option), `options`, `answer_format` and
+        `digest` of the question; with `grpo_holdout` also `seen`, whether pretraining used the question; with
+        `settings.with_answers` also `target`, the right answer.
     """
     rows = []
     for number in range(ceil(num_prompts / len(questions))):
@@ -113,7 +111,7 @@ def prompt_dataset(
 def prompt_row(
     question: Question, settings: PromptSettings, rng: random.Random, formats: random.Random
 ) -> dict[str, Any]:
-    """A row of `prompt_dataset`; GRPO asks any question for reasons, cross entropy those that have an explanation."""
+    """A row of `prompt_dataset`; for cross entropy, only questions with an explanation become `reasoned`."""
     if settings.with_answers:
         answer_format = draw_format(settings.shares, question, formats)
         shuffled = shuffled_for(question, answer_format, rng)
@@ -137,38 +135,34 @@ def prompt_row(
 def check_training_rows(
     rows: Dataset,
     rewards: list[Any],
-    tokenize: Callable[[list[Prompt]], list[list[int]]],
+    tokenize: Callable[[list[Prompt]], Any],
     config: PreTrainedConfig,
     context: int,
     room: int,
 ) -> None:
-    """Check the rows before the first step; prints how many prompts leave less than `room` tokens of the context.
+    """Check the rows before the first step; warn about prompts that leave less than `room` tokens of the context.
 
     Raises:
-        InputError: there are some and the model has no positions past its context, or the MedQA rewards cannot read
-            the answers.
+        InputError: there are such prompts and the model has no positions beyond its context, or the MedQA rewards
+            cannot read the answers.
     """
     for reward in rewards:
         if isinstance(reward, AnswerReward):
             reward.check(rows)
-    parts = (rows[start : start + TOGETHER]["prompt"] for start in range(0, len(rows), TOGETHER))
-    cut_short = sum(len(ids) > context - room for part in parts for ids in tokenize(part))
+    parts = (rows[start : start + TOKENIZER_BATCH]["prompt"] for start in range(0, len(rows), TOKENIZER_BATCH))
+    cut_short = sum(len(ids) > context - room for part in parts for ids in tokenize(part)[0])
     if cut_short:
-        found = f"{cut_short} of {len(rows)} prompts leave less than {room} tokens of it"
+        found = f"{cut_short} of {len(rows)} prompts leave less than {room} tokens of the context"
         if hasattr(config, "max_position_embeddings") and getattr(config, "rope_parameters", None) is None:
-            raise InputError(f"max_completion_length: {found}, and the model has no positions past its context")
-        PartialState().print(
-            f"WARNING: max_completion_length: {found}, so that their completions may run past the context"
-        )
+            raise InputError(f"max_completion_length: {found}, and the model has no positions beyond it")
+        PartialState().print(f"WARNING: max_completion_length: {found}; their completions may exceed it")
 
 
 def check_prompt_ids(prompt_ids: list[list[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise `InputError` if a prompt has no token, or as many as the context."""
+    """Raise `InputError` if a prompt is empty or fills the context."""
     context = context_length(model.config, tokenizer)
     for ids in prompt_ids:
         if not ids:
-            raise InputError("prompt: is empty; the first token of a completion is drawn after one of the prompt")
+            raise InputError("prompt: is empty; a completion needs at least one token before it")
         if len(ids) >= context:
-            raise InputError(
-                f"prompt: its {len(ids)} tokens fill the context of {context}; shorten it, or leave it out"
-            )
+            raise InputError(f"prompt: its {len(ids)} tokens fill the context of {context}; shorten or remove it")

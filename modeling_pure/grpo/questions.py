@@ -1,4 +1,4 @@
-"""The questions of a GRPO run: the splits that it may use, with passages, as far as they fit into the context."""
+"""The questions of a GRPO run: its splits, with passages, as far as they fit into the context."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ def questions_to_ask(
     tokenizer: PreTrainedTokenizerBase,
     settings: PromptSettings,
 ) -> tuple[list[Question], list[Question]]:
-    """The train and dev questions that fit into the context beside a completion, with passages if asked for."""
+    """The train and dev questions that fit into the context with a completion, with passages if requested."""
     room = context_length(config, tokenizer) - max_completion_length
     questions = read_questions("questions", args.questions, args.questions_config)
     splits = read_splits(args, questions)
@@ -40,11 +40,11 @@ def questions_to_ask(
 
 
 def read_splits(args: GRPOScriptArguments, questions: list[Question]) -> tuple[list[Question], list[Question]]:
-    """The questions that may be trained on, and those of the dev split that the best checkpoint is chosen by."""
+    """The questions to train on, and the dev questions that select the best checkpoint."""
     splits = ["holdout"] if args.holdout_only else ["train", "holdout"]
     selected = select_split(questions, *splits, grpo_holdout=args.grpo_holdout)
     if not selected:
-        raise InputError(f"grpo_holdout: {args.grpo_holdout} leaves no questions to train on")
+        raise InputError(f"grpo_holdout: {args.grpo_holdout} leaves no training questions")
     return selected, select_split(questions, "dev")[: args.medqa_dev_questions]
 
 
@@ -56,7 +56,7 @@ def open_books(
     max_tokens: int,
     settings: PromptSettings,
 ) -> tuple[list[Question], list[Question]]:
-    """Train and dev questions with their best passages, as many as fit into prompts of `max_tokens` tokens."""
+    """Train and dev questions with as many of their best passages as fit into `max_tokens` tokens."""
 
     def fit(question: Question) -> Question:
         for name in settings.shares:
@@ -69,7 +69,7 @@ def open_books(
 
 
 def prompt_length(question: Question, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> int:
-    """Tokens of a question's longest prompt, over the formats."""
+    """Number of tokens of a question's longest prompt over all formats."""
     texts = [settings.text(name, tokenizer, question) for name in settings.shares]
     return max(map(len, prompt_ids(tokenizer, texts, templated=settings.chat)))
 
@@ -77,14 +77,13 @@ def prompt_length(question: Question, tokenizer: PreTrainedTokenizerBase, settin
 def questions_that_fit(
     questions: list[Question], tokenizer: PreTrainedTokenizerBase, max_tokens: int, settings: PromptSettings
 ) -> list[Question]:
-    """The questions whose prompts, in whatever format, have at most `max_tokens` tokens; prints how many have not.
+    """The questions whose prompts have at most `max_tokens` tokens in every format; prints how many do not.
 
-    Raises:
-        InputError: none does.
+    Raises `InputError` if none remain.
     """
     fitting = [question for question in questions if prompt_length(question, tokenizer, settings) <= max_tokens]
     if not fitting:
-        raise InputError(f"max_completion_length: leaves {max_tokens} tokens of the context, too few for any prompt")
+        raise InputError(f"max_completion_length: leaves {max_tokens} tokens of context, too few for any prompt")
     if len(fitting) < len(questions):
         PartialState().print(f"left out {len(questions) - len(fitting)} questions of more than {max_tokens} tokens")
     return fitting
@@ -93,31 +92,29 @@ def questions_that_fit(
 def teachable(
     questions: list[Question], tokenizer: PreTrainedTokenizerBase, max_tokens: int, settings: PromptSettings
 ) -> list[Question]:
-    """The questions whose answers can be taught: explanations that are too long are dropped, and counted.
+    """The questions for cross entropy; prints how many explanations are dropped because they are too long.
 
     Args:
-        max_tokens: of an answer, with its end-of-text token.
+        max_tokens: limit of an answer with its end-of-text token.
 
     Raises:
-        InputError: only answers with reasons are taught, and no question has a short enough explanation.
+        InputError: only reasoned answers are taught, and no question has a short enough explanation.
     """
     if not settings.with_answers or "reasoned" not in settings.shares:
         return questions
     texts = [format_answer(question, "reasoned") if question.explanation else "" for question in questions]
     too_long = [len(ids) >= max_tokens for ids in text_ids(tokenizer, texts)]
     if any(too_long):
-        PartialState().print(
-            f"dropped {sum(too_long)} explanations that max_completion_length {max_tokens} would cut off"
-        )
+        PartialState().print(f"dropped {sum(too_long)} explanations longer than max_completion_length {max_tokens}")
     kept = [replace(q, explanation="") if cut else q for q, cut in zip(questions, too_long, strict=True)]
     if {*settings.shares} != {"reasoned"}:
         return kept
     explained = [question for question in kept if question.explanation]
     if not explained:
         raise InputError(
-            f"answer_formats: no question has an explanation of at most {max_tokens} tokens that could be taught; "
-            "take text or letter, raise max_completion_length, or take --algorithm grpo"
+            f"answer_formats: no question has an explanation of less than {max_tokens} tokens to teach; use text or "
+            "letter, raise max_completion_length, or use --algorithm grpo"
         )
     if len(explained) < len(kept):
-        PartialState().print(f"left out {len(kept) - len(explained)} questions without an explanation to teach")
+        PartialState().print(f"left out {len(kept) - len(explained)} questions without an explanation")
     return explained

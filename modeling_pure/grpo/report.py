@@ -1,4 +1,4 @@
-"""Reports of a GRPO run: its batch arithmetic, which refinement acts, and the results."""
+"""What a GRPO run prints: its batch arithmetic, the active refinements, and the results."""
 
 import math
 
@@ -21,26 +21,26 @@ PANELS = {
     "KL to the start, entropy (nats)": ["kl", "entropy"],
     "share": ["medqa/parse_rate", "off_policy/masked_share", "frac_reward_zero_std", "clip_ratio/region_mean"],
 }
-# Fact, metric and unit that show whether a refinement has ever acted.
+# Fact, metric and unit that show whether a refinement had any effect.
 ACTED = (
     ("KL to the start", "kl", "nats a token"),
     ("off-policy sequences masked", "off_policy/masked_share", "of all"),
     ("farthest bad sample off policy", "off_policy/farthest", "nats a token"),
-    ("tokens kept a position", "sampling/kept_tokens", "tokens"),
+    ("tokens kept per position", "sampling/kept_tokens", "tokens"),
 )
 INERT = "WITHOUT EFFECT: "
 
 
 def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -> dict[str, str]:
-    """What a step, a rollout and the whole run consist of."""
+    """The sizes of a step, a rollout and the run."""
     prompts, total = args.plan.prompts, args.max_steps * args.plan.prompts / args.num_iterations
     right, short, *others = args.reward_weights or (1, 1)
-    budget = f"or {args.max_tokens:,} generated tokens, whichever comes first" if args.max_tokens else ""
+    budget = f", or {args.max_tokens:,} generated tokens if that comes first" if args.max_tokens else ""
     return {
         "step": f"{prompts:g} prompts x {args.num_generations} completions = {args.plan.sequences_per_step}",
-        "rollout": f"{args.generation_batch_size} completions, {args.plan.updates:g} update(s) on each",
-        "run": f"{args.max_steps:,} steps {budget}",
-        "questions": f"{num_questions:,}, asked {total / num_questions:.3g} times each",
+        "rollout": f"{args.generation_batch_size} completions, {args.plan.updates:g} update(s)",
+        "run": f"{args.max_steps:,} steps{budget}",
+        "questions": f"{num_questions:,}, each used {total / num_questions:.3g} times",
         "completion": f"up to {args.max_completion_length} tokens at temperature {args.temperature:g}",
         "reward": f"{right:g} x correct {short:+g} x length_penalty (of answers below {min_tokens} tokens)"
         + "".join(f" {weight:+g} x one of your own" for weight in others),
@@ -48,14 +48,14 @@ def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -
 
 
 def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
-    """Which of DeepSeek-V3.2's refinements act, and which of ours make it fast; why where they do not."""
+    """Which of DeepSeek-V3.2's refinements and our optimizations are active, and why others are not."""
     args, params = trainer.args, trainer.sampling_params
     threshold = args.off_policy_mask_threshold
     off_policy = f"above {threshold} nats a token" if args.plan.updates > 1 else INERT + "needs several updates"
     unbiased = "on" if args.use_bias_correction_kl else "off"
     cuts = f"on, top-p {params.top_p:g}, top-k {params.top_k}, min-p {params.min_p:g}"
-    keep = cuts if params.truncates else INERT + "nothing is cut off, set top_p below 1"
-    rollouts = "by transformers' generate, because " if trainer.rollout_obstacle else "prompts run once a group"
+    keep = cuts if params.truncates else INERT + "no token is excluded; set top_p below 1"
+    rollouts = "by transformers' generate: " if trainer.rollout_obstacle else "each prompt computed once"
     return {
         "unbiased KL": f"{unbiased}, beta {args.beta:g}" if args.beta else INERT + "needs beta above 0",
         "off-policy mask": "off" if threshold in (None, math.inf) else off_policy,
@@ -63,48 +63,46 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
         "advantages": f"scale_rewards {args.scale_rewards}, loss_type {args.loss_type}, "
         f"{'float32' if trainer.fp32_head or not args.bf16 else 'bf16'} head",
         "rollouts": "vLLM" if args.use_vllm else rollouts + (trainer.rollout_obstacle or ""),
-        "scoring": f"whole rows, because {trainer.prefix_obstacle}"
-        if trainer.prefix_obstacle
-        else "prompts run once a group; groups stay whole",
+        "scoring": f"of full sequences: {trainer.prefix_obstacle}" if trainer.prefix_obstacle else "each prompt once",
     }
 
 
 def memory(trainer: PureGRPOTrainer | AnswerTrainer) -> str:
-    """Memory of the weights on each device, of the reference model, too."""
+    """Memory of the weights on each device, including the reference model."""
     trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     frozen = trainer.model.num_parameters() - trained
     if isinstance(trainer, PureGRPOTrainer) and trainer.ref_model is not None:
         frozen += trainer.ref_model.num_parameters()
-    return f"{state_memory(trained)}; {4 * frozen / 1e9:.2f} GB for weights that are not trained"
+    return f"{state_memory(trained)}; {4 * frozen / 1e9:.2f} GB for frozen weights"
 
 
 def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) -> dict[str, str]:
-    """The results of a finished run, as printed and as written to the card."""
+    """The results of a finished run, for the terminal and the card."""
     facts = {"started from": started_from, "steps": f"{trainer.state.global_step:,}"}
     history = trainer.state.log_history
     if isinstance(trainer, PureGRPOTrainer):
         facts["generated tokens"] = f"{trainer.token_budget.generated_tokens:,}"
         rewards = [line["rewards/correct/mean"] for line in history if "rewards/correct/mean" in line]
-        change = f"{rewards[0]:.3f} at first, {rewards[-1]:.3f} at last" if rewards else "not logged"
-        facts["share of sampled answers that were right"] = change
+        change = f"{rewards[0]:.3f} at first, {rewards[-1]:.3f} at the end" if rewards else "not logged"
+        facts["share of right sampled answers"] = change
         for name, metric, unit in ACTED:
-            # But for the summary at the end, which repeats the last line.
+            # Without the summary at the end, which repeats the last line.
             values = [line[metric] for line in history if line.get(metric) is not None and "train_loss" not in line]
             if values:
-                facts[name] = f"{sum(values) / len(values):.4g} {unit}, {max(values):.4g} at most"
+                facts[name] = f"mean {sum(values) / len(values):.4g}, maximum {max(values):.4g} {unit}"
     for scorer, metric in DEV_METRICS.items():
         accuracies = [line[metric] for line in history if metric in line]
         if accuracies:
-            facts[f"dev accuracy by {scorer}"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at last"
+            facts[f"dev accuracy by {scorer}"] = f"{accuracies[0]:.3f} at first, {accuracies[-1]:.3f} at the end"
     if trainer.ends_with_best:
         _, step, value = trainer.best_saved()
         chosen = f"{trainer.args.metric_for_best_model} {value:.3f}"
-        facts["taken"] = f"step {step}, {chosen}: the best of the run, so flattering"
+        facts["weights"] = f"step {step}, {chosen}: the best of the run, and so biased upwards"
     return facts
 
 
 def card_evaluations(trainer: PureGRPOTrainer | AnswerTrainer, questions: str) -> list[CardEvaluation]:
-    """Dev accuracies of the weights that are saved, by letter and text, where they were measured."""
+    """Dev accuracies of the saved weights by letter and text, if they were measured."""
     best, step, _ = trainer.best_saved() if trainer.ends_with_best else (None, trainer.state.global_step, 0)
     metrics = {
         name: value for line in trainer.state.log_history if line["step"] == step for name, value in line.items()

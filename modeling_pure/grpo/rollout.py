@@ -1,9 +1,8 @@
-"""Samples a group of completions to each prompt, with the keep-sampling mask and the probability of every token.
+"""Samples a group of completions for each prompt, with the keep-sampling mask and log-probability of every token.
 
-The prompt is run once for its group. Its keys and values stay where they are, once, and every completion of the group
-reads them (bifurcated attention, Athiwaratkun et al. 2024). Only a completion's own keys and values stand in a row of
-its own, in buffers of a fixed size, so that a GPU captures a step as a CUDA graph and replays it. Finished completions
-leave once the batch can be halved.
+Each prompt is computed once for its group, whose completions all read the same prompt keys and values (bifurcated
+attention, Athiwaratkun et al. 2024). A completion's own keys and values are stored in buffers of fixed size, so that a
+step can be captured as a CUDA graph and replayed. Finished completions leave once the batch can be halved.
 """
 
 import logging
@@ -26,21 +25,21 @@ from .sampling import SampledTokens, SamplingParams, TokenSampler
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 64  # tokens of a completion that the first buffers hold; they are doubled when they are full
+WINDOW = 64  # initial buffer size in tokens per completion; doubled when full
 ATTENTION = "pure_rollout"
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]  # of one layer
 
 
 @dataclass
 class Rollout:
-    """What was sampled, in the order of the prompts.
+    """Sampled completions, in the order of the prompts.
 
     Attributes:
-        completion_ids: each up to its end-of-text token, if it has one.
-        log_probs: of these tokens under the policy that sampled them; empty if `generate` has.
-        kept: how many tokens could have been drawn at each position; empty if `generate` has sampled.
-        sampling_mask: these as bits, uint8 of shape (rows, longest completion, ceil(vocab / 8)) on the model's device,
-            where scoring needs them; None if every token could be drawn.
+        completion_ids: each up to and including its end-of-text token, if it has one.
+        log_probs: of these tokens under the sampling policy; empty if `generate` sampled them.
+        kept: number of tokens that could have been sampled at each position; empty if `generate` sampled.
+        sampling_mask: these tokens as bits, uint8 of shape (rows, longest completion, ceil(vocab / 8)) on the model's
+            device; None = every token could have been sampled.
     """
 
     completion_ids: list[list[int]]
@@ -50,19 +49,19 @@ class Rollout:
 
 
 class GroupCache(Cache):
-    """Keys and values of `groups x slots` completions: the prompts' once a group, their own in buffers.
+    """Keys and values of `groups x slots` completions: the prompt's stored once per group, the rest in buffers.
 
     Attributes:
         prompts, own: keys and values of each layer, of shape (groups or rows, kv_heads, tokens, head_dim).
         prompt_bias: 0 for a prompt's tokens and -inf for its padding, shape (groups, 1, 1, 1, prompt).
-        column: where the next token of every completion goes, shape (1,).
+        column: index of the next token in the buffers, shape (1,).
     """
 
     def __init__(self, prompts: DynamicCache, lengths: torch.Tensor, slots: int) -> None:
         super().__init__(layers=[])
         self.slots = slots
         layers = cast(list[Any], prompts.layers)  # attention layers only: see `shared_prefix_obstacle`
-        # Under autocast both come in float32, and every step would cast them again.
+        # Under autocast both are float32, and every step would cast them again.
         dtype = compute_dtype(layers[0].values)
         self.prompts: list[KeysAndValues] = [(layer.keys.to(dtype), layer.values.to(dtype)) for layer in layers]
         columns = torch.arange(self.prompts[0][0].shape[2], device=lengths.device)
@@ -77,7 +76,7 @@ class GroupCache(Cache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> KeysAndValues:
-        """Write the states (rows, heads, 1, head_dim) of each row's newest token; returns the rows' buffers."""
+        """Store the states (rows, heads, 1, head_dim) of each row's newest token; returns the buffers."""
         for buffer, states in zip(self.own[layer_idx], (key_states, value_states), strict=True):
             buffer.index_copy_(2, self.column, states.to(buffer.dtype))
         return self.own[layer_idx]
@@ -85,10 +84,10 @@ class GroupCache(Cache):
     def attend(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, scaling: float
     ) -> torch.Tensor:
-        """Attention of the newest tokens (rows, heads, 1, head_dim) to their prompts and to what follows them."""
+        """Attention of the newest tokens (rows, heads, 1, head_dim) to their prompts and completions."""
         prompt_keys, prompt_values = self.prompts[layer_idx]
         groups, kv_heads, prompt, head_dim = prompt_keys.shape
-        # Query heads that share a key head, and the rows of a group, stand side by side as if they were positions.
+        # Treat the query heads of a key head, and the rows of a group, as positions.
         query = query.to(keys.dtype).reshape(groups, self.slots, kv_heads, -1, head_dim)
         shared = query.transpose(1, 2)  # (groups, kv_heads, slots, heads a kv_head, head_dim)
         to_prompt = dot_products(shared.flatten(2, 3), prompt_keys).view(*shared.shape[:4], prompt)
@@ -102,24 +101,24 @@ class GroupCache(Cache):
         return (mixed + on_own @ values).flatten(1, 2)[:, None]  # (rows, 1, heads, head_dim)
 
     def select(self, groups: torch.Tensor, rows: torch.Tensor) -> None:
-        """Keep these groups and rows only, equally many rows of each group."""
+        """Keep only these groups and rows, equally many rows per group."""
         self.prompts = [(keys[groups], values[groups]) for keys, values in self.prompts]
         self.own = [(keys[rows], values[rows]) for keys, values in self.own]
         self.prompt_bias, self.slots = self.prompt_bias[groups], len(rows) // len(groups)
 
     def widen(self) -> None:
-        """Double the room for completions."""
+        """Double the buffers."""
         self.own = [(doubled(keys), doubled(values)) for keys, values in self.own]
 
 
 def doubled(buffer: torch.Tensor) -> torch.Tensor:
-    """The buffer (..., tokens, size) with zeros for as many tokens more."""
+    """Pad a buffer (..., tokens, size) with zeros to twice the tokens."""
     return torch.nn.functional.pad(buffer, (0, 0, 0, buffer.shape[-2]))
 
 
 def dot_products(query: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     """Queries (a, b, n, head_dim) times keys (a, b, m, head_dim), float32 of shape (a, b, n, m)."""
-    if query.is_cuda and query.dtype != torch.float32:  # without a rounding of the products to bf16
+    if query.is_cuda and query.dtype != torch.float32:  # avoids rounding the products to bf16
         pairs = torch.bmm(query.flatten(0, 1), keys.flatten(0, 1).mT, out_dtype=torch.float32)
         return pairs.unflatten(0, query.shape[:2])
     return (query @ keys.mT).float()
@@ -136,7 +135,7 @@ def rollout_attention(
     group_cache: GroupCache,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention function of transformers for a decoding step: `GroupCache.attend`."""
+    """`GroupCache.attend` as an attention function of transformers."""
     return group_cache.attend(query, key, value, module.layer_idx, scaling), None
 
 
@@ -145,7 +144,7 @@ AttentionInterface.register(ATTENTION, rollout_attention)
 
 @contextmanager
 def attention_of(model: PreTrainedModel, implementation: str) -> Iterator[None]:
-    """The model with another attention function."""
+    """Use another attention function."""
     config = model.config.get_text_config()
     before, config._attn_implementation = config._attn_implementation, implementation
     try:
@@ -156,7 +155,7 @@ def attention_of(model: PreTrainedModel, implementation: str) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """The model without dropout and checkpointing."""
+    """Put a model into evaluation mode, without dropout and checkpointing."""
     training = model.training
     model.eval()
     try:
@@ -167,7 +166,7 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def cast_once(model: torch.nn.Module) -> Iterator[None]:
-    """Let autocast cache the casts of frozen weights, too: by itself it repeats them at every use."""
+    """Make autocast cache the casts of frozen weights too, which it otherwise repeats at every use."""
     frozen = [weight for weight in model.parameters() if weight.is_floating_point() and not weight.requires_grad]
     for weight in frozen:
         weight.requires_grad_(True)
@@ -179,22 +178,22 @@ def cast_once(model: torch.nn.Module) -> Iterator[None]:
 
 
 class Decoding:
-    """A batch that is sampled. All tensors that a step reads or writes stay where they are between two resizes.
+    """The state of a batch. All tensors that a step uses keep their addresses between two resizes.
 
-    Rows are `groups x slots`; groups with fewer completions than the largest have idle slots, which write to a last
-    row of the output that nobody reads.
+    Rows are `groups x slots`; groups with fewer completions than the largest have idle slots, which write to an extra
+    last row of the output.
     """
 
-    graphs = True  # of CUDA, until a step could not be captured
+    graphs = True  # whether to use CUDA graphs: until a capture fails
 
     def __init__(self, model: PreTrainedModel, sampler: TokenSampler, fp32_head: bool, pad_token_id: int) -> None:
         self.model, self.sampler, self.fp32_head, self.pad_token_id = model, sampler, fp32_head, pad_token_id
 
     def start(self, groups: list[list[int]], counts: list[int], uniform: torch.Tensor) -> None:
-        """Run the prompts, one a group, and draw the first token of each of their `counts` completions.
+        """Compute each group's prompt, and sample the first token of each of its `counts` completions.
 
         Args:
-            uniform: a number from 0 up to 1 for each token, float64 of shape (completions, longest completion).
+            uniform: a random number in [0, 1) per token, float64 of shape (completions, longest completion).
         """
         device, slots, max_new_tokens = self.model.device, max(counts), uniform.shape[1]
         self.uniform = uniform.to(device)
@@ -220,7 +219,7 @@ class Decoding:
         self._draw(last)
 
     def advance(self) -> None:
-        """One more token for every row."""
+        """Sample a token for every row."""
         hidden = self.model.base_model(
             input_ids=self.tokens,
             position_ids=self.positions,
@@ -233,9 +232,9 @@ class Decoding:
         self._draw(hidden[:, 0])
 
     def captured(self) -> Callable[[], None]:
-        """`advance` as a CUDA graph; `advance` itself, now and in later rollouts, if it cannot be captured.
+        """`advance` as a CUDA graph; if capture fails, `advance` itself, from then on.
 
-        An eager step must have run before; capturing runs nothing. Other threads may use the device.
+        An eager step must have run before. Other threads may use the device meanwhile.
         """
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
@@ -244,12 +243,12 @@ class Decoding:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.advance()
         except RuntimeError as error:
-            # torch stays on the stream of the capture, and its generator waits for the capture's end.
+            # A failed capture leaves torch on its stream, and the generator in its capturing state.
             torch.cuda.set_stream(stream)
             generator.graphsafe_set_state(state)
             Decoding.graphs = False
-            cause = first_line(error.__context__ or error)  # ending a capture that has failed fails, too
-            logger.warning(f"CUDA graph capture failed; sampling falls back to slower eager decoding: {cause}")
+            cause = first_line(error.__context__ or error)  # ending a failed capture also fails
+            logger.warning(f"CUDA graph capture failed; falling back to slower eager decoding: {cause}")
             return self.advance
         return graph.replay
 
@@ -263,7 +262,7 @@ class Decoding:
         self.step += 1
 
     def _write(self, drawn: SampledTokens) -> None:
-        """Note what was drawn."""
+        """Store the sampled tokens."""
         where = self.place, self.step.expand(len(self.place))
         self.ids.index_put_(where, drawn.tokens)
         self.log_probs.index_put_(where, drawn.log_probs)
@@ -274,11 +273,11 @@ class Decoding:
             self.mask.index_put_(where, drawn.mask)
 
     def running(self) -> list[int]:
-        """Rows of each group that are not finished; the one thing that is read back from the device in a step."""
+        """Number of unfinished rows per group; a step's only synchronisation with the device."""
         return (~self.finished).view(-1, self.cache.slots).sum(1).tolist()
 
     def resize(self, step: int, running: list[int]) -> bool:
-        """Before a step: a batch of half the rows or less, or more room in the buffers; whether either was due."""
+        """Before a step: shrink the batch if it can be halved, and double full buffers; returns whether it did."""
         groups, slots = [number for number, rows in enumerate(running) if rows], max(running)
         smaller = 2 * len(groups) * slots <= len(self.finished)
         if smaller:
@@ -290,7 +289,7 @@ class Decoding:
         return smaller or full
 
     def _keep(self, groups: torch.Tensor, slots: int) -> None:
-        """Keep these groups and `slots` rows of each, those that run before those that are finished."""
+        """Keep these groups and `slots` rows of each, unfinished ones first."""
         finished = self.finished.view(-1, self.cache.slots)[groups].to(torch.uint8)
         first = finished.argsort(dim=1, stable=True)[:, :slots]
         rows = (groups[:, None] * self.cache.slots + first).flatten()
@@ -309,13 +308,12 @@ def sample_completions(
     fp32_head: bool = True,
     uniform: torch.Tensor | None = None,
 ) -> Rollout:
-    """Sample a completion to each prompt; equal neighbours are a group, whose prompt is run once.
+    """Sample a completion for each prompt; adjacent equal prompts are a group and computed once.
 
-    Distributed as what `generate(do_sample=True)` gives with the same settings.
+    The distribution is that of `generate(do_sample=True)` with the same settings.
 
     Args:
-        uniform: the numbers to draw with, float64 of shape (prompts, max_new_tokens); those of torch's generator if
-            None.
+        uniform: random numbers in [0, 1), float64 of shape (prompts, max_new_tokens); None = from torch's generator.
     """
     if uniform is None:
         uniform = torch.rand(len(prompt_ids), max_new_tokens, dtype=torch.float64)
@@ -332,7 +330,7 @@ def sample_completions(
 
 
 def decode(decoding: Decoding, max_new_tokens: int) -> None:
-    """Steps until all rows are finished; on a GPU all but the first of a size are replayed from a graph."""
+    """Sample until all rows are finished; on a GPU, replay a CUDA graph after the first step of each size."""
     advance, steps_of_size = decoding.advance, 0
     for step in range(1, max_new_tokens):
         running = decoding.running()
@@ -353,7 +351,7 @@ def gather_rollout(
     masks: torch.Tensor | None,
     eos_token_ids: list[int],
 ) -> Rollout:
-    """A rollout from what was written down, each of shape (rows, columns, ...): what follows an end of text is cut."""
+    """A rollout from tensors of shape (rows, columns, ...), cut after the first end-of-text token of each row."""
     rows = ids.tolist()
     lengths = [completion_length(row, eos_token_ids) for row in rows]
     completions, of_tokens, numbers = (
@@ -363,5 +361,5 @@ def gather_rollout(
 
 
 def completion_length(ids: list[int], eos_token_ids: list[int]) -> int:
-    """Tokens up to and with the first end of text."""
+    """Number of tokens up to and including the first end-of-text token."""
     return next((place + 1 for place, token in enumerate(ids) if token in eos_token_ids), len(ids))

@@ -1,9 +1,9 @@
-"""Draws a token, and keeps the set it was drawn from as bits: the keep-sampling mask of DeepSeek-V3.2.
+"""Samples tokens, and keeps the set that each was sampled from as bits: DeepSeek-V3.2's keep-sampling mask.
 
-Top-k, top-p and min-p cut the vocabulary down before a token is drawn, so the policy that samples is not the softmax
-that is trained. DeepSeek-V3.2 (arXiv 2512.02556, section 3.1) keeps the set that was left and normalises over the same
-set in training. It is stored, a bit a token, because it cannot be computed again: in bf16 other logits give another
-set.
+Top-k, top-p and min-p truncate the vocabulary before a token is sampled, so that the sampling policy is not the
+softmax that is trained. DeepSeek-V3.2 (arXiv 2512.02556, section 3.1) keeps the truncated set and normalises over it
+in training. The set is stored, a bit per token, because it cannot be recomputed: in bf16, slightly different logits
+give another set.
 """
 
 import math
@@ -15,13 +15,13 @@ import torch
 from ..errors import InputError
 from ..options import check_above_zero, check_numbers, check_shares
 
-# What `generation_kwargs` may hold: what takes tokens away, nothing that changes the odds between them.
+# Allowed in `generation_kwargs`: options that exclude tokens but keep the odds between the others.
 MASKING_OPTIONS = ("suppress_tokens", "min_new_tokens")
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Settings of `generate`, applied in its order."""
+    """Settings of transformers' `generate`, applied in the same order."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -35,16 +35,16 @@ class SamplingParams:
         check_shares(self, "top_p")
         check_numbers(self, top_k=0)
         if not 0 <= self.min_p < 1:
-            raise InputError(f"min_p: expected a share from 0 up to 1, found {self.min_p}")
+            raise InputError(f"min_p: expected a number from 0 to below 1, found {self.min_p}")
 
     @property
     def truncates(self) -> bool:
-        """Whether unlikely tokens are cut off."""
+        """Whether unlikely tokens are excluded."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     @property
     def masks(self) -> bool:
-        """Whether any token at all is taken away."""
+        """Whether any tokens are excluded."""
         return self.truncates or bool(self.suppress_tokens) or self.min_new_tokens > 0
 
 
@@ -54,9 +54,9 @@ class SampledTokens:
 
     Attributes:
         tokens: ids, shape (rows,).
-        log_probs: of these under the policy that acts, float32 of shape (rows,).
-        kept: how many tokens could have been drawn, shape (rows,).
-        mask: these as bits, uint8 of shape (rows, ceil(vocab / 8)); None where nothing is taken away.
+        log_probs: their log-probabilities under the sampling policy, float32 of shape (rows,).
+        kept: number of tokens that could have been sampled, shape (rows,).
+        mask: these tokens as bits, uint8 of shape (rows, ceil(vocab / 8)); None = all tokens.
     """
 
     tokens: torch.Tensor
@@ -66,7 +66,7 @@ class SampledTokens:
 
 
 class TokenSampler:
-    """Draws tokens from logits. Reads nothing back from the device, so that it can stand in a CUDA graph."""
+    """Samples tokens from logits, without synchronising with the device, as CUDA graphs require."""
 
     def __init__(self, params: SamplingParams, eos_token_ids: list[int], device: torch.device) -> None:
         self.params = params
@@ -74,12 +74,12 @@ class TokenSampler:
         self.eos = torch.tensor(eos_token_ids, dtype=torch.long, device=device)
 
     def __call__(self, logits: torch.Tensor, step: torch.Tensor, uniform: torch.Tensor) -> SampledTokens:
-        """A token for each row.
+        """Sample a token for each row.
 
         Args:
             logits: shape (rows, vocab).
-            step: how many tokens were drawn before, shape (1,).
-            uniform: a number from 0 up to 1 for each row, float64 of shape (rows,).
+            step: number of tokens sampled before, shape (1,).
+            uniform: random numbers in [0, 1), float64 of shape (rows,).
         """
         ids, log_probs = self.candidates(logits, step)
         places = draw(log_probs, uniform)
@@ -93,9 +93,9 @@ class TokenSampler:
         )
 
     def candidates(self, logits: torch.Tensor, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids (rows, k) and their log-probabilities, -inf for what is cut off.
+        """Ids (rows, k) and their log-probabilities, -inf for excluded tokens.
 
-        With `top_k` no more than these are ever sorted; with `top_p` alone it is the whole vocabulary.
+        With `top_k` only k tokens are sorted; with `top_p` alone, the whole vocabulary.
         """
         params, logits = self.params, logits.float()
         if len(self.suppressed):
@@ -121,35 +121,35 @@ class TokenSampler:
 
 
 def uniform_numbers(key: str, rows: int, tokens: int) -> torch.Tensor:
-    """Numbers from 0 up to 1 to draw tokens with, float64 of shape (rows, tokens) on the CPU.
+    """Random numbers in [0, 1) to sample tokens with, float64 of shape (rows, tokens) on the CPU.
 
-    They depend on the key and the shape alone, so every process can take those of its rows of the global batch.
+    They only depend on key and shape, so that each process can select those of its rows of the global batch.
     """
     generator = torch.Generator().manual_seed(random.Random(key).getrandbits(63))
     return torch.rand(rows, tokens, dtype=torch.float64, generator=generator)
 
 
 def draw(log_probs: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Places (rows, 1) drawn from log-probabilities (rows, k): the first at which their sum passes the uniform number.
+    """Sample indices (rows, 1) from log-probabilities (rows, k) by inverting their cumulative distribution.
 
-    That takes one random number a row, where `torch.multinomial` takes one a token: 130 ms for 128 x 50,304 of them on
-    two cores. And a row's number does not depend on which other rows are still there.
+    This takes one random number per row; `torch.multinomial` takes one per token, 130 ms for 128 x 50,304 of them on
+    two cores. A row's number does not depend on which other rows are left.
     """
     sums = log_probs.double().exp().cumsum(-1)
-    # Rounding must not lead past the last token that can be drawn, nor NaN past the last place.
+    # Neither rounding nor NaN may lead beyond the last possible token.
     places = torch.searchsorted(sums, uniform[:, None] * sums[:, -1:] * (1 - 1e-12), right=True)
     return places.clamp(max=sums.shape[-1] - 1)
 
 
 def pack_bits(mask: torch.Tensor) -> torch.Tensor:
-    """Bool (..., n) to uint8 (..., ceil(n / 8)), the first flag in the lowest bit."""
+    """Pack bool (..., n) into uint8 (..., ceil(n / 8)), the first flag in the lowest bit."""
     padded = torch.nn.functional.pad(mask, (0, -mask.shape[-1] % 8)).contiguous()
-    # Eight flags are the bytes of one integer; the product gathers their lowest bits in its highest byte.
+    # Eight flags are the bytes of one integer; the product collects their lowest bits in its highest byte.
     return (padded.view(torch.int64) * 0x0102040810204080 >> 56).to(torch.uint8)
 
 
 def unpack_bits(packed: torch.Tensor, size: int) -> torch.Tensor:
-    """The bool mask (..., size) that `pack_bits` has packed."""
+    """Unpack the bool mask (..., size) from `pack_bits`."""
     flags = torch.arange(256, device=packed.device)[:, None] >> torch.arange(8, device=packed.device) & 1
     eight_bytes = flags.to(torch.uint8).view(torch.int64)[:, 0]
     return eight_bytes[packed.int()].view(torch.bool)[..., :size]

@@ -1,8 +1,8 @@
-"""Scores completions: the prompt of a group is run once, forward and backward, instead of once for each completion.
+"""Scores completions, computing each group's prompt once, forward and backward, instead of once per completion.
 
-The prompt leaves keys and values in a cache; the completions of the group follow on copies of it. Autograd sums over
-the copies what each completion says about the prompt, so loss and gradients are those of whole rows. With G
-completions of C tokens to a prompt of P tokens, P + G C tokens are run instead of G (P + C).
+The prompt's keys and values go into a cache, of which each completion of the group gets a copy. Autograd sums the
+gradients of the copies, so that loss and gradients equal those of full sequences. G completions of C tokens after a
+prompt of P tokens take P + G C tokens of computation instead of G (P + C).
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ from .log_probs import token_log_probs
 
 @dataclass
 class CompletionBatch:
-    """Completions as TRL lays them out: prompts padded on the left, completions on the right.
+    """Completions in TRL's layout: prompts padded on the left, completions on the right.
 
     Attributes:
-        input_ids: shape (batch, prompt + completion). Neighbours with the same prompt share it, however many they are.
-        attention_mask: of the same shape, 0 where there is padding or nothing to score.
-        completion_length: columns that hold completions.
-        sampling_mask: the tokens that could be drawn, bits (`sampling.pack_bits`) of shape (batch, completion,
+        input_ids: shape (batch, prompt + completion). Adjacent rows with the same prompt share it.
+        attention_mask: same shape, 0 for padding and tokens not to score.
+        completion_length: number of completion columns.
+        sampling_mask: the tokens that could be sampled, as bits (`sampling.pack_bits`) of shape (batch, completion,
             ceil(vocab / 8)); None = all tokens.
     """
 
@@ -39,7 +39,7 @@ class CompletionBatch:
     sampling_mask: torch.Tensor | None = None
 
     def split(self, size: int | None) -> Iterator["CompletionBatch"]:
-        """Parts of at most `size` rows; None = one part."""
+        """Split into batches of at most `size` rows; None = do not split."""
         for start in range(0, len(self.input_ids), size or len(self.input_ids)):
             rows = slice(start, start + (size or len(self.input_ids)))
             mask = None if self.sampling_mask is None else self.sampling_mask[rows]
@@ -47,20 +47,20 @@ class CompletionBatch:
 
 
 class Scores(NamedTuple):
-    """Of each completion token, in nats: float32 of shape (batch, completion), 0 where the attention mask is."""
+    """Nats of each completion token, float32 of shape (batch, completion), 0 where the attention mask is 0."""
 
     log_probs: torch.Tensor
     entropy: torch.Tensor
 
 
 class Scorer(nn.Module):
-    """A causal language model, with or without adapters, as what gives log-probabilities of completions.
+    """Computes log-probabilities of completions with a causal language model, with or without adapters.
 
-    In training DDP, autocast and compile wrap this module instead of the model, which stays as it is.
+    In training, DDP, autocast and compile wrap this module instead of the model, which stays unchanged.
 
     Args:
         fp32_head: compute the logits in float32.
-        share_prefix: run the prompt of a group once; needs a model that `support.shared_prefix_obstacle` accepts.
+        share_prefix: compute a group's prompt once; requires a model that `support.shared_prefix_obstacle` accepts.
     """
 
     def __init__(self, model: nn.Module, temperature: float, fp32_head: bool, share_prefix: bool) -> None:
@@ -74,7 +74,7 @@ class Scorer(nn.Module):
         split = batch.input_ids.shape[1] - batch.completion_length
         prompts, completions = batch.input_ids.tensor_split([split], 1)
         prompt_mask, scored = batch.attention_mask.bool().tensor_split([split], 1)
-        # The columns that any row needs; at least one, so that a batch with nothing to score has a gradient of 0.
+        # The columns in use; at least one, so that a batch without tokens to score has a gradient of 0.
         longest = max(1, int(scored.sum(1).max()))
         completions, scored = completions[:, :longest], scored[:, :longest]
         aligned, lengths = left_aligned(prompts, prompt_mask)
@@ -97,11 +97,11 @@ class Scorer(nn.Module):
 
 
 class ScoringTrainer(DurableTrainer):
-    """Trains the model through its scorer, and measures dev questions.
+    """A trainer that trains a model through its scorer, and evaluates dev questions.
 
     Attributes:
-        scorers: what scores with each model; empty if the model's own forward pass is trained.
-        questions: MedQA dev questions that are answered at each evaluation.
+        scorers: model -> its scorer; empty if the model's own forward pass is trained.
+        questions: MedQA dev questions to answer at each evaluation.
     """
 
     scorers: dict[nn.Module, Scorer]
@@ -109,41 +109,39 @@ class ScoringTrainer(DurableTrainer):
 
     @property
     def base_causal_lm(self) -> PreTrainedModel:
-        """The causal language model, in which adapters may stand."""
+        """The causal language model inside any PEFT wrapper."""
         return causal_lm(self.model)
 
     def dev_metrics(self, tokenizer: PreTrainedTokenizerBase, prefix: str) -> dict[str, float]:
-        """Dev accuracies by letter or text, in which no reward has a say: see `validation.dev_metrics`."""
+        """Dev accuracies by letter or text (`validation.dev_metrics`), which involve no reward."""
         ranks = self.args.process_index, self.args.world_size, self.accelerator.reduce
         measured = dev_metrics(self.base_causal_lm, tokenizer, self.questions, *ranks)
         return {f"{prefix}_{name}": value for name, value in measured.items()}
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
-        """Let DDP, autocast and compile wrap the scorer: only what passes its forward is averaged over processes."""
+        """Let DDP, autocast and compile wrap the scorer: DDP only averages gradients of what its `forward` ran."""
         scorer = self.scorers.get(model)
-        if scorer is None:  # wrapped before, or the model's own forward pass is trained
+        if scorer is None:  # already wrapped, or the model's own forward pass is trained
             return super()._wrap_model(model, training, dataloader)
         return cast(nn.Module, self.accelerator.prepare_model(scorer)) if training else scorer
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
-    """The causal language model, in which adapters may stand."""
+    """The causal language model inside any PEFT wrapper."""
     adapted: Any = model
     return cast(PreTrainedModel, adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted)
 
 
 def group_rows(prompts: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The number of the group of each row, shape (rows,); neighbours with the same prompt are a group."""
-    prompts = prompts.masked_fill(mask == 0, -1)
-    changes = (prompts[1:] != prompts[:-1]).any(1)
-    return torch.cat([changes.new_zeros(1), changes]).cumsum(0)
+    """Each row's group number, shape (rows,); adjacent rows with the same prompt are a group."""
+    return prompts.masked_fill(mask == 0, -1).unique_consecutive(return_inverse=True, dim=0)[1]
 
 
 def deal_groups(rollout: dict[str, Any], updates: int) -> dict[str, Any]:
-    """The rows of a rollout in the order of the updates made on it: each takes every `updates`-th group.
+    """Reorder a rollout by update: each update takes every `updates`-th group, as a whole.
 
-    Neighbours with the same prompt stay neighbours. An update has the groups that it would have with another number of
-    processes, as long as each process has the same number of groups for every update.
+    An update has the same groups on any number of processes, as long as each process has the same number of groups for
+    every update.
     """
     groups = group_rows(rollout["prompt_ids"], rollout["prompt_mask"])
     order = (groups % updates).argsort(stable=True)
@@ -154,7 +152,7 @@ def deal_groups(rollout: dict[str, Any], updates: int) -> dict[str, Any]:
 
 
 def left_aligned(prompts: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Left-padded prompts (rows, length) padded on the right, where no token sees the padding, and their lengths."""
+    """Move the padding of prompts (rows, length) to the right, where no token attends to it; also their lengths."""
     lengths = mask.sum(1)
     places = torch.arange(int(lengths.max()), device=prompts.device) + (prompts.shape[1] - lengths)[:, None]
     return prompts.gather(1, places.clamp(max=prompts.shape[1] - 1)), lengths

@@ -1,10 +1,8 @@
-"""The baseline to GRPO: cross entropy on the right answers, to the same prompts in the same order.
+"""The baseline of GRPO: cross entropy on the right answers to the same prompts in the same order.
 
-GRPO finds the right answer by sampling; this trainer is given it. What GRPO adds to this baseline is the gain from
-reinforcement.
+GRPO has to find the right answer by sampling; this trainer is given it.
 """
 
-from collections.abc import Collection
 from typing import Any, cast
 
 import torch
@@ -20,22 +18,22 @@ from ..tokenizer import end_no_prompt, prompt_ids
 from ..training.kernels import choose_attention_kernel
 from .arguments import PureGRPOConfig
 from .prompts import Prompt
+from .rollout import completion_length
 from .scoring import CompletionBatch, Scorer, ScoringTrainer
 from .support import check_scorer, refuse_changed_logits
 
 
 class AnswerTrainer(ScoringTrainer):
-    """A Trainer on rows of `prompt` and `target`, with GRPO's arguments: as many prompts a step, as many steps.
+    """A Trainer on rows of `prompt` and `target`, with GRPO's arguments, prompts per step and number of steps.
 
-    The loss is the mean over the answers' tokens, with the token that ends them; prompts have none. GRPO's scorer
-    computes it.
+    The loss is the mean over the answers' tokens, including the one that ends them, through GRPO's scorer.
 
     Args:
-        questions: MedQA dev questions that are answered at each evaluation (`eval_medqa_accuracy`).
+        questions: MedQA dev questions to answer at each evaluation (`eval_medqa_accuracy`).
         peft_config: adapters to train instead of all weights.
 
     Raises:
-        InputError: the model's logits are more than its head's, or its chat template cannot begin an answer.
+        InputError: the model changes the logits of its head, or its chat template cannot begin an answer.
     """
 
     args: PureGRPOConfig
@@ -52,10 +50,10 @@ class AnswerTrainer(ScoringTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
-        # A micro-batch of GRPO holds completions, one of this holds prompts: 128 / 16 = 8 of them fill a step at once.
         if args.plan.prompts % 1:
             raise InputError(
-                f"num_generations: a step of {args.plan.sequences_per_step} completions holds parts of groups"
+                f"num_generations: {args.num_generations} does not divide the {args.plan.sequences_per_step} "
+                "completions of a step"
             )
         args.per_device_train_batch_size = int(args.plan.prompts) // args.world_size
         args.gradient_accumulation_steps, args.remove_unused_columns = 1, False
@@ -75,14 +73,14 @@ class AnswerTrainer(ScoringTrainer):
         scorer = Scorer(self.model, 1.0, fp32_head=args.cast_lm_head_to_fp32, share_prefix=False)
         check_scorer(scorer)
         self.scorers = {self.model: scorer}
-        self.collate([train_dataset[0]])  # refuse an unfit chat template before the first step
+        self.collate([train_dataset[0]])  # checks the chat template
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Prompts padded on the left, answers on the right, as GRPO's completions are.
+        """Pad prompts on the left and answers on the right, as GRPO does.
 
         Returns:
-            `input_ids` and `attention_mask` of shape (rows, longest prompt + longest answer), `answer_mask` of shape
-            (rows, longest answer).
+            `input_ids` and `attention_mask` of shape (rows, longest prompt + longest answer), and `answer_mask` of
+            shape (rows, longest answer).
         """
         pairs = [self.encode(row["prompt"], row["target"]) for row in rows]
         before, after = (max(len(pair[i]) for pair in pairs) for i in (0, 1))
@@ -96,25 +94,26 @@ class AnswerTrainer(ScoringTrainer):
         }
 
     def encode(self, prompt: Prompt, target: str) -> tuple[list[int], list[int]]:
-        """Tokens of a prompt and of its answer, which ends as a completion does: at most `max_completion_length`."""
+        """Token ids of a prompt and of its answer, which ends like a completion of `max_completion_length` tokens."""
         if isinstance(prompt, str):
             begin, whole = prompt, prompt + target
         else:
             begin = self.apply_template(prompt, add_generation_prompt=True)
             whole = self.apply_template([*prompt, {"role": "assistant", "content": target.lstrip()}])
             if not whole.startswith(begin):
-                raise InputError("chat: the tokenizer's chat template does not begin answers as it asks for them")
+                raise InputError("chat: the chat template's generation prompt is not the beginning of its answers")
         templated = not isinstance(prompt, str)
         start, ids = prompt_ids(self.tokenizer, [begin, whole], templated)
         answer_ids = ids[len(start) :]
-        if ids[: len(start)] != start:  # a token across the border, which no completion could have
+        if ids[: len(start)] != start:  # a token spans prompt and answer, which no completion can
             answer = whole[len(begin) :]
             answer_ids = self.tokenizer(answer, add_special_tokens=False, split_special_tokens=not templated).input_ids
-        answer_ids = up_to_end(answer_ids, self.ends, self.tokenizer.eos_token_id)
-        return start, answer_ids[: self.args.max_completion_length]
+        answer_ids = [*answer_ids, self.tokenizer.eos_token_id]
+        length = min(completion_length(answer_ids, self.ends), self.args.max_completion_length)
+        return start, answer_ids[:length]
 
     def apply_template(self, messages: list[dict[str, str]], **kwargs: Any) -> str:
-        """Return a conversation as text."""
+        """A conversation as text."""
         more = cast(dict[str, Any], self.args.chat_template_kwargs or {})  # a string has been parsed
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs, **more))
 
@@ -125,11 +124,11 @@ class AnswerTrainer(ScoringTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Nats of an answer's token, the mean over the step's batch; with the scorer's outputs if asked for."""
+        """Mean nats per answer token over the step's batch, optionally with the scorer's outputs."""
         of_answers = inputs["answer_mask"]
         batch = CompletionBatch(inputs["input_ids"], inputs["attention_mask"], of_answers.shape[1])
         scored = self.scorers.get(model, model)(batch)
-        # DDP takes the mean over processes, whose answers have different lengths.
+        # DDP averages over processes, whose numbers of answer tokens differ.
         tokens = self.accelerator.reduce(of_answers.sum(), "mean")
         loss = -(scored.log_probs * of_answers).sum() / tokens
         return (loss, scored) if return_outputs else loss
@@ -143,15 +142,9 @@ class AnswerTrainer(ScoringTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Dev accuracy by letter or text, its standard error, and nll over the options."""
+        """Dev accuracy by letter or text, its standard error, and the nll over the options."""
         self.model.eval()
         metrics = self.dev_metrics(self.tokenizer, metric_key_prefix)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-
-def up_to_end(ids: list[int], ends: Collection[int], eos_token_id: int) -> list[int]:
-    """The tokens of an answer up to the first that ends it; the end-of-text token if none does."""
-    length = next((place for place, token in enumerate(ids) if token in ends), None)
-    return [*ids, eos_token_id] if length is None else ids[: length + 1]

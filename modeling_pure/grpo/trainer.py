@@ -1,10 +1,11 @@
-"""`trl.GRPOTrainer` with what it lacks: keep-sampling masks, prompts run once a group, and a budget of tokens.
+"""`trl.GRPOTrainer` with keep-sampling masks, prompts computed once per group, and a token budget.
 
-Everything else is TRL's: rewards, advantages, the loss with its unbiased KL term and off-policy sequence mask. Without
-a mask to keep, TRL's own code samples and scores what ours cannot.
+Rewards, advantages, the loss with its unbiased KL term and the off-policy sequence mask are TRL's. Without masks to
+keep, TRL's own code samples and scores what ours cannot.
 
-A mask is drawn in `_generate_single_turn`, scores the old and the reference policy, and joins TRL's batch in
-`_generate_and_score_completions`. `_compute_loss` hands it to the current policy. `scoring.Scorer.forward` applies it.
+A mask is created in `_generate_single_turn`, used to score the old and the reference policy, and added to TRL's batch
+in `_generate_and_score_completions`. `_compute_loss` passes it to the current policy. `scoring.Scorer.forward` applies
+it. docs/ARCHITECTURE.md lists the overridden methods with their reasons.
 """
 
 import logging
@@ -40,16 +41,16 @@ from .scoring import CompletionBatch, Scorer, ScoringTrainer, deal_groups
 from .support import check_scorer, refuse_changed_logits, rollout_fault, shared_prefix_obstacle
 
 logger = logging.getLogger(__name__)
-STEP_METRICS = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # not in TRL's last line of a run
+STEP_METRICS = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # not in TRL's summary of a run
 
 
 @dataclass
 class MaskedScorer:
-    """What TRL takes for a policy: a scorer and the masks of what it is to score.
+    """A scorer with the masks to score over, passed through TRL in the place of a model.
 
     Attributes:
-        scorer: wrapped for training, where it is trained; a model if it is left to TRL.
-        log_probs: of the completions that were scored, detached.
+        scorer: as wrapped for training; a model if TRL's own code scores.
+        log_probs: the result of scoring, detached.
     """
 
     scorer: nn.Module
@@ -60,27 +61,14 @@ class MaskedScorer:
 class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
     """GRPO with the refinements of DeepSeek-V3.2 (arXiv 2512.02556, section 3.1), in single turns of text.
 
-    Takes what `GRPOTrainer` takes, in its order. Overrides, each with its reason:
-
-    - `restore` (`DurableTrainer`): resumes the count of generated tokens.
-    - `_wrap_model` (`ScoringTrainer`): DDP, autocast and compile wrap the scorer.
-    - `evaluation_loop`: dev accuracies stand beside the sampled rewards.
-    - `log`: the last line of a run repeats the metrics, which a checkpoint at its end would leave empty.
-    - `_tokenize_prompts`: no tokenizer ends a prompt, and a question cannot hold special tokens.
-    - `_generate`: counts the generated tokens.
-    - `_generate_single_turn`: samples with masks, one prompt a group.
-    - `_generate_and_score_completions`: the masks go into TRL's batch.
-    - `_calculate_rewards`: refuses infinite rewards.
-    - `_prepare_inputs`: groups stay whole, where TRL shuffles single completions.
-    - `_get_per_token_logps_and_entropies`: scores over the masks.
-    - `_compute_loss`: hands the micro-batch's masks to the scorer, and logs what the off-policy mask drops.
+    Takes the arguments of `GRPOTrainer`, in the same order.
 
     Args:
-        questions: MedQA dev questions whose answers are measured at each evaluation (`eval_medqa_accuracy`).
+        questions: MedQA dev questions to answer at each evaluation (`eval_medqa_accuracy`).
 
     Raises:
-        InputError: masks cannot be kept for the model or the set-up, or a row cannot be trained on.
-        RunStopped: while training, a probability is not a number, or a reward is infinite.
+        InputError: the model or set-up does not allow masks, or a row cannot be trained on.
+        RunStopped: while training, a probability is NaN, or a reward is infinite.
     """
 
     model: PreTrainedModel
@@ -100,77 +88,78 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         questions: list[Question] | None = None,
         **kwargs: Any,
     ) -> None:
-        if args is None:  # a folder named after the model, as in TRL
+        if args is None:  # as in TRL, the folder is named after the model
             name = model if isinstance(model, str) else model.config._name_or_path
             strategy = "steps" if eval_dataset is not None else "no"
             args = PureGRPOConfig(f"{name.rstrip('/').split('/')[-1]}-GRPO", eval_strategy=strategy)
         if not isinstance(args, PureGRPOConfig):
-            raise InputError(f"args: expected a PureGRPOConfig, with options as TRL's, found {type(args).__name__}")
+            raise InputError(f"args: expected a PureGRPOConfig, found a {type(args).__name__}")
         self.questions = questions or []
-        if args.metric_is_default and not self.questions:  # no evaluation will give it
+        if args.metric_is_default and not self.questions:  # evaluation will not return the default
             args.metric_for_best_model = "loss" if args.load_best_model_at_end else None
             args.greater_is_better = False if args.load_best_model_at_end else None
         if args.reward_weights is REWARD_WEIGHTS and not are_medqa_rewards(reward_funcs):
             args.reward_weights = None  # TRL's default, 1 each
         rewards = len(reward_funcs) if isinstance(reward_funcs, list) else 1
         if args.reward_weights is not None and len(args.reward_weights) != rewards:
-            raise InputError(f"reward_weights: expected {rewards}, one for each reward, found {args.reward_weights}")
-        self._rollout: Rollout | None = None  # what TRL pads, scores and rewards: from its draw to its batch
-        self._rollout_of_step = ("", 0)  # the step that was sampled for last, and how often
+            raise InputError(f"reward_weights: expected {rewards}, one per reward, found {args.reward_weights}")
+        self._rollout: Rollout | None = None  # from its sampling to TRL's batch: TRL has no argument to pass it in
+        self._rollout_of_step = ("", 0)  # the last step that was sampled for, and its number of rollouts so far
         self.fp32_head = args.cast_lm_head_to_fp32
         if has_tied_head(model, args):
-            args.cast_lm_head_to_fp32 = False  # the embeddings would be cast too; the scorer casts the product alone
+            args.cast_lm_head_to_fp32 = False  # TRL would also cast the embeddings; the scorer only casts the product
         super().__init__(model, reward_funcs, args, train_dataset, eval_dataset, *more, **kwargs)
         choose_attention_kernel(self.args.attention_kernel)
-        # A run resumed inside a rollout would sample other prompts.
+        # A run resumed inside a rollout would sample for other prompts.
         self.stop_on_signal.may_stop = self.rollout_done
         self.token_budget = TokenBudget(self.args.max_tokens, self.rollout_done)
         self.add_callback(self.token_budget)
         self.add_callback(SaveAfterRollout(self.rollout_done))
-        self._take_over()
-        if isinstance(self.train_dataset, Dataset) and not self.left_to_trl:  # a stream is checked as its prompts come
+        self._set_up_sampling_and_scoring()
+        if isinstance(self.train_dataset, Dataset) and not self.left_to_trl:  # streams are checked while training
             config, room = self.base_causal_lm.config.get_text_config(), self.args.max_completion_length
             context = context_length(config, self._tokenizer)
-            check_training_rows(self.train_dataset, self.reward_funcs, self._prompt_ids, config, context, room)
+            check_training_rows(self.train_dataset, self.reward_funcs, self._tokenize_prompts, config, context, room)
 
     def rollout_done(self) -> bool:
-        """Whether all of the last rollout has been trained on."""
+        """Whether the last rollout has been trained on completely."""
         return self._step % self.args.plan.micro_batches_per_rollout == 0
 
-    # ---- what is ours, and what is left to TRL --------------------------------------------------------------------
+    # ---- our code or TRL's ----------------------------------------------------------------------------------------
 
-    def _take_over(self) -> None:
-        """Prepare sampling and scoring; leave both to TRL if the model does not allow ours and no mask is kept."""
+    def _set_up_sampling_and_scoring(self) -> None:
+        """Set up our sampling and scoring; without masks to keep, leave models that do not allow it to TRL."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError("GRPO needs the whole model on every GPU: take accelerate_configs/multi_gpu.yaml (DDP)")
+            raise InputError("GRPO needs the full model on every GPU; use accelerate_configs/multi_gpu.yaml (DDP)")
         self.left_to_trl: str | None = None
         self.scorers = {}
         self.prefix_obstacle: str | None
         self.rollout_obstacle: str | None
         try:
-            self._score_and_sample()
+            self._check_support()
         except InputError as error:
             if self.args.keep_sampling_mask:
                 raise
             self.left_to_trl = self.prefix_obstacle = self.rollout_obstacle = str(error)
-            logger.warning(f"TRL's own code samples and scores: {error}")
+            logger.warning(f"falling back to TRL's sampling and scoring: {error}")
         if self.args.cache_implementation and not self.generates:
-            raise InputError("cache_implementation: has no effect; transformers' `generate` does not sample here")
+            raise InputError("cache_implementation: has no effect, since sampling does not use `generate`")
         self.sampling_params = self.args.sampling_params(self._never_sampled())
         if self.generates and not self._is_vlm:
             suppressed = [*self.sampling_params.suppress_tokens] or None
             self.generation_config.suppress_tokens = self.generation_kwargs["suppress_tokens"] = suppressed
 
-    def _score_and_sample(self) -> None:
+    def _check_support(self) -> None:
+        """Create the scorers and choose how to sample; raises `InputError` for an unsupported model or set-up."""
         if self.tools or self.rollout_func or self._is_vlm or self.aux_loss_enabled:
-            raise InputError("GRPO here samples text in one turn: no tools, environments, rollout_func, images or MoE")
+            raise InputError("tools, environments, rollout_func, images and MoE losses need keep_sampling_mask false")
         inner = self.base_causal_lm
         refuse_changed_logits(inner)
         end_no_prompt(self._tokenizer)
         self.eos_token_ids = set_end_tokens(inner, self._tokenizer)
         obstacle = shared_prefix_obstacle(inner, bool(self.args.gradient_checkpointing))
         self.rollout_obstacle = (
-            self.args.beyond_masks
+            self.args.unmaskable
             or shared_prefix_obstacle(inner, checkpointing=False)
             or rollout_fault(inner, self.fp32_head)
         )
@@ -183,15 +172,15 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
 
     @property
     def generates(self) -> bool:
-        """Whether `generate` samples: with options that no mask can stand for, or a model that is not ours."""
-        return not self.use_vllm and bool(self.left_to_trl or self.args.beyond_masks)
+        """Whether TRL or we sample by `generate`, with options that no mask can express or an unsupported model."""
+        return not self.use_vllm and bool(self.left_to_trl or self.args.unmaskable)
 
     def _never_sampled(self) -> set[int]:
-        """Padding, ids without a token, and what the model's own configuration suppresses."""
+        """Padding, ids without a token, and ids that the model's own configuration suppresses."""
         model = self.base_causal_lm
         spare = {*range(model.config.get_text_config().vocab_size)} - {*self._tokenizer.get_vocab().values()}
         padding = {self._tokenizer.pad_token_id} - {*self.eos_token_ids}
-        generation: Any = model.generation_config  # never None: the model can generate
+        generation: Any = model.generation_config  # declared as optional
         return {*spare, *padding, *(generation.suppress_tokens or ())}
 
     def restore(self, checkpoint: Path) -> None:
@@ -200,27 +189,26 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         attributes = callback_attributes(checkpoint, TokenBudget.__name__)
         self.token_budget.generated_tokens = attributes["generated_tokens"]
         if attributes.get("inside_rollout"):
-            logger.warning(f"'{checkpoint}' was saved inside a rollout, whose rest is not trained on")
+            logger.warning(f"'{checkpoint}' was saved inside a rollout, the rest of which is skipped")
 
     def has_finished(self, checkpoint: Path) -> bool:
-        """Whether the budget is spent, or the checkpoint is that of the last step."""
+        """Whether the budget is spent, or the checkpoint was saved after the last step."""
         return self.token_budget.spent or super().has_finished(checkpoint)
 
     # ---- rollouts -------------------------------------------------------------------------------------------------
 
     def sample(self, prompt_ids: list[list[int]], uniform: torch.Tensor | None = None) -> Rollout:
-        """Completions to prompts, equal neighbours being a group.
+        """Sample a completion for each prompt; adjacent equal prompts are a group.
 
         Args:
-            uniform: the numbers to draw with, of shape (prompts, max_completion_length); those of torch's generator
-                if None.
+            uniform: random numbers in [0, 1) of shape (prompts, max_completion_length); None = from torch's generator.
         """
         if self.left_to_trl:
             with evaluating(self.model):
                 completion_ids, _ = super()._generate_single_turn(prompt_ids, None, {}, self.num_generations)
             return Rollout(completion_ids, [], [], None)
         with evaluating(self.model), self.accelerator.autocast():
-            if self.args.beyond_masks:
+            if self.args.unmaskable:
                 return generate_without_masks(
                     self.base_causal_lm, prompt_ids, self.generation_config, self.eos_token_ids
                 )
@@ -237,7 +225,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
             )
 
     def _numbers_of_rows(self, rows: int) -> torch.Tensor:
-        """The random numbers of this process's rows, which are theirs on any number of processes."""
+        """The random numbers of this process's rows, the same on any number of processes."""
         step = f"{'train' if self.model.training else 'eval'} {self.state.global_step}"
         before, number = self._rollout_of_step
         number = number + 1 if step == before else 0
@@ -247,7 +235,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         return uniform_numbers(key, first + rows, self.args.max_completion_length)[first:]
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
-        """TRL's, but no tokenizer ends a prompt; and in a question the spelling of a special token is letters."""
+        """Tokenize prompts without an appended EOS; in questions, special tokens are plain text."""
         if isinstance(prompts[0], str):
             front = [] if self.questions else added_tokens(self._tokenizer)[0]
             ids = prompt_ids(self._tokenizer, prompts, templated=not self.questions)
@@ -257,25 +245,21 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         check_prompt_ids(output[0], self.base_causal_lm, self._tokenizer)
         return output
 
-    def _prompt_ids(self, prompts: list[Any]) -> list[list[int]]:
-        ids: list[list[int]] = self._tokenize_prompts(prompts)[0]
-        return ids
-
     def _generate_single_turn(self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         if self.use_vllm or self.left_to_trl:
             with evaluating(self.model):
                 return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        if self.args.beyond_masks:
+        if self.args.unmaskable:
             return self.sample(prompt_ids).completion_ids, None
         rollout = self.sample(prompt_ids, self._numbers_of_rows(len(prompt_ids)))
         log_probs = [log_prob for row in rollout.log_probs for log_prob in row]
         counts = [sum(map(sum, rollout.kept)), len(log_probs), sum(not math.isfinite(x) for x in log_probs)]
-        # Added up over the ranks, of which none may stop alone.
+        # Summed over ranks, none of which may stop alone.
         kept, tokens, not_finite = self.accelerator.reduce(
             torch.tensor(counts, device=self.accelerator.device)
         ).tolist()
         if not_finite:
-            raise RunStopped(f"step {self.state.global_step}: the model's probabilities are no numbers any more")
+            raise RunStopped(f"step {self.state.global_step}: sampling produced NaN or inf")
         self._add_metric("sampling/kept_tokens", kept / tokens)
         if not self.args.keep_sampling_mask:
             return rollout.completion_ids, None
@@ -303,7 +287,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         return output
 
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """TRL's, but for the shuffle: groups stay whole, so that a micro-batch can share their prompts."""
+        """As in TRL, but without shuffling completions, so that a micro-batch can share the prompts of groups."""
         if self.left_to_trl or not self.model.training:
             return super()._prepare_inputs(generation_batch)
         micro_batches = self.args.steps_per_generation
@@ -314,7 +298,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         return self._buffered_inputs[self._step % micro_batches]
 
     def _calculate_rewards(self, *args: Any) -> torch.Tensor:
-        rewards = super()._calculate_rewards(*args)  # (completions of all devices, functions); NaN is no reward
+        rewards = super()._calculate_rewards(*args)  # (completions of all devices, functions); NaN = no reward
         infinite = [
             name for name, column in zip(self.reward_func_names, rewards.T, strict=True) if column.isinf().any()
         ]
@@ -335,8 +319,8 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         compute_entropy: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
-        """Score with the current, the old or the reference policy; all see the same mask."""
-        if not isinstance(model, MaskedScorer):  # while a rollout is scored
+        """Score with the current, the old or the reference policy, all over the same mask."""
+        if not isinstance(model, MaskedScorer):  # TRL is scoring a rollout
             mask = self._rollout.sampling_mask if self._rollout else None
             model = MaskedScorer(self.scorers.get(model, model), mask)
         if self.left_to_trl:
@@ -360,21 +344,21 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         return loss
 
     def _log_off_policy(self, now: torch.Tensor, inputs: dict[str, Any]) -> None:
-        """Log what TRL does not: the share of sequences that its mask drops, and how far off the farthest is."""
+        """Log the share of sequences that TRL's off-policy mask drops, and the farthest one's distance."""
         mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
         threshold = cast(float, self.off_policy_mask_threshold)
         sampler = inputs.get("sampling_per_token_logps", inputs.get("old_per_token_logps", now))
         advantages = inputs["advantages"].view(len(now), -1)
         kept = self.get_off_policy_mask(advantages, now, sampler, mask, threshold)
-        drift = (sampler - now).nan_to_num(0.0) * mask  # vLLM may not know some
+        drift = (sampler - now).nan_to_num(0.0) * mask  # vLLM may return NaN
         farthest = torch.where(advantages[:, 0] < 0, drift.sum(1) / mask.sum(1).clamp(min=1), 0.0).max()
         self._add_metric("off_policy/masked_share", 1 - self.accelerator.gather(kept.float()).mean().item())
         self._add_maximum("off_policy/farthest", self.accelerator.gather(farthest).max().item())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's; in `log_history` the summary of a run repeats each metric's last value, as scripts read them there.
+        """As in TRL; the summary of a run in `log_history` also repeats each metric's last value.
 
-        Every checkpoint begins a new mean (`StopOnSignal`), which leaves TRL's summary without any.
+        TRL's own summary would have none, since the last checkpoint resets the means (`StopOnSignal`).
         """
         super().log(logs, start_time)
         if "train_loss" in logs:
@@ -388,7 +372,7 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         self._metrics["train" if self.model.training else "eval"][name].append(value)
 
     def _add_maximum(self, name: str, value: float) -> None:
-        """TRL logs the mean of what it is given, so this is one value, the largest since the last log line."""
+        """Keep the maximum since the last log line; TRL logs the mean of a list, here of one value."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics[name] = [max([*metrics[name], value])]
 
@@ -402,21 +386,21 @@ class PureGRPOTrainer(ScoringTrainer, GRPOTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """TRL's sampled rewards on the dev prompts, and beside them accuracies in which no reward has a say."""
-        self._rollout_of_step = ("", 0)  # evaluated again, a step is sampled again
+        """Add dev accuracies, which involve no reward, to TRL's rewards on sampled answers."""
+        self._rollout_of_step = ("", 0)  # repeated evaluations of a step sample the same
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         measured = self.dev_metrics(self._tokenizer, metric_key_prefix) if self.questions else {}
         return output._replace(metrics={**(output.metrics or {}), **measured})
 
 
 def are_medqa_rewards(reward_funcs: Any) -> bool:
-    """Whether these are the two that the default weights are made for."""
+    """Whether these are MedQA's two rewards, which the default weights are for."""
     one_each = isinstance(reward_funcs, list) and len(reward_funcs) == len(REWARD_WEIGHTS)
     return one_each and isinstance(reward_funcs[1], LengthPenalty)
 
 
 def has_tied_head(model: str | PreTrainedModel, args: PureGRPOConfig) -> bool:
-    """Whether the head is the embedding, which a model that is still to be loaded says in its configuration."""
+    """Whether a model, or the configuration of one to load, ties its head to the embedding."""
     if not isinstance(model, str):
         return bool(model.config.get_text_config().tie_word_embeddings)
     given = cast(dict[str, Any], args.model_init_kwargs or {})

@@ -1,1 +1,1 @@
-"""The training run: arguments, the Trainer that never loses its place in the data, checkpoints, curves, model card."""
+"""A training run: arguments, the Trainer and its exact resume, checkpoints, log files, the Hub."""

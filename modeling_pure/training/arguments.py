@@ -17,8 +17,8 @@ from .trainer_options import RunOptions, check_trainer_options
 
 OPTIMIZERS = ("adamw", "muon")
 REFUSED = {
-    "num_train_epochs": "max_steps is the length of a run; `max_epochs` of a source limits its own",
-    "logging_strategy": "steps that are not finite are looked for at log lines",
+    "num_train_epochs": "max_steps sets the length of a run, and a source's `max_epochs` limits that source",
+    "logging_strategy": "log lines check for non-finite steps",
 }
 
 
@@ -29,7 +29,7 @@ class ModelArguments:
     TENSORS: ClassVar = ("preset", "model_overrides")
 
     preset: str = option(
-        "medium-large", "size of the model: tiny, small (30M), medium (124M), medium-large (401M parameters)"
+        "medium-large", "model size: tiny, small (30M), medium (124M), medium-large (401M parameters)"
     )
     model_overrides: dict[str, Any] | None = option(
         None, "PureConfig fields that differ from the preset, e.g. vocab_size"
@@ -39,17 +39,17 @@ class ModelArguments:
 def model_config(
     model_args: ModelArguments, sequence_length: int, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> PureConfig:
-    """The preset's configuration, fitted to a tokenizer; without one, no token of it is special.
+    """The preset's configuration with the special tokens and vocabulary of a tokenizer, if there is one.
 
     Raises:
-        InputError: an unknown preset or field, a shape that cannot be, a vocabulary or rows that do not fit in.
+        InputError: an unknown preset or field, an impossible shape, or a vocabulary or sequence that does not fit.
     """
     given = model_args.model_overrides or {}
     for unknown in set(given) - {one.name for one in fields(PureConfig)}:
         raise InputError(f"model_overrides.{unknown}: PureConfig has no such field")
     preset = PRESETS.get(model_args.preset, {})
     vocab_size = given.get("vocab_size", preset.get("vocab_size", PureConfig.vocab_size))
-    if tokenizer is not None and isinstance(vocab_size, int):  # PureConfig says what is wrong with any other
+    if tokenizer is not None and isinstance(vocab_size, int):  # PureConfig refuses other types
         check_vocabulary(tokenizer, vocab_size)
     fitted = {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     fitted["num_real_tokens"] = None if tokenizer is None else len(tokenizer)
@@ -66,51 +66,49 @@ def model_config(
 
 @dataclass
 class PureTrainingArguments(RunOptions, TrainingArguments):
-    """Optimisation, schedule, checkpoints and reports."""
+    """Optimisation, schedule, checkpoints and logging."""
 
     FIXED = (*RunOptions.FIXED, "sequences_per_step")
     TENSORS = (*RunOptions.TENSORS, "optimizer")
 
-    output_dir: str = option(
-        "runs/pretrain", "folder of the run; the same command resumes from its last complete checkpoint"
-    )
+    output_dir: str = option("runs/pretrain", "run folder; the same command resumes from its last complete checkpoint")
     max_steps: int = option(61_035, "optimizer steps; 61,035 x 32,768 tokens = 2B tokens")
     tokens_per_step: int | None = option(
-        None, "tokens of an optimizer step over all devices; micro-batches and accumulation follow from it"
+        None, "tokens per optimizer step over all devices; sets micro-batches and accumulation"
     )
     per_device_train_batch_size: int = option(
-        16, "sequences in a micro-batch, per device; with tokens_per_step, at most"
+        16, "sequences per micro-batch and device; an upper limit with tokens_per_step"
     )
-    gradient_accumulation_steps: int = option(1, "micro-batches in an optimizer step, without tokens_per_step")
-    optimizer: str = option("adamw", "adamw, or another by `optim`; muon: Muon for the layers, AdamW for the rest")
+    gradient_accumulation_steps: int = option(1, "micro-batches per optimizer step, without tokens_per_step")
+    optimizer: str = option("adamw", "adamw: the one named by `optim`; muon: Muon for the layers, AdamW for the rest")
     learning_rate: float = option(3e-4, "peak learning rate")
     lr_scheduler_type: str = option("cosine_with_min_lr", "schedule after warm-up")
     lr_scheduler_kwargs: dict[str, Any] | None = option(
-        None, "settings of the schedule; default: {min_lr: 3e-5} for cosine_with_min_lr, else none"
+        None, "schedule settings; default: {min_lr: 3e-5} for cosine_with_min_lr, else none"
     )
     warmup_steps: float = option(1526, "steps of linear warm-up; 1,526 = 50M tokens")
     weight_decay: float = option(0.1, "decoupled weight decay")
     adam_beta1: float = option(0.9, "AdamW's first-moment decay")
     adam_beta2: float = option(0.95, "AdamW's second-moment decay")
     adam_epsilon: float = option(1e-8, "AdamW's epsilon")
-    max_grad_norm: float = option(1.0, "gradients are clipped to this norm")
-    compile_layers: bool | None = option(None, "torch.compile each decoder layer; by default on a GPU")
+    max_grad_norm: float = option(1.0, "clip gradients to this norm")
+    compile_layers: bool | None = option(None, "torch.compile each decoder layer; default: true on a GPU")
     max_nonfinite_steps: int = option(
-        5, "skip a step whose loss or gradient is not finite; stop after this many consecutive skipped steps"
+        5, "skip steps whose loss or gradient is not finite; stop after this many consecutive skipped steps"
     )
     eval_steps: float | None = option(1000, "optimizer steps between validations")
-    per_device_eval_batch_size: int = option(8, "sequences in a forward pass of validation, per device")
+    per_device_eval_batch_size: int = option(8, "sequences per forward pass of validation and device")
     save_strategy: str = option("steps", "when to save a checkpoint")
     save_steps: float = option(1000, "optimizer steps between checkpoints")
-    metric_for_best_model: str | None = option("eval_loss", "metric that the best checkpoint is chosen by")
-    dataloader_num_workers: int = option(2, "processes that read and tokenise; 0 = none")
-    seed: int = option(0, "seed of the weights, and of the data's order without data_seed")
+    metric_for_best_model: str | None = option("eval_loss", "metric that selects the best checkpoint")
+    dataloader_num_workers: int = option(2, "processes that read and tokenise; 0 = the training process itself")
+    seed: int = option(0, "seed of the weights, and of the data order unless data_seed is set")
 
     def batch_plan(self, sequence_length: int) -> BatchPlan:
-        """How a step of sequences of `sequence_length` tokens is divided.
+        """The division of a step into micro-batches of sequences of `sequence_length` tokens.
 
         Raises:
-            InputError: the processes cannot share `tokens_per_step`, or `gradient_accumulation_steps` contradicts it.
+            InputError: `tokens_per_step` cannot be divided, or `gradient_accumulation_steps` contradicts it.
         """
         size, accumulation = self.per_device_train_batch_size, self.gradient_accumulation_steps
         if self.tokens_per_step is None:
@@ -120,20 +118,20 @@ class PureTrainingArguments(RunOptions, TrainingArguments):
         plan = BatchPlan.divide(step, sequences, self.world_size, size)
         if accumulation not in (1, plan.accumulation):
             raise InputError(
-                f"gradient_accumulation_steps: {accumulation} micro-batches of {plan.micro_batch_size} sequences are "
-                f"not the {plan.micro_batch_size * plan.accumulation} of tokens_per_step; leave it out"
+                f"gradient_accumulation_steps: {accumulation} micro-batches of {plan.micro_batch_size} sequences "
+                f"contradict the {plan.micro_batch_size * plan.accumulation} of tokens_per_step; leave it out"
             )
         return plan
 
     def __post_init__(self) -> None:
         if self.compile_layers is None:
-            whole = self.torch_compile or self.torch_compile_backend or self.torch_compile_mode
-            self.compile_layers = torch.cuda.is_available() and not whole
-        # Every weight takes part in every step, and no buffer ever changes: nothing to look for, nothing to send.
+            whole_model = self.torch_compile or self.torch_compile_backend or self.torch_compile_mode
+            self.compile_layers = torch.cuda.is_available() and not whole_model
+        # Every step uses every weight, and buffers never change.
         self.ddp_find_unused_parameters = self.ddp_broadcast_buffers = False
-        # Trainer would replay and tokenise every batch seen so far; our sequences carry their position.
+        # Trainer would replay and tokenise all earlier batches; ours carry their position.
         self.ignore_data_skip = True
-        # The filter hides a NaN behind the mean of earlier losses and costs a device synchronisation a step.
+        # The filter replaces a NaN by the mean of earlier losses and synchronises with the device at every step.
         self.logging_nan_inf_filter = False
         if self.lr_scheduler_kwargs is None and self.lr_scheduler_type == SchedulerType.COSINE_WITH_MIN_LR:
             self.lr_scheduler_kwargs = {"min_lr": 3e-5}
@@ -142,6 +140,6 @@ class PureTrainingArguments(RunOptions, TrainingArguments):
         check_trainer_options(self, **REFUSED)
         if "layerwise" in self.optim or (self.optimizer == "muon" and self.optim != OptimizerNames.ADAMW_TORCH_FUSED):
             raise InputError(
-                f"optim: expected no layerwise one, and none beside `optimizer: muon`, found {self.optim}"
+                f"optim: layerwise ones are unsupported, and `optimizer: muon` takes none, found {self.optim}"
             )
         super().__post_init__()

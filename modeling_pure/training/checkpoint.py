@@ -1,4 +1,4 @@
-"""Which checkpoints are complete."""
+"""Checkpoint folders: which are complete, and what is wrong with the others."""
 
 import json
 from pathlib import Path
@@ -8,19 +8,19 @@ from ..errors import InputError, first_line
 
 STATE_FILE = "trainer_state.json"
 FILE_LIST = "checkpoint_files.json"
-CARD = "README.md"  # not in the list: evaluations write their accuracies into it later
+CARD = "README.md"  # not in the list: evaluations add accuracies to it later
 
 
 def checkpoint_folders(output_dir: str | Path) -> list[tuple[int, Path]]:
-    """The steps and checkpoint folders of a run in their order, complete or not."""
+    """A run's steps and checkpoint folders in order, complete or not."""
     numbered = [(folder.name.removeprefix("checkpoint-"), folder) for folder in Path(output_dir).glob("checkpoint-*")]
     return sorted((int(step), folder) for step, folder in numbered if step.isdigit())
 
 
 def write_file_list(folder: Path) -> None:
-    """List the size of every file of a checkpoint but its card; a file that changes after this counts as damage."""
-    apart = (folder / CARD, folder / FILE_LIST)
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in apart]
+    """List the size of every file of a checkpoint except its card; a later change counts as damage."""
+    excluded = (folder / CARD, folder / FILE_LIST)
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file not in excluded]
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
     (folder / FILE_LIST).write_text(json.dumps(sizes, indent=2) + "\n")
 
@@ -35,32 +35,28 @@ def checkpoint_fault(folder: Path) -> str | None:
     if folder.name != f"checkpoint-{step}":
         return f"{STATE_FILE} is of step {step}"
     for name, size in sizes.items():
-        if name == CARD:  # listed by former versions
-            continue
         file = folder / name
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size:,} bytes of {size:,}"
+            return f"{name} has {file.stat().st_size:,} of {size:,} bytes"
     return None
 
 
 def complete_step(folder: Path) -> int:
-    """The step of a checkpoint; raises `InputError` if it is not complete."""
+    """The step of a checkpoint; raises `InputError` if it is incomplete."""
     if fault := checkpoint_fault(folder):
-        if numbered := checkpoint_folders(folder):  # a run's own folder, perhaps of a finished one
-            cure = f"resume from one of its checkpoints, such as {numbered[-1][1]}"
-        else:
-            cure = "give a checkpoint-N folder"
+        numbered = checkpoint_folders(folder)  # if it is a run folder
+        one = numbered[-1][1] if numbered else "a checkpoint-N folder"
         raise InputError(
-            f"resume_from_checkpoint: '{folder}' is not a complete checkpoint: {fault}; {cure}, or leave the option "
-            "out: a run continues from its last checkpoint by itself"
+            f"resume_from_checkpoint: '{folder}' is not a complete checkpoint: {fault}; set it to {one}, or leave it "
+            "out to resume from the run's last checkpoint"
         )
     return int(folder.name.removeprefix("checkpoint-"))
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest complete checkpoint of a run; prints which damaged ones it skipped."""
+    """A run's newest complete checkpoint; prints the damaged ones that it skips."""
     for _, folder in reversed(checkpoint_folders(output_dir)):
         if not (fault := checkpoint_fault(folder)):
             return folder
@@ -69,24 +65,24 @@ def last_complete_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 def require_optimizer(checkpoint: Path, by_deepspeed: bool) -> None:
-    """Raise `InputError` for a checkpoint without the optimizer that a run needs: DeepSpeed keeps its own.
+    """Raise `InputError` for a checkpoint without optimizer state that this run can load.
 
-    All other kinds of runs write and read the same: one process, DDP, FSDP2.
+    DeepSpeed has its own format; one process, DDP and FSDP2 share one.
     """
     if by_deepspeed and not any(checkpoint.glob("global_step*")):
         raise InputError(f"resume_from_checkpoint: '{checkpoint}' was written without DeepSpeed; resume it without")
     if not by_deepspeed and not (checkpoint / "optimizer.pt").is_file():
         raise InputError(
-            f"resume_from_checkpoint: '{checkpoint}' has no optimizer.pt; it was saved under DeepSpeed or by "
-            "save_only_model: resume it as it was written, or start in another output_dir"
+            f"resume_from_checkpoint: '{checkpoint}' has no optimizer.pt (it was saved under DeepSpeed or with "
+            "save_only_model); resume it under DeepSpeed, or use another output_dir"
         )
 
 
 def callback_attributes(checkpoint: str | Path, callback: str) -> dict[str, Any]:
-    """The saved state of a callback; raises `InputError` if another kind of run wrote the checkpoint."""
+    """A callback's saved state; raises `InputError` if another kind of run wrote the checkpoint."""
     state = json.loads((Path(checkpoint) / STATE_FILE).read_text())
     try:
         attributes: dict[str, Any] = state["stateful_callbacks"][callback]["attributes"]
     except (KeyError, TypeError) as error:
-        raise InputError(f"{checkpoint}: was not written by this kind of run (no {callback} state)") from error
+        raise InputError(f"{checkpoint}: another kind of run wrote this checkpoint (no {callback} state)") from error
     return attributes

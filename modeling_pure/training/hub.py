@@ -1,8 +1,8 @@
-"""A run's repository on the Hub: permission to write, checked before a run starts; resuming from it; pushing to it.
+"""A run's repository on the Hub: checking permissions before the run starts, resuming from it, and pushing to it.
 
-`main` has the newest weights, the branch `checkpoint-N` those of one checkpoint, and with `hub_strategy: checkpoint`
-the folder `last-checkpoint/` all that a run resumes from, optimizer included. Checkpoints are pushed in a thread,
-which retries when the network fails and never holds up the run.
+`main` has the newest weights, the branch `checkpoint-N` those of one checkpoint. With `hub_strategy: checkpoint` the
+folder `last-checkpoint/` holds the full state, optimizer included, to resume from. A background thread pushes
+checkpoints and retries on network errors; it never blocks the run.
 """
 
 import json
@@ -48,48 +48,47 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LAST_CHECKPOINT = "last-checkpoint"
-START_SECONDS = 60.0  # how long the Hub is asked again before a run starts
-DOWNLOADS = "_from_hub"  # in a run's folder, while a checkpoint comes
+START_SECONDS = 60.0  # how long to retry before the run starts
+DOWNLOADS = "_from_hub"  # folder in the run folder for a checkpoint that is being downloaded
 PREFIX = "hf://"
-# What makes a model, and what people look at: no pickles, and nothing that tells of this machine as TensorBoard's do.
+# The model and its reports: no pickles, and nothing about this machine, such as TensorBoard's files.
 MODEL_FILES = (
     *("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "adapter_config.json"),
     *("*.py", "tokenizer*", "vocab.json", "merges.txt", "special_tokens_map.json", "chat_template*", "README.md"),
 )
-REPORTS = ("curves.png", "metrics.jsonl")
-RETRY_SECONDS = 600.0  # how long a push is tried again
+RETRY_SECONDS = 600.0  # how long to retry a push
 PUSHED = {
     HubStrategy.END: "the model at the end",
-    HubStrategy.EVERY_SAVE: "weights at each checkpoint, also in a branch of its name",
-    HubStrategy.CHECKPOINT: f"weights at each checkpoint, also in a branch; its full state in {LAST_CHECKPOINT}/",
+    HubStrategy.EVERY_SAVE: "the weights of each checkpoint, also in a branch of its own",
+    HubStrategy.CHECKPOINT: f"the weights of each checkpoint, also in a branch; the full state in {LAST_CHECKPOINT}/",
 }
 
 
 def check_hub(args: TrainingArguments) -> None:
-    """Raise `InputError` unless a run that is to be pushed may write to its repository, or create it.
+    """Raise `InputError` if `push_to_hub` is set and the token may not write to or create the repository.
 
-    Nothing is changed on the Hub.
+    Changes nothing on the Hub.
     """
     if not args.push_to_hub:
         return
     if args.hub_strategy not in PUSHED:
         raise InputError(
-            f"hub_strategy: expected one of {[kind.value for kind in PUSHED]}: a checkpoint that waits for a push "
-            "makes room for a newer one"
+            f"hub_strategy: expected one of {[kind.value for kind in PUSHED]}, since only the newest checkpoint waits "
+            "for a push"
         )
     repo_id = repository_id(args)
     if args.process_index:
         return
     if not (args.hub_token or get_token()):
-        raise InputError("push_to_hub: there is no Hugging Face token; run `hf auth login`, or set HF_TOKEN")
+        raise InputError("push_to_hub: no Hugging Face token found; run `hf auth login`, or set HF_TOKEN")
     api = HfApi(token=args.hub_token)
     with hub_errors("push_to_hub"):
         user = patiently(api.whoami)
     owners = [user["name"], *(organization["name"] for organization in user.get("orgs", []))]
     if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise InputError("push_to_hub: the token may only read; create one that may write")
+        raise InputError("push_to_hub: the token is read-only; create one with write permission")
     if repo_id.partition("/")[0] not in owners:
-        raise InputError(f"hub_model_id: '{repo_id}' would not belong to {' or '.join(owners)}, as the token does")
+        raise InputError(f"hub_model_id: '{repo_id}' has another owner than the token, {' or '.join(owners)}")
     with hub_errors(f"hub_model_id: '{repo_id}'"):
         if patiently(api.repo_exists, repo_id):
             patiently(api.auth_check, repo_id, write=True)
@@ -104,7 +103,7 @@ def repository_id(args: TrainingArguments) -> str:
 
 
 def create_repository(args: TrainingArguments) -> str:
-    """Create the repository of a run and the branch to push to; returns its id, `user/name`."""
+    """Create a run's repository and the branch to push to; returns its id, `user/name`."""
     api, repo_id = HfApi(token=args.hub_token), repository_id(args)
     with hub_errors(f"hub_model_id: '{repo_id}'"):
         api.create_repo(repo_id, private=args.hub_private_repo, exist_ok=True)
@@ -114,14 +113,13 @@ def create_repository(args: TrainingArguments) -> str:
 
 
 def find_checkpoint(args: TrainingArguments) -> Path | None:
-    """The checkpoint to resume from: the given one, else the newest in the run's folder, else the newest on the Hub.
+    """The checkpoint to resume from: the given one, else the newest in the run folder, else the newest on the Hub.
 
-    Only a disk without a checkpoint of the run asks the Hub: for what `hf://` names, or for the state that the run
-    keeps there. The checkpoint is downloaded to the run's folder.
+    The Hub is used only if the run folder has no checkpoint: either the repository that `hf://` names, or the run's
+    own. The checkpoint is downloaded to the run folder.
 
     Raises:
-        InputError: the given checkpoint is not complete, the Hub cannot be reached, or the processes do not all see
-            the same checkpoint.
+        InputError: the given checkpoint is incomplete, the Hub is unreachable, or processes see different checkpoints.
     """
     given, folder = args.resume_from_checkpoint or "", Path(folder_of(args))
     with args.main_process_first(local=False, desc="looking for a checkpoint"):
@@ -140,14 +138,14 @@ def find_checkpoint(args: TrainingArguments) -> Path | None:
     steps = {*gather_object([complete_step(found) if found else 0])}
     if len(steps) > 1:
         raise InputError(
-            f"output_dir: in '{args.output_dir}' processes see checkpoints of different steps, {sorted(steps)}; "
-            "machines that train together need a folder that they share"
+            f"output_dir: processes see different checkpoints in '{args.output_dir}', of steps {sorted(steps)}; use a "
+            "folder that all machines share"
         )
     return found
 
 
 def download_checkpoint(repo_id: str, revision: str | None, run_folder: Path, token: str | None) -> Path | None:
-    """Download a repository's `last-checkpoint/` to the run's folder as `checkpoint-N`; None if it has none."""
+    """Download a repository's `last-checkpoint/` to the run folder as `checkpoint-N`; None if it has none."""
     api, state = HfApi(token=token), f"{LAST_CHECKPOINT}/{STATE_FILE}"
     with hub_errors(f"Hub repository '{repo_id}'"):
         try:
@@ -156,7 +154,7 @@ def download_checkpoint(repo_id: str, revision: str | None, run_folder: Path, to
             return None
         if state not in {file.rfilename for file in info.siblings or ()}:
             return None
-        # All of one commit: a newer one may come half-way through.
+        # Everything from one commit: another push may arrive meanwhile.
         state_file = patiently(api.hf_hub_download, repo_id, state, revision=info.sha)
         folder = run_folder / f"checkpoint-{json.loads(Path(state_file).read_text())['global_step']}"
         print(f"downloading {folder.name} from the Hub's {repo_id}")
@@ -174,9 +172,9 @@ def patiently(ask: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call the Hub, retrying transient failures."""
 
     def is_temporary(error: BaseException) -> bool:
-        # The Hub's library reports a file that it could not download as one without a local copy.
-        missing = isinstance(error, LocalEntryNotFoundError) or is_transient(error)
-        return missing and not isinstance(error, OfflineModeIsEnabled)
+        # huggingface_hub raises LocalEntryNotFoundError for a failed download.
+        failed = isinstance(error, LocalEntryNotFoundError) or is_transient(error)
+        return failed and not isinstance(error, OfflineModeIsEnabled)
 
     stop, wait = stop_after_delay(START_SECONDS), wait_exponential(max=15)
     return Retrying(stop=stop, wait=wait, retry=retry_if_exception(is_temporary), reraise=True)(ask, *args, **kwargs)
@@ -184,10 +182,10 @@ def patiently(ask: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 @contextmanager
 def hub_errors(key: str) -> Iterator[None]:
-    """Turn errors of the Hub, and of the way to it, into an `InputError` of one line with the cure."""
+    """Turn errors of the Hub and the network into a one-line `InputError` with the cure."""
     try:
         yield
-    except (OSError, HTTPError, HFValidationError) as error:  # HTTPError is that of httpx, which is no OSError
+    except (OSError, HTTPError, HFValidationError) as error:  # httpx's HTTPError is not an OSError
         if getattr(error, "errno", None) in DISK_FULL:
             raise
         status = getattr(getattr(error, "response", None), "status_code", None)
@@ -195,41 +193,41 @@ def hub_errors(key: str) -> Iterator[None]:
         if status is None and not isinstance(error, HFValidationError):
             reason = f"cannot reach {constants.ENDPOINT}: {reason}"
         elif status == 401 and not isinstance(error, RepositoryNotFoundError):
-            reason = "the Hub does not know this token; run `hf auth login`, or update HF_TOKEN"
+            reason = "the Hub rejects this token; run `hf auth login`, or update HF_TOKEN"
         elif status == 403:
             reason = f"the token lacks this permission: {reason}"
         raise InputError(f"{key}: {reason}") from error
 
 
 class Publisher:
-    """Pushes checkpoints of a run to `user/name`, one at a time, in a thread that neither holds up nor ends the run.
+    """Pushes a run's checkpoints to `user/name`, one at a time, in a background thread.
 
-    A checkpoint that still waits when a newer one comes is skipped, and so is one that cannot be pushed.
+    A checkpoint is skipped if it is still waiting when a newer one arrives, or if its push fails.
     """
 
     def __init__(self, args: TrainingArguments, repo_id: str) -> None:
         self.args, self.repo_id, self.api = args, repo_id, HfApi(token=args.hub_token)
-        self.skipped: list[str] = []  # names of the checkpoints that were not pushed
+        self.skipped: list[str] = []  # names of checkpoints
         self._current: Path | None = None
         self._waiting: Path | None = None
         self._patient = True
-        self._hurry = threading.Event()  # do not wait before the next attempt
+        self._hurry = threading.Event()  # set: stop waiting between attempts
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @property
     def busy(self) -> set[Path]:
-        """The folders that are being pushed or wait for it, which must not be deleted."""
+        """The folders being pushed or waiting, which must not be deleted."""
         with self._lock:
             return {folder for folder in (self._current, self._waiting) if folder}
 
     def push(self, checkpoint: Path) -> None:
-        """Have a checkpoint pushed; returns at once."""
+        """Push a checkpoint in the background."""
         if self.args.hub_strategy == HubStrategy.END:
             return
         with self._lock:
             if self._waiting:
-                self._skip(self._waiting, "there is a newer one")
+                self._skip(self._waiting, "a newer one is ready")
             if self._current:
                 self._waiting = checkpoint
                 self._hurry.set()
@@ -240,7 +238,7 @@ class Publisher:
         self._thread.start()
 
     def wait(self, patient: bool = True) -> None:
-        """Return when all has been pushed or given up; without patience, failures are not retried."""
+        """Wait until everything is pushed or skipped; `patient=False` stops retrying."""
         if not patient:
             self._patient = False
             self._hurry.set()
@@ -249,18 +247,18 @@ class Publisher:
             self._thread.join()
 
     def finish(self) -> None:
-        """Push the run's folder: model, card, curves; raises `RunStopped` if it fails."""
+        """Push the run folder: model, card, curves; raises `RunStopped` if that fails."""
         self.wait()
         folder = folder_of(self.args)
         try:
-            # Of a LoRA run the checkpoints are adapters, and the end is the whole model.
+            # A LoRA run pushes adapters as checkpoints but ends with a merged model.
             delete = [] if any(Path(folder).glob("adapter_*")) else ["adapter_*"]
-            files = MODEL_FILES + REPORTS
+            files = (*MODEL_FILES, "curves.png", "metrics.jsonl")
             self._retrying()(self._upload, folder, "End of training", files, delete_patterns=delete)
-        except Exception as error:  # of the network, the Hub and their libraries
+        except Exception as error:  # network, Hub or library
             raise RunStopped(
-                f"push_to_hub: {self.repo_id}: {first_line(root(error))}; the model is in '{folder}', and the "
-                "same command pushes it"
+                f"push_to_hub: {self.repo_id}: {first_line(root(error))}; the model is in '{folder}'; the same "
+                "command pushes it again"
             ) from error
         skipped = f"; not pushed: {', '.join(self.skipped)}" if self.skipped else ""
         print(f"{folder} is on the Hub: {constants.ENDPOINT}/{self.repo_id}{skipped}")
@@ -277,7 +275,7 @@ class Publisher:
                     self._hurry.clear()
 
     def _upload_checkpoint(self, folder: Path) -> None:
-        """Push what would be missed most first; files that are already there are not sent again."""
+        """Push the most important first; the Hub skips files that it already has."""
         name, message = folder.name, f"Training in progress: {folder.name}"
         if self.args.hub_strategy == HubStrategy.CHECKPOINT:
             self._upload(folder, message, delete_patterns="*", path_in_repo=LAST_CHECKPOINT)
@@ -290,7 +288,7 @@ class Publisher:
             folder_path=folder,
             commit_message=message,
             allow_patterns=None if files is None else [*files],
-            ignore_patterns=["checkpoint-*/*", "_*"],  # of a run's folder
+            ignore_patterns=["checkpoint-*/*", "_*"],  # in a run folder
             **{"repo_id": self.repo_id, "revision": self.args.hub_revision, **where},
         )
 
@@ -314,5 +312,5 @@ class Publisher:
 
 
 def root(error: BaseException) -> BaseException:
-    """The cause of an error: the Hub's library wraps those of large files in a RuntimeError."""
+    """The cause of an error: huggingface_hub wraps those of large files in a RuntimeError."""
     return root(error.__cause__) if type(error) is RuntimeError and error.__cause__ else error

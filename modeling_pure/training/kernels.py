@@ -1,4 +1,4 @@
-"""The kernels of a GPU run: which one attends, layers compiled one by one, and documents kept apart without a mask."""
+"""GPU kernels: the choice for attention, compiled layers, and document masking without a mask tensor."""
 
 import inspect
 import os
@@ -17,27 +17,27 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..attention_pure import VARLEN, expand_float32_heads
 from ..modeling_pure import PureForCausalLM
 
-# torch 2.12 made the option that allows fewer key heads than query heads explicit; 2.11 does not check.
+# torch 2.12 requires this option for fewer key heads than query heads; 2.11 has no such option.
 GROUPED_HEADS = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 OTHER_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-ATTENTION_KERNELS = {  # by `attention_kernel`: what sdpa tries, in this order; None leaves torch's own order
+ATTENTION_KERNELS = {  # `attention_kernel` -> what sdpa tries, in order; None keeps torch's own order
     "auto": None,
     "flash": OTHER_KERNELS,
     "cudnn": [SDPBackend.CUDNN_ATTENTION, *OTHER_KERNELS],
 }
-_chosen = ExitStack()  # holds sdpa's order until another one is chosen
+_chosen = ExitStack()  # keeps sdpa's order until the next choice
 
 
 def choose_attention_kernel(kernel: str) -> None:
-    """Set the kernels that scaled dot-product attention may use, in order of preference, for the whole process.
+    """Set the kernels that scaled dot-product attention may use, in order of preference.
 
     The setting is process-wide because autograd runs the backward pass and recomputation in separate threads. On
-    Hopper and newer GPUs, PyTorch prefers cuDNN to flash. cuDNN builds a new plan for every input shape, so phases
+    Hopper and newer GPUs, PyTorch prefers cuDNN to flash; but cuDNN builds a new plan for every input shape, so phases
     with variable batch lengths default to flash.
     """
     tag = f"{os.environ.get('TORCH_COMPILE_CACHE_KEY_TAG', '')} attention_kernel={kernel}"
     if tag != torch.compiler.config.cache_key_tag:
-        # Neither the compiler's cache on disk nor what it has compiled in this process knows about the choice.
+        # The compiler's caches, on disk and in memory, are not keyed by this choice.
         torch.compiler.config.cache_key_tag = tag
         torch._dynamo.reset()
     _chosen.close()
@@ -46,7 +46,7 @@ def choose_attention_kernel(kernel: str) -> None:
 
 
 def describe_attention(model: PreTrainedModel, device: torch.device, bf16: bool) -> str:
-    """For the start-up block: the attention implementation, and for sdpa the kernel that it selects in training."""
+    """The attention implementation, and for sdpa the kernel that it selects in training."""
     config = model.config.get_text_config()
     if config._attn_implementation != "sdpa" or device.type not in ("cpu", "cuda"):
         return config._attn_implementation
@@ -62,10 +62,10 @@ def describe_attention(model: PreTrainedModel, device: torch.device, bf16: bool)
 
 
 def compile_layers(model: PureForCausalLM) -> None:
-    """Compile every decoder layer and the loss of a chunk, in place: names of weights stay as they are.
+    """Compile every decoder layer and the loss of a chunk in place, which keeps the names of the weights.
 
-    The layers are alike and so compile once, in seconds. The loop over them and whatever makes masks stays outside,
-    and with it what would keep attention from its flash kernel.
+    The layers share one compilation, which takes seconds. The loop over them and the creation of masks stay eager: a
+    compiled mask would rule out the flash kernel.
     """
     for region in (*model.model.layers, model.token_loss):
         region.compile()
@@ -73,20 +73,20 @@ def compile_layers(model: PureForCausalLM) -> None:
 
 
 def allow_any_number_of_documents(decoder: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Before a forward pass: tell the compiler that the number of documents differs from batch to batch."""
+    """Before a forward pass: tell the compiler that the number of documents varies between batches."""
     for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
         if name in kwargs and not torch.compiler.is_compiling():
             torch._dynamo.maybe_mark_dynamic(kwargs[name], 0)
 
 
 def separate_documents_by_lengths(model: PureForCausalLM) -> None:
-    """Attend within documents by the flash kernel for sequences of unequal length, where the batch states them.
+    """Attend within documents through the variable-length flash kernel, if the batch states document lengths.
 
-    `torch.nn.attention.varlen` knows documents by their cumulative lengths (`collate_sequences` gives them). A mask of
-    (batch, 1, length, length) would keep attention from every flash kernel. Half precision on a GPU only.
+    `torch.nn.attention.varlen` takes cumulative lengths, which `collate_sequences` provides. A mask of shape
+    (batch, 1, length, length) would rule out every flash kernel. Half precision on a GPU only.
     """
     ALL_ATTENTION_FUNCTIONS.register(VARLEN, varlen_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(VARLEN, sdpa_mask)  # for batches that do not state lengths
+    ALL_MASK_ATTENTION_FUNCTIONS.register(VARLEN, sdpa_mask)  # for batches without lengths
     model.set_attn_implementation(VARLEN)
 
 
@@ -107,19 +107,19 @@ def varlen_attention(
 
     Args:
         query, key, value: (batch, heads, length, head_dim), with fewer heads of keys and values.
-        cu_seq_lens_q, cu_seq_lens_k: where documents begin in the flattened batch, int32 of shape (documents + 1,).
+        cu_seq_lens_q, cu_seq_lens_k: starts of the documents in the flattened batch, int32 of shape (documents + 1,).
             Without them this is scaled dot-product attention, with the mask if there is one.
-        max_length_q, max_length_k: tokens of the longest document, or more.
+        max_length_q, max_length_k: upper limit of a document's tokens.
 
     Returns:
-        (batch, length, heads, head_dim), and no weights.
+        the output, of shape (batch, length, heads, head_dim), and no attention weights.
     """
     if cu_seq_lens_q is None:
         key, value = expand_float32_heads(query, key, value, attention_mask)
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    # The rotary embedding leaves queries and keys in float32; values have the dtype of autocast.
+    # The rotary embedding returns queries and keys in float32; values have autocast's dtype.
     flat = (states.transpose(1, 2).flatten(0, 1).to(value.dtype) for states in (query, key, value))
     lengths = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
-    attend: Callable[..., Any] = varlen_attn  # whose arguments and results differ between versions of torch
+    attend: Callable[..., Any] = varlen_attn  # its signature differs between versions of torch
     mixed = attend(*flat, *lengths, scale=scaling, window_size=(-1, 0), **GROUPED_HEADS)
     return mixed.unflatten(0, (query.shape[0], query.shape[2])), None

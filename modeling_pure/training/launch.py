@@ -1,4 +1,4 @@
-"""The processes of a run: their number, precision and engine, the lock on the run folder, and ranks that are lost."""
+"""The processes of a run: their number, precision and engine, the lock on the run folder, and lost ranks."""
 
 import errno
 import fcntl
@@ -22,25 +22,24 @@ from transformers import TrainingArguments
 from ..errors import InputError, RankLost, first_line
 from .run_folder import folder_of
 
-LOCK_FILE = "_run.lock"  # in the run folder, while a run lasts
+LOCK_FILE = "_run.lock"  # in the run folder
 PRECISIONS = ("no", "bf16")
 SIZES = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]  # set by launchers
-ANSWER_SECONDS = 3.0  # for ranks to find out that a connection has failed
+ANSWER_SECONDS = 3.0  # for other ranks to notice a failed connection
 
 # ---- before the run -------------------------------------------------------------------------------------------------
 
 
 def choose_bf16(stated: bool | None) -> bool:
-    """Whether to train in bf16: as stated, else as the launcher says, else if the GPU supports it.
+    """Whether to train in bf16: the option, else the launcher's setting, else whether the GPU supports it.
 
-    Raises:
-        InputError: `accelerate launch --mixed_precision` is fp16 or fp8, or contradicts the option.
+    Raises `InputError` if `accelerate launch --mixed_precision` is fp16 or fp8, or contradicts the option.
     """
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if launched not in PRECISIONS:
-        raise InputError(f"mixed_precision: {launched}, from accelerate launch; the model trains in bf16 or fp32")
+        raise InputError(f"mixed_precision: accelerate launch sets {launched}; the model trains in bf16 or fp32")
     if launched == "bf16" and stated is False:
-        raise InputError("bf16: false, but accelerate launch has mixed_precision bf16; leave one of them out")
+        raise InputError("bf16: false contradicts accelerate launch's mixed_precision bf16; leave one of them out")
     if stated is None and launched == "no":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(stated) or launched == "bf16"
@@ -49,12 +48,10 @@ def choose_bf16(stated: bool | None) -> bool:
 def join_processes(args: TrainingArguments) -> None:
     """Start the process group of a run on CPUs.
 
-    Without an accelerator, accelerate needs `use_cpu`, or each process of plain torchrun would be a run of its own;
-    and transformers passes `ddp_timeout` on for other devices only.
+    Without an accelerator, each process of plain torchrun would be a run of its own unless `use_cpu` is set, and
+    transformers ignores `ddp_timeout`.
 
-    Raises:
-        InputError: DeepSpeed is set, which accelerate does not start on CPUs, or the environment does not state where
-            the other processes are.
+    Raises `InputError` for DeepSpeed on CPUs, or if the environment lacks the address of the other processes.
     """
     on_cpu = not torch.accelerator.is_available()
     if on_cpu and (args.bf16 or "LOCAL_RANK" in os.environ):
@@ -62,7 +59,7 @@ def join_processes(args: TrainingArguments) -> None:
     if "deepspeed" in engines(args) and (on_cpu or args.use_cpu or not is_deepspeed_available()):
         raise InputError("deepspeed: needs GPUs and pip install deepspeed; leave it out here")
     if args.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
-        PartialState._reset_state()  # of an earlier run in this process; transformers does so as well
+        PartialState._reset_state()  # as transformers does; an earlier run in this process has set it
         try:
             PartialState(cpu=True, backend=args.ddp_backend, timeout=args.ddp_timeout_delta)
         except ValueError as error:
@@ -70,48 +67,47 @@ def join_processes(args: TrainingArguments) -> None:
 
 
 def check_processes(args: TrainingArguments) -> None:
-    """Raise `InputError` unless all processes that the launcher has started train together."""
+    """Raise `InputError` unless all processes that the launcher started train together."""
     started = get_int_from_env(SIZES, 1)
     if started != args.world_size:
         raise InputError(
-            f"WORLD_SIZE: the environment says {started} processes, but {args.world_size} would train together; start "
-            "them by torchrun or accelerate launch, which also set RANK, LOCAL_RANK and MASTER_ADDR, or unset it"
+            f"WORLD_SIZE: the environment states {started} processes, but {args.world_size} would train together; use "
+            "torchrun or accelerate launch, which also set RANK, LOCAL_RANK and MASTER_ADDR, or unset it"
         )
 
 
 def engines(args: TrainingArguments) -> set[str]:
-    """Engines other than DDP that options or the launcher ask for."""
+    """The engines other than DDP that options or launcher request."""
     stated = {"deepspeed": args.deepspeed, "fsdp": args.fsdp, "megatron_lm": None}
     return {name for name, given in stated.items() if given or parse_flag_from_env(f"ACCELERATE_USE_{name.upper()}")}
 
 
 def check_engine(args: TrainingArguments, accelerator: Any) -> None:
-    """Raise `InputError` unless accelerate has the precision and the engine that options and launcher ask for."""
-    has = accelerator.distributed_type.value
-    for name in engines(args) - {has.lower()}:
+    """Raise `InputError` unless accelerate uses the precision and engine that options and launcher request."""
+    actual = accelerator.distributed_type.value
+    for name in engines(args) - {actual.lower()}:
         raise InputError(
-            f"{name}: accelerate does not start it on {args.device.type} with {args.world_size} process(es) (it has "
-            f"{has}); leave it out, or start it by accelerate launch on GPUs"
+            f"{name}: accelerate uses {actual} on {args.device.type} with {args.world_size} process(es) instead; "
+            f"leave {name} out, or start the run by accelerate launch on GPUs"
         )
     if accelerator.mixed_precision != PRECISIONS[bool(args.bf16)]:
         raise InputError(
-            f"bf16: {bool(args.bf16)}, but accelerate has {accelerator.mixed_precision}; the model trains in bf16 or "
-            "fp32, and all settings must agree"
+            f"bf16: {bool(args.bf16)}, but accelerate uses {accelerator.mixed_precision}; make all settings agree on "
+            "bf16 or fp32"
         )
 
 
 def describe_precision(accelerator: Any) -> str:
-    """For the start-up block: the precision of computation and weights, and the compiler of the whole model."""
+    """The precision of computation and weights, and the compiler of the whole model if there is one."""
     compiler = accelerator.state.dynamo_plugin.backend.value.lower()
     precision = "bf16 autocast, fp32 weights" if accelerator.mixed_precision == "bf16" else "fp32"
     return precision if compiler == "no" else f"{precision}, model compiled by {compiler}"
 
 
 def describe_processes(args: TrainingArguments, accelerator: Any) -> str:
-    """For the start-up block: the device, the number of processes, and how they share the work."""
-    kind = accelerator.distributed_type.value
-    how = {"NO": "", "FSDP": ", weights sharded (FSDP)"}.get(kind, f", {kind}")
-    return f"{args.device}, {args.world_size} process(es){how}"
+    """The device, the number of processes, and the engine if there are several."""
+    engine = accelerator.distributed_type.value
+    return f"{args.device}, {args.world_size} process(es)" + (f", {engine}" if engine != "NO" else "")
 
 
 # ---- one run in a folder --------------------------------------------------------------------------------------------
@@ -119,13 +115,12 @@ def describe_processes(args: TrainingArguments, accelerator: Any) -> str:
 
 @contextmanager
 def run_lock(args: TrainingArguments) -> Iterator[None]:
-    """Keep a second run out of the run folder; remove the folder if this run created it and leaves nothing in it.
+    """Lock the run folder for this run, and remove it at the end if this run created it and left it empty.
 
-    The first process holds the lock. Data workers do not inherit a `lockf` lock, so a killed run frees it at once; it
-    is also lost as soon as this process opens and closes the file again.
+    The first process holds the lock. Data workers do not inherit a `lockf` lock, so that a killed run frees it at
+    once; but this process would lose it by opening and closing the file again.
 
-    Raises:
-        InputError: another run has the folder, or it cannot be written; on all ranks.
+    Raises `InputError`, on all ranks, if another run holds the lock or the folder is not writable.
     """
     folder = Path(folder_of(args))
     existed, lock, refusal = folder.exists(), None, ""
@@ -144,15 +139,14 @@ def run_lock(args: TrainingArguments) -> Iterator[None]:
             (folder / LOCK_FILE).unlink(missing_ok=True)
             lock.close()
             for place in [] if existed else [*sorted(folder.rglob("*"), reverse=True), folder]:
-                with suppress(OSError):  # it is not empty
+                with suppress(OSError):  # not empty
                     place.rmdir()
 
 
 def lock_folder(folder: Path) -> IO[str]:
-    """Lock a folder for this process, whose name goes into the file; closing the file releases the lock.
+    """Lock a folder and write this process's name to the lock file; closing the file releases the lock.
 
-    Raises:
-        InputError: another process has it, or the folder cannot be written.
+    Raises `InputError` if another process holds the lock or the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,14 +161,14 @@ def lock_folder(folder: Path) -> IO[str]:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
             raise InputError(
-                f"output_dir: a run in '{folder}' is under way: {holder}; wait for its end, stop it, or use another "
+                f"output_dir: another run is using '{folder}': {holder}; wait until it ends, stop it, or use another "
                 "output_dir"
             ) from error
-        print(f"output_dir: '{folder}' cannot be locked ({error}): make sure that no other run uses it")
-    if not os.fstat(file.fileno()).st_nlink:  # removed by a run that ended just now
+        print(f"output_dir: '{folder}' cannot be locked ({error}); make sure that no other run uses it")
+    if not os.fstat(file.fileno()).st_nlink:  # a run that just ended has removed it
         file.close()
         return lock_folder(folder)
-    with suppress(OSError):  # a full disk: the lock holds all the same
+    with suppress(OSError):  # on a full disk, the lock holds without a name
         file.truncate(0)
         file.write(f"{this_process()}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
         file.flush()
@@ -182,16 +176,16 @@ def lock_folder(folder: Path) -> IO[str]:
 
 
 def this_process() -> str:
-    """The host and number of this process."""
+    """This process's host and process id."""
     return f"host {socket.gethostname()}, process {os.getpid()}"
 
 
-# ---- ranks that do not answer ---------------------------------------------------------------------------------------
+# ---- lost ranks -----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def naming_lost_ranks(args: TrainingArguments) -> Iterator[None]:
-    """Turn a failed connection between ranks into `RankLost`, one line that names those that hang or have ended."""
+    """Turn a failed connection between ranks into `RankLost`, with one line that names the lost ranks."""
     if args.world_size == 1 or not dist.is_initialized():
         yield
         return
@@ -199,7 +193,7 @@ def naming_lost_ranks(args: TrainingArguments) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo has no class of its own
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):  # gloo raises plain RuntimeErrors
             raise
         lost = lost_ranks(args.process_index, args.world_size)
         raise RankLost(
@@ -209,7 +203,7 @@ def naming_lost_ranks(args: TrainingArguments) -> Iterator[None]:
 
 
 def lost_ranks(rank: int, world_size: int) -> list[str]:
-    """The ranks that do not report a failed connection through the group's store, as the others do."""
+    """The ranks that do not report through the group's store, as the others do, that a connection failed."""
     lost = ["rank 0, which holds the store,"]  # unless the store answers
 
     def ask() -> None:

@@ -1,4 +1,4 @@
-"""Muon for the matrices of the layers, AdamW for the embeddings: two optimizers that Trainer sees as one."""
+"""Muon for the matrices of the layers and AdamW for the embeddings, as one optimizer."""
 
 from typing import Any
 
@@ -9,17 +9,13 @@ from ..modeling_pure import PureForCausalLM
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """`torch.optim.Muon` on hidden weights and fused `torch.optim.AdamW` on all others, sharing state and schedule.
+    """`torch.optim.Muon` on `hidden`, 2D weights, and fused `torch.optim.AdamW` on `others`.
 
     Muon's update is scaled to the size of AdamW's (`match_rms_adamw`; Liu et al. 2025, arXiv 2502.16982), so that one
-    learning rate and one weight decay serve both.
+    learning rate and one weight decay suit both.
 
-    If `found_inf` is set, a step changes nothing: AdamW's kernel reads the flag itself; torch's Muon has no such flag,
-    so its momentum is fed back to itself and the weights are restored from a copy, all on the device.
-
-    Args:
-        hidden: 2D weights for Muon.
-        others: all other weights.
+    If `found_inf` is set, a step changes nothing. AdamW's kernel reads the flag. torch's Muon does not, so its own
+    momentum replaces the gradient and the weights are restored from a copy, all on the device.
     """
 
     def __init__(
@@ -34,12 +30,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.muon = torch.optim.Muon(hidden, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(others, lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, fused=True)
         self.found_inf: torch.Tensor | None = None
-        self._step_supports_amp_scaling = True  # it reads `found_inf`
+        self._step_supports_amp_scaling = True  # reads `found_inf`
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {"lr": lr})
         self._share()
 
     def _share(self) -> None:
-        """Let both work on the groups and the state that are saved, loaded and scheduled."""
+        """Make both optimizers use the parameter groups and state of this one."""
         self.muon.param_groups, self.adamw.param_groups = self.param_groups[:1], self.param_groups[1:]
         self.muon.state = self.adamw.state = self.state
 
@@ -49,8 +45,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step of both; returns what `closure` does."""
-        self.adamw.found_inf = self.found_inf  # type: ignore[attr-defined]  # which its kernel looks for
+        """Take a step with both optimizers; returns the result of `closure`."""
+        self.adamw.found_inf = self.found_inf  # type: ignore[attr-defined]  # an attribute that its kernel looks for
         loss = self.adamw.step(closure)
         if self.found_inf is None:
             self.muon.step()
@@ -58,7 +54,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         skip = self.found_inf.bool()
         weights = [weight for group in self.muon.param_groups for weight in group["params"] if weight.grad is not None]
         for weight in weights:
-            # lerp(buffer, gradient = buffer) leaves the buffer as it is, to the last bit.
+            # lerp(buffer, gradient) with gradient = buffer leaves the buffer unchanged, bit for bit.
             momentum = self.state[weight].get("momentum_buffer")
             weight.grad = torch.where(skip, 0.0 if momentum is None else momentum, weight.grad)
         before = [weight.clone() for weight in weights]
@@ -69,7 +65,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def muon_with_adamw(model: PureForCausalLM, args: TrainingArguments) -> MuonWithAdamW:
-    """The optimizer of a run: Muon for all matrices of the decoder layers."""
+    """A run's optimizer: Muon for all matrices of the decoder layers, AdamW for the rest."""
     hidden = list(model.model.layers.parameters())
     others = [*model.model.embed_tokens.parameters(), *model.lm_head.parameters()]
     betas = (args.adam_beta1, args.adam_beta2)

@@ -1,4 +1,4 @@
-"""The life of a run, which both phases share: its checks, its start, and what it leaves.
+"""The life cycle of a run, shared by both phases.
 
     with Run.open(args) as run:
         if not run.finished(recipe):
@@ -7,7 +7,7 @@
             trainer.train(run.checkpoint)
             run.finish(trainer, ...)
 
-What could stop it is tried before it writes anything: `rehearse` runs an evaluation in small.
+Errors should appear before anything is written; so `rehearse` runs a small evaluation first.
 """
 
 import copy
@@ -43,16 +43,16 @@ from .run_folder import (
 from .saving import DurableTrainer
 from .trainer_options import RunOptions
 
-QUESTIONS = 2  # of a process in a rehearsal
+QUESTIONS = 2  # per process in a rehearsal
 REFUSALS = (ValueError, ImportError, NotImplementedError, HfHubHTTPError, OfflineModeIsEnabled)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One start of a run, which has its folder to itself.
+    """One launch of a run, with exclusive use of its folder.
 
     Attributes:
-        checkpoint: what it resumes from; None for a new run.
+        checkpoint: the one to resume from; None for a new run.
     """
 
     args: RunOptions
@@ -61,20 +61,15 @@ class Run:
     @classmethod
     @contextmanager
     def open(cls, args: RunOptions) -> Iterator[Self]:
-        """Lock the folder and find the checkpoint to resume from.
-
-        Raises:
-            InputError: the run may not be pushed, or its folder or checkpoint cannot be used.
-        """
+        """Lock the folder, check the permission to push, and find the checkpoint to resume from."""
         with naming_lost_ranks(args), run_lock(args):
             check_hub(args)
             yield cls(args, find_checkpoint(args))
 
     def finished(self, recipe: Recipe) -> bool:
-        """Whether nothing is left to train; a finished run is pushed.
+        """Whether nothing is left to train; if so, push the run again.
 
-        Raises:
-            InputError: the checkpoint, or the finished run, was made with another recipe.
+        Raises `InputError` if the checkpoint or the finished run has another recipe.
         """
         folder = Path(folder_of(self.args))
         step = finished_step(folder)
@@ -84,13 +79,13 @@ class Run:
             check_recipe(folder, recipe, self.args.allow_recipe_change)
         if step is None or step < self.args.max_steps:
             return False
-        print(f"{folder}: finished before, at step {step}; raise max_steps to continue")
+        print(f"{folder}: already finished at step {step}; raise max_steps to continue")
         if self.args.push_to_hub and not self.args.process_index:
             Publisher(self.args, create_repository(self.args)).finish()
         return True
 
     def start(self, trainer: DurableTrainer, recipe: Recipe, title: str, facts: dict[str, str]) -> None:
-        """Print the start-up block, and write down the recipe and this launch."""
+        """Print the start-up block, and record the recipe and this launch."""
         trainer.recipe = recipe.resolved
         if not trainer.is_world_process_zero():
             return
@@ -128,9 +123,9 @@ class Run:
         """Save the model with its card and curves, print the results, and push the folder.
 
         Args:
-            title: of the card.
-            phase: what was done, its section.
-            made_from: facts for the card, before the results.
+            title: title of the card.
+            phase: title of the card's section.
+            made_from: facts that the card states before the results.
             panels: title of a panel of the curves -> the metrics drawn in it.
         """
         trainer.save_model()
@@ -141,15 +136,15 @@ class Run:
         write_model_card(folder, title, trainer.model.config, facts, evaluations, base_model)
         plot_metrics(Path(folder, METRICS_FILE), Path(folder, CURVES_FILE), panels)
         print_block(f"{phase}: done", {**results, f"model, card, {CURVES_FILE}, {METRICS_FILE}": folder})
-        trainer.save_state()  # last: it says that the folder holds all of the above
+        trainer.save_state()  # last: it marks the run as finished
         if self.args.push_to_hub:
             trainer.push_to_hub()
 
 
 def finished_step(folder: Path) -> int | None:
-    """The last step of a run whose folder holds all that its end leaves; None for any other."""
+    """The last step of a finished run; None for any other."""
     try:
-        step: int = json.loads((folder / STATE_FILE).read_text())["global_step"]  # written last of all
+        step: int = json.loads((folder / STATE_FILE).read_text())["global_step"]  # written last
     except (OSError, ValueError, KeyError):
         return None
     return step if any(folder.glob("*.safetensors")) else None
@@ -157,28 +152,28 @@ def finished_step(folder: Path) -> int | None:
 
 @contextmanager
 def refusals_as_input_errors() -> Iterator[None]:
-    """Report what a library refuses while a trainer is built as `InputError`."""
+    """Turn library errors from building a trainer into `InputError`."""
     try:
         yield
     except REFUSALS as error:
         raise InputError(first_line(error)) from error
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):  # else it is no option's fault
+        if "unexpected keyword argument" not in str(error):  # not caused by an option
             raise
         raise InputError(first_line(error)) from error
 
 
 def rehearse(trainer: Any) -> None:
-    """Run an evaluation on a few rows and questions, so that what would stop the first one stops the start instead.
+    """Evaluate a few rows and questions, so that an evaluation that would fail stops the run at its start.
 
-    The run draws, logs and computes as if this had not happened. Sharded models are left out: their weights are not
-    in place before training.
+    The run's random numbers and logs stay as they were. Sharded models are skipped: their weights are not in place
+    before training.
 
     Args:
-        trainer: one with `questions`; its `eval_dataset` may be empty.
+        trainer: a trainer with `questions`; its `eval_dataset` may be empty.
 
     Raises:
-        InputError: evaluation does not give `metric_for_best_model`.
+        InputError: evaluation does not return `metric_for_best_model`.
     """
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not trainer.eval_dataset:
         return
@@ -189,12 +184,12 @@ def rehearse(trainer: Any) -> None:
         return
     if f"eval_{wanted.removeprefix('eval_')}" not in metrics:
         measured = ", ".join(name for name, value in metrics.items() if isinstance(value, float | int))
-        raise InputError(f"metric_for_best_model: evaluation gives no '{wanted}'; it gives {measured}")
+        raise InputError(f"metric_for_best_model: evaluation returns no '{wanted}', only {measured}")
 
 
 @contextmanager
 def leaving_no_trace(trainer: Any) -> Iterator[None]:
-    """Let an evaluation log and save nothing, ask a few questions only, and draw none of the run's random numbers."""
+    """Evaluate without logging, saving or advancing the run's random numbers, and on a few questions only."""
     model, handler, state = trainer.model, trainer.callback_handler, trainer.state
     kept = {name: trainer.__dict__[name] for name in ("questions", "log_completions") if name in trainer.__dict__}
     kept |= {name: copy.deepcopy(trainer.__dict__[name]) for name in ("_metrics", "_logs") if name in trainer.__dict__}
@@ -211,6 +206,6 @@ def leaving_no_trace(trainer: Any) -> Iterator[None]:
         handler.callbacks, state.log_history = callbacks, history
         model.train(was_training)
         if forward is not None:
-            model.forward = forward  # accelerate wraps one around it for an evaluation before training
+            model.forward = forward  # for an evaluation before training, accelerate wraps it
         else:
             model.__dict__.pop("forward", None)

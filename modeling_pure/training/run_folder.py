@@ -1,4 +1,4 @@
-"""What a run's folder says beside its checkpoints: its recipe, its launches, every logged number, its curves."""
+"""The files of a run folder besides checkpoints: recipe, launches, logged metrics, curves."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 import yaml
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from ..atomic import write_atomically
 from ..errors import InputError
@@ -24,41 +24,41 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "nu
 
 
 def folder_of(args: TrainingArguments) -> str:
-    """The run folder. TrainingArguments declares it as optional but always sets it."""
+    """The run folder, which TrainingArguments declares as optional but always sets."""
     return cast(str, args.output_dir)
 
 
 def check_recipe(folder: Path, recipe: Recipe, allow_change: bool = False) -> None:
-    """Raise `InputError`, with the differences, unless `recipe` may resume from a checkpoint.
+    """Raise `InputError` with the differences unless `recipe` may resume from a checkpoint.
 
     Args:
-        folder: a checkpoint, or what a finished run has left.
-        allow_change: look only at what the checkpoint's tensors depend on.
+        folder: a checkpoint, or the folder of a finished run.
+        allow_change: only check what the checkpoint's tensors depend on.
     """
     try:
         before = json.loads((folder / CHECKPOINT_RECIPE).read_text())
     except OSError as error:
-        raise InputError(f"{folder}: was not written by this kind of run (no {CHECKPOINT_RECIPE})") from error
+        raise InputError(f"{folder}: another kind of run wrote this folder (no {CHECKPOINT_RECIPE})") from error
     if missing := [name for name in recipe.tensors if name not in before]:
-        raise InputError(f"{folder}: was not written by this kind of run (its recipe has no {missing[0]})")
+        raise InputError(f"{folder}: another kind of run wrote this folder (its recipe has no {missing[0]})")
     if changes := recipe.changes(before, allow_change):
         otherwise = "" if recipe.changes(before, allowed=True) else ", or set --allow_recipe_change true"
         raise InputError(
-            f"{folder} was written with another recipe: {'; '.join(changes)}. "
-            f"Restore it, or use another output_dir{otherwise}"
+            f"{folder} was written with another recipe: {'; '.join(changes)}. Restore these values, or use another "
+            f"output_dir{otherwise}"
         )
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write a recipe as it was given, which `--config` reads, and as it was resolved."""
-    # As on a command line, `inf`: YAML's own spelling is .inf.
+    """Write a recipe as given, for `--config`, and as resolved, for `check_recipe`."""
+    # `inf` as on a command line; YAML would write .inf.
     options = {name: "inf" if value == math.inf else value for name, value in recipe.options.items()}
     write_atomically(folder / RECIPE_FILE, yaml.safe_dump(options, sort_keys=False, allow_unicode=True))
     write_atomically(folder / CHECKPOINT_RECIPE, json.dumps(recipe.resolved, indent=2) + "\n")
 
 
 def note_launch(folder: Path, step: int, world_size: int, device: torch.device) -> None:
-    """Add a line to `launches.jsonl`: when, from which step, by which command, with what."""
+    """Append time, step, command, versions and machine of this launch to `launches.jsonl`."""
     command: list[str] = []
     for argument in sys.argv:
         secret = "token=" in argument or (command and command[-1].endswith("token"))
@@ -69,7 +69,7 @@ def note_launch(folder: Path, step: int, world_size: int, device: torch.device) 
         "command": " ".join(command),
         "git": git_commit(),
         "python": sys.version.split()[0],
-        "packages": {package: version(package) for package in PACKAGES} | {"torch": torch.__version__},  # and its CUDA
+        "packages": {package: version(package) for package in PACKAGES} | {"torch": torch.__version__},  # with +cuXXX
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores",
         "processes": world_size,
     }
@@ -78,7 +78,7 @@ def note_launch(folder: Path, step: int, world_size: int, device: torch.device) 
 
 
 def git_commit() -> str | None:
-    """The commit of this code, with a + where files differ from it; in an image, the one it was built from."""
+    """The commit of this code, with a + if files differ from it; in an image, the commit it was built from."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=40", "--dirty=+"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -87,36 +87,28 @@ def git_commit() -> str | None:
 
 
 class MetricsFile(TrainerCallback):
-    """Appends each log line to `metrics.jsonl` in the run's folder; a resumed run drops lines it writes again."""
+    """Appends each log line to `metrics.jsonl` in the run folder; a resumed run drops lines after its checkpoint."""
 
     def __init__(self, output_dir: str) -> None:
         self.path = Path(output_dir) / METRICS_FILE
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Drop lines beyond the step that the run resumes from."""
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *others: Any, **kwargs: Any) -> None:
+        """Drop the lines after the step that the run resumes from."""
         if state.is_world_process_zero:
             kept = [line for line in read_metrics(self.path) if line["step"] <= state.global_step > 0]
             write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Write one line, with null for a number that JSON does not have."""
+    def on_log(self, args: TrainingArguments, state: TrainerState, *others: Any, **kwargs: Any) -> None:
+        """Write a line, with null for NaN and inf, which JSON lacks."""
         if state.is_world_process_zero:
-            shown = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in (logs or {}).items()}
+            logs = kwargs["logs"].items()
+            line = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in logs}
             with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **shown}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **line}) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that was cut off while it was written is left out."""
+    """The lines of a metrics file, without an incomplete last line."""
     lines: list[dict[str, Any]] = []
     for text in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -1,4 +1,4 @@
-"""What a run takes: memory and FLOPs by arithmetic; its speed as measured at log lines."""
+"""Computed memory and FLOPs of a run, and its measured speed."""
 
 import re
 import time
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 from ..configuration_pure import PureConfig
 from ..loss_pure import CHUNK_TOKENS
 
-# Dense bf16 with fp32 accumulation, TFLOP/s, from the makers' data sheets. The first name that occurs in the device's
-# own counts, so the longer names come first.
+# Dense bf16 with fp32 accumulation, TFLOP/s, from the vendors' data sheets. The first match counts, so longer names
+# come first.
 PEAK_TFLOPS = {
     "B200": 2250.0,
     "H200": 989.0,
@@ -39,22 +39,22 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(device_name: str) -> float | None:
-    """Peak dense bf16 TFLOP/s of a device by its name, as CUDA gives it; None if it is not in the table."""
+    """Peak dense bf16 TFLOP/s of a device by its CUDA name; None if it is not in the table."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
 def device_peak(device: torch.device) -> float | None:
-    """Peak TFLOP/s of a device; None for one that is not known, a CPU among them."""
+    """Peak TFLOP/s of a device; None for a CPU or an unknown GPU."""
     return peak_tflops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 class Throughput(TrainerCallback):
-    """Speed between log lines, without the time that validation and checkpoints take.
+    """Speed between log lines, without the time of validation and checkpoints.
 
     Args:
-        tokens_per_step: of all devices.
-        flops_per_token: of training, in the convention of `model_flops`.
-        peak: TFLOP/s of all devices together; without it there is no MFU.
+        tokens_per_step: over all devices.
+        flops_per_token: from `model_flops`.
+        peak: TFLOP/s of all devices together; None = report no MFU.
     """
 
     def __init__(self, tokens_per_step: int, flops_per_token: int, peak: float | None, device: torch.device) -> None:
@@ -63,24 +63,22 @@ class Throughput(TrainerCallback):
         self.start(0)
 
     def start(self, step: int) -> None:
-        """Begin to measure after `step`."""
+        """Start a measurement after `step`."""
         self.step, self.began, self.paused_for = step, time.perf_counter(), 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Begin to measure."""
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *others: Any, **kwargs: Any) -> None:
+        """Start the first measurement."""
         self.start(state.global_step)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count what happens within."""
+        """Exclude the time spent within."""
         began = time.perf_counter()
         yield
         self.paused_for += time.perf_counter() - began
 
     def measure(self, step: int, max_steps: int) -> dict[str, float]:
-        """The speed that a log line after `step` reports; starts a new measurement."""
+        """The speed since the last measurement, up to `step`; starts a new one."""
         seconds = time.perf_counter() - self.began - self.paused_for
         speed = (step - self.step) * self.tokens_per_step / seconds
         self.start(step)
@@ -98,17 +96,17 @@ class Throughput(TrainerCallback):
 
 
 def state_memory(parameters: int) -> str:
-    """Memory that training state takes on each device: fp32 weights, gradients and Adam's two moments, 16 B each."""
+    """Memory of the training state per device: fp32 weights, gradients and Adam's two moments, 16 B a parameter."""
     return f"{16 * parameters / 1e9:.2f} GB for weights, gradients and Adam (fp32); activations come on top"
 
 
 def training_bytes(config: PureConfig, parameters: int, args: TrainingArguments, tokens: int) -> dict[str, int]:
-    """Bytes that a micro-batch of `tokens` tokens takes on each device with compiled layers, by arithmetic.
+    """Bytes of a micro-batch of `tokens` tokens on each device with compiled layers, by part.
 
-    The backward pass needs, for each token and layer, the inputs and outputs of both norms, queries, keys, values and
-    their mixture, and three tensors of the MLP's width; with `qk_norm`, queries and keys twice; with checkpointing,
-    the input of each layer, and the rest of one layer at a time. The loss holds a chunk of logits, twice in their
-    dtype and twice in float32.
+    For each token and layer, the backward pass needs the inputs and outputs of both norms, queries, keys, values, the
+    attention output, and three tensors of the MLP's width; with `qk_norm`, queries and keys twice; with checkpointing,
+    only the input of each layer, and the rest for one layer at a time. The loss holds a chunk of logits, twice in
+    their dtype and twice in float32.
     """
     width = 2 if args.bf16 else 4
     keys = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
@@ -122,16 +120,16 @@ def training_bytes(config: PureConfig, parameters: int, args: TrainingArguments,
 
 
 def training_memory(config: PureConfig, parameters: int, args: TrainingArguments, tokens: int) -> str:
-    """`training_bytes` in words."""
+    """`training_bytes` for people."""
     parts = training_bytes(config, parameters, args, tokens)
     total = sum(parts.values()) / 1e9
     return f"about {total:.1f} GB: " + ", ".join(f"{size / 1e9:.1f} {part}" for part, size in parts.items())
 
 
 def model_flops(model: PreTrainedModel, length: int) -> int:
-    """FLOPs of training on one token: 6 x matmul parameters + 12 x layers x hidden x length.
+    """FLOPs of training per token: 6 x matmul parameters + 12 x layers x hidden x length.
 
-    The convention of PaLM (Chowdhery et al. 2022, appendix B), without the input embedding, which is a lookup.
+    PaLM's convention (Chowdhery et al. 2022, appendix B), without the input embedding, which is a lookup.
     """
     config = model.config
     matmul = model.num_parameters() - config.vocab_size * config.hidden_size

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` on the mixture: it knows which sequences it has trained on, and resumes after them."""
+"""`transformers.Trainer` on a mixture: it tracks the position in the data and resumes at the next sequence."""
 
 import gc
 import logging
@@ -22,11 +22,11 @@ from ..medqa.questions import Question
 from ..modeling_pure import PureForCausalLM
 from .arguments import PureTrainingArguments
 from .checkpoint import callback_attributes, checkpoint_fault, checkpoint_folders
-from .health import NonFiniteGuard, NotFinite, loss_spike
+from .health import NonFiniteGuard, loss_spike
 from .kernels import choose_attention_kernel, compile_layers, separate_documents_by_lengths
 from .optimizer import muon_with_adamw
 from .saving import DurableTrainer
-from .signals import leave_signals_to_the_run
+from .signals import ignore_signals_to_group
 from .throughput import Throughput, device_peak, model_flops
 from .validation import dev_metrics, loss_metrics, sequence_nats, token_bytes
 
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 class DataPosition(TrainerCallback, ExportableState):
-    """The position of every rank in its data. As a stateful callback it is saved in trainer_state.json."""
+    """Every rank's position in the data, a stateful callback so that Trainer saves it in trainer_state.json."""
 
     def __init__(self) -> None:
-        self.workers: dict[str, Any] = {}  # this rank's data-loader workers: the state after their last batch
+        self.workers: dict[str, Any] = {}  # of this rank: each data-loader worker's state after its last batch
         self.last_worker = 0
         self.ranks: list[RankState[Any]] = []
 
@@ -49,30 +49,30 @@ class DataPosition(TrainerCallback, ExportableState):
 def check_given(
     args: Any, train_dataset: Any, eval_dataset: Any, **others: Any
 ) -> tuple[PureTrainingArguments, TrainingData[Any]]:
-    """The arguments and training data; raises `InputError` for what Trainer accepts and `PureTrainer` does not."""
+    """The arguments and training data; raises `InputError` for what Trainer accepts but `PureTrainer` does not."""
     wanted = {"args": PureTrainingArguments, "train_dataset": TrainingData, "eval_dataset": list}
     for (name, kind), given in zip(wanted.items(), (args, train_dataset, eval_dataset or []), strict=True):
         if not isinstance(given, kind):
-            cure = "; transformers.Trainer takes other data, and trains this model as any other"
+            cure = "; for other data use transformers.Trainer, which can train this model"
             raise InputError(f"{name}: expected a {kind.__name__}, found a {type(given).__name__}{cure}")
     for name in ("data_collator", "compute_metrics", "preprocess_logits_for_metrics"):
         if others.get(name) is not None:
-            raise InputError(f"{name}: a mixture has its own batches, and evaluation its own metrics; leave it out")
+            raise InputError(f"{name}: batches and metrics are built in; leave it out")
     return args, train_dataset
 
 
 class PureTrainer(DurableTrainer):
     """A Trainer for `TrainingData`. Every rank builds its own batches; no step waits for rank 0 or for its host.
 
-    Takes the arguments of `Trainer`, in its order, but for the data.
+    Takes Trainer's arguments, in the same order.
 
     Args:
-        eval_dataset: validation sequences with the name of their `source`, in the mixture or outside it.
-        document_mask: whether to keep the documents of a sequence from attending to each other.
+        eval_dataset: validation sequences, each with the name of its `source`, inside the mixture or outside it.
+        document_mask: whether to restrict attention to within documents.
         questions: MedQA dev questions to answer at each validation.
 
     Raises:
-        InputError: an argument that it cannot use, or questions or Muon under FSDP.
+        InputError: an unusable argument, or questions or Muon under FSDP.
     """
 
     model: PureForCausalLM
@@ -80,7 +80,7 @@ class PureTrainer(DurableTrainer):
     train_dataset: TrainingData[Any]
     eval_dataset: list[TokenSequence[Any]]
     data_collator: Callable[[list[TokenSequence[Any]]], dict[str, Any]]
-    optimizer: Any  # what accelerate wraps around it has no types
+    optimizer: Any  # accelerate's wrapper is untyped
 
     def __init__(
         self,
@@ -104,19 +104,17 @@ class PureTrainer(DurableTrainer):
         super().__init__(model, args, collator, train_dataset, eval_dataset, *more, **kwargs)
         self.add_callback(self.data_position)
         if self.args.optimizer == "muon" and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise InputError("optimizer: muon needs whole matrices, which are sharded here; use adamw, or DDP")
+            raise InputError("optimizer: muon needs unsharded matrices; use adamw, or DDP")
         if self.is_deepspeed_enabled:
-            logger.warning("DeepSpeed steps by itself: steps that are not finite are counted, not skipped")
+            logger.warning("DeepSpeed controls the optimizer step: non-finite steps are counted but not skipped")
         if self.is_fsdp_enabled and questions:
-            raise InputError(
-                "medqa_dev_questions: ranks answer different questions, which FSDP does not allow; use DDP"
-            )
+            raise InputError("medqa_dev_questions: unsupported under FSDP, since ranks answer different ones; use DDP")
         self.questions = questions or []
         self.token_bytes = token_bytes(self.tokenizer, self.model.config.vocab_size)
-        self.micro_batch_size = self.plan.micro_batch_size  # smaller after a forward pass ran out of memory
-        steps = self.args.logging_steps  # below 1, a share of the run
+        self.micro_batch_size = self.plan.micro_batch_size  # halved when memory runs out
+        steps = self.args.logging_steps  # below 1, a fraction of the run
         kept = ceil(steps if steps >= 1 else steps * self.args.max_steps) + self.args.max_nonfinite_steps
-        self.guard = NonFiniteGuard(self.args.max_nonfinite_steps, kept, self.args.device)
+        self.guard = NonFiniteGuard(kept, self.args.device)
         peak = device_peak(self.args.device)
         self.throughput = Throughput(
             self.tokens_per_step,
@@ -137,13 +135,13 @@ class PureTrainer(DurableTrainer):
         return self.plan.sequences_per_step * self.train_dataset.sequence_length
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW as Trainer makes it, or Muon with AdamW."""
+        """Create Trainer's AdamW, or Muon with AdamW."""
         if self.optimizer is None and self.args.optimizer == "muon":
             self.optimizer = muon_with_adamw(self.model, self.args)
         return super().create_optimizer(model)
 
     def get_train_dataloader(self) -> DataLoader[TokenSequence[Any]]:
-        """A plain loader: the data already give each rank its own batches, so accelerate must not distribute them."""
+        """A loader that accelerate does not prepare: the data already give each rank its own batches."""
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self.train_dataset,
@@ -154,12 +152,12 @@ class PureTrainer(DurableTrainer):
             multiprocessing_context=self.args.dataloader_multiprocessing_context if workers else None,
             persistent_workers=workers > 0,
             pin_memory=self.args.dataloader_pin_memory,
-            worker_init_fn=leave_signals_to_the_run,
-            generator=torch.Generator(),  # not the one that a checkpoint has restored
+            worker_init_fn=ignore_signals_to_group,
+            generator=torch.Generator(),  # leaves torch's own, which a checkpoint restores, untouched
         )
 
     def restore(self, checkpoint: Path) -> None:
-        """Put the data where a checkpoint left them; raises `InputError` for other data, unless that is allowed."""
+        """Restore the position in the data; raises `InputError` if the data changed, unless that is allowed."""
         super().restore(checkpoint)
         ranks: list[RankState[Any]] = callback_attributes(checkpoint, DataPosition.__name__)["ranks"]
         data = self.train_dataset
@@ -180,12 +178,12 @@ class PureTrainer(DurableTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], torch.Tensor | int | None]:
-        """The micro-batches of a step, kept in case they have to be rerun or written down."""
+        """The micro-batches of a step, kept in case they must be rerun or reported."""
         try:
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         except RunStopped:
-            # The data have ended, between two steps. Other ranks wait in the next step, not here, so that only a run
-            # of one process can still save.
+            # The data ran out between two steps. Other ranks already wait in the next step, so that only a
+            # single-process run can still save.
             if self.args.world_size == 1 and self.state.global_step:
                 self._save_checkpoint(self.model, trial=None)
             raise
@@ -193,7 +191,7 @@ class PureTrainer(DurableTrainer):
         return batches, num_items
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
-        # Sequences are full, so the number is known; Trainer's own count waits for the device.
+        # Sequences have no padding, so the count is known; Trainer's would wait for the device.
         tokens = sum(batch["labels"].numel() - len(batch["labels"]) for batch in batch_samples)
         return torch.full((), tokens * self.args.world_size, device=device)
 
@@ -205,7 +203,7 @@ class PureTrainer(DurableTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Forward and backward of a micro-batch, in parts once memory has run out."""
+        """Forward and backward pass of a micro-batch, split once memory has run out."""
         _, batches = self.guard.batches[-1]
         state = inputs["data_state"]
         self.data_position.last_worker = state["worker"]
@@ -222,7 +220,7 @@ class PureTrainer(DurableTrainer):
     def _accumulate(
         self, model: nn.Module, batch: dict[str, Any], num_items: torch.Tensor | int | None
     ) -> torch.Tensor | None:
-        """The loss of a micro-batch, its gradients added to the others; None if memory has run out."""
+        """The loss of a micro-batch, its gradients accumulated; None if memory ran out."""
         parts = [{name: value for name, value in batch.items() if name not in ("source", "data_state")}]
         if self.micro_batch_size < len(batch["input_ids"]):
             parts = []
@@ -238,7 +236,7 @@ class PureTrainer(DurableTrainer):
         size = self.micro_batch_size
         if size == 1:
             raise RunStopped("out of memory at micro-batch 1; set --gradient_checkpointing true")
-        if self.args.world_size > 1:  # the other ranks are in the middle of this micro-batch
+        if self.args.world_size > 1:  # other ranks cannot rerun this micro-batch
             more = "" if self.args.tokens_per_step else f" --gradient_accumulation_steps {2 * self.plan.accumulation}"
             raise RunStopped(
                 f"out of memory at micro-batch {size}; set --per_device_train_batch_size {size // 2}{more}"
@@ -247,8 +245,8 @@ class PureTrainer(DurableTrainer):
         gc.collect()
         torch.cuda.empty_cache()
         print(
-            f"out of memory at micro-batch {size}: retrying with {self.micro_batch_size} and accumulating twice as "
-            f"often; a step still has {self.tokens_per_step:,} tokens"
+            f"out of memory at micro-batch {size}; retrying with {self.micro_batch_size} and twice the accumulation "
+            f"({self.tokens_per_step:,} tokens per step as before)"
         )
 
     def compute_loss(
@@ -258,7 +256,7 @@ class PureTrainer(DurableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The loss, with the model's outputs if asked for; a loss that is not finite has such a gradient, too."""
+        """The loss, optionally with the model's outputs; a non-finite loss gets a non-finite gradient."""
         loss, outputs = super().compute_loss(
             model, inputs | {"skip_logits": not return_outputs}, True, num_items_in_batch
         )
@@ -272,7 +270,7 @@ class PureTrainer(DurableTrainer):
     # ---- log lines, validation and checkpoints --------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add speed, tokens and epochs of each source, and faults of the steps since the last line."""
+        """Add speed, each source's tokens and epochs, and skipped steps and spikes since the last line."""
         if "loss" in logs:
             step = self.state.global_step
             self._add_health(logs)
@@ -281,7 +279,7 @@ class PureTrainer(DurableTrainer):
             states = gather_object(list(self.data_position.workers.values()))
             try:
                 progress = self.train_dataset.progress(states)
-            except RunStopped:  # too much of a source is lost, which every rank finds out at the same time
+            except RunStopped:  # too much of a source is lost; every rank finds out at the same time
                 self._save_checkpoint(self.model, trial=None)
                 raise
             for name, done in progress.items():
@@ -295,7 +293,7 @@ class PureTrainer(DurableTrainer):
         if skipped:
             logs["loss"] = logs["loss"] / share if share else float("nan")
             logs["skipped_steps"] = skipped
-            logger.warning(f"step {step}: skipped {skipped} steps since the last line: loss or gradient not finite")
+            logger.warning(f"step {step}: skipped {skipped} steps since the last line: loss or gradient is not finite")
         if len(longest) >= self.args.max_nonfinite_steps:
             self._stop_not_finite(longest)
         earlier = [line["loss"] for line in self.state.log_history if "loss" in line]
@@ -308,15 +306,15 @@ class PureTrainer(DurableTrainer):
         file = self.guard.write_batches(run_folder, self.args.process_index, steps, self.tokenizer)
         before = [folder for step, folder in checkpoint_folders(run_folder) if step < steps[0]]
         good = [folder for folder in before if not checkpoint_fault(folder)]
-        raise NotFinite(
-            f"max_nonfinite_steps: loss or gradient was not finite in {len(steps)} consecutive steps, the last "
+        raise RunStopped(
+            f"max_nonfinite_steps: loss or gradient was not finite in {len(steps)} consecutive steps up to "
             f"{steps[-1]}; their sequences are in '{file}', the last good checkpoint is {good[-1] if good else 'none'}"
         )
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Loss, perplexity ratios and bits per byte of the validation sequences, and MedQA dev accuracy."""
+        """Loss, perplexity ratio and bits per byte on the validation sequences, and MedQA dev accuracy."""
         args = self.args
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if not isinstance(rows, list) or not rows:
@@ -336,7 +334,7 @@ class PureTrainer(DurableTrainer):
         return metrics
 
     def few_rows(self) -> list[TokenSequence[Any]]:
-        """Two rows of each source."""
+        """Two sequences of each source."""
         names = [row["source"] for row in self.eval_dataset]
         return [row for number, row in enumerate(self.eval_dataset) if names[:number].count(row["source"]) < 2]
 

@@ -1,4 +1,4 @@
-"""Options of a run that both phases share, and checks of Trainer's own: it finds faults later, or with a traceback."""
+"""Options shared by both phases, and checks of Trainer's own options before Trainer fails late or with a traceback."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ from .kernels import ATTENTION_KERNELS
 from .launch import check_processes, choose_bf16, join_processes
 from .run_folder import folder_of
 
-if TYPE_CHECKING:  # for its fields; at run time the class of a phase comes before that of its library
+if TYPE_CHECKING:  # for its fields; at run time RunOptions is a mixin before TrainingArguments or GRPOConfig
     Options = TrainingArguments
 else:
     Options = object
@@ -38,32 +38,32 @@ LEAST = {
     **dict.fromkeys(("weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps"), 0),
     **dict.fromkeys(("save_total_limit", "dataloader_num_workers", "neftune_noise_alpha"), 0),
 }
-NO_PREDICTIONS = "evaluation computes its metrics itself and gathers no predictions"
+NO_PREDICTIONS = "evaluation computes its own metrics and gathers no predictions"
 NO_PRECISION = "evaluation runs in the precision of training"
-FIXED_ORDER = "the order of the data is that of data_seed"
-# Options that would have no effect or do harm: refused unless they have Trainer's default.
+FIXED_ORDER = "data_seed sets the order of the data"
+# Options without effect, or with a harmful one: refused unless at Trainer's default.
 REFUSED = {
-    "save_only_model": "such a checkpoint cannot be resumed",
-    "fp16": "small gradients would be lost; the model trains in bf16 or fp32",
-    "average_tokens_across_devices": "gradients would be too small by the number of ranks",
+    "save_only_model": "a model-only checkpoint cannot be resumed",
+    "fp16": "small gradients would underflow; the model trains in bf16 or fp32",
+    "average_tokens_across_devices": "false makes gradients too small by a factor of the number of ranks",
     "auto_find_batch_size": "a step would lose sequences; set per_device_train_batch_size",
-    "label_smoothing_factor": "no loss here smooths its labels",
-    "accelerator_config": "the run itself gives each process its batches",
-    "parallelism_config": "a step is shared by data parallelism or FSDP alone",
-    "enable_jit_checkpoint": "a signal saves a checkpoint without it",
-    "restore_callback_states_from_checkpoint": "what a resumed run needs of its callbacks is always restored",
-    "hub_always_push": "a checkpoint is pushed once the one before has arrived",
+    "label_smoothing_factor": "the losses here do not smooth labels",
+    "accelerator_config": "the run itself distributes batches over processes",
+    "parallelism_config": "only data parallelism and FSDP are supported",
+    "enable_jit_checkpoint": "a signal always saves a checkpoint",
+    "restore_callback_states_from_checkpoint": "a resumed run always restores the callbacks it needs",
+    "hub_always_push": "the next checkpoint is pushed once the one before is complete",
     "dataloader_drop_last": "every batch is full",
-    "dataloader_in_order": "a checkpoint holds a position in the data, which needs their order",
-    "do_predict": "there is nothing to predict after training",
-    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), "Liger knows neither this model nor GRPO's masks"),
+    "dataloader_in_order": "resuming needs the data in order",
+    "do_predict": "the scripts predict nothing after training",
+    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), "Liger supports neither this model nor GRPO's masks"),
     **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), NO_PRECISION),
     **dict.fromkeys(("eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object"), NO_PREDICTIONS),
     **dict.fromkeys(("batch_eval_metrics", "include_for_metrics", "label_names"), NO_PREDICTIONS),
     **dict.fromkeys(("train_sampling_strategy", "length_column_name"), FIXED_ORDER),
 }
 COMPILE_MODES = (None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-RESOLVED = {"accelerator_config": AcceleratorConfig()}  # of None
+RESOLVED = {"accelerator_config": AcceleratorConfig()}  # what Trainer makes of None
 CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop"}
 MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")
 
@@ -72,41 +72,41 @@ LOWER_IS_BETTER = ("loss", "nll", "bits_per_byte", "perplexity", "standard_error
 
 @dataclass
 class RunOptions(Options):
-    """Precision, checkpoints, reports and the Hub: what both phases state, to stand before the library's class."""
+    """Precision, checkpoints, logging and the Hub; a mixin to list before the library's class."""
 
-    # Options of the optimizer and the data that must not change when a run resumes, as a `FIXED` of other classes.
+    # Options that must not change when a run resumes.
     FIXED: ClassVar[tuple[str, ...]] = (
         *("seed", "data_seed", "learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
         *("weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "optim_args"),
     )
-    # Those that the tensors of a checkpoint depend on.
+    # Options that a checkpoint's tensors depend on.
     TENSORS: ClassVar[tuple[str, ...]] = ("optim",)
 
     bf16: bool | None = option(  # type: ignore[assignment]  # None, as in TRL: decided in `__post_init__`
-        None, "use bf16 autocast; default: true if the GPU supports it"
+        None, "train under bf16 autocast; default: true if the GPU supports it"
     )
-    attention_kernel: str = option("auto", "auto (PyTorch's default order for the GPU), flash, or cudnn")
+    attention_kernel: str = option("auto", "auto (PyTorch's choice), flash, or cudnn")
     eval_strategy: str = option("steps", "when to evaluate: steps, epoch or no")
-    save_total_limit: int | None = option(3, "newest checkpoints kept, and the best one")
+    save_total_limit: int | None = option(3, "number of newest checkpoints to keep besides the best one")
     logging_steps: float = option(10, "optimizer steps between log lines")
     report_to: list[str] | None = option(["tensorboard"], "tensorboard, wandb, trackio, ..., all or none")
     resume_from_checkpoint: str | None = option(
-        None, "checkpoint to resume from, a folder or hf://user/name; default: the run's last complete one"
+        None, "checkpoint to resume from: a folder or hf://user/name; default: the run's last complete one"
     )
     allow_recipe_change: bool = option(
-        False, "resume with another recipe; data restart if their saved position no longer applies"
+        False, "resume with another recipe; the data restart if their saved position no longer applies"
     )
     push_to_hub: bool = option(False, "push checkpoints and the final model to the Hub")
     hub_model_id: str | None = option(None, "repository on the Hub, user/name")
     hub_strategy: str = option(
         "every_save",
-        "end; every_save: weights, each checkpoint's in a branch; checkpoint: also the newest one's full state, "
-        "from which the same command resumes on an empty disk",
+        "end; every_save: also the weights of each checkpoint, in a branch; checkpoint: also the newest one's full "
+        "state, from which the same command resumes on another machine",
     )
-    hub_private_repo: bool | None = option(None, "make the repository a private one")
+    hub_private_repo: bool | None = option(None, "create a private repository")
 
     def __post_init__(self) -> None:
-        if self.greater_is_better is None:  # Trainer knows of names that end in loss only
+        if self.greater_is_better is None:  # Trainer only recognises names that end in loss
             self.greater_is_better = not any(kind in (self.metric_for_best_model or "") for kind in LOWER_IS_BETTER)
         check_choices(self, attention_kernel=ATTENTION_KERNELS)
         join_processes(self)
@@ -115,13 +115,13 @@ class RunOptions(Options):
 
 
 def check_trainer_options(args: TrainingArguments, **refused: str) -> None:
-    """Fill in the defaults of this machine, and check what Trainer finds out late, or never; before its own checks.
+    """Fill in this machine's defaults, and check what Trainer checks late or never; runs before its own checks.
 
     Args:
-        refused: options that this phase refuses beside `REFUSED`, with the reason.
+        refused: options that this phase refuses in addition to `REFUSED` -> the reason.
 
     Raises:
-        InputError: a word, number or folder that no run can use, or an option without effect.
+        InputError: an unusable word, number or folder, or an option without effect.
     """
     args.bf16 = choose_bf16(args.bf16)
     args.dataloader_pin_memory = args.dataloader_pin_memory and torch.cuda.is_available()
@@ -137,14 +137,14 @@ def check_trainer_options(args: TrainingArguments, **refused: str) -> None:
         lr_scheduler_type=SchedulerType,
         eval_strategy=IntervalStrategy,
         logging_strategy=IntervalStrategy,
-        save_strategy=[kind for kind in SaveStrategy if kind != SaveStrategy.BEST],  # steps keep the best one, too
+        save_strategy=[kind for kind in SaveStrategy if kind != SaveStrategy.BEST],  # steps also keeps the best one
         hub_strategy=HubStrategy,
         optim=OptimizerNames,
         log_level=trainer_log_levels,
         log_level_replica=trainer_log_levels,
         torch_compile_mode=COMPILE_MODES,
     )
-    if args.torch_compile_backend is not None:  # to list them takes torch a second
+    if args.torch_compile_backend is not None:  # listing them takes a second
         check_choices(args, torch_compile_backend=torch.compiler.list_backends(exclude_tags=()))
     check_numbers(args, **LEAST)
     check_above_zero(args, "learning_rate", "eval_steps", "save_steps", "logging_steps")
@@ -156,26 +156,26 @@ def check_trainer_options(args: TrainingArguments, **refused: str) -> None:
 
 
 def seed_of_data(args: TrainingArguments) -> int:
-    """The seed of the order of documents, questions and options."""
+    """The seed for the order of documents, questions and options."""
     return args.seed if args.data_seed is None else args.data_seed
 
 
 def refuse(args: TrainingArguments, reasons: dict[str, str]) -> None:
-    """Raise `InputError` with the reason for an option that is not at Trainer's default."""
+    """Raise `InputError` with the reason if one of these options is not at Trainer's default."""
     for name in changed(args, TrainingArguments):
         if name in reasons:
             raise InputError(f"{name}: {reasons[name]}")
 
 
 def refuse_idle(args: TrainingArguments, prefix: str | tuple[str, ...], in_use: bool, needs: str) -> None:
-    """Raise `InputError` for a changed option with this prefix, unless what it belongs to is in use."""
+    """Raise `InputError` if an option with this prefix was changed but what it `needs` is not in use."""
     for name in changed(args, type(args)):
         if name.startswith(prefix) and not in_use:
             raise InputError(f"{name}: has no effect without {needs}")
 
 
 def changed(args: TrainingArguments, kind: type[Any]) -> list[str]:
-    """The fields of a dataclass whose value in `args` is neither their default nor what Trainer makes of it."""
+    """The fields of a dataclass whose value in `args` is neither the default nor what Trainer makes of it."""
     names = []
     for one in dataclasses.fields(kind):
         default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
@@ -185,11 +185,7 @@ def changed(args: TrainingArguments, kind: type[Any]) -> list[str]:
 
 
 def check_built_options(args: TrainingArguments) -> None:
-    """Check what is known only after Trainer's own checks.
-
-    Raises:
-        InputError: a text for a mapping, processes that train apart, an impossible schedule, a missing tracker.
-    """
+    """Check what Trainer's own constructor has to resolve first; raises `InputError`."""
     for name in args._VALID_DICT_FIELDS:
         value = getattr(args, name)
         if name not in MAY_BE_PATHS and not isinstance(value, dict | None):
@@ -201,7 +197,7 @@ def check_built_options(args: TrainingArguments) -> None:
         raise InputError(f"optim_args: expected name=value, name=value, found '{args.optim_args}'")
     if args.n_gpu > 1:
         raise InputError(
-            f"{args.n_gpu} GPUs and one process: start torchrun --nproc_per_node={args.n_gpu}, or choose one by "
+            f"{args.n_gpu} GPUs but one process: use torchrun --nproc_per_node={args.n_gpu}, or choose one GPU by "
             "CUDA_VISIBLE_DEVICES=0"
         )
     check_processes(args)
@@ -210,7 +206,7 @@ def check_built_options(args: TrainingArguments) -> None:
 
 
 def check_schedule(args: TrainingArguments) -> None:
-    """Raise `InputError` if transformers cannot build the schedule, or it gives a rate that is not finite."""
+    """Raise `InputError` if transformers cannot build the schedule, or its learning rates are not finite."""
     kind, steps = SchedulerType(args.lr_scheduler_type), args.max_steps if args.max_steps > 0 else 1000
     settings = cast(dict[str, Any] | None, args.lr_scheduler_kwargs)  # a string has been parsed
     try:
@@ -219,7 +215,7 @@ def check_schedule(args: TrainingArguments) -> None:
         factors = schedule.lr_lambdas if isinstance(schedule, LambdaLR) else []
         rates = [factor(step) for factor in factors for step in (0, steps // 2, steps)]
         if not all(map(math.isfinite, rates)):
-            raise ValueError(f"it gives the rates {rates}")
+            raise ValueError(f"its factors are {rates}")
     except (TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
             f"lr_scheduler_kwargs: {settings} does not fit lr_scheduler_type {kind.value}: {first_line(error)}"

@@ -1,6 +1,6 @@
-"""Validation: the loss of each source in nats per token and bits per byte, and MedQA dev accuracy while training.
+"""Validation during training: each source's loss in nats per token and bits per byte, and MedQA dev accuracy.
 
-Means are over all sequences and ranks, never means of the means of batches.
+Means are over all sequences and ranks, not over batches.
 """
 
 import math
@@ -24,9 +24,9 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]  # the sum of a tensor over all 
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> np.ndarray | None:
-    """Bytes of text of each token, int64 of shape (vocab_size,), 0 for special tokens; None if they are not known.
+    """Bytes of text of each token, int64 of shape (vocab_size,), 0 for special tokens; None if unknown.
 
-    They are known for a byte-level BPE such as GPT-2's, where each letter of a token's spelling is one byte.
+    Known for byte-level BPE such as GPT-2's, where each character of a token's spelling is one byte.
     """
     backend = tokenizer.backend_tokenizer
     if type(backend.decoder).__name__ != "ByteLevel" or backend.normalizer is not None:
@@ -48,12 +48,12 @@ def sequence_nats(
     world_size: int,
     reduce: Reduce,
 ) -> torch.Tensor:
-    """Nats of each sequence, over all its tokens and over tokens of text; float64 (sequences, 2) on the CPU.
+    """Nats of each sequence, over all tokens and over tokens of text: float64 of shape (sequences, 2), on the CPU.
 
     Args:
-        batches: of all ranks, with the inputs of the model. The ranks divide them and run equally many forward passes,
-            as sharded models must; a surplus one is not counted.
-        sizes: from `token_bytes`; without them, all tokens count as text.
+        batches: model inputs for all ranks, which divide them. Ranks run equally many forward passes, as sharded
+            models require; surplus ones are not counted.
+        sizes: from `token_bytes`; None = all tokens count as text.
     """
     first_rows = np.cumsum([0, *(len(batch["input_ids"]) for batch in batches)])
     nats = torch.zeros(first_rows[-1], 2, dtype=torch.float64, device=model.device)
@@ -65,7 +65,7 @@ def sequence_nats(
         out = model(**inputs, reduction="none")
         if out.loss.dim():
             of_token = out.loss[:, :-1].double()
-        else:  # another class, which ignores `reduction`
+        else:  # another model class, which ignores `reduction`
             logits = out.logits[:, :-1].flatten(0, 1).float()
             of_token = F.cross_entropy(logits, inputs["labels"][:, 1:].flatten(), reduction="none")
             of_token = of_token.view(len(out.logits), -1).double()
@@ -79,14 +79,13 @@ def sequence_nats(
 def loss_metrics(
     rows: list[TokenSequence[Any]], nats: torch.Tensor, mixture: list[str], sizes: np.ndarray | None
 ) -> dict[str, float]:
-    """The metrics of a validation, by name as they are logged.
+    """Validation metrics by their logged names.
 
     Args:
-        rows: sequences with the name of their `source`.
         nats: from `sequence_nats`.
-        mixture: names of the sources that are trained on; `loss` is their joint loss, in the mixture's proportions.
-            Every other source also gets the ratio of its perplexity to theirs.
-        sizes: from `token_bytes`; without them there are no bits per byte.
+        mixture: names of the training sources, over which `loss` is the mean. Every other source also gets the ratio
+            of its perplexity to theirs.
+        sizes: from `token_bytes`; None = no bits per byte.
     """
     names = list(dict.fromkeys(row["source"] for row in rows))
     of_source = {name: [i for i, row in enumerate(rows) if row["source"] == name] for name in names}
@@ -112,14 +111,14 @@ def dev_metrics(
     world_size: int,
     reduce: Reduce,
 ) -> dict[str, float]:
-    """`medqa_accuracy`, `medqa_standard_error` and `medqa_nll` of the letters' log-likelihoods, scored in float32.
+    """`medqa_accuracy`, `medqa_standard_error` and `medqa_nll` from the letters' log-likelihoods in float32.
 
-    If its configuration says that the model was taught to answer by text, the options' texts are scored too:
-    `medqa_text_accuracy` and so on. The ranks divide the questions. The nll, over the four options, moves before the
-    accuracy does.
+    The nll, over the four options, moves before the accuracy does. A model whose configuration states that it was
+    taught to answer by text is also scored on the options' texts: `medqa_text_accuracy` and so on. The ranks divide
+    the questions.
     """
     scorers = {"": letter_log_likelihoods}
-    if {"text", "reasoned"} & {*taught_formats(model.config)}:  # reasons end in a text, too
+    if {"text", "reasoned"} & {*taught_formats(model.config)}:  # a reasoned answer ends in a text
         scorers["text_"] = text_log_likelihoods
     mine = range(rank, len(questions), world_size)
     gold = np.array([question.answer for question in questions])
@@ -134,25 +133,9 @@ def dev_metrics(
     return metrics
 
 
-def metrics_in_words(metrics: dict[str, float]) -> dict[str, str]:
-    """The metrics of single sources and of MedQA, for the report of a run."""
-    facts = {}
-    for name in [name.removeprefix("eval_loss/") for name in metrics if name.startswith("eval_loss/")]:
-        facts[f"  {name}"] = f"{metrics[f'eval_loss/{name}']:.4f}"
-        if bits := metrics.get(f"eval_bits_per_byte/{name}"):
-            facts[f"  {name}"] += f", {bits:.4f} bits per byte"
-        if ratio := metrics.get(f"eval_perplexity_ratio/{name}"):
-            facts[f"  {name}"] += f"; outside the mixture, {ratio:.2f} times its perplexity"
-    if "eval_medqa_accuracy" in metrics:
-        facts["MedQA dev accuracy (chance 25 %)"] = f"{metrics['eval_medqa_accuracy']:.1%}"
-    if "eval_medqa_text_accuracy" in metrics:
-        facts["MedQA dev accuracy by text"] = f"{metrics['eval_medqa_text_accuracy']:.1%}"
-    return facts
-
-
 @contextmanager
 def exactly(model: PreTrainedModel) -> Iterator[None]:
-    """Run without autocast, which accelerate wraps around `forward`, and without compiling for every length."""
+    """Run in the model's own dtype, without accelerate's autocast around `forward`, and without compiling."""
     wrapped = model.__dict__.pop("forward", None)
     try:
         with torch.autocast(model.device.type, enabled=False), torch.compiler.set_stance("force_eager"):

@@ -223,7 +223,7 @@ def skipped_steps(setting: Setting) -> Rows:
             steps = torch.optim.AdamW(weights, fused=True)
         else:
             steps = MuonWithAdamW([first], [second], 1e-3, 0.1, (0.9, 0.95), 1e-8)
-        guard, unchanged = NonFiniteGuard(5, 15, first.device), []
+        guard, unchanged = NonFiniteGuard(15, first.device), []
         for factor in (1.0, math.nan, 1.0):
             for weight in weights:
                 weight.grad = torch.randn_like(weight) * factor

@@ -1,4 +1,4 @@
-"""Small causal language models of several families, batches as TRL lays them out, and a GRPO trainer in a folder."""
+"""Small causal language models of several families, batches in TRL's layout, and a GRPO trainer."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ from modeling_pure.grpo.trainer import PureGRPOTrainer
 from modeling_pure.medqa.rewards import LengthPenalty
 
 SHAPE = {
-    "vocab_size": 411,  # no multiple of 8, and above the 401 tokens of the test tokenizer
+    "vocab_size": 411,  # not a multiple of 8, and more than the 401 tokens of the test tokenizer
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -54,7 +54,7 @@ def make_model(family: str, attention: str = "sdpa") -> PreTrainedModel:
 
 
 def make_windowed_model() -> PreTrainedModel:
-    """A model whose attention reaches back over 6 tokens only."""
+    """A model with an attention window of 6 tokens."""
     torch.manual_seed(0)
     return AutoModelForCausalLM.from_config(
         MistralConfig(**SHAPE, sliding_window=6), attn_implementation="sdpa"
@@ -63,7 +63,7 @@ def make_windowed_model() -> PreTrainedModel:
 
 @dataclass
 class Batch:
-    """Completions as TRL gives them to be scored: prompts padded on the left, completions on the right."""
+    """Completions in TRL's layout: prompts padded on the left, completions on the right."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
@@ -104,7 +104,7 @@ UNEVEN = [(11, [6, 2, 4]), (5, [1]), (8, [3, 3, 5, 1])]
 
 
 def spread(completion_ids: list[list[int]], **kwargs) -> list[float]:
-    """A reward in which random completions differ, as they would not in being right."""
+    """A reward that varies between random completions, which are hardly ever right."""
     return [sum(ids) % 7 / 7 for ids in completion_ids]
 
 
@@ -119,7 +119,7 @@ def model_folder(tmp_path_factory, tokenizer):
 
 @pytest.fixture
 def make_trainer(tmp_path, model_folder, tokenizer, questions):
-    """A trainer of 2 prompts x 4 completions a step and two updates a rollout; keywords change its arguments."""
+    """A trainer with 2 prompts x 4 completions per step and two updates per rollout; keywords change its arguments."""
 
     def make_trainer(
         model=None,

@@ -1,4 +1,4 @@
-"""In the place of `trl.GRPOTrainer`: what TRL takes, logs and returns, ours does (TRL's tests: `test_trl_suite`)."""
+"""Our trainer takes, logs and returns what `trl.GRPOTrainer` does (`test_trl_suite` runs TRL's own tests)."""
 
 import inspect
 from dataclasses import field, make_dataclass
@@ -17,7 +17,7 @@ from modeling_pure.grpo.trainer import PureGRPOTrainer
 from tests.grpo.conftest import make_windowed_model, spread
 
 UNMASKED = {"keep_sampling_mask": False, "top_p": 1.0, "top_k": 0}
-# 4 passes a rollout, each trained on twice, and 3 passes an update: rollout and update end together every 8 updates.
+# 4 micro-batches per rollout, used twice, and 3 per update: rollout and update end together every 8 updates.
 PART_OF_AN_UPDATE = {"gradient_accumulation_steps": 3, "steps_per_generation": 4, "num_iterations": 2}
 
 
@@ -43,7 +43,7 @@ def steps_with(trainer, name: str) -> list[int]:
     return [line["step"] for line in trainer.state.log_history if name in line]
 
 
-def test_epochs_with_two_updates_a_rollout_resumed_as_trl_is_asked_to(make_trainer, questions, tmp_path):
+def test_runs_of_epochs_resume_through_trls_arguments(make_trainer, questions, tmp_path):
     settings = {
         "max_steps": -1,
         "rows": prompt_dataset(questions, 8, seed=0).select(range(8)),
@@ -65,7 +65,7 @@ def test_epochs_with_two_updates_a_rollout_resumed_as_trl_is_asked_to(make_train
     assert torch.equal(weights(second), weights(whole))
 
 
-def test_a_rollout_that_ends_inside_an_update_and_checkpoints_that_wait_for_its_end(make_trainer, tmp_path):
+def test_checkpoints_wait_for_a_rollout_to_end(make_trainer, tmp_path):
     settings = {**PART_OF_AN_UPDATE, "max_steps": 10, "save_steps": 3, "eval_strategy": "steps", "eval_steps": 3}
     whole = make_trainer(**settings, trainer_class=Counted, output_dir=str(tmp_path / "whole"))
     whole.train()
@@ -86,7 +86,7 @@ def test_a_signal_and_a_spent_budget_wait_for_the_end_of_a_rollout(make_trainer)
     assert not trainer.stop_on_signal.may_stop()
 
 
-def test_the_last_line_of_a_run_holds_what_trls_holds(make_trainer, tmp_path):
+def test_the_summary_of_a_run_contains_trls_metrics(make_trainer, tmp_path):
     last = {}
     for trainer_class in (PureGRPOTrainer, GRPOTrainer):
         settings = {"logging_steps": 10, "save_steps": 2, "entropy_coef": 0.1, "save_total_limit": None}
@@ -101,7 +101,7 @@ def test_the_last_line_of_a_run_holds_what_trls_holds(make_trainer, tmp_path):
     assert ours["step"] == 4
 
 
-def test_the_off_policy_mask_is_called_as_trls():
+def test_the_off_policy_mask_has_trls_signature():
     assert isinstance(inspect.getattr_static(PureGRPOTrainer, "get_off_policy_mask"), staticmethod)
     advantages, now = torch.tensor([[1.0], [-1.0], [-1.0]]), torch.tensor([[-2.0], [-0.5], [-2.0]])
     kept = PureGRPOTrainer.get_off_policy_mask(advantages, now, torch.zeros(3, 1), torch.ones(3, 1), 1.0)
@@ -116,7 +116,7 @@ GENERATED = {
 
 
 @pytest.mark.parametrize("changes", GENERATED.values(), ids=GENERATED)
-def test_what_no_mask_can_stand_for_is_sampled_by_generate(changes, make_trainer, tokenizer):
+def test_unmaskable_options_sample_by_generate(changes, make_trainer, tokenizer):
     trainer = make_trainer(**UNMASKED, **changes, max_steps=2)
     prompts, spare = [[3, 5, 7], [3, 5, 7], [4, 6, 8, 10]], [*range(len(tokenizer), 411), tokenizer.pad_token_id]
     found = trainer.sample(prompts).completion_ids
@@ -132,11 +132,11 @@ def test_what_no_mask_can_stand_for_is_sampled_by_generate(changes, make_trainer
         make_trainer(**{**UNMASKED, **changes, "keep_sampling_mask": True})
 
 
-def test_sampling_that_is_asked_for_needs_no_generate(make_trainer):
+def test_do_sample_does_not_require_generate(make_trainer):
     assert not make_trainer(generation_kwargs={"do_sample": True}).generates
 
 
-def test_a_model_that_we_cannot_score_is_left_to_trl_if_no_mask_is_kept(make_trainer, tmp_path, tokenizer):
+def test_an_unsupported_model_is_left_to_trl_without_masks(make_trainer, tmp_path, tokenizer):
     model = make_windowed_model()
     model.config.final_logit_softcapping = 2.0
     model.save_pretrained(tmp_path / "capped")
@@ -155,7 +155,7 @@ def test_a_model_that_we_cannot_score_is_left_to_trl_if_no_mask_is_kept(make_tra
     assert (ended[0] - ended[1]).abs().max() < 1e-6
 
 
-def test_given_as_trl_is_given_what_it_needs_and_no_more(model_folder, questions, tmp_path, monkeypatch):
+def test_trls_required_arguments_are_enough(model_folder, questions, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = prompt_dataset(questions, 8, seed=0)
     trainer = PureGRPOTrainer(str(model_folder), spread, None, rows)
@@ -165,7 +165,7 @@ def test_given_as_trl_is_given_what_it_needs_and_no_more(model_folder, questions
         PureGRPOTrainer(str(model_folder), spread, GRPOConfig(use_cpu=True), rows)
 
 
-def test_own_rewards_count_one_each_unless_weights_are_given(make_trainer):
+def test_custom_rewards_have_weight_one_by_default(make_trainer):
     def half(completions, **kwargs):
         return [0.5] * len(completions)
 
@@ -177,7 +177,7 @@ def test_own_rewards_count_one_each_unless_weights_are_given(make_trainer):
             make_trainer(rewards=[spread, half], reward_weights=weights)
 
 
-def test_evaluation_without_questions_asks_for_no_accuracy(model_folder, questions, make_trainer, tmp_path):
+def test_evaluation_without_questions_requires_no_accuracy(model_folder, questions, make_trainer, tmp_path):
     rows = prompt_dataset(questions, 4, seed=0).select(range(4))
     args = make_trainer(eval_strategy="steps", eval_steps=2, max_steps=2, save_steps=2).args
     args.metric_for_best_model = "eval_medqa_accuracy"
@@ -187,7 +187,7 @@ def test_evaluation_without_questions_asks_for_no_accuracy(model_folder, questio
     assert saved(trainer) == {"checkpoint-2"}
 
 
-def test_a_prompt_is_trained_on_as_often_as_trl_does_if_shuffled(make_trainer):
+def test_shuffled_prompts_are_used_as_often_as_in_trl(make_trainer):
     assert make_trainer(shuffle_dataset=True).shuffle_dataset
     assert not make_trainer().shuffle_dataset
 
@@ -213,18 +213,18 @@ def test_a_model_with_an_adapter_already_in_it_is_trained(make_trainer, model_fo
     assert any(not torch.equal(p, trainer.model.get_parameter(name)) for name, p in before.items())
 
 
-def test_rows_may_be_a_stream(make_trainer, questions):
+def test_the_dataset_may_be_a_stream(make_trainer, questions):
     rows = Dataset.from_list([{"prompt": f"Case {i}:"} for i in range(8)]).to_iterable_dataset()
     trainer = make_trainer(rewards=spread, rows=rows, max_steps=2, save_steps=2)
     assert trainer.train().global_step == 2
 
 
-def test_a_configuration_may_state_options_again_whose_default_is_empty(tmp_path):
+def test_empty_defaults_may_be_stated_explicitly(tmp_path):
     stated = make_dataclass("Stated", [("debug", str, field(default=""))], bases=(PureGRPOConfig,))
     assert stated(output_dir=str(tmp_path), bf16=False).debug == []
 
 
-def test_predictions_and_several_sets_to_evaluate_are_as_trls(make_trainer, questions, tmp_path):
+def test_predict_and_several_eval_sets_work_as_in_trl(make_trainer, questions, tmp_path):
     rows = prompt_dataset(questions, 4, seed=0).select(range(4))
     measured = {}
     for trainer_class in (GRPOTrainer, PureGRPOTrainer):

@@ -77,7 +77,7 @@ ACTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
 }
 BUILT = ("attention", "generation", "callbacks")  # before the first step
 
-# Field: where its effect shows.
+# Field: where its effect is tested.
 ELSEWHERE = {
     "trust_remote_code": "test_foreign_models",
     "disable_dropout": "below",
@@ -87,9 +87,9 @@ ELSEWHERE = {
     "use_vllm": "vLLM, by TRL",
 }
 
-# Field: a value that changes nothing, because what it is about never happens here.
+# Field: a value that changes nothing, because its condition never holds here.
 NEED_NOT = {
-    "log_multimodal": False,  # images
+    "log_multimodal": False,  # no images
     "max_tool_calling_iterations": 1,
     "ds3_gather_for_generation": False,  # ZeRO-3 is refused
 }
@@ -101,7 +101,7 @@ REFUSED: dict[str, Any] = {
     "transformers_continuous_batching_config": {"block_size": 8},
     "router_aux_loss_coef": 0.1,  # by TRL: no mixture of experts
 }
-# What belongs to another option that is off.
+# Options that belong to another one, which is off.
 IDLE = {
     "vllm_mode": "server",
     "vllm_gpu_memory_utilization": 0.5,
@@ -118,13 +118,13 @@ OWN = {field.name for field in dataclasses.fields(GRPOConfig)} - {
 OURS = ("shuffle_dataset", "generation_batch_size", "off_policy_mask_threshold", "pad_to_multiple_of")
 
 
-def test_every_field_of_the_installed_version_stands_in_one_table():
+def test_the_tables_cover_every_field_of_the_installed_version():
     known = Counter(name for table in (ACTS, ELSEWHERE, NEED_NOT, REFUSED) for name in table)
     assert known.keys() >= OWN
     assert [name for name, times in known.items() if times > 1] == []
 
 
-def test_what_is_refused_is_refused_by_its_name(make_trainer):
+def test_refusals_name_the_option(make_trainer):
     taken = []
     for name, value in {**REFUSED, **IDLE}.items():
         try:
@@ -139,7 +139,7 @@ def test_what_is_refused_is_refused_by_its_name(make_trainer):
 
 
 def traces(trainer: Any, printed: str) -> dict[str, Any]:
-    """What a run has left behind that an option may change."""
+    """The traces of a run that an option may change."""
     folder = Path(trainer.args.output_dir)
 
     def digest(model: Any) -> str:
@@ -177,13 +177,13 @@ def run(make_trainer, tmp_path, capsys):
     return run
 
 
-BEFORE: dict[str, dict[str, Any]] = {}  # runs that several options are held against
+BEFORE: dict[str, dict[str, Any]] = {}  # runs to compare several options with
 
 
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in OURS else pytest.mark.slow) for name in ACTS if name in OWN]
 )
-def test_it_acts(name, run):
+def test_the_option_has_its_effect(name, run):
     value, where, needs = ACTS[name]
     train = where not in BUILT
     key = f"{needs} {train}"
@@ -192,14 +192,14 @@ def test_it_acts(name, run):
     assert run("after", train=train, **{**needs, name: value})[where] != BEFORE[key][where]
 
 
-def test_what_need_not_act_changes_nothing(run):
-    """The other tests are worth nothing if two equal runs leave different traces."""
+def test_neutral_options_change_nothing(run):
+    """The other tests need equal runs to leave equal traces."""
     plain = run("before")
     assert plain["log"]
     assert run("after", **NEED_NOT) == plain
 
 
-def test_dropout_can_be_left_on(make_trainer, tmp_path):
+def test_dropout_can_stay_enabled(make_trainer, tmp_path):
     ended = []
     for disable in (True, False):
         torch.manual_seed(0)

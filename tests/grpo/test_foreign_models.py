@@ -1,4 +1,4 @@
-"""Any causal language model is trained: from a folder, with its own tokenizer and no spare id for padding."""
+"""Other causal language models are trained, with their own tokenizer and no spare id for padding."""
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -8,7 +8,7 @@ from tests.grpo.conftest import make_model
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
-def test_a_folder_of_another_family_is_trained(family, make_trainer, tokenizer, tmp_path):
+def test_a_model_of_another_family_is_trained(family, make_trainer, tokenizer, tmp_path):
     model = make_model(family)
     for dropout in (name for name in vars(model.config) if name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")):
         setattr(model.config, dropout, 0.1)  # GPT-2's own, which must be off
@@ -24,7 +24,7 @@ def test_a_folder_of_another_family_is_trained(family, make_trainer, tokenizer, 
     assert min(line["grad_norm"] for line in steps) > 1e-3
 
 
-def test_the_end_of_text_pads_where_a_model_has_no_spare_id(tokenizer_folder):
+def test_the_end_of_text_token_pads_if_there_is_no_spare_id(tokenizer_folder):
     padless = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     assert padless.pad_token is None
     assert load_tokenizer("key", str(tokenizer_folder), vocab_size=len(padless)).pad_token == padless.eos_token

@@ -1,4 +1,4 @@
-"""Rewards and rows given from Python: refused or counted, never silent."""
+"""Unusable rewards and records given from Python are refused or counted."""
 
 import math
 
@@ -19,7 +19,7 @@ def logged(trainer, name: str) -> list[float]:
 
 @pytest.mark.parametrize("nothing", [None, math.nan])
 @pytest.mark.parametrize(("of_group", "share"), [(4, 1.0), (2, 0.5)])
-def test_completions_without_a_reward_are_counted_and_teach_nothing(nothing, of_group, share, make_trainer):
+def test_completions_without_a_reward_are_counted_and_have_no_gradient(nothing, of_group, share, make_trainer):
     def some(completions, **kwargs):
         return [nothing if i % 4 < of_group else float(i % 4) for i in range(len(completions))]
 
@@ -32,7 +32,7 @@ def test_completions_without_a_reward_are_counted_and_teach_nothing(nothing, of_
 
 
 @pytest.mark.parametrize("infinite", [math.inf, -math.inf])
-def test_an_infinite_reward_stops_the_run_before_it_ruins_the_model(infinite, make_trainer):
+def test_an_infinite_reward_stops_the_run_before_the_update(infinite, make_trainer):
     def worst(completions, **kwargs):
         return [infinite, *[0.0] * (len(completions) - 1)]
 
@@ -53,16 +53,14 @@ WRONG_COLUMNS = {
 
 
 @pytest.mark.parametrize(("name", "values"), WRONG_COLUMNS.values(), ids=WRONG_COLUMNS)
-def test_rows_that_cannot_be_trained_on_are_refused_before_the_first_step(
-    name, values, make_trainer, questions, tokenizer
-):
+def test_unusable_records_are_refused_before_the_first_step(name, values, make_trainer, questions, tokenizer):
     rows = prompt_dataset(questions, 8, seed=0).select(range(8)).remove_columns(name)
     rows = rows if values is None else rows.add_column(name, values)
     with pytest.raises(InputError, match=f"^{name}: "):
         make_trainer(rewards=Correct(tokenizer, [tokenizer.eos_token_id]), rows=rows)
 
 
-def test_a_letter_in_a_stream_is_refused_when_it_comes(tokenizer):
+def test_a_letter_in_a_stream_is_refused_when_it_is_read(tokenizer):
     ask = {"completions": [" B"], "completion_ids": [[5]], "options": [["a", "b"]], "answer_format": ["letter"]}
     reward = Correct(tokenizer, [tokenizer.eos_token_id])
     assert reward(answer=[1], **ask) == [1.0]
@@ -71,13 +69,13 @@ def test_a_letter_in_a_stream_is_refused_when_it_comes(tokenizer):
 
 
 @pytest.mark.parametrize("prompt", ["", "fever " * 300])
-def test_a_prompt_in_a_stream_is_refused_when_it_comes(prompt, make_trainer):
+def test_a_bad_prompt_in_a_stream_is_refused_when_it_is_read(prompt, make_trainer):
     rows = Dataset.from_list([{"prompt": prompt}] * 8).to_iterable_dataset()
     with pytest.raises(InputError, match="^prompt: "):
         make_trainer(rewards=spread, rows=rows).train()
 
 
-def test_prompts_without_room_for_a_whole_completion_are_counted(make_trainer, capsys, tmp_path, tokenizer):
+def test_prompts_without_room_for_a_full_completion_are_counted(make_trainer, capsys, tmp_path, tokenizer):
     rows = Dataset.from_list([{"prompt": "fever " * 100}] * 3 + [{"prompt": "fever"}] * 5)
     longest = len(tokenizer("fever " * 100).input_ids)
     settings = {"rewards": spread, "rows": rows, "max_completion_length": 256 - longest + 1}
@@ -86,7 +84,7 @@ def test_prompts_without_room_for_a_whole_completion_are_counted(make_trainer, c
     make_trainer(**{**settings, "max_completion_length": 256 - longest})
     assert "prompts leave" not in capsys.readouterr().out
     AutoModelForCausalLM.from_config(GPT2Config(**GPT2_SHAPE, n_positions=256)).save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(InputError, match=r"^max_completion_length: 3 of 8"):  # it has a table of positions
+    with pytest.raises(InputError, match=r"^max_completion_length: 3 of 8"):  # the model has a table of positions
         make_trainer(str(tmp_path / "gpt2"), **settings)
 
 

@@ -1,4 +1,4 @@
-"""The masked head against float64 autograd, and what it holds in memory."""
+"""The masked head against float64 autograd, and its memory."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_values_and_gradients_are_those_of_float64(inputs, chunk, masked, monkey
         assert ((ours.grad - theirs.grad).norm() / theirs.grad.norm()).item() < 1e-6
 
 
-def test_the_rows_of_the_head_with_a_gradient_are_the_kept_set(inputs):
+def test_only_kept_rows_of_the_head_have_a_gradient(inputs):
     head, hidden, tokens, keep = inputs
     token_log_probs(head, hidden[:1], tokens[:1], pack_bits(keep[:1]), 1.0, fp32=True)[0].sum().backward()
     assert torch.equal((head.weight.grad != 0).any(1), keep[0])
@@ -63,7 +63,7 @@ def test_log_probabilities_alone_can_be_differentiated_and_frozen_weights_get_no
     assert hidden.grad.abs().sum() > 0
 
 
-def test_no_token_to_score_gives_a_gradient_of_nought(inputs):
+def test_no_token_to_score_gives_a_zero_gradient(inputs):
     head, hidden, tokens, _ = inputs
     hidden.requires_grad_()
     log_probs, _ = token_log_probs(head, hidden[:0], tokens[:0], None, 1.0, fp32=True)
@@ -74,7 +74,7 @@ def test_no_token_to_score_gives_a_gradient_of_nought(inputs):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the largest tensor that any operation makes."""
+    """Records the largest tensor that any operation creates."""
 
     def __init__(self):
         super().__init__()
@@ -86,7 +86,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_there_are_never_more_logits_than_those_of_a_chunk(monkeypatch):
+def test_only_one_chunk_of_logits_exists_at_a_time(monkeypatch):
     monkeypatch.setattr(module, "CHUNK_TOKENS", 8)
     head, hidden = torch.nn.Linear(4, 1000, bias=False), torch.randn(100, 4, requires_grad=True)
     tokens, packed = torch.randint(0, 1000, (100,)), torch.full((100, 125), 255, dtype=torch.uint8)
@@ -95,7 +95,7 @@ def test_there_are_never_more_logits_than_those_of_a_chunk(monkeypatch):
     assert largest.numel == 8 * 1000
 
 
-def test_the_head_is_in_float32_under_autocast_where_that_is_asked_for(inputs):
+def test_the_head_can_be_float32_under_autocast(inputs):
     head, hidden, tokens, _ = inputs
     exact = head(hidden)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""What is said before the first step, from samples whose answers are known."""
+"""The summary before the first step, from samples with known answers."""
 
 import pytest
 import torch
@@ -46,9 +46,9 @@ def test_samples_are_counted():
     assert numbers_in(found.facts()["right"]) == ["50.0", "18.8", "81.2", "33.3", "25.0"]
 
 
-def test_each_thing_that_stands_in_the_way_has_a_warning_of_its_own():
+def test_each_obstacle_to_learning_has_a_warning():
     def warned(letter, clipped: bool = False) -> set[str]:
-        """Of 20 groups of two; the right letter is 1."""
+        """The warnings for 20 groups of two; the right letter is 1."""
         [found] = summarise([sample(i // 2, letter(i), 1, clipped=clipped) for i in range(40)])
         return {*found.warnings()}
 
@@ -63,7 +63,7 @@ def test_each_thing_that_stands_in_the_way_has_a_warning_of_its_own():
     assert len(cut_off | all_right | unreadable) == 5
 
 
-def test_each_format_is_counted_by_itself():
+def test_each_format_is_counted_separately():
     texts = [sample(0, 0, 0, answer_format="text"), sample(0, None, 0, answer_format="text")]
     found = summarise([*texts, sample(1, 1, 1), sample(1, 1, 1), sample(2, None, 0, answer_format="reasoned")])
     assert [each.answer_format for each in found] == ["letter", "text", "reasoned"]
@@ -72,7 +72,7 @@ def test_each_format_is_counted_by_itself():
     assert [each.no_spread for each in found] == [1, 0, 1]
 
 
-def test_it_samples_whole_groups_and_leaves_the_random_numbers_alone(make_trainer):
+def test_it_samples_full_groups_and_leaves_the_random_state_unchanged(make_trainer):
     trainer = make_trainer()
     state = torch.get_rng_state()
     [found] = preflight(trainer)
@@ -100,7 +100,7 @@ def test_completions_are_read_in_the_format_of_their_prompt(chat, make_trainer, 
     trainer.train_dataset, asked = prompts, iter(rows)
 
     def samples(prompt_ids: list[list[int]], uniform: torch.Tensor) -> Rollout:
-        """Of each group the first two are right."""
+        """The first two of each group are right."""
         texts = [answer(row, i < 2) for _, row in zip(prompt_ids[::4], asked, strict=False) for i in range(4)]
         ids = [[*tokenizer(text.lstrip() if chat else text).input_ids, tokenizer.eos_token_id] for text in texts]
         return Rollout(ids, [], [[1] * len(row) for row in ids], None)

@@ -1,4 +1,4 @@
-"""GRPO's prompts: every epoch asks all questions, in another order, with balanced letters, in formats by share."""
+"""GRPO's prompts: every epoch has all questions in another order, with balanced letters and formats by share."""
 
 import random
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tests.conftest import with_chat_template
 from tests.grpo.conftest import FAMILIES
 
 
-def test_epochs_hold_all_questions_in_other_orders(questions):
+def test_every_epoch_has_all_questions_in_another_order(questions):
     data = prompt_dataset(questions, num_prompts=300, seed=0)
     assert len(data) == 360
     epochs = [data["digest"][start : start + 120] for start in (0, 120, 240)]
@@ -49,7 +49,7 @@ def test_formats_have_their_shares_and_change_no_order(with_answers, questions):
     settings = PromptSettings({"letter": 0.5, "text": 0.3, "reasoned": 0.2}, with_answers=with_answers)
     mixed, letters = prompt_dataset(explained, 6000, 0, settings=settings), prompt_dataset(explained, 6000, 0)
     assert all(mixed[name] == letters[name] for name in ("digest", "answer", "options"))
-    rng = random.Random("grpo 0 0")  # nothing but questions and options is drawn from it
+    rng = random.Random("grpo 0 0")  # only used for questions and options
     orders = [question.shuffled(rng).options for question in rng.sample(explained, len(explained))]
     assert [tuple(options) for options in mixed["options"][:120]] == orders
     for name, share in settings.shares.items():
@@ -59,7 +59,7 @@ def test_formats_have_their_shares_and_change_no_order(with_answers, questions):
     assert mixed["answer_format"][:120] != mixed["answer_format"][120:240]
 
 
-def test_both_algorithms_ask_the_same_in_the_same_format(questions):
+def test_both_algorithms_use_the_same_prompts_and_formats(questions):
     explained = [replace(question, explanation="It is so.") for question in questions]
     shares = {"text": 0.4, "reasoned": 0.6}
     sampled, taught = (
@@ -70,7 +70,7 @@ def test_both_algorithms_ask_the_same_in_the_same_format(questions):
     assert {*taught.column_names} - {*sampled.column_names} == {"target"}
 
 
-def test_reasons_are_sampled_for_any_question_and_taught_where_there_are_some(questions):
+def test_reasons_are_sampled_for_all_questions_but_taught_only_with_an_explanation(questions):
     some = [replace(q, explanation="So it is (c)." if i % 2 else "") for i, q in enumerate(questions)]
     explained = {question.digest: question for question in some if question.explanation}
     shares = {"reasoned": 0.5, "text": 0.5}
@@ -136,11 +136,11 @@ def test_questions_fit_in_their_longest_format_and_template(questions, tokenizer
         ({"text": 1.0}, True, True, "eval_medqa_text_accuracy"),
     ],
 )
-def test_the_best_checkpoint_is_chosen_by_the_headline(shares, chat, taught, metric):
+def test_the_headline_format_selects_the_best_metric(shares, chat, taught, metric):
     assert PromptSettings(shares, chat, taught).best_metric == metric
 
 
-def test_a_checkpoint_is_asked_in_the_format_that_it_was_taught():
+def test_the_default_format_is_the_one_that_was_taught():
     config = FAMILIES["pure"]()
     assert PromptSettings.of(GRPOScriptArguments(), config).shares == {"letter": 1.0}
     assert PromptSettings({"reasoned": 1.0}).warnings(config) == []
@@ -151,7 +151,7 @@ def test_a_checkpoint_is_asked_in_the_format_that_it_was_taught():
     assert PromptSettings({"letter": 0.5, "text": 0.5}, with_answers=True).warnings(config) == []
 
 
-def test_books_are_put_before_questions_and_cut_to_the_context(questions, tokenizer, tmp_path):
+def test_passages_precede_questions_and_fit_the_context(questions, tokenizer, tmp_path):
     train, dev = questions[:6], questions[6:9]
     texts = [
         "Aspirin is for pain. " * 4,

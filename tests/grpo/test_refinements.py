@@ -1,4 +1,4 @@
-"""The refinements are TRL's code: proved here by enumerating a vocabulary, and against the stock trainer."""
+"""TRL's refinements, verified by enumerating a vocabulary and against the stock trainer."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ VOCAB, PROMPT = 48, torch.tensor([[3, 9, 27, 4]])
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model of so few words that all of them can be tried."""
+    """A model whose vocabulary is small enough to enumerate."""
     config = PureConfig(
         vocab_size=VOCAB,
         hidden_size=16,
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 
 def moved(folder, seed: int) -> PureForCausalLM:
-    """The model of a folder, some updates away from it."""
+    """A folder's model after some noise, as after some updates."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
@@ -55,7 +55,7 @@ def flat(model) -> torch.Tensor:
 
 
 def expected_gradient(trainer, old: torch.Tensor, ref: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
-    """The gradient of TRL's loss with no advantages, averaged over all tokens as the old policy draws them."""
+    """The gradient of TRL's loss without advantages, averaged over all tokens as sampled by the old policy."""
     trainer.current_gradient_accumulation_steps = 1
     total = 0
     for token in old.exp().nonzero()[:, 0]:
@@ -104,14 +104,14 @@ def test_ratio_times_k3_has_the_gradient_of_the_reverse_kl_divergence_and_plain_
     assert errors[False] > 0.05
 
 
-def test_without_the_mask_the_gradient_of_truncated_sampling_is_another(folder, make_trainer):
+def test_without_the_mask_truncated_sampling_has_a_wrong_gradient(folder, make_trainer):
     kept = torch.rand(VOCAB, generator=torch.Generator().manual_seed(1)) < 0.4
     old_model, ref_model = moved(folder, 1), moved(folder, 2)
     with torch.no_grad():
         old, ref = next_log_probs(old_model, kept), next_log_probs(ref_model, kept)
         whole_old, whole_ref = next_log_probs(old_model, None), next_log_probs(ref_model, None)
     trainer = make_trainer(str(folder), beta=1.0, off_policy_mask_threshold=None, temperature=1.0)
-    # What TRL does: draws from the kept set, but scores over the whole vocabulary.
+    # As in TRL: sample from the kept set, but score over the full vocabulary.
     drawn = torch.where(kept, whole_old, -torch.inf)
     found = expected_gradient(trainer, drawn, whole_ref, None) / drawn.exp().sum()
     exact = true_gradient(trainer.model, ref, kept)
@@ -121,7 +121,7 @@ def test_without_the_mask_the_gradient_of_truncated_sampling_is_another(folder, 
 
 
 def as_inputs(batch, advantages: list[float]) -> dict:
-    """A micro-batch as TRL hands it to the loss, without policies."""
+    """A micro-batch as TRL passes it to the loss, without log-probabilities."""
     return {
         "prompt_ids": batch.input_ids[:, : batch.split],
         "prompt_mask": batch.attention_mask[:, : batch.split],

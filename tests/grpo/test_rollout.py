@@ -1,4 +1,4 @@
-"""Completions are sampled as `generate` samples them, with their probabilities and masks."""
+"""Completions are sampled like `generate` does, with their probabilities and masks."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -61,7 +61,7 @@ def sampled(model, prompts, ends, tokens: int, sample=sample_completions, unifor
 
 
 def drawing_as_we_do(uniform: torch.Tensor):
-    """In the place of `torch.multinomial`, which takes a random number for each word."""
+    """A replacement of `torch.multinomial`, which takes a random number per token of the vocabulary."""
     columns = iter(uniform.T)
 
     def multinomial(probs: torch.Tensor, num_samples: int) -> torch.Tensor:
@@ -86,8 +86,8 @@ def test_the_same_numbers_give_the_tokens_of_generate(family, ends, monkeypatch)
 
 
 @pytest.mark.parametrize("sample", [sample_completions, generate_completions])
-def test_completions_are_those_of_their_rows_in_any_part_of_the_batch(sample):
-    """As two processes sample the batch of one, also where they share a group."""
+def test_completions_do_not_depend_on_how_the_batch_is_split(sample):
+    """As on two processes, even if they share a group."""
     model, prompts = make_model("pure").eval(), make_prompts((11, 4), (5, 4), (8, 4))
     uniform = uniform_numbers("numbers", 12, 12)
     whole = sampled(model, prompts, MANY_ENDS, 12, sample, uniform).completion_ids
@@ -98,7 +98,7 @@ def test_completions_are_those_of_their_rows_in_any_part_of_the_batch(sample):
 
 
 def scores_of(model, prompts, rollout, temperature: float) -> torch.Tensor:
-    """Log-probabilities of a rollout as training computes them, in a list like the rollout's."""
+    """A rollout's log-probabilities as training computes them, flattened."""
     ids, mask = left_padded(prompts)
     longest = max(map(len, rollout.completion_ids))
     rows = torch.tensor([row + [PAD] * (longest - len(row)) for row in rollout.completion_ids])
@@ -111,7 +111,7 @@ def scores_of(model, prompts, rollout, temperature: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("sample", [sample_completions, generate_completions])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_sampler_s_log_probabilities_are_those_of_training(family, sample):
+def test_log_probabilities_of_sampling_equal_those_of_training(family, sample):
     model, prompts = make_model(family).eval(), make_prompts((11, 4), (5, 3), (8, 1))
     torch.manual_seed(4)
     rollout = sampled(model, prompts, MANY_ENDS, 20, sample)
@@ -141,11 +141,11 @@ def test_completions_are_distributed_as_those_of_generate():
     common = [key for key in counts[0] | counts[1] if counts[0][key] + counts[1][key] >= 10]
     table = [[count[key] for key in common] for count in counts]
     rest = [3000 - sum(row) for row in table]
-    assert len(common) > 10  # the test says something
+    assert len(common) > 10  # enough for the test to be meaningful
     assert chi2_contingency([[*row, other] for row, other in zip(table, rest, strict=True)]).pvalue > 1e-3
 
 
-def test_the_prompt_of_a_group_is_run_once_and_finished_rows_leave():
+def test_each_prompt_is_computed_once_and_finished_completions_leave():
     model, shapes = make_model("pure").eval(), []
     model.model.register_forward_pre_hook(
         lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -160,7 +160,7 @@ def test_the_prompt_of_a_group_is_run_once_and_finished_rows_leave():
     assert sizes[-1] < 8
 
 
-def test_uneven_groups_come_back_in_their_order():
+def test_uneven_groups_keep_their_order():
     model, prompts = make_model("pure").eval(), make_prompts((7, 1), (4, 5), (9, 2))
     torch.manual_seed(0)
     rollout = sampled(model, prompts, MANY_ENDS, 9)
@@ -187,7 +187,7 @@ def test_a_model_with_windows_is_sampled_by_generate_with_the_same_masks():
 
 
 class NothingIsRead(TorchDispatchMode):
-    """Fails where a value is read from the device or a shape depends on one: what a CUDA graph cannot hold."""
+    """Fails if a value is read from the device or a shape depends on one, which a CUDA graph cannot capture."""
 
     READS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "item", "is_nonzero")
 
@@ -197,9 +197,9 @@ class NothingIsRead(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_reads_nothing_from_the_device_and_leaves_its_tensors_where_they_are(family):
+def test_a_step_neither_synchronises_nor_moves_its_tensors(family):
     model = make_model(family).eval()
-    if family != "gpt2":  # which then looks for padding, but not while a graph is captured
+    if family != "gpt2":  # which then looks for padding, except during capture
         model.config.pad_token_id = PAD  # as TRL sets it
     params = SamplingParams(**SETTINGS, min_p=0.01, suppress_tokens=(5, 6), min_new_tokens=2)
     decoding = Decoding(model, TokenSampler(params, ONE_END, torch.device("cpu")), True, PAD)
@@ -243,8 +243,8 @@ class WeightCasts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_under_autocast_frozen_weights_are_cast_once_a_rollout():
-    """Those under adapters are, and autocast by itself remembers the casts of weights that learn only."""
+def test_under_autocast_frozen_weights_are_cast_once_per_rollout():
+    """Weights under adapters are frozen, and autocast by itself only caches casts of trained weights."""
     model = make_model("pure").eval().requires_grad_(False)
     casts = WeightCasts(model)
     with torch.autocast("cpu", torch.bfloat16), casts:
@@ -255,7 +255,7 @@ def test_under_autocast_frozen_weights_are_cast_once_a_rollout():
 
 
 class FakeGenerator:
-    """Torch's generator of a GPU as far as a capture goes."""
+    """A stand-in for a GPU generator during capture."""
 
     def __init__(self):
         self.state = "before"
@@ -269,7 +269,7 @@ class FakeGenerator:
 
 @pytest.fixture
 def fake_gpu(monkeypatch):
-    """What capturing calls of `torch.cuda`, without a GPU; the name of the current stream and the generator."""
+    """Stand-ins for what capture calls in `torch.cuda`, with the current stream and the generator."""
     device = SimpleNamespace(stream="main", generator=FakeGenerator(), fails=False)
 
     @contextmanager
@@ -298,8 +298,8 @@ def test_a_step_that_can_be_captured_is_replayed(fake_gpu):
     assert (fake_gpu.stream, fake_gpu.generator.state) == ("main", "after")
 
 
-def test_a_step_that_cannot_be_captured_is_run_as_it_is_from_then_on(fake_gpu, caplog):
-    """Torch leaves its stream and its generator in the capture that failed, where no number could be drawn."""
+def test_after_a_failed_capture_steps_run_eagerly(fake_gpu, caplog):
+    """A failed capture leaves torch's stream and generator in a state in which no number can be sampled."""
     fake_gpu.fails = True
     decoding = started(make_model("pure").eval())
     with torch.no_grad(), module.attention_of(decoding.model, module.ATTENTION):
@@ -311,7 +311,7 @@ def test_a_step_that_cannot_be_captured_is_run_as_it_is_from_then_on(fake_gpu, c
 
 
 def test_masks_stay_on_the_device_that_scores_them():
-    """100 MB of them a step would be copied, and shuffled by a CPU."""
+    """100 MB per step would be copied, and reordered by the CPU."""
     numbers = torch.ones(2, 3)
     masks = torch.empty(2, 3, 52, dtype=torch.uint8, device="meta")
     gathered = gather_rollout(torch.tensor([[3, 0, 1], [3, 4, 0]]), numbers, numbers, masks, ONE_END)

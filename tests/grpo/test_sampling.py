@@ -1,4 +1,4 @@
-"""Drawing a token: the set that is kept is transformers', and the draws follow the probabilities."""
+"""Sampling a token: the kept set equals transformers', and samples follow the probabilities."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def dense(ids: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:
 
 
 @given(rows=st.integers(1, 4), width=st.integers(1, 70), seed=st.integers(0, 999))
-def test_bits_come_back(rows, width, seed):
+def test_packed_bits_are_unpacked_unchanged(rows, width, seed):
     mask = torch.rand(rows, width, generator=torch.Generator().manual_seed(seed)) < 0.5
     packed = pack_bits(mask)
     assert packed.dtype == torch.uint8
@@ -67,7 +67,7 @@ def test_the_kept_set_and_its_probabilities_are_those_of_transformers(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_no_end_of_text_comes_too_soon():
+def test_min_new_tokens_delays_the_end_of_text():
     ours, logits = sampler(min_new_tokens=2), torch.zeros(1, 97)
     for step, kept in ((0, False), (1, False), (2, True)):
         found = dense(*ours.candidates(logits, torch.tensor([step])))
@@ -86,13 +86,13 @@ def test_draws_follow_the_probabilities():
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53])
-def test_the_ends_of_the_interval_draw_what_can_be_drawn(uniform):
+def test_the_ends_of_the_interval_draw_possible_tokens(uniform):
     log_probs = torch.tensor([[-torch.inf, 0.2, 0.8, -torch.inf]]).log_softmax(-1)
     place = draw(log_probs, torch.tensor([uniform], dtype=torch.float64))
     assert place.item() in (1, 2)
 
 
-def test_a_sampled_token_stands_in_its_mask_with_its_log_probability():
+def test_a_sampled_token_is_in_its_mask_with_its_log_probability():
     logits = 3 * torch.randn(64, 97, generator=torch.Generator().manual_seed(1))
     uniform = torch.rand(64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     drawn = sampler(temperature=0.7, top_p=0.8)(logits, STEP, uniform)
@@ -107,6 +107,6 @@ def test_a_sampled_token_stands_in_its_mask_with_its_log_probability():
 @pytest.mark.parametrize(
     "wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"min_p": 1.0}]
 )
-def test_settings_that_mean_nothing_are_refused_by_name(wrong):
+def test_unusable_settings_are_refused_by_name(wrong):
     with pytest.raises(InputError, match=f"^{next(iter(wrong))}: "):
         SamplingParams(**wrong)

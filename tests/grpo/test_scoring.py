@@ -1,4 +1,4 @@
-"""Prompts run once for their group give the log-probabilities and gradients of whole rows."""
+"""Prompts computed once per group give the log-probabilities and gradients of full sequences."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ TEMPERATURE = 0.8
 
 
 def by_rows(model, batch: Batch, masked: bool) -> torch.Tensor:
-    """Log-probabilities (batch, completion) from each row by itself, through the model's own forward."""
+    """Log-probabilities (batch, completion) of each sequence separately, through the model's own forward."""
     result = torch.zeros(batch.input_ids.shape[0], batch.keep.shape[1])
     for row, (prompt, completion) in enumerate(batch.rows):
         if completion:
@@ -39,7 +39,7 @@ def gradients(model, log_probs: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_gradients(ours: dict, theirs: dict) -> None:
-    """To 1e-6 of the norm of the whole gradient; single small ones differ more, as their large parts cancel out."""
+    """To 1e-6 of the norm of the full gradient; small ones differ more, since large parts cancel out."""
     assert ours.keys() == theirs.keys()
     difference, whole = (
         torch.cat([x.flatten() for x in gradients]).norm()
@@ -50,7 +50,7 @@ def assert_equal_gradients(ours: dict, theirs: dict) -> None:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scores_and_gradients_are_those_of_single_rows(family, attention):
+def test_scores_and_gradients_equal_those_of_single_sequences(family, attention):
     model, batch = make_model(family, attention), make_batch(UNEVEN)
     assert shared_prefix_obstacle(model, checkpointing=False) is None
     expected = by_rows(model, batch, masked=True)
@@ -93,11 +93,11 @@ def test_prompts_are_shared_under_a_scaled_rope(rope_type):
 
 
 @pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
-def test_prompts_are_not_shared_where_turns_depend_on_the_longest_row(rope_type):
+def test_prompts_are_not_shared_if_rope_depends_on_the_longest_sequence(rope_type):
     assert "rotary" in shared_prefix_obstacle(make_scaled_model(rope_type), checkpointing=False)
 
 
-def test_the_prompt_is_run_once_a_group():
+def test_each_prompt_is_computed_once_per_group():
     model, batch, seen = make_model("pure"), make_batch(UNEVEN), []
     model.model.register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
@@ -109,7 +109,7 @@ def test_the_prompt_is_run_once_a_group():
     assert [rows for rows, _ in seen] == [8]
 
 
-def test_a_group_that_was_cut_in_parts_and_single_rows_score_the_same():
+def test_parts_of_a_group_score_like_the_whole_group():
     model, batch = make_model("pure"), make_batch([(9, [4, 2, 3, 4, 1, 4])])
     whole = score(model, batch, share_prefix=True).log_probs
     for rows in (slice(0, 4), slice(4, 6), slice(2, 3)):
@@ -122,7 +122,7 @@ def test_completions_of_one_token_are_scored_from_the_prompt_alone():
     torch.testing.assert_close(score(model, batch, True).log_probs, by_rows(model, batch, True), atol=1e-5, rtol=0)
 
 
-def test_a_batch_with_nothing_to_score_has_a_gradient_of_nought():
+def test_a_batch_with_nothing_to_score_has_a_zero_gradient():
     model, batch = make_model("pure"), make_batch([(5, [2, 2])])
     batch.attention_mask[:, batch.split :] = 0
     for share_prefix in (True, False):
@@ -132,22 +132,22 @@ def test_a_batch_with_nothing_to_score_has_a_gradient_of_nought():
         assert all(not gradient.any() for gradient in gradients(model, found.log_probs).values())
 
 
-def test_in_bf16_it_differs_from_whole_rows_no_more_than_these_from_themselves_in_float32():
+def test_in_bf16_shared_prompts_add_no_more_than_rounding_noise():
     model, batch = make_model("pure"), make_batch(UNEVEN)
     exact = by_rows(model, batch, masked=True)
     with torch.autocast("cpu", torch.bfloat16):
         shared, rows = (score(model, batch, share).log_probs for share in (True, False))
     scored = exact != 0
     noise = (rows - exact)[scored].abs().mean()
-    assert noise > 1e-4  # bf16 it was
+    assert noise > 1e-4  # bf16 was in use
     assert (shared - exact)[scored].abs().mean() < 1.5 * noise
 
 
-def test_adapters_are_scored_and_trained_and_can_be_switched_off():
+def test_adapters_are_scored_trained_and_can_be_disabled():
     batch, plain = make_batch(UNEVEN), make_model("pure")
     model = get_peft_model(make_model("pure"), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # starts at nought, where the adapters would do nothing
+        if "lora_B" in name:  # starts at zero, where adapters have no effect
             torch.nn.init.normal_(parameter, std=0.1)
     found = score(model, batch, share_prefix=True).log_probs
     expected = by_rows(model, batch, masked=True)
@@ -158,7 +158,7 @@ def test_adapters_are_scored_and_trained_and_can_be_switched_off():
     assert (found - by_rows(plain, batch, True)).abs().max() > 0.1
 
 
-def test_a_model_stays_what_it_was():
+def test_scoring_leaves_the_model_unchanged():
     model, batch = make_model("pure"), make_batch(UNEVEN)
     before, keys = model(batch.input_ids).logits, [*model.state_dict()]
     score(model, batch, share_prefix=True)
@@ -167,7 +167,7 @@ def test_a_model_stays_what_it_was():
     assert "forward" not in vars(model)
 
 
-def test_where_a_prompt_cannot_be_shared_it_is_said_why_and_whole_rows_are_right_all_the_same():
+def test_obstacles_to_sharing_prompts_are_named_and_full_sequences_still_score():
     windowed, batch = make_windowed_model(), make_batch([(11, [6, 2])])
     assert "MistralForCausalLM" in shared_prefix_obstacle(windowed, False)
     torch.testing.assert_close(

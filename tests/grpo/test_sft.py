@@ -10,7 +10,7 @@ from trl.trainer.utils import RepeatSampler
 from modeling_pure.errors import InputError
 from modeling_pure.grpo.arguments import PureGRPOConfig
 from modeling_pure.grpo.prompts import PromptSettings, prompt_dataset
-from modeling_pure.grpo.sft import AnswerTrainer, up_to_end
+from modeling_pure.grpo.sft import AnswerTrainer
 from modeling_pure.medqa.formats import chat_message, format_answer, format_prompt
 from modeling_pure.medqa.log_likelihood import letter_log_likelihoods, text_log_likelihoods
 from tests.conftest import with_chat_template
@@ -23,7 +23,7 @@ def explained(questions):
 
 @pytest.fixture
 def make_answer_trainer(model_folder, tokenizer, explained, tmp_path):
-    """A trainer of 4 prompts a step on four questions."""
+    """A trainer with 4 prompts per step on four questions."""
 
     def make(shares: dict[str, float], chat: bool = False, template: str | None = None, **changes) -> AnswerTrainer:
         settings = {
@@ -61,7 +61,7 @@ def test_attention_is_flash_as_in_grpo(make_answer_trainer):
 
 
 def hf_loss(trainer, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
-    """The loss of transformers of answers after prompts, whose labels are -100."""
+    """Transformers' loss on answers, with prompts masked by labels of -100."""
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids, labels, mask = (torch.full((len(rows), longest), value) for value in (0, -100, 0))
     for i, (prompt, answer) in enumerate(rows):
@@ -72,7 +72,7 @@ def hf_loss(trainer, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shares", [{"letter": 1.0}, {"text": 1.0}, {"reasoned": 1.0}, {"text": 0.5, "reasoned": 0.5}])
-def test_the_loss_is_transformers_own_with_the_prompt_masked(shares, make_answer_trainer, tokenizer):
+def test_the_loss_equals_transformers_with_masked_prompts(shares, make_answer_trainer, tokenizer):
     trainer = make_answer_trainer(shares)
     rows = [trainer.train_dataset[i] for i in range(4)]
     assert {row["answer_format"] for row in rows} == {*shares}
@@ -89,7 +89,7 @@ def test_the_loss_is_transformers_own_with_the_prompt_masked(shares, make_answer
     torch.testing.assert_close(of_head, torch.autograd.grad(expected, trainer.model.lm_head.weight)[0])
 
 
-def test_in_a_chat_the_assistant_s_turn_is_taught_up_to_its_end(make_answer_trainer, tokenizer):
+def test_in_a_chat_the_assistant_turn_is_taught_up_to_its_end(make_answer_trainer, tokenizer):
     trainer = make_answer_trainer({"text": 1.0}, chat=True)
     rows = [trainer.train_dataset[i] for i in range(4)]
     chat, encoded = trainer.tokenizer, []
@@ -99,27 +99,30 @@ def test_in_a_chat_the_assistant_s_turn_is_taught_up_to_its_end(make_answer_trai
         prompt = chat.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
         last = len(whole) - 1 - whole[::-1].index(chat.eos_token_id)
         assert whole[: len(prompt)] == prompt
-        assert len(whole) > last + 1  # the template's line break behind the turn, which no completion has
+        assert len(whole) > last + 1  # the template adds a line break after the turn, which no completion has
         encoded.append((prompt, whole[len(prompt) : last + 1]))
     loss = trainer.compute_loss(trainer.model, trainer.collate(rows))
     assert loss.item() == pytest.approx(hf_loss(trainer, encoded).item(), rel=1e-5)
 
 
-def test_a_template_that_does_not_begin_answers_as_it_asks_for_them_is_refused(make_answer_trainer):
+def test_a_template_whose_generation_prompt_does_not_begin_answers_is_refused(make_answer_trainer):
     template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}Go:{% endif %}"
     with pytest.raises(InputError, match="^chat: "):
         make_answer_trainer({"text": 1.0}, chat=True, template=template)
 
 
-def test_an_answer_ends_with_its_first_end_and_is_no_longer_than_a_completion(make_answer_trainer):
-    assert up_to_end([5, 6, 9, 7, 9], {9, 8}, 9) == [5, 6, 9]
-    assert up_to_end([5, 6], {9, 8}, 9) == [5, 6, 9]
+def test_an_answer_stops_at_its_first_end_and_at_max_completion_length(make_answer_trainer):
+    letter = make_answer_trainer({"letter": 1.0})
+    end, other = letter.tokenizer.eos_token_id, letter.tokenizer(" B").input_ids[-1]
+    assert letter.encode("Answer:", " A")[1] == [*letter.tokenizer(" A").input_ids, end]
+    letter.ends = [end, other]
+    assert letter.encode("Answer:", " A B A")[1] == letter.tokenizer(" A B").input_ids
     trainer = make_answer_trainer({"reasoned": 1.0}, max_completion_length=3)
     batch = trainer.collate([trainer.train_dataset[0]])
     assert batch["answer_mask"].tolist() == [[1, 1, 1]]
 
 
-def test_a_step_holds_as_many_prompts_as_grpo_s_in_its_order(make_answer_trainer, explained, tokenizer):
+def test_a_step_has_the_prompts_of_a_grpo_step_in_order(make_answer_trainer, explained, tokenizer):
     trainer = make_answer_trainer({"letter": 1.0})
     batch = next(iter(trainer.get_train_dataloader()))
     assert trainer.args.gradient_accumulation_steps == 1
@@ -138,7 +141,7 @@ def test_shuffled_prompts_come_in_the_order_of_grpo(make_answer_trainer):
     assert [*trainer._get_train_sampler()] == [*grpo] != [*range(len(trainer.train_dataset))]
 
 
-def test_rows_teach_the_format_s_own_answer(make_answer_trainer, explained):
+def test_targets_are_in_the_format_of_their_prompt(make_answer_trainer, explained):
     of = {question.digest: question for question in explained}
     for row in make_answer_trainer({"text": 0.5, "letter": 0.5}).train_dataset.select(range(20)):
         shown = replace(of[row["digest"]], options=tuple(row["options"]), answer=row["answer"])

@@ -1,4 +1,4 @@
-"""GRPO and cross entropy read prompts, and end completions, as the evaluation does."""
+"""GRPO and cross entropy tokenize prompts and end completions like the evaluation."""
 
 import json
 
@@ -34,13 +34,13 @@ def test_prompts_have_the_ids_of_the_evaluation(front, make_trainer, tokenizer, 
     assert added_tokens(trainer.processing_class)[1] == []  # which is saved
 
 
-def test_markers_that_a_user_writes_into_a_prompt_are_meant(make_trainer, tokenizer):
+def test_special_tokens_in_a_users_prompt_are_kept(make_trainer, tokenizer):
     trainer = make_trainer(chat_tokenizer=adding(tokenizer, PAD, END))
     trainer.questions = []
     assert trainer._tokenize_prompts([f"a{END}b"])[0] == [tokenizer(f"{PAD}a{END}b").input_ids]
 
 
-def test_cross_entropy_teaches_after_the_same_ids(model_folder, tokenizer, questions, tmp_path):
+def test_cross_entropy_uses_the_same_prompt_ids(model_folder, tokenizer, questions, tmp_path):
     settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_generations": 4}
     quiet = {"report_to": "none", "use_cpu": True, "eval_strategy": "no", "save_strategy": "no"}
     args = PureGRPOConfig(output_dir=str(tmp_path), max_completion_length=30, max_steps=4, **settings, **quiet)
@@ -58,14 +58,14 @@ def test_cross_entropy_teaches_after_the_same_ids(model_folder, tokenizer, quest
     assert prompt == prompt_ids(theirs, ["Answer:"])[0] == tokenizer(f"{PAD}Answer:").input_ids
     assert answer == [*tokenizer(" C. x").input_ids, tokenizer.eos_token_id]
     assert added_tokens(trainer.processing_class)[1] == []  # which is saved
-    trainer.tokenizer = tokenizer  # of a model pretrained here, whose documents begin with nothing
+    trainer.tokenizer = tokenizer  # as of a model pretrained here, whose documents have no BOS
     (document,) = DocumentTokenizer(tokenizer)([exam_text(questions[0], "letter")])
     before, after = trainer.encode(format_prompt(questions[0]), format_answer(questions[0]))
     assert before + after == document.tolist()
 
 
 def test_a_tokenizer_in_python_that_ends_prompts_is_refused(make_trainer):
-    """It could not be saved otherwise, and would be used otherwise than in training."""
+    """It could not be saved in the way it is used in training."""
     with pytest.raises(InputError, match=r"^model_name_or_path: .*\bByT5Tokenizer\b"):
         make_trainer(chat_tokenizer=ByT5Tokenizer())
 

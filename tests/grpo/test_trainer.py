@@ -1,4 +1,4 @@
-"""The trainer: masks from the draw to the loss, through all that TRL does with a rollout in between."""
+"""The trainer: masks from sampling to the loss, through all of TRL's processing in between."""
 
 import copy
 import re
@@ -21,10 +21,10 @@ CUTS = {"top_p": 0.9, "top_k": 50, "temperature": 0.7}
 
 
 class Watched(PureGRPOTrainer):
-    """Notes what is drawn, and how far the policy is from the old one in each pass."""
+    """Records rollouts, and how far the policy is from the old one in each micro-batch."""
 
     def __init__(self, *args, **kwargs):
-        self.rollouts, self.passes = [], []
+        self.rollouts, self.drifts = [], []
         super().__init__(*args, **kwargs)
 
     def sample(self, prompt_ids, *numbers):
@@ -43,7 +43,7 @@ class Watched(PureGRPOTrainer):
             first = self._step % (self.args.steps_per_generation * self.num_iterations) < (
                 self.args.gradient_accumulation_steps
             )
-            self.passes.append((first, (result[0] - old)[mask].abs().max().item() if mask.any() else 0.0))
+            self.drifts.append((first, (result[0] - old)[mask].abs().max().item() if mask.any() else 0.0))
         return result
 
 
@@ -53,11 +53,11 @@ def logged(trainer, name: str) -> list[float]:
     return [line[name] for line in lines if line.get(name) is not None]
 
 
-def test_the_policy_that_is_trained_is_the_one_that_acted(make_trainer):
+def test_the_trained_policy_is_the_one_that_sampled(make_trainer):
     trainer = make_trainer(trainer_class=Watched, **CUTS)
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
-    first, later = ([drift for is_first, drift in trainer.passes if is_first == which] for which in (True, False))
+    first, later = ([drift for is_first, drift in trainer.drifts if is_first == which] for which in (True, False))
     assert len(first) == len(later) == 4
     assert max(first) == 0.0
     assert min(later) > 1e-4
@@ -66,7 +66,7 @@ def test_the_policy_that_is_trained_is_the_one_that_acted(make_trainer):
     assert len(logged(trainer, "off_policy/masked_share")) == 4
 
 
-def test_without_the_mask_it_is_another_policy(make_trainer):
+def test_without_the_mask_the_trained_policy_differs(make_trainer):
     trainer = make_trainer(trainer_class=Watched, keep_sampling_mask=False, **CUTS)
     trainer.train()
     assert "sampling_mask" not in trainer.inputs
@@ -80,7 +80,7 @@ def test_without_the_mask_it_is_another_policy(make_trainer):
             trainer.inputs["completion_ids"], mask, trainer.inputs["old_per_token_logps"], strict=True
         )
     ]
-    assert min(differences) > 0.05  # over the whole vocabulary every token is less likely than when it was drawn
+    assert min(differences) > 0.05  # over the full vocabulary every token is less likely than when it was sampled
 
 
 SURVIVES = {
@@ -104,15 +104,15 @@ SURVIVES = {
 
 
 @pytest.mark.parametrize("changes", SURVIVES.values(), ids=SURVIVES)
-def test_masks_survive(changes, make_trainer):
+def test_masks_reach_the_loss(changes, make_trainer):
     trainer = make_trainer(trainer_class=Watched, **{**CUTS, **changes})
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
     assert trainer.inputs["sampling_mask"].dtype == torch.uint8
     differences = logged(trainer, "sampling/log_prob_difference")
-    assert bool(differences) == (changes is not SURVIVES["one update"])  # in which there is no older policy
+    assert bool(differences) == (changes is not SURVIVES["one update"])  # which has no older policy
     assert max(differences, default=0) < 1e-5
-    assert max(drift for first, drift in trainer.passes if first) < 1e-5
+    assert max(drift for first, drift in trainer.drifts if first) < 1e-5
     assert any(not torch.equal(before[name], p) for name, p in trainer.model.named_parameters())
     assert all(p.isfinite().all() for p in trainer.model.parameters())
     if "eval_strategy" in changes:
@@ -120,7 +120,7 @@ def test_masks_survive(changes, make_trainer):
         assert len(logged(trainer, "eval_rewards/spread/mean")) == 2
 
 
-def test_adapters_alone_are_trained(make_trainer):
+def test_only_adapters_are_trained(make_trainer):
     config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = make_trainer(trainer_class=Watched, peft_config=config, learning_rate=1e-2, **CUTS)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
@@ -133,7 +133,7 @@ def test_adapters_alone_are_trained(make_trainer):
     assert logged(trainer, "kl")[-1] > 0
 
 
-def test_a_foreign_model_that_cannot_share_prompts_is_trained_all_the_same(make_trainer, tmp_path, tokenizer):
+def test_a_model_that_cannot_share_prompts_is_trained(make_trainer, tmp_path, tokenizer):
     make_windowed_model().save_pretrained(tmp_path / "mistral")
     tokenizer.save_pretrained(tmp_path / "mistral")
     trainer = make_trainer(str(tmp_path / "mistral"), trainer_class=Watched, **CUTS)
@@ -141,7 +141,7 @@ def test_a_foreign_model_that_cannot_share_prompts_is_trained_all_the_same(make_
     assert trainer.rollout_obstacle
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
-    assert max(drift for first, drift in trainer.passes if first) < 1e-5
+    assert max(drift for first, drift in trainer.drifts if first) < 1e-5
 
 
 @pytest.mark.parametrize("rope_type", ["yarn", "dynamic"])
@@ -152,10 +152,10 @@ def test_a_model_whose_rope_is_scaled_is_trained(rope_type, make_trainer, model_
     assert bool(trainer.prefix_obstacle) == bool(trainer.rollout_obstacle) == (rope_type == "dynamic")
     trainer.train()
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
-    assert max(drift for first, drift in trainer.passes if first) < 1e-5
+    assert max(drift for first, drift in trainer.drifts if first) < 1e-5
 
 
-def test_tokens_that_the_tokenizer_took_from_spare_rows_can_be_drawn_and_stay(make_trainer, tokenizer):
+def test_added_tokens_on_spare_ids_can_be_sampled_and_are_saved(make_trainer, tokenizer):
     grown = copy.deepcopy(tokenizer)
     grown.add_tokens(["<think>", "</think>"])
     trainer = make_trainer(top_p=1.0, top_k=0, chat_tokenizer=grown)
@@ -195,14 +195,14 @@ def test_attention_is_flash_unless_another_kernel_is_asked_for(make_trainer, ker
     assert torch.backends.cuda.cudnn_sdp_enabled() == cudnn
 
 
-def test_probabilities_that_are_no_numbers_stop_the_run(make_trainer):
+def test_nan_probabilities_stop_the_run(make_trainer):
     trainer = make_trainer()
     trainer.model.lm_head.weight.data[7] = torch.nan
     with pytest.raises(RunStopped, match=r"^step 0: "):
         trainer._generate_single_turn([[3, 4], [3, 4]])
 
 
-def test_random_numbers_belong_to_the_rows_of_a_step_and_not_to_a_process(make_trainer, monkeypatch):
+def test_random_numbers_do_not_depend_on_the_number_of_processes(make_trainer, monkeypatch):
     trainer = make_trainer(eval_strategy="steps", eval_steps=1)
 
     def numbers(rows: int, rank: int = 0, times: int = 1) -> torch.Tensor:
@@ -219,7 +219,7 @@ def test_random_numbers_belong_to_the_rows_of_a_step_and_not_to_a_process(make_t
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6), updates=st.integers(1, 4))
-def test_groups_are_dealt_whole(sizes, updates):
+def test_groups_stay_together(sizes, updates):
     numbers = torch.tensor([group for group, size in enumerate(sizes) for _ in range(size)])
     rows = {
         "prompt_ids": torch.stack([numbers, numbers], 1),
@@ -260,7 +260,7 @@ def test_an_update_has_the_groups_of_one_process_on_any_number(world):
         ({"top_p": 0.0}, r"top_p: .*\b0\.0$"),
     ],
 )
-def test_what_no_mask_can_stand_for_is_refused_in_one_line(changes, line, make_trainer):
+def test_unmaskable_options_are_refused_in_one_line(changes, line, make_trainer):
     with pytest.raises(InputError, match=f"^{line}") as error:
         make_trainer(**{"num_generations": 4, **changes})
     assert "\n" not in str(error.value)
@@ -276,13 +276,13 @@ def test_a_model_that_changes_its_logits_after_the_head_is_refused(make_trainer,
 
 
 class ScaledHead(torch.nn.Linear):
-    """More than a weight, and no configuration says so."""
+    """A head that scales its logits, unknown to the configuration."""
 
     def forward(self, hidden_states):
         return 1.5 * super().forward(hidden_states)
 
 
-def test_the_self_check_finds_a_head_that_is_more_than_its_weight(make_trainer, model_folder):
+def test_the_self_check_finds_a_head_that_changes_its_logits(make_trainer, model_folder):
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     head = ScaledHead(32, 411, bias=False)
     head.weight = model.lm_head.weight
@@ -303,8 +303,8 @@ def test_the_self_check_finds_a_head_that_is_more_than_its_weight(make_trainer, 
     ],
     ids=["raises", "wrong"],
 )
-def test_the_self_check_finds_a_rollout_that_is_wrong_and_takes_generate(fault, reason, make_trainer):
-    """As DiffLlama's attention would make it, and Nemotron's."""
+def test_the_self_check_finds_a_wrong_rollout_and_falls_back_to_generate(fault, reason, make_trainer):
+    """As with the attention of DiffLlama and Nemotron."""
     AttentionInterface.register(rollout.ATTENTION, fault(rollout.rollout_attention))
     try:
         trainer = make_trainer(trainer_class=Watched, **CUTS)
@@ -316,7 +316,7 @@ def test_the_self_check_finds_a_rollout_that_is_wrong_and_takes_generate(fault, 
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
 
 
-def test_prompts_whose_cache_is_not_to_be_trusted_are_scored_in_whole_rows(make_trainer, monkeypatch):
+def test_prompts_with_an_unreliable_cache_are_scored_in_full_sequences(make_trainer, monkeypatch):
     true = scoring.shared_hidden_states
     monkeypatch.setattr(scoring, "shared_hidden_states", lambda *args: 0.9 * true(*args))
     trainer = make_trainer(**CUTS)
@@ -325,7 +325,7 @@ def test_prompts_whose_cache_is_not_to_be_trusted_are_scored_in_whole_rows(make_
     assert max(logged(trainer, "sampling/log_prob_difference")) < 1e-5
 
 
-def test_the_farthest_of_a_log_window_is_logged_and_not_the_mean_of_its_passes(make_trainer):
+def test_maxima_are_logged_over_a_log_window(make_trainer):
     every = make_trainer(logging_steps=1, **CUTS)
     every.train()
     whole = make_trainer(logging_steps=4, **CUTS)
@@ -335,7 +335,7 @@ def test_the_farthest_of_a_log_window_is_logged_and_not_the_mean_of_its_passes(m
 
 
 @pytest.mark.parametrize("changes", [{"bf16": True}, {"torch_compile": True, "torch_compile_backend": "eager"}])
-def test_what_is_trained_is_the_scorer_and_the_model_stays_what_it_was(changes, make_trainer):
+def test_the_scorer_is_wrapped_and_the_model_stays_unchanged(changes, make_trainer):
     trainer = make_trainer(eval_strategy="steps", **changes)
     forward = trainer.model.forward  # TRL's, which nothing replaces
     trainer.evaluate(trainer.eval_dataset.select(range(2)))  # for which Trainer would wrap the model itself

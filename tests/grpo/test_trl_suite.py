@@ -15,7 +15,7 @@ import pytest
 from tests.grpo.trl_stand_ins import build_hub
 from tests.processes import ROOT
 
-# Not text in a single turn, or of other generation backends, or of a GPU.
+# Beyond text in a single turn, or for other backends, or for a GPU.
 OTHERS = "VLM or Slow or vllm or liger or tools or environment or tool_calls or ContinuousBatching"
 BY_DESIGN = {  # replaces `generate`, which ours does not sample with
     "test_train_with_mask_truncated_completions"
@@ -53,7 +53,7 @@ def run_suite(who: str, folder: Path, hub: Path, tests: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif("TRL_TESTS" not in os.environ, reason="needs TRL's tests, which its wheel has not")
-def test_what_passes_with_trls_trainer_passes_with_ours(tmp_path):
+def test_our_trainer_passes_what_trls_passes(tmp_path):
     given = Path(os.environ["TRL_TESTS"]).resolve()
     tests = given / "tests" if (given / "tests").is_dir() else given
     build_hub(tmp_path / "hub")

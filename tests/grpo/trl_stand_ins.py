@@ -92,7 +92,7 @@ def build_hub(cache: Path) -> None:
 
 
 def make_tokenizer(size: int):
-    """A byte-level tokenizer of so many tokens, most of which no text has."""
+    """A byte-level tokenizer with this many tokens, most of them unused."""
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from transformers import TokenizersBackend
 
@@ -114,7 +114,7 @@ def ids_of(tokenizer) -> dict:
 
 
 def save(cache: Path, name: str, model, tokenizer) -> Path:
-    """Put a model where the Hub's cache has it; returns its folder."""
+    """Put a model into the Hub's cache; returns its folder."""
     repository, revision = cache / f"models--{OWNER}--{name}", "0" * 40
     snapshot = repository / "snapshots" / revision
     model.save_pretrained(snapshot)

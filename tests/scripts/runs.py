@@ -1,4 +1,4 @@
-"""Runs of train_pretrain.py: started, taken up after a checkpoint, and held against each other bit for bit."""
+"""Starts and resumes runs of train_pretrain.py, and compares them bit for bit."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ def train(recipe: Path, folder: Path, *options, expect: int = 0) -> CompletedPro
 
 
 def launches(folder: Path) -> list[dict]:
-    """What a run's folder says of each of its starts."""
+    """The recorded launches of a run."""
     return [json.loads(line) for line in (folder / "launches.jsonl").read_text().splitlines()]
 
 
@@ -42,7 +42,7 @@ def same_weights(first, second) -> bool:
 
 
 def checkpoints(folder) -> list[int]:
-    """The steps of a run's checkpoints, all of which have to be whole."""
+    """The steps of a run's checkpoints, all of which must be complete."""
     numbered = checkpoint_folders(folder)
     assert [checkpoint_fault(folder) for _, folder in numbered] == [None] * len(numbered)
     return [step for step, _ in numbered]
@@ -96,7 +96,7 @@ def assert_same_run(straight, other, step: int) -> None:
 
 
 def lines_of_training(folder) -> list[dict]:
-    """The losses of a run's metrics, of every step once; the validation at the end may have been made again."""
+    """The losses of a run, one per step; the final validation may appear twice."""
     lines = untimed([line for line in metrics(folder) if "loss" in line or "eval_loss" in line])
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, lines[-1]["step"] + 1))
     return [line for number, line in enumerate(lines) if line not in lines[:number]]

@@ -1,4 +1,4 @@
-"""GRPO from the command line: rewards, budget, and that an interrupted run goes on as it would have."""
+"""GRPO from the command line: rewards, budget, and exact resuming."""
 
 import re
 
@@ -24,7 +24,7 @@ def trained(grpo_recipe, tmp_path_factory):
     return folder, run("train_grpo.py", "--config", grpo_recipe, "--output_dir", folder).stdout
 
 
-def test_the_run_says_what_it_does_and_which_refinement_acts(trained):
+def test_the_start_up_block_shows_which_refinements_are_active(trained):
     _, printed = trained
     printed = " ".join(printed.split())
     assert re.search(r"\b2 \w+ x 4 \w+ = 8\b.*\b16 \w+, 2 \w+", printed)
@@ -43,7 +43,7 @@ def test_the_reward_is_the_weighted_sum_and_is_logged(trained):
     assert DISCLAIMER in (folder / "README.md").read_text()
 
 
-def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
+def test_a_killed_run_resumes_exactly(trained, grpo_recipe, tmp_path):
     folder, _ = trained
     command = ["train_grpo.py", "--config", grpo_recipe, "--output_dir", tmp_path]
     kill_once_written(tmp_path / "checkpoint-2" / "trainer_state.json", *command)
@@ -62,7 +62,7 @@ def test_a_killed_run_goes_on_as_it_would_have(trained, grpo_recipe, tmp_path):
     assert asked[0].equals(asked[1])
 
 
-def test_no_dev_question_is_asked_and_the_holdout_is_kept_from_pretraining(corpus):
+def test_training_uses_no_dev_question_and_the_holdout_is_excluded_from_pretraining(corpus):
     path = str(corpus / "questions.jsonl")
     asked, dev = read_splits(GRPOScriptArguments(), read_questions("questions", path))
     assert {split_of(question) for question in asked} == {"train"}
@@ -90,7 +90,7 @@ def test_the_token_budget_ends_the_run(grpo_recipe, tmp_path):
     assert metrics(tmp_path) == lines
 
 
-def test_one_update_per_rollout_is_said_to_be_without_effect(grpo_recipe, tmp_path):
+def test_refinements_without_effect_are_marked(grpo_recipe, tmp_path):
     options = ["--steps_per_generation", "2", "--max_steps", "1", "--beta", "0.0", "--save_steps", "1"]
     printed = run("train_grpo.py", "--config", grpo_recipe, "--output_dir", tmp_path, *options).stdout
     assert printed.count(INERT) == 2

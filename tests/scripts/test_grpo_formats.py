@@ -1,4 +1,4 @@
-"""GRPO and its baseline in each answer format, in chats and with books, from the command line."""
+"""GRPO and its baseline from the command line in each answer format, in chats and with passages."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def explained(questions, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def llama(tokenizer, tmp_path_factory):
-    """A Llama-shaped model without any training."""
+    """An untrained Llama model."""
     folder = tmp_path_factory.mktemp("llama")
     torch.manual_seed(0)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -88,7 +88,7 @@ def test_reasons_are_taught_then_sampled(grpo_here, grpo_recipe, llama, explaine
     assert state["best_metric"] in [line.get("eval_rewards/correct/mean") for line in metrics(run_folder)]
 
 
-def test_text_and_letter_are_asked_in_their_shares_and_reported_side_by_side(grpo_here, tmp_path):
+def test_text_and_letter_have_their_shares_and_both_are_reported(grpo_here, tmp_path):
     printed = grpo_here(answer_formats="{text: 0.5, letter: 0.5}", load_best_model_at_end="true")
     assert re.search(r"\beval_medqa_text_accuracy .*\b13\b", printed)
     assert "WARNING: " in printed
@@ -103,7 +103,7 @@ def test_text_and_letter_are_asked_in_their_shares_and_reported_side_by_side(grp
     assert re.search(r"\bletter 50 ?%, text 50 ?%", card_blocks(card, "training")["GRPO on MedQA"])
 
 
-def test_the_twin_says_what_it_taught_and_the_next_run_asks_so(grpo_here, tmp_path):
+def test_the_baseline_records_what_it_taught_for_the_next_run(grpo_here, tmp_path):
     grpo_here(answer_formats="text", algorithm="sft", max_steps=2)
     for folder in ("run", "run/checkpoint-2"):
         assert "text" in AutoConfig.from_pretrained(tmp_path / folder).answer_formats
@@ -115,14 +115,14 @@ def test_the_twin_says_what_it_taught_and_the_next_run_asks_so(grpo_here, tmp_pa
     assert "reasoned" in AutoConfig.from_pretrained(tmp_path / "reasons").answer_formats
 
 
-def test_merged_adapters_say_what_they_taught(grpo_here, tmp_path):
+def test_merged_adapters_record_what_they_taught(grpo_here, tmp_path):
     grpo_here(answer_formats="text", lora_rank=2, max_steps=2)
     assert "text" in AutoConfig.from_pretrained(tmp_path / "run").answer_formats
     assert any("eval_medqa_text_accuracy" in line for line in metrics(tmp_path / "run"))
 
 
-def test_instruct_models_are_asked_in_their_template(grpo_here, llama, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_grpo, "look_before", lambda trainer: None)  # 128 completions more
+def test_instruct_models_use_their_chat_template(grpo_here, llama, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_grpo, "print_preflight", lambda trainer: None)  # saves 128 completions
     model = tmp_path / "instruct"
     LlamaForCausalLM.from_pretrained(llama).save_pretrained(model)
     with_chat_template(tokenizer).save_pretrained(model)
@@ -136,7 +136,7 @@ def test_instruct_models_are_asked_in_their_template(grpo_here, llama, tokenizer
     assert line["sampling/log_prob_difference"] < 1e-5
 
 
-def test_books_stand_before_the_questions(grpo_here, questions, tmp_path):
+def test_passages_precede_the_questions(grpo_here, questions, tmp_path):
     (tmp_path / "books").mkdir()
     for number, words in enumerate(
         ("Aspirin is for pain.", "Heparin is no statin.", f"{questions[0].question} Rash.")

@@ -1,4 +1,4 @@
-"""What a GRPO run leaves, chooses and says: evaluation, preflight, completions, adapters, baseline, two processes."""
+"""The files and output of a GRPO run: evaluation, preflight, completions, adapters, baseline, two processes."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def test_the_dev_split_chooses_the_checkpoint_that_the_run_ends_with(grpo_here, 
     lines = [line for line in metrics(tmp_path) if "eval_medqa_accuracy" in line]
     assert [line["step"] for line in lines] == [2, 4]
     assert all("eval_rewards/correct/mean" in line and "eval_medqa/parse_rate" in line for line in lines)
-    best = max(lines, key=lambda line: line["eval_medqa_accuracy"])["step"]  # the first of equals
+    best = max(lines, key=lambda line: line["eval_medqa_accuracy"])["step"]  # the first if tied
     assert equal(weights_of(tmp_path), weights_of(tmp_path / f"checkpoint-{best}"))
     accuracy = max(line["eval_medqa_accuracy"] for line in lines)
     assert re.search(rf"\bstep {best}\b.*\b{accuracy:.3f}\b", printed)
@@ -65,7 +65,7 @@ def test_the_dev_split_chooses_the_checkpoint_that_the_run_ends_with(grpo_here, 
 
 def test_the_same_command_again_keeps_the_best_weights(grpo_here, tmp_path):
     options = ["--load_best_model_at_end", "true", "--entropy_coef", "0.1", "--learning_rate", "0.05"]
-    options += ["--max_tokens", "150", "--max_steps", "40"]  # ends by the budget, which a new start does not know
+    options += ["--max_tokens", "150", "--max_steps", "40"]  # ends by the budget, unknown to a new launch
     grpo_here(*options)
     state = json.loads((tmp_path / "trainer_state.json").read_text())
     assert state["best_global_step"] < state["global_step"] < 40
@@ -84,7 +84,7 @@ def test_the_last_weights_of_a_spent_budget_are_evaluated(grpo_here, tmp_path):
 
 @pytest.mark.parametrize(("first", "then"), [("grpo", "sft"), ("sft", "grpo")])
 @pytest.mark.parametrize("finished", [True, False])
-def test_neither_algorithm_goes_on_from_the_other(first, then, finished, grpo_here, train_here, grpo_recipe, tmp_path):
+def test_neither_algorithm_resumes_the_other(first, then, finished, grpo_here, train_here, grpo_recipe, tmp_path):
     grpo_here("--algorithm", first, "--max_steps", "2")
     if not finished:
         (tmp_path / "trainer_state.json").unlink()
@@ -104,17 +104,17 @@ def test_a_state_that_was_cut_off_while_the_run_ended_is_written_again(grpo_here
     assert equal(weights_of(tmp_path), weights)
 
 
-def test_the_run_looks_before_it_starts_and_not_again(grpo_here, monkeypatch):
+def test_the_preflight_runs_at_the_start_and_not_on_resume(grpo_here, monkeypatch):
     printed = grpo_here("--max_steps", "2")
     assert ["128", "32"] in [numbers_in(line)[:2] for line in printed.splitlines()]  # completions, prompts
     assert "WARNING: " in printed
-    monkeypatch.setattr(train_grpo, "look_before", None)
+    monkeypatch.setattr(train_grpo, "print_preflight", None)
     grpo_here()  # continues to step 4
 
 
-def test_looking_before_changes_nothing(grpo_here, tmp_path, monkeypatch):
+def test_the_preflight_changes_nothing(grpo_here, tmp_path, monkeypatch):
     grpo_here("--max_steps", "2", folder=tmp_path / "looked")
-    monkeypatch.setattr(train_grpo, "look_before", lambda trainer: None)
+    monkeypatch.setattr(train_grpo, "print_preflight", lambda trainer: None)
     grpo_here("--max_steps", "2", folder=tmp_path / "blind")
     assert equal(weights_of(tmp_path / "looked"), weights_of(tmp_path / "blind"))
 
@@ -141,7 +141,7 @@ def test_a_group_answers_one_prompt_and_all_metrics_are_logged(grpo_here, tmp_pa
     assert max(drift) < 1e-5
 
 
-def test_rewards_of_seen_and_unseen_questions_are_told_apart(grpo_here, tmp_path):
+def test_rewards_of_seen_and_unseen_questions_are_logged_separately(grpo_here, tmp_path):
     grpo_here("--grpo_holdout", "0.5", "--max_steps", "4")
     lines = metrics(tmp_path)
     for kind in ("seen", "unseen"):
@@ -150,7 +150,7 @@ def test_rewards_of_seen_and_unseen_questions_are_told_apart(grpo_here, tmp_path
     assert not any("rewards/correct/seen" in line for line in metrics(tmp_path / "unseen"))
 
 
-def test_adapters_end_as_a_whole_model(grpo_here, pretrained, tmp_path):
+def test_adapters_end_as_a_merged_model(grpo_here, pretrained, tmp_path):
     grpo_here("--lora_rank", "2", "--learning_rate", "0.05", "--entropy_coef", "0.1")
     assert (tmp_path / "checkpoint-4" / "adapter_model.safetensors").exists()
     start, end = AutoModelForCausalLM.from_pretrained(pretrained), AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -159,8 +159,8 @@ def test_adapters_end_as_a_whole_model(grpo_here, pretrained, tmp_path):
     assert len(changed) == 14
 
 
-def test_the_baseline_learns_from_the_same_prompts_and_goes_on_after_a_stop(grpo_here, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_grpo, "look_before", None)  # there is nothing to sample
+def test_the_baseline_learns_from_the_same_prompts_and_resumes(grpo_here, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_grpo, "print_preflight", None)  # there is nothing to sample
     grpo_here("--algorithm", "sft", "--learning_rate", "0.01")
     assert len([line for line in metrics(tmp_path) if "loss" in line]) == 4
     again = tmp_path / "again"
@@ -170,7 +170,7 @@ def test_the_baseline_learns_from_the_same_prompts_and_goes_on_after_a_stop(grpo
 
 
 def completions_of(folder) -> list[list[tuple]]:
-    """What was sampled in each rollout, for which prompt, and how it was rewarded."""
+    """Each rollout's prompts, completions and rewards."""
     tables = map(pandas.read_parquet, sorted(folder.glob("completions/*.parquet")))
     return [list(table[["prompt", "completion", "correct", "length_penalty"]].itertuples(False)) for table in tables]
 
@@ -190,7 +190,7 @@ def passes(steps_per_generation: int, gradient_accumulation_steps: int) -> list[
     ids=["two updates a rollout", "a group on two processes"],
 )
 def test_two_processes_sample_and_learn_as_one(group, alone, shared, grpo_here, grpo_recipe, tmp_path):
-    """At an equal global batch: what is sampled after updates, too, and what is sampled before the first step."""
+    """At an equal global batch, before the first step and after updates."""
     options = ["--eval_strategy", "no", "--max_completion_length", "12", "--num_generations", group]
     printed = grpo_here(*options, *alone, folder=tmp_path / "one")
     command = ["--config", grpo_recipe, *options, *shared, "--output_dir", tmp_path / "two"]
@@ -210,7 +210,7 @@ def test_two_processes_sample_and_learn_as_one(group, alone, shared, grpo_here, 
 
 
 @ranks_resume_on_cpus
-def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grpo_recipe, tmp_path):
+def test_two_processes_sum_their_tokens_and_resume_exactly(grpo_recipe, tmp_path):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     options = [
         "--config",
@@ -254,7 +254,7 @@ def test_two_processes_count_the_tokens_of_both_and_go_on_as_they_would_have(grp
         (["--passages", ".", "--num_passages", "0"], "num_passages: "),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_line(options, message, train_here, grpo_recipe, tmp_path):
+def test_unusable_input_is_refused_in_one_line(options, message, train_here, grpo_recipe, tmp_path):
     _, line = train_here("--config", grpo_recipe, "--output_dir", tmp_path, *options, script=train_grpo, expect=2)
     assert re.match(rf"train_grpo\.py: error: {message}", line.splitlines()[-1]), line
     assert not list(tmp_path.iterdir())
@@ -333,7 +333,7 @@ def test_a_run_does_not_resume_with_another_recipe(
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])
-def test_an_allowed_change_is_made_and_every_start_is_noted(algorithm, half_done, grpo_here, tmp_path):
+def test_an_allowed_change_applies_and_every_launch_is_recorded(algorithm, half_done, grpo_here, tmp_path):
     folder = shutil.copytree(half_done / algorithm, tmp_path / "run")
     options = ["--algorithm", algorithm, "--learning_rate", "0.002", "--allow_recipe_change", "true"]
     grpo_here(*options, folder=folder)
@@ -343,7 +343,7 @@ def test_an_allowed_change_is_made_and_every_start_is_noted(algorithm, half_done
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["learning_rate"] == 0.002
     recipes = [json.loads((folder / f"checkpoint-{step}" / "recipe.json").read_text()) for step in (2, 4)]
     assert [recipe["learning_rate"] for recipe in recipes] == [0.001, 0.002]
-    grpo_here(*options[:4], folder=folder)  # finished, by the recipe that it has now
+    grpo_here(*options[:4], folder=folder)  # finished, by the new recipe
 
 
 def test_a_checkpoint_without_its_recipe_is_refused(half_done, grpo_recipe, train_here, tmp_path):
@@ -358,7 +358,7 @@ def test_a_checkpoint_without_its_recipe_is_refused(half_done, grpo_recipe, trai
 @pytest.mark.parametrize("lora", [[], ["--lora_rank", "2"]], ids=["all weights", "lora"])
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])
 def test_a_run_resumes_after_a_stop(algorithm, lora, grpo_here, first_steps, tmp_path, monkeypatch):
-    monkeypatch.setattr(train_grpo, "look_before", lambda trainer: None)
+    monkeypatch.setattr(train_grpo, "print_preflight", lambda trainer: None)
     options = ["--algorithm", algorithm, *lora, "--learning_rate", "0.05", "--entropy_coef", "0.1"]
     grpo_here(*options, folder=tmp_path / "straight")
     grpo_here(*options, "--max_steps", "2", folder=tmp_path / "stopped")
@@ -383,12 +383,12 @@ def test_the_card_of_adapters_has_the_accuracy_of_the_weights_that_are_taken(alg
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "sft"])
-def test_both_algorithms_load_the_model_as_they_are_asked_to(algorithm, grpo_here, monkeypatch):
+def test_both_algorithms_follow_model_init_kwargs(algorithm, grpo_here, monkeypatch):
     attention = []
     monkeypatch.setattr(
         train_grpo, "finish", lambda trainer, *args: attention.append(trainer.model.config._attn_implementation)
     )
-    monkeypatch.setattr(train_grpo, "look_before", lambda trainer: None)
+    monkeypatch.setattr(train_grpo, "print_preflight", lambda trainer: None)
     short = ["--algorithm", algorithm, "--max_steps", "1", "--eval_strategy", "no"]
     grpo_here(*short, "--model_init_kwargs", "{attn_implementation: eager}")
     assert attention == ["eager"]

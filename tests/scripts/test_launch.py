@@ -1,4 +1,4 @@
-"""Scripts as launchers start them: one run in a folder, processes that find each other, and ranks that hang."""
+"""Scripts as launchers start them: one run per folder, processes that find each other, and lost ranks."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def test_bf16_of_the_launcher_is_that_of_the_option(train_here, pretrain_recipe,
 
 
 def torchrun(*options: object, starter: tuple[str, ...] = ("-m", "torch.distributed.run")) -> subprocess.Popen:
-    """Start two processes of train_pretrain.py as on a CPU machine whose user knows nothing of accelerate."""
+    """Start two processes of train_pretrain.py by plain torchrun on a CPU machine."""
     command = [sys.executable, *starter, "--nproc_per_node=2", f"--master_port={free_port()}", "train_pretrain.py"]
     return subprocess.Popen(
         [*command, *map(str, options)],
@@ -98,7 +98,7 @@ def test_all_ranks_of_a_second_run_end(held, pretrain_recipe):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["hangs", "is killed"])
-def test_a_rank_that_does_not_answer_ends_the_run_and_is_named(pretrain_recipe, tmp_path, lost):
+def test_a_lost_rank_ends_the_run_and_is_named(pretrain_recipe, tmp_path, lost):
     options = "--gradient_accumulation_steps", 1, "--max_steps", 9999, "--eval_strategy", "no", "--save_steps", 9999
     run = torchrun("--config", pretrain_recipe, *options, "--output_dir", tmp_path, "--ddp_timeout", 15)
     while run.poll() is None and not ((tmp_path / "metrics.jsonl").exists() and metrics(tmp_path)):

@@ -1,4 +1,4 @@
-"""Pretraining from the command line: what a run leaves behind, and that an interrupted run loses nothing."""
+"""Pretraining from the command line: its files, and resuming without loss."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def test_a_run_killed_before_its_final_save_is_finished(pretrained, pretrain_rec
     assert len([line for line in metrics(folder) if "loss" in line]) == 12
 
 
-def test_documents_can_be_kept_apart(pretrain_recipe, pretrained, tmp_path):
+def test_documents_can_be_separated(pretrain_recipe, pretrained, tmp_path):
     run(
         "train_pretrain.py",
         "--config",
@@ -105,8 +105,8 @@ def test_documents_can_be_kept_apart(pretrain_recipe, pretrained, tmp_path):
 
 
 @ranks_resume_on_cpus
-def test_two_processes_share_the_work_and_one_goes_on(pretrain_recipe, sources, tmp_path):
-    # `accelerate launch --cpu --num_processes 2` starts one process without a word; torchrun starts two.
+def test_two_processes_share_the_work_and_one_resumes_it(pretrain_recipe, sources, tmp_path):
+    # `accelerate launch --cpu --num_processes 2` silently starts one process; torchrun starts two.
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--gradient_accumulation_steps", "1"]
     for steps in ("4", "8"):  # the second command resumes both ranks
@@ -118,12 +118,12 @@ def test_two_processes_share_the_work_and_one_goes_on(pretrain_recipe, sources, 
             env={**os.environ, "CI": "true", "ACCELERATE_USE_CPU": "true"},
         )
         assert result.returncode == 0, result.stderr[-3000:]
-    # And one process goes on alone with what both had read, at twice the accumulation.
+    # Then one process resumes what both had read, at twice the accumulation.
     output = run(
         "train_pretrain.py", "--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "10"
     ).stdout
     assert [(launch["processes"], launch["from_step"]) for launch in launches(tmp_path)] == [(2, 0), (2, 4), (1, 8)]
-    # Ranks and workers before, and now.
+    # Ranks and workers before and after.
     assert ["2", "1", "1", "1"] in [numbers_in(line) for line in output.splitlines()]
     lines = [line for line in metrics(tmp_path) if "tokens" in line]
     assert [line["tokens"] for line in lines] == [step * 2 * 2 * 64 for step in range(1, 11)]
@@ -133,7 +133,7 @@ def test_two_processes_share_the_work_and_one_goes_on(pretrain_recipe, sources, 
         assert all(abs(tokens[name] - sources[name]["weight"] * line["tokens"]) <= 3 * 64 for name in sources)
 
 
-def test_a_run_ends_well_without_checkpoints_and_with_one_path_in_a_list(
+def test_a_run_finishes_without_checkpoints_and_with_a_list_of_one_path(
     train_here, pretrain_recipe, sources, tmp_path
 ):
     (exam,) = [name for name, source in sources.items() if source.get("format") == "medqa"]

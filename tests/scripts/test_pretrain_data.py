@@ -1,4 +1,4 @@
-"""Pretraining and its data from the command line: other workers, packed rows, faults, what is said and logged."""
+"""Pretraining and its data from the command line: other workers, pretokenized sequences, faults, output and logs."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from tests.scripts.conftest import kill_once_written, metrics
 from tests.scripts.runs import same_weights, start_from, train
 
 
-def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
+def test_tokens_and_epochs_of_every_source_are_logged(pretrained, sources):
     line = [line for line in metrics(pretrained) if "loss" in line][-1]
     tokens = {name: line[f"tokens/{name}"] for name in sources}
     assert sum(tokens.values()) == line["tokens"] == 12 * 256
@@ -26,7 +26,7 @@ def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
         assert f"skipped/{name}" in line
 
 
-def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, sources, tmp_path):
+def test_the_start_up_block_states_the_epochs_of_each_source(pretrain_recipe, sources, tmp_path):
     output = train(pretrain_recipe, tmp_path, "--max_steps", "1", "--max_seq_length", "8").stdout
     for name in sources:
         line = next(line for line in output.splitlines() if line.strip().startswith(name))
@@ -35,16 +35,16 @@ def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, source
             assert re.search(rf"\bfiles of {name}\b.*\b1 file, \d", output)
 
 
-def test_other_workers_go_on_and_the_run_says_so(pretrained, pretrain_recipe, sources, tmp_path):
+def test_another_number_of_workers_resumes_and_is_reported(pretrained, pretrain_recipe, sources, tmp_path):
     folder = start_from(pretrained, tmp_path, 8)
     output = train(pretrain_recipe, folder, "--dataloader_num_workers", "3").stdout
-    # Ranks and workers before, and now.
+    # Ranks and workers before and after.
     assert ["1", "1", "1", "3"] in [numbers_in(line) for line in output.splitlines()]
     line = [line for line in metrics(folder) if "loss" in line][-1]
     assert sum(line[f"tokens/{name}"] for name in sources) == line["tokens"] == 12 * 256
 
 
-def test_a_run_says_which_answers_it_was_taught(pretrained, packed, pretrain_recipe, tmp_path, train_here):
+def test_the_model_records_which_answers_it_was_taught(pretrained, packed, pretrain_recipe, tmp_path, train_here):
     assert json.loads((pretrained / "config.json").read_text())["answer_formats"] == ["letter"]
     options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "1"]
     options += ["--sources.usmle.answer_formats", "{text: 0.75, letter: 0.25}"]
@@ -63,13 +63,13 @@ def packed(tmp_path_factory, pretrain_recipe):
     return folder
 
 
-def test_packed_rows_train_the_same_model(packed, pretrained, pretrain_recipe, tmp_path):
+def test_pretokenized_sequences_train_the_same_model(packed, pretrained, pretrain_recipe, tmp_path):
     output = train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed).stdout
     assert re.search(rf"\b48\b.*{packed}", output)
     assert same_weights(pretrained, tmp_path)
 
 
-def test_a_packed_run_goes_on_exactly_with_other_workers(packed, pretrained, pretrain_recipe, tmp_path):
+def test_a_pretokenized_run_resumes_exactly_with_other_workers(packed, pretrained, pretrain_recipe, tmp_path):
     train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--dataloader_num_workers", "2")
     shutil.rmtree(tmp_path / "checkpoint-12")
     (tmp_path / "model.safetensors").unlink()
@@ -77,7 +77,7 @@ def test_a_packed_run_goes_on_exactly_with_other_workers(packed, pretrained, pre
     assert same_weights(pretrained, tmp_path)
 
 
-def test_a_run_that_needs_more_than_was_packed_is_refused(packed, pretrain_recipe, tmp_path):
+def test_a_run_that_needs_more_than_was_pretokenized_is_refused(packed, pretrain_recipe, tmp_path):
     error = train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--max_steps", "13", expect=2).stderr
     assert re.search(r"error: pretokenized_dir: .*\b48\b.*\b52\b", error)
 
@@ -155,7 +155,7 @@ def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
     for name, share in (("finepdfs", "45.00%"), ("fineweb_edu", "25.00%"), ("c4", "20.00%"), ("usmle", "10.00%")):
         (line,) = [line for line in output.splitlines() if f"│ {name}" in line]
         assert line.count(share) == 2
-        assert ("40" in numbers_in(line)) == (name != "usmle")  # held out
+        assert ("40" in numbers_in(line)) == (name != "usmle")  # validation documents
         assert re.search(rf"^{name}\b.*:$", output, re.M)  # and a text of it
     assert "tokens/s" in output
     assert picture.read_bytes().startswith(b"\x89PNG")

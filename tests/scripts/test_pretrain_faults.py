@@ -31,7 +31,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def start(*command, launcher=()) -> subprocess.Popen:
-    """Start a script by an interpreter of its own, with pipes to it, in a process group of its own."""
+    """Start a script in its own interpreter and process group, with pipes."""
     return subprocess.Popen(
         [sys.executable, *map(str, (*launcher, *command))],
         cwd=ROOT,
@@ -44,7 +44,7 @@ def start(*command, launcher=()) -> subprocess.Popen:
 
 
 def end(process: subprocess.Popen | Program) -> tuple[int, str]:
-    """Wait for a process; its exit code and what it said on stderr."""
+    """Wait for a process; returns its exit code and stderr."""
     try:
         _, error = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
@@ -63,14 +63,14 @@ def once_at_step(step: int, folder, process: subprocess.Popen | Program) -> None
 
 
 def logged(folder) -> list[int]:
-    """The steps of a run's whole log lines so far."""
+    """The steps of a run's complete log lines so far."""
     file = folder / "metrics.jsonl"
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return [json.loads(line)["step"] for line in lines]
 
 
 def step_of_stop(error: str) -> int:
-    """The step at which a run says that it has saved and stopped."""
+    """The step at which a run reports that it saved and stopped."""
     steps = set(re.findall(r"train_pretrain\.py: SIG(?:TERM|INT): .*?\bstep ([\d,]+)", error))
     assert len(steps) == 1, error[-3000:]
     return int(steps.pop().replace(",", ""))
@@ -89,7 +89,7 @@ def test_a_run_killed_in_the_middle_of_its_saves_loses_nothing_else(pretrained, 
 
     staged, whole = tmp_path / STAGING / "checkpoint-8", contents(pretrained / "checkpoint-8").keys()
     assert killed_at(f"checkpoint-8/{STATE_FILE}") == [4]
-    # Trainer's pickle of its arguments is not kept.
+    # Trainer's pickle of the arguments is deleted.
     assert "optimizer.pt" in contents(staged)
     assert contents(staged).keys() - {"training_args.bin"} < whole
     assert "training_args.bin" not in whole
@@ -126,7 +126,7 @@ def empty_the_state(checkpoint):
         (empty_the_state, r"trainer_state\.json"),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(pretrained, pretrain_recipe, tmp_path, train_here, damage, why):
+def test_a_damaged_checkpoint_is_skipped(pretrained, pretrain_recipe, tmp_path, train_here, damage, why):
     shutil.copytree(pretrained / "checkpoint-4", tmp_path / "checkpoint-4")
     damage(start_from(pretrained, tmp_path, 8) / "checkpoint-8")
     output, _ = train_here("--config", pretrain_recipe, "--output_dir", tmp_path)

@@ -1,4 +1,4 @@
-"""Runs that are pushed to a Hub, taken up from it, and that a Hub or a network stands in the way of."""
+"""Runs that push to a Hub and resume from it, and failures of Hub and network."""
 
 import json
 import os
@@ -43,7 +43,7 @@ run_script(main, "train_pretrain.py")
 
 @pytest.fixture
 def hub():
-    """A Hub without anything in it."""
+    """An empty Hub."""
     server = HubServer()
     yield server
     server.stop()
@@ -80,7 +80,7 @@ def pushed(pretrain_recipe, tmp_path_factory) -> tuple[HubServer, Path]:
     server.stop()
 
 
-def test_main_has_the_model_and_the_state_to_go_on_from(pushed):
+def test_main_has_the_model_and_the_state_to_resume_from(pushed):
     hub, folder = pushed
     files = hub.files(REPOSITORY)
     state = {path: content for path, content in files.items() if path.startswith("last-checkpoint/")}
@@ -127,7 +127,7 @@ def test_anybody_with_the_right_loads_a_revision_and_the_second_time_from_the_ca
     assert not [path for method, path in hub.requests[before:] if method == "GET" and path.endswith(".safetensors")]
 
 
-def test_grpo_goes_from_the_hub_to_the_hub_and_ends_whole_also_where_it_trains_adapters(pushed, grpo_recipe, tmp_path):
+def test_grpo_loads_from_and_pushes_to_the_hub_and_merges_adapters(pushed, grpo_recipe, tmp_path):
     hub, _ = pushed
     more = {"hub_model_id": "user/grpo", "model_name_or_path": REPOSITORY, "lora_rank": "2"}
     line = options(grpo_recipe, tmp_path / "run", **more)
@@ -142,11 +142,11 @@ def test_grpo_goes_from_the_hub_to_the_hub_and_ends_whole_also_where_it_trains_a
     assert not [path for path in files if "completions" in path], "texts of the questions are nobody's to publish"
 
 
-def test_another_machine_goes_on_where_one_was_taken_away(pretrain_recipe, pretrained, hub, tmp_path):
+def test_another_machine_resumes_from_the_hub(pretrain_recipe, pretrained, hub, tmp_path):
     stuck, home = threading.Event(), environment(hub.url, str(tmp_path / "home"))
 
     def fails(method: str, path: str) -> None:
-        """Nothing is answered any more once the first checkpoint's state is there."""
+        """Stop answering once the first checkpoint's state has arrived."""
         if any(path.endswith("commit/main") for _, path in hub.requests[:-1]):
             stuck.set()
             threading.Event().wait(60)
@@ -162,26 +162,26 @@ def test_another_machine_goes_on_where_one_was_taken_away(pretrain_recipe, pretr
     assert re.search(rf"\bcheckpoint-4\b.*{REPOSITORY}", said)
     assert_same_weights(tmp_path / "second", pretrained)
     assert not (tmp_path / "second/_from_hub").exists()
-    # The run has ended: on a third machine there is nothing left to train.
-    # And a Hub that is busy for longer than its library tries by itself does not look like an empty one.
+    # The run has ended: a third machine has nothing left to train.
+    # A Hub that is busy for longer than its library retries is not mistaken for an empty one.
     busy = [Failure(503)] * 8
     hub.fails = lambda method, path: busy.pop() if busy and "/resolve/" in path else None
     third = options(pretrain_recipe, tmp_path / "third", resume_from_checkpoint=f"hf://{REPOSITORY}")
     assert re.search(rf"\bcheckpoint-12\b.*{REPOSITORY}", run("-c", IMPATIENT, *third, **home).stdout)
     assert not busy
     assert_same_weights(tmp_path / "third", pretrained)
-    # What is here is newer than what is there: the same command again does not go back.
+    # The local state is newer than the Hub's: the same command does not go back.
     before = len(hub.requests)
     again = run("train_pretrain.py", *third, "--max_steps", "16", "--allow_recipe_change", "true", **home).stdout
     assert "third/checkpoint-12" in again
     assert not [path for method, path in hub.requests[before:] if method == "GET" and path.endswith("/optimizer.pt")]
 
 
-def test_a_hub_that_cannot_be_reached_ends_no_run_and_gets_it_later(pretrain_recipe, pretrained, hub, tmp_path):
+def test_an_unreachable_hub_does_not_stop_a_run_and_is_pushed_to_later(pretrain_recipe, pretrained, hub, tmp_path):
     home = environment(hub.url, str(tmp_path / "home"))
 
     def fails(method: str, path: str) -> Failure | None:
-        return Failure(503) if "/commit/" in path else None  # of which the Hub's library has one try
+        return Failure(503) if "/commit/" in path else None  # which the Hub's library tries once
 
     hub.fails = fails
     line = options(pretrain_recipe, tmp_path / "run", hub_strategy="every_save")
@@ -225,7 +225,7 @@ def main() -> None:
         print(json.dumps([code, error.getvalue()]), flush=True)
 
 
-def test_what_could_not_be_pushed_does_not_start(pretrain_recipe, hub, tmp_path):
+def test_a_run_that_may_not_push_does_not_start(pretrain_recipe, hub, tmp_path):
     hub.create("lab/pure", owner="lab")
     home, right = environment(hub.url, str(tmp_path / "home")), {"HF_TOKEN": "hf_writes"}
     jobs = [
@@ -252,7 +252,7 @@ def test_what_could_not_be_pushed_does_not_start(pretrain_recipe, hub, tmp_path)
     assert [*hub.repositories] == ["lab/pure"]
 
 
-def test_without_a_network_nothing_starts(pretrain_recipe, hub, tmp_path):
+def test_a_run_that_needs_the_hub_does_not_start_offline(pretrain_recipe, hub, tmp_path):
     hub.stop()
     line, home = options(pretrain_recipe, tmp_path / "run"), environment(hub.url, str(tmp_path / "home"))
     stderr = run("-c", IMPATIENT, *line, expect=2, **home).stderr

@@ -1,4 +1,4 @@
-"""Two processes take the steps of one: the same rows, and so the same losses, gradients and weights, DDP and FSDP2.
+"""Two processes take the same steps as one, with equal losses, gradients and weights, under DDP and FSDP2.
 
 Rows are packed beforehand, which makes them the same for any number of processes. They are started by the files that
 users start them with; `accelerate launch --cpu --num_processes 2` would start one without a word, so each test makes
@@ -27,7 +27,7 @@ SHARDED = "tests/scripts/fsdp_on_cpu.py"
 
 @pytest.fixture(scope="module")
 def options(pretrain_recipe, tmp_path_factory) -> list[str]:
-    """A recipe on packed rows that states the tokens of a step; validation rows do not divide among the processes."""
+    """A recipe on pretokenized sequences with tokens_per_step; validation sequences do not divide equally."""
     folder = tmp_path_factory.mktemp("packed") / "rows"
     run("-m", "modeling_pure", "pretokenize", "--config", pretrain_recipe, "--out", folder, "--sequences", "64")
     recipe = yaml.safe_load(pretrain_recipe.read_text())
@@ -40,14 +40,14 @@ def options(pretrain_recipe, tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def alone(options, tmp_path_factory) -> Path:
-    """The run of one process: 2 rows in a pass, 2 passes in a step, where each of two processes has one."""
+    """The run of one process: 2 micro-batches of 2 sequences per step, of which two processes have one each."""
     folder = tmp_path_factory.mktemp("alone")
     run("train_pretrain.py", *options, "--output_dir", folder)
     return folder
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    """To fp32 rounding: the ranks' gradients are added in another order than the passes' of one process."""
+    """To fp32 rounding: ranks add gradients in another order than the micro-batches of one process."""
     lines = [[line for line in metrics(folder) if "loss" in line or "eval_loss" in line] for folder in (one, other)]
     assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
     names = [name for name in lines[0][0] if name in ("loss", "grad_norm", "learning_rate") or "/" in name]
@@ -61,7 +61,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(weights[0][name], weights[1][name], rtol=0, atol=2e-4)
 
 
-def test_ddp_is_the_run_of_one_process(options, alone, tmp_path):
+def test_ddp_equals_one_process(options, alone, tmp_path):
     run_two(*options, "--output_dir", tmp_path)
     assert_same_run(alone, tmp_path)
 
@@ -74,7 +74,7 @@ def test_what_sharded_weights_cannot_do_is_refused(options, tmp_path, setting):
 
 
 @fsdp2_goes_on
-def test_fsdp2_is_the_run_of_one_process_and_goes_on(options, alone, tmp_path):
+def test_fsdp2_equals_one_process_and_resumes(options, alone, tmp_path):
     assert "FSDP" in run_two(*options, "--output_dir", tmp_path, script=SHARDED, machine="fsdp2")
     assert_same_run(alone, tmp_path)
     for left in ("checkpoint-12", "model.safetensors", "trainer_state.json"):
@@ -92,7 +92,7 @@ def train_two(kind: str, *options: object) -> None:
     fsdp = {"FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": f"{kind}_STATE_DICT"}
     fsdp |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "PureDecoderLayer"}
     said = run_ranks(SHARDED, *options, ACCELERATE_USE_FSDP="true", **fsdp)
-    assert "(FSDP)" in said[0]
+    assert "process(es), FSDP" in said[0]
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_sharded_state_ends_with_a_model_and_leaves_the_checkpoints_of_one_proce
         ("sharded", "FULL"),
     ],
 )
-def test_a_checkpoint_goes_on_under_other_kinds(before, after, alone, options, train_here, tmp_path, request):
+def test_a_checkpoint_resumes_under_other_engines(before, after, alone, options, train_here, tmp_path, request):
     start_from(request.getfixturevalue(before), tmp_path, 8)
     command = [*options, "--output_dir", tmp_path]
     if after == "one":
@@ -153,7 +153,7 @@ def test_a_run_that_stopped_after_its_last_step_ends_with_its_model(sharded, opt
 
 @pytest.mark.parametrize("left", ["optimizer.bin", "global_step4/states.pt"], ids=["former FSDP", "DeepSpeed"])
 def test_a_checkpoint_without_an_optimizer_of_ours_is_refused(left, options, alone, train_here, tmp_path):
-    """As DeepSpeed writes it, and FSDP before its checkpoints were those of one process."""
+    """As DeepSpeed writes it."""
     folder = start_from(alone, tmp_path / "run", 4) / "checkpoint-4"
     (folder / left).parent.mkdir(exist_ok=True)
     (folder / "optimizer.pt").rename(folder / left)

@@ -1,4 +1,4 @@
-"""What a run's folder says of how it was made, what may change when it goes on, and losses that are not finite."""
+"""What a run folder records, what may change on resume, and non-finite losses."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     assert contents(tmp_path) == before
 
 
-def test_a_finished_run_is_held_against_the_recipe_too(pretrained, pretrain_recipe, tmp_path, train_here):
+def test_a_finished_run_is_checked_against_the_recipe_too(pretrained, pretrain_recipe, tmp_path, train_here):
     for name in ("trainer_state.json", "model.safetensors", "recipe.json"):
         shutil.copy(pretrained / name, tmp_path)
     command = ["--config", pretrain_recipe, "--output_dir", tmp_path]
@@ -77,7 +77,7 @@ def test_books_may_move_and_their_share_stays(corpus, pretrain_recipe, tmp_path,
     assert checkpoints(tmp_path / "run") == [1, 2]
 
 
-def test_the_rows_of_a_step_may_be_split_in_another_way(pretrained, pretrain_recipe, tmp_path, train_here):
+def test_the_sequences_of_a_step_may_be_divided_differently(pretrained, pretrain_recipe, tmp_path, train_here):
     options = ["--per_device_train_batch_size", "4", "--gradient_accumulation_steps", "1"]
     train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 8), *options)
     losses = [[line["loss"] for line in metrics(folder) if "loss" in line] for folder in (pretrained, tmp_path)]
@@ -85,7 +85,7 @@ def test_the_rows_of_a_step_may_be_split_in_another_way(pretrained, pretrain_rec
     assert len(losses[1]) == 12
 
 
-def test_a_run_may_be_made_longer(pretrained, pretrain_recipe, tmp_path, train_here, first_steps):
+def test_a_run_may_be_extended(pretrained, pretrain_recipe, tmp_path, train_here, first_steps):
     start_from(pretrained, tmp_path, 12)
     train_here("--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "14")
     first, longer = ([line for line in lines_of_training(run) if "loss" in line] for run in (pretrained, tmp_path))
@@ -98,7 +98,7 @@ def test_a_run_may_be_made_longer(pretrained, pretrain_recipe, tmp_path, train_h
     assert [line["learning_rate"] for line in longer[12:]] == pytest.approx(rates)
 
 
-def test_another_recipe_can_be_allowed_and_its_data_begin_anew(pretrained, pretrain_recipe, tmp_path, train_here):
+def test_another_recipe_can_be_allowed_and_its_data_restart(pretrained, pretrain_recipe, tmp_path, train_here):
     start_from(pretrained, tmp_path, 8)
     options = ["--seed", "1", "--allow_recipe_change", "true"]
     output, _ = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options)
@@ -117,16 +117,16 @@ def test_an_allowed_learning_rate_is_the_one_that_is_used(pretrained, pretrain_r
     assert [rates[step] for step in range(9, 13)] == pytest.approx([0.0001] * 4)
 
 
-def test_other_intervals_hold_from_the_resume_on(pretrained, pretrain_recipe, tmp_path, train_here):
+def test_other_intervals_apply_after_resuming(pretrained, pretrain_recipe, tmp_path, train_here):
     options = ["--save_steps", "3", "--eval_steps", "3", "--logging_steps", "2"]
     train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 4), *options)
     assert checkpoints(tmp_path) == [6, 9, 12]
     lines = [line for line in metrics(tmp_path) if line["step"] > 4]
-    assert [line["step"] for line in lines if "loss" in line] == [6, 8, 9, 10, 12]  # 9: a checkpoint begins a line
+    assert [line["step"] for line in lines if "loss" in line] == [6, 8, 9, 10, 12]  # 9: a checkpoint writes a log line
     assert [line["step"] for line in lines if "eval_loss" in line] == [6, 9, 12, 12]
 
 
-def test_going_back_sets_aside_what_came_after(pretrained, pretrain_recipe, tmp_path, train_here):
+def test_resuming_earlier_sets_later_checkpoints_aside(pretrained, pretrain_recipe, tmp_path, train_here):
     shutil.copytree(pretrained / "checkpoint-4", tmp_path / "checkpoint-4")
     start_from(pretrained, tmp_path, 8)
     options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "6", "--save_steps", "2"]
@@ -142,7 +142,7 @@ def test_going_back_sets_aside_what_came_after(pretrained, pretrain_recipe, tmp_
         (("--model_overrides.hidden_size", "64"), r"hidden_size\b.* 64\b.*\b32\b"),
     ],
 )
-def test_what_the_tensors_depend_on_cannot_be_allowed(pretrained, pretrain_recipe, tmp_path, train_here, option, line):
+def test_changes_to_the_tensors_cannot_be_allowed(pretrained, pretrain_recipe, tmp_path, train_here, option, line):
     options = [*option, "--allow_recipe_change", "true"]
     start_from(pretrained, tmp_path, 8)
     _, error = train_here("--config", pretrain_recipe, "--output_dir", tmp_path, *options, expect=2)
@@ -150,7 +150,7 @@ def test_what_the_tensors_depend_on_cannot_be_allowed(pretrained, pretrain_recip
     assert "--allow_recipe_change" not in error.splitlines()[-1]
 
 
-def test_defaults_that_are_written_out_are_no_change(pretrained, pretrain_recipe, tmp_path, train_here):
+def test_stating_a_default_is_not_a_change(pretrained, pretrain_recipe, tmp_path, train_here):
     options = ["--adam_beta1", "0.9", "--sources.usmle.validation_documents", "64", "--learning_rate", "3e-3"]
     options += ["--sources.usmle.answer_formats", "letter"]
     train_here("--config", pretrain_recipe, "--output_dir", start_from(pretrained, tmp_path, 8), *options)
@@ -162,7 +162,7 @@ def test_defaults_that_are_written_out_are_no_change(pretrained, pretrain_recipe
 
 @pytest.fixture(scope="module")
 def blown_up(tmp_path_factory, pretrain_recipe):
-    """A run whose learning rate ruins the weights in step 7, and what it said; it has saved at 3, 6 and 9."""
+    """A run whose learning rate ruins the weights in step 7, and its output; it saved at 3, 6 and 9."""
     folder = tmp_path_factory.mktemp("blown_up")
     schedule = ["--lr_scheduler_kwargs", "{min_lr: 1e30}", "--warmup_steps", "5", "--max_grad_norm", "0"]
     return folder, train(pretrain_recipe, folder, *schedule, "--save_steps", "3", expect=3).stderr
@@ -174,7 +174,7 @@ def last_bad_step(error: str) -> int:
 
 
 def strict_metrics(folder) -> list[dict]:
-    """The lines of metrics.jsonl, in which JSON's own values alone are allowed."""
+    """The lines of metrics.jsonl, parsed as strict JSON."""
 
     def refuse(constant):
         pytest.fail(f"metrics.jsonl: {constant} is not JSON")
@@ -182,7 +182,7 @@ def strict_metrics(folder) -> list[dict]:
     return [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(blown_up):
+def test_a_non_finite_loss_stops_the_run(blown_up):
     folder, error = blown_up
     assert "Traceback" not in error
     (line,) = [line for line in error.splitlines() if "error: " in line]
@@ -192,7 +192,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(blown_up):
     assert checkpoints(folder) == [3, 6, 9]
 
 
-def test_the_rows_of_the_steps_that_were_not_finite_are_written_down(blown_up, corpus, tokenizer):
+def test_the_sequences_of_non_finite_steps_are_written(blown_up, corpus, tokenizer):
     folder, error = blown_up
     last = last_bad_step(error)
     rows = [json.loads(line) for line in (folder / "not-finite-rank-0.jsonl").read_text().splitlines()]
@@ -207,7 +207,7 @@ def test_the_rows_of_the_steps_that_were_not_finite_are_written_down(blown_up, c
         assert all(piece in documents for row in of_source for piece in row["text"].split("<|endoftext|>"))
 
 
-def test_the_log_of_steps_that_were_not_finite_is_json(blown_up):
+def test_the_log_of_non_finite_steps_is_json(blown_up):
     folder, error = blown_up
     last = last_bad_step(error)
     skipped = [line for line in strict_metrics(folder) if "skipped_steps" in line]
@@ -221,14 +221,14 @@ def test_the_log_of_steps_that_were_not_finite_is_json(blown_up):
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory, pretrained, pretrain_recipe):
-    """A run that went on from step 8, with a token of the Hub on the command line, in both spellings."""
+    """A run resumed from step 8, with a Hub token on the command line in both spellings."""
     folder = start_from(pretrained, tmp_path_factory.mktemp("resumed"), 8)
     (folder / "launches.jsonl").write_text((pretrained / "launches.jsonl").read_text())
     train(pretrain_recipe, folder, "--hub_token", SECRET, f"--hub_token={SECRET}", "--hub-token", SECRET)
     return folder
 
 
-def test_every_start_is_noted(resumed, pretrain_recipe):
+def test_every_launch_is_recorded(resumed, pretrain_recipe):
     first, second = launches(resumed)
     assert (first["from_step"], second["from_step"]) == (0, 8)
     assert first["time"] < second["time"]
@@ -238,7 +238,7 @@ def test_every_start_is_noted(resumed, pretrain_recipe):
     assert second["packages"]["transformers"]
 
 
-def test_a_token_of_the_hub_is_written_nowhere(resumed):
+def test_a_hub_token_is_never_written(resumed):
     files = contents(resumed)
     assert {"recipe.yaml", "launches.jsonl", "checkpoint-12/recipe.json"} <= files.keys()
     assert [name for name, content in files.items() if SECRET.encode() in content] == []

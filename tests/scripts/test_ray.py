@@ -28,7 +28,7 @@ def worker_of(run: str) -> psutil.Process | None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_started_again_and_ends_with_the_same_weights(pretrain_recipe, tmp_path):
+def test_a_killed_process_is_restarted_and_ends_with_the_same_weights(pretrain_recipe, tmp_path):
     options = ["train_pretrain.py", "--config", str(pretrain_recipe), "--max_steps", "48", "--output_dir"]
     run_ranks(*options, tmp_path / "straight")
     folder, run = tmp_path / "run", str(tmp_path)

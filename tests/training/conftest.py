@@ -1,4 +1,4 @@
-"""A trainer small enough to be made in each test, by the script's own hand."""
+"""A trainer small enough to be built in each test, by the script's own function."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from modeling_pure.training.trainer import PureTrainer
 from tests.scripts.conftest import SHAPE
 from train_pretrain import build_trainer
 
-# At the real scales every logit of so small a model is near zero and all comparisons hold.
+# At the default scales, all logits of so small a model are near zero and every comparison holds.
 MODEL = {**SHAPE, "initializer_range": 0.1, "head_initializer_range": 0.1}
 DATA_FIELDS = set(DataArguments.__dataclass_fields__)
 
 
 @pytest.fixture
 def make_trainer(tmp_path, tokenizer_folder, sources) -> Callable[..., PureTrainer]:
-    """Makes a trainer on the tiny mixture from what a recipe would say beside these."""
+    """Builds a trainer on the tiny mixture; keywords are options of a recipe."""
 
     def make(**given) -> PureTrainer:
         data = {"sources": sources, "tokenizer_name_or_path": str(tokenizer_folder), "max_seq_length": 64}

@@ -1,4 +1,4 @@
-"""metrics.jsonl holds every log line once, also after a run was interrupted."""
+"""metrics.jsonl has every log line once, even after an interruption."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ def begin(metrics, step):
     metrics.on_train_begin(None, SimpleNamespace(global_step=step, is_world_process_zero=True), None)
 
 
-def test_lines_after_the_checkpoint_are_written_again_not_twice(tmp_path):
+def test_a_resumed_run_replaces_lines_after_its_checkpoint(tmp_path):
     metrics = MetricsFile(str(tmp_path))
     begin(metrics, 0)
     for step in (10, 20, 30):
@@ -26,7 +26,7 @@ def test_lines_after_the_checkpoint_are_written_again_not_twice(tmp_path):
     assert [(line["step"], line["loss"]) for line in read_metrics(metrics.path)] == [(10, 0.1), (20, 0.05), (30, 0.5)]
 
 
-def test_a_new_run_in_an_old_folder_starts_the_file_anew(tmp_path):
+def test_a_new_run_in_an_old_folder_starts_a_new_file(tmp_path):
     metrics = MetricsFile(str(tmp_path))
     begin(metrics, 0)
     log(metrics, 10, loss=1.0)

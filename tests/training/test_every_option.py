@@ -1,6 +1,6 @@
-"""Every field of `TrainingArguments`: it has its effect on a run, is shown elsewhere, need not act, or is refused.
+"""Every field of `TrainingArguments` has its effect on a run, is tested elsewhere, is neutral, or is refused.
 
-A field that a new version of transformers brings fails the first test until somebody has looked at what it does here.
+A new field in a new version of transformers fails the first test until it is added to a table.
 """
 
 import dataclasses
@@ -81,7 +81,7 @@ ACTS: dict[str, tuple[Any, str, dict[str, Any]]] = {
 }
 BUILT = ("compiled", "cache", "verbosity", "callbacks", "deterministic", "loader")  # before the first step
 
-# Field: where its effect shows.
+# Field: where its effect is tested.
 ELSEWHERE = {
     **dict.fromkeys(("run_name", "project", "trackio_space_id", "trackio_bucket_id"), "trackers, by Trainer"),
     "trackio_static_space_id": "trackers, by Trainer",
@@ -96,17 +96,17 @@ ELSEWHERE = {
     "optim_target_modules": "GaLore and APOLLO, by Trainer",
 }
 
-# Field: a value that changes nothing, because what it asks for is always, or never, the case.
+# Field: a value that changes nothing, because its condition always or never holds.
 NEED_NOT = {
     "do_train": True,
     "do_eval": True,
-    "ddp_find_unused_parameters": True,  # every weight takes part
+    "ddp_find_unused_parameters": True,  # every step uses every weight
     "ddp_broadcast_buffers": True,  # no buffer changes
-    "ignore_data_skip": False,  # rows carry their position
-    "logging_nan_inf_filter": True,  # steps that are not finite are skipped and counted
+    "ignore_data_skip": False,  # sequences carry their position
+    "logging_nan_inf_filter": True,  # non-finite steps are skipped and counted
     "dataloader_persistent_workers": True,
     "remove_unused_columns": False,
-    "local_rank": 0,  # the launcher's environment says it
+    "local_rank": 0,  # from the launcher's environment
 }
 
 # Field: a value that both phases refuse; by default the other truth value.
@@ -133,13 +133,13 @@ REFUSED_IN_PRETRAINING = {
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 OURS = ("data_seed", "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "save_total_limit")
 INSTALLED = [
-    pytest.param(name, marks=() if name in OURS else pytest.mark.slow)  # the others are Trainer's own work
+    pytest.param(name, marks=() if name in OURS else pytest.mark.slow)  # Trainer implements the others
     for name in ACTS
     if name in FIELDS
 ]
 
 
-def test_every_field_of_the_installed_version_stands_in_one_table():
+def test_the_tables_cover_every_field_of_the_installed_version():
     tables = (ACTS, ELSEWHERE, NEED_NOT, REFUSED, REFUSED_IN_PRETRAINING)
     known = Counter(name for table in tables for name in table)
     assert FIELDS.keys() - known == set()
@@ -153,7 +153,7 @@ def refused() -> Iterator[tuple[type, str, Any]]:
             yield kind, name, not FIELDS[name].default if values[name] is None else values[name]
 
 
-def test_what_is_refused_is_refused_by_its_name(tmp_path):
+def test_refusals_name_the_option(tmp_path):
     taken = []
     for kind, name, value in refused():
         try:
@@ -173,7 +173,7 @@ def test_a_copy_of_the_arguments_is_accepted(tmp_path):
 
 
 def traces(trainer: Any, evaluated: list[int]) -> dict[str, Any]:
-    """What a run has left behind that an option may change."""
+    """The traces of a run that an option may change."""
     folder, model = Path(trainer.args.output_dir), trainer.model
     weights = b"".join(parameter.detach().numpy().tobytes() for parameter in model.parameters())
     lines, timed = trainer.state.log_history, ("_runtime", "_second", "_delta", "hours_left")
@@ -221,11 +221,11 @@ def run(make_trainer, tmp_path):
     transformers.logging.set_verbosity(verbosity)
 
 
-BEFORE: dict[str, dict[str, Any]] = {}  # runs that several options are held against
+BEFORE: dict[str, dict[str, Any]] = {}  # runs to compare several options with
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_it_acts(name, run):
+def test_the_option_has_its_effect(name, run):
     value, where, needs = ACTS[name]
     train = where not in BUILT
     key = f"{needs} {train}"
@@ -235,8 +235,8 @@ def test_it_acts(name, run):
     assert after[where] != BEFORE[key][where]
 
 
-def test_what_need_not_act_changes_nothing(run):
-    """The other tests are worth nothing if two equal runs leave different traces."""
+def test_neutral_options_change_nothing(run):
+    """The other tests need equal runs to leave equal traces."""
     plain = run(output_dir="a/run", **BEST)
     assert plain["log"]
     assert run(output_dir="b/run", **BEST, **NEED_NOT) == plain

@@ -1,4 +1,4 @@
-"""A step that is not finite changes nothing; several in a row stop the run, with their rows; spikes are seen."""
+"""Non-finite steps change nothing; consecutive ones stop the run and their sequences are written; spikes are found."""
 
 import json
 import math
@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from modeling_pure.errors import RunStopped
 from modeling_pure.training.arguments import OPTIMIZERS
-from modeling_pure.training.health import NotFinite, loss_spike
+from modeling_pure.training.health import loss_spike
 from modeling_pure.training.trainer import PureTrainer
 from tests.training.conftest import losses
 
 
 def spoil(trainer: PureTrainer, steps: set[int], where: str) -> None:
-    """Make the loss or one gradient of certain steps not finite."""
+    """Make the loss or one gradient of some steps non-finite."""
     forward = trainer.model.forward
 
     def spoiled(*args, **kwargs):
@@ -30,7 +31,7 @@ def spoil(trainer: PureTrainer, steps: set[int], where: str) -> None:
 
 
 def state_of(trainer: PureTrainer) -> list[torch.Tensor]:
-    """Copies of all weights and of all that the optimizer remembers."""
+    """Copies of all weights and of the optimizer's state."""
     kept = [weight.detach().clone() for weight in trainer.model.parameters()]
     for state in trainer.optimizer.state.values():
         kept += [value.clone() for value in state.values() if torch.is_tensor(value)]
@@ -40,7 +41,7 @@ def state_of(trainer: PureTrainer) -> list[torch.Tensor]:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd", "adamw_torch", "adafactor"])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 @pytest.mark.parametrize("step", [1, 3])
-def test_a_step_that_is_not_finite_changes_nothing(make_trainer, optimizer, where, step):
+def test_a_non_finite_step_changes_nothing(make_trainer, optimizer, where, step):
     named = {"optimizer": optimizer} if optimizer in OPTIMIZERS else {"optim": optimizer}
     trainer = make_trainer(**named, max_steps=5, warmup_steps=0)
     spoil(trainer, {step}, where)
@@ -65,7 +66,7 @@ def test_a_step_that_is_not_finite_changes_nothing(make_trainer, optimizer, wher
     trainer.train()
     assert sorted(around) == [1, 2, 3, 4, 5]
     for number, (before, after) in around.items():
-        if len(before) < len(after):  # the first step makes the optimizer's memory, of zeros if it is skipped
+        if len(before) < len(after):  # the first step creates the optimizer's state, of zeros if it is skipped
             fresh = after[len(before) :]
             assert any(value.any() for value in fresh) == (number != step)
         same = [torch.equal(old, new) for old, new in zip(before, after, strict=False)]
@@ -73,7 +74,7 @@ def test_a_step_that_is_not_finite_changes_nothing(make_trainer, optimizer, wher
     assert all(weight.isfinite().all() for weight in trainer.model.parameters())
 
 
-def test_the_log_counts_skipped_steps_and_means_the_others(make_trainer):
+def test_the_log_counts_skipped_steps_and_averages_the_others(make_trainer):
     plain, spoiled = make_trainer(logging_steps=1, max_steps=4), make_trainer(logging_steps=4, max_steps=4)
     spoil(plain, {4}, "gradient")
     spoil(spoiled, {4}, "loss")
@@ -84,7 +85,7 @@ def test_the_log_counts_skipped_steps_and_means_the_others(make_trainer):
     assert [line.get("skipped_steps") for line in plain.state.log_history if "loss" in line] == [None, None, None, 1]
 
 
-def test_a_log_line_of_nothing_but_bad_steps_says_nan(make_trainer):
+def test_a_log_line_of_only_bad_steps_has_a_nan_loss(make_trainer):
     trainer = make_trainer(max_steps=2)
     spoil(trainer, {2}, "loss")
     trainer.train()
@@ -93,12 +94,12 @@ def test_a_log_line_of_nothing_but_bad_steps_says_nan(make_trainer):
 
 
 @pytest.mark.parametrize("logging_steps", [1, 3])
-def test_several_in_a_row_stop_the_run_and_leave_their_rows(make_trainer, logging_steps):
+def test_consecutive_bad_steps_stop_the_run_and_their_sequences_are_written(make_trainer, logging_steps):
     trainer = make_trainer(
         max_steps=12, max_nonfinite_steps=3, logging_steps=logging_steps, gradient_accumulation_steps=2
     )
     spoil(trainer, {1, 4, 5, 6, 7, 8, 9, 10, 11, 12}, "loss")
-    with pytest.raises(NotFinite, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b6\b.*\bnone$"):  # no checkpoint
+    with pytest.raises(RunStopped, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b6\b.*\bnone$"):  # no checkpoint
         trainer.train()
     file = Path(trainer.args.output_dir) / "not-finite-rank-0.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -107,36 +108,36 @@ def test_several_in_a_row_stop_the_run_and_leave_their_rows(make_trainer, loggin
     assert all(len(line["input_ids"]) == 64 and line["text"] for line in lines)
 
 
-def test_steps_that_were_good_again_do_not_hide_the_bad_ones(make_trainer):
+def test_later_good_steps_do_not_hide_bad_ones(make_trainer):
     trainer = make_trainer(max_steps=8, max_nonfinite_steps=3, logging_steps=8)
     spoil(trainer, {2, 3, 4, 6}, "gradient")
-    with pytest.raises(NotFinite, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b4\b"):
+    with pytest.raises(RunStopped, match=r"^max_nonfinite_steps: \D*\b3\b\D*\b4\b"):
         trainer.train()
     file = Path(trainer.args.output_dir) / "not-finite-rank-0.jsonl"
     assert {json.loads(line)["step"] for line in file.read_text().splitlines()} == {2, 3, 4}
 
 
-def test_fewer_in_a_row_do_not(make_trainer):
+def test_fewer_consecutive_bad_steps_do_not_stop_the_run(make_trainer):
     trainer = make_trainer(max_steps=8, max_nonfinite_steps=3, logging_steps=4)
     spoil(trainer, {3, 4, 6, 7}, "gradient")
     trainer.train()
     assert [line["skipped_steps"] for line in trainer.state.log_history if "loss" in line] == [2, 2]
 
 
-def test_a_row_that_spans_two_log_lines_is_one(make_trainer):
+def test_consecutive_bad_steps_are_counted_across_log_lines(make_trainer):
     trainer = make_trainer(max_steps=8, max_nonfinite_steps=4, logging_steps=4)
     spoil(trainer, {3, 4, 5, 6}, "gradient")
-    with pytest.raises(NotFinite, match=r"^max_nonfinite_steps: \D*\b4\b\D*\b6\b"):
+    with pytest.raises(RunStopped, match=r"^max_nonfinite_steps: \D*\b4\b\D*\b6\b"):
         trainer.train()
 
 
-def test_a_spike_stands_out_of_the_noise_and_a_falling_curve_has_none():
+def test_a_spike_exceeds_the_noise_and_a_falling_curve_has_none():
     falling = [8.0 - 0.1 * step for step in range(40)]
     assert all(loss_spike(falling[i], falling[:i]) is None for i in range(40))
     quiet = [3.0 + 0.02 * (-1) ** step for step in range(60)]
     assert loss_spike(3.1, quiet) is None
     assert loss_spike(3.5, quiet) == pytest.approx(0.5, abs=0.03)
-    assert loss_spike(3.5, quiet[:9]) is None  # too little to compare with
+    assert loss_spike(3.5, quiet[:9]) is None  # too few to compare with
     assert loss_spike(3.5, [*quiet, *[9.0] * 5]) == pytest.approx(0.5, abs=0.03)  # earlier spikes do not hide it
     assert loss_spike(float("nan"), quiet) is None
     assert loss_spike(3.5, [*quiet, *[float("nan")] * 5]) == pytest.approx(0.5, abs=0.03)

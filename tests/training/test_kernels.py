@@ -1,6 +1,6 @@
-"""Layers compiled one by one give the same numbers, and documents are apart whatever keeps them apart.
+"""Compiled layers give the same numbers, and documents are separated by lengths as by a mask.
 
-The flash kernel runs on a GPU only. Its place is taken by a plain one here, registered for the CPU under the same
+The flash kernel needs a GPU. Here a plain implementation replaces it, registered for the CPU under the same
 operator, so that everything up to the kernel's own arguments is what a GPU run does.
 """
 
@@ -42,7 +42,7 @@ def attend_by_document(query, key, value, cu_seq_q, scale) -> torch.Tensor:
 
 @pytest.fixture
 def plain_kernel(monkeypatch):
-    """The reference in the place of the kernel; notes what it is called with."""
+    """Replace the kernel by the reference; records its arguments."""
     calls = []
 
     def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa=False):
@@ -57,7 +57,7 @@ def plain_kernel(monkeypatch):
 
 @pytest.fixture
 def packed() -> dict:
-    """Two rows with documents of unequal length; one of them ends with its row."""
+    """Two sequences with documents of unequal length, one of which ends with its sequence."""
     ids = torch.randint(8, 2048, (2, 24), generator=torch.Generator().manual_seed(1))
     ids[0, 4], ids[0, 15], ids[1, 11] = END, END, END
     return {"input_ids": ids, "labels": ids, "skip_logits": True, **document_boundaries(ids, END)}
@@ -70,7 +70,7 @@ def loss_and_gradients(model, batch):
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
-def test_lengths_keep_documents_apart_as_a_mask_does(model, packed, plain_kernel):
+def test_lengths_separate_documents_like_a_mask(model, packed, plain_kernel):
     model.train()
     loss, expected = loss_and_gradients(model, packed)
     assert plain_kernel == []
@@ -86,7 +86,7 @@ def test_lengths_keep_documents_apart_as_a_mask_does(model, packed, plain_kernel
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-5 * expected[name].abs().max().item())
 
 
-def test_no_mask_is_made_where_lengths_are_given(model, packed, plain_kernel, monkeypatch):
+def test_no_mask_is_built_if_lengths_are_given(model, packed, plain_kernel, monkeypatch):
     made, make = [], attention_pure.create_causal_mask
 
     def create_causal_mask(**kwargs):
@@ -102,7 +102,7 @@ def test_no_mask_is_made_where_lengths_are_given(model, packed, plain_kernel, mo
     assert len(plain_kernel) == len(model.model.layers)
 
 
-def test_batches_without_lengths_are_attended_as_before(model, ids, plain_kernel):
+def test_batches_without_lengths_use_plain_attention(model, ids, plain_kernel):
     """Questions are scored and answers generated with padding, during the same run."""
     padded = torch.ones_like(ids)
     padded[0, :7] = 0
@@ -114,17 +114,17 @@ def test_batches_without_lengths_are_attended_as_before(model, ids, plain_kernel
     assert plain_kernel == []
 
 
-def test_the_choice_of_kernel_does_not_travel_with_the_model(model, tmp_path):
+def test_the_choice_of_kernel_is_not_saved_with_the_model(model, tmp_path):
     separate_documents_by_lengths(model)
     model.save_pretrained(tmp_path)
     assert "varlen" not in (tmp_path / "config.json").read_text()
 
 
-def test_the_operator_of_torch_takes_what_we_give_it(monkeypatch):
+def test_torchs_operator_accepts_our_arguments(monkeypatch):
     """As far as a CPU goes: shapes, dtypes and names, on tensors without data."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))  # torch 2.15 asks for it
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))  # torch 2.15 reads it
     tokens, heads, size = 48, 4, 72
     with FakeTensorMode():
         query = torch.empty(tokens, heads, size, device="cuda", dtype=torch.bfloat16)
@@ -149,7 +149,7 @@ def test_compiled_layers_give_the_same_numbers_and_compile_once(config, ids, qk_
     torch._dynamo.utils.counters.clear()
     compile_layers(model)
     compiled, found = loss_and_gradients(model, batch)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # one layer for all, and the loss
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # one for all layers, one for the loss
     assert set(model.state_dict()) == names
     torch.testing.assert_close(compiled, loss, rtol=1e-5, atol=0)
     for name in expected:
@@ -161,7 +161,7 @@ def test_compiled_layers_give_the_same_numbers_and_compile_once(config, ids, qk_
 
 @pytest.fixture
 def graphs():
-    """Compile without a backend; gives the number of graphs so far, and fails where the recompile limit is hit."""
+    """Compile without a backend; returns the number of graphs so far, and fails at the recompile limit."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     at_the_limit = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
@@ -172,7 +172,7 @@ def graphs():
 
 @pytest.fixture
 def deep_model() -> PureForCausalLM:
-    """As many layers as the full model: fewer than the recompile limit of 8 would hide what they guard on."""
+    """As many layers as the full model: fewer than the recompile limit of 8 would hide a recompilation per layer."""
     torch.manual_seed(0)
     sides = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 20, "vocab_size": 64}
     tokens = {"num_real_tokens": None, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 1}
@@ -197,7 +197,7 @@ def test_twenty_layers_compile_once_for_each_kind_of_batch(deep_model, graphs):
     assert graphs() == 3  # a layer without gradients
     train(6)
     validate(6)
-    assert graphs() == 6  # all three again, for any number of rows
+    assert graphs() == 6  # all three again, for any batch size
     for rows in (3, 5, 8):
         train(rows)
         validate(rows)
@@ -232,12 +232,12 @@ def test_another_number_of_documents_compiles_nothing(model, graphs, monkeypatch
 
 @pytest.fixture
 def torchs_own_order():
-    """Whatever a test chooses, the next one finds torch's own order."""
+    """Restore torch's own order after a test."""
     yield
     choose_attention_kernel("auto")
 
 
-def test_a_choice_of_kernel_holds_until_the_next(torchs_own_order):
+def test_a_choice_of_kernel_lasts_until_the_next(torchs_own_order):
     before = torch._C._get_sdp_priority_order()
     tags = set()
     for kernel, first, allowed in (("cudnn", "CUDNN", True), ("flash", "FLASH", False), ("cudnn", "CUDNN", True)):
@@ -248,13 +248,13 @@ def test_a_choice_of_kernel_holds_until_the_next(torchs_own_order):
         assert torch.backends.cuda.flash_sdp_enabled()
         assert torch.backends.cuda.math_sdp_enabled()
         tags.add(torch.compiler.config.cache_key_tag)
-    assert len(tags) == 2  # code on disk that was compiled for one is not taken for the other
+    assert len(tags) == 2  # the two do not share compiled code on disk
     choose_attention_kernel("auto")
     assert torch._C._get_sdp_priority_order() == before
     assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
-def test_layers_compiled_for_one_kernel_do_not_serve_another(model, ids, graphs, torchs_own_order):
+def test_layers_are_recompiled_for_another_kernel(model, ids, graphs, torchs_own_order):
     for kernel, compiled in (("flash", 1), ("flash", 1), ("cudnn", 2)):
         choose_attention_kernel(kernel)
         for layer in model.model.layers:
@@ -282,13 +282,13 @@ def test_the_kernel_in_use_is_what_sdpa_selects(model, torchs_own_order):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_float32_on_a_gpu_gives_every_query_head_its_key_head(dtype, autocast, masked):
+def test_float32_on_a_gpu_expands_key_heads(dtype, autocast, masked):
     """The one fused kernel for float32 does not share them. On tensors without data: a CPU has no such kernel."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
         shapes = [(2, heads, 8, 72) for heads in (16, 4, 4)]
-        # As the rotary embedding leaves them: weights of float32 under autocast to bf16 give values of bf16 alone.
+        # As the rotary embedding returns them: under autocast to bf16, only values are bf16.
         dtypes = (dtype, dtype, torch.bfloat16 if autocast else dtype)
         query, key, value = (torch.empty(s, dtype=d, device="cuda") for s, d in zip(shapes, dtypes, strict=True))
         found = expand_float32_heads(query, key, value, torch.ones(8, 8) if masked else None)
@@ -296,7 +296,7 @@ def test_float32_on_a_gpu_gives_every_query_head_its_key_head(dtype, autocast, m
     assert [states.shape[1] for states in found] == [16 if expands else 4] * 2
 
 
-def test_under_autocast_values_say_what_attention_computes_in(model, ids, monkeypatch):
+def test_under_autocast_values_have_the_dtype_of_attention(model, ids, monkeypatch):
     def note(query, key, value, mask):
         found.append(value.dtype)
         return key, value

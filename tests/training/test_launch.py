@@ -1,4 +1,4 @@
-"""The launch files are what accelerate reads; processes, precision and engine are what launcher and options say."""
+"""Accelerate reads the launch files; processes, precision and engine follow launcher and options."""
 
 import errno
 import fcntl
@@ -87,7 +87,7 @@ def test_processes_that_would_each_be_a_run_are_refused(monkeypatch, tmp_path, k
         kind(output_dir=str(tmp_path))
 
 
-def test_ranks_that_do_not_answer_are_named(group_of_one, tmp_path, monkeypatch):
+def test_lost_ranks_are_named(group_of_one, tmp_path, monkeypatch):
     monkeypatch.setattr("modeling_pure.training.launch.ANSWER_SECONDS", 0.1)
     PureTrainingArguments(output_dir=str(tmp_path))
     args = SimpleNamespace(process_index=0, world_size=3, ddp_timeout=77)
@@ -100,7 +100,7 @@ def test_ranks_that_do_not_answer_are_named(group_of_one, tmp_path, monkeypatch)
     assert "rank 2" not in str(lost.value)
     with pytest.raises(RuntimeError, match="^size mismatch$"), naming_lost_ranks(args):
         raise RuntimeError("size mismatch")
-    monkeypatch.setattr(dist.PrefixStore, "check", lambda *_: time.sleep(60))  # it is that of rank 0, which hangs
+    monkeypatch.setattr(dist.PrefixStore, "check", lambda *_: time.sleep(60))  # rank 0, which holds the store, hangs
     assert [line.split(",")[0] for line in lost_ranks(1, 3)] == ["rank 0"]
 
 
@@ -120,7 +120,7 @@ def test_ranks_that_do_not_answer_are_named(group_of_one, tmp_path, monkeypatch)
         ("fp8", True, "mixed_precision"),
     ],
 )
-def test_precision_comes_from_the_launcher_too(monkeypatch, tmp_path, kind, launched, stated, bf16):
+def test_the_launcher_can_set_the_precision(monkeypatch, tmp_path, kind, launched, stated, bf16):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     if isinstance(bf16, str):
         with pytest.raises(InputError, match=f"^{bf16}: "):
@@ -129,7 +129,7 @@ def test_precision_comes_from_the_launcher_too(monkeypatch, tmp_path, kind, laun
         assert kind(output_dir=str(tmp_path), bf16=stated).bf16 is bf16
 
 
-def test_the_start_up_block_shows_what_accelerate_has(monkeypatch, make_trainer):
+def test_the_start_up_block_shows_accelerates_precision(monkeypatch, make_trainer):
     assert describe_precision(make_trainer().accelerator) == "fp32"
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "AOT_EAGER")
     assert "aot_eager" in describe_precision(make_trainer().accelerator)
@@ -142,7 +142,7 @@ def test_the_start_up_block_shows_what_accelerate_has(monkeypatch, make_trainer)
         check_engine(trainer.args, trainer.accelerator)
 
 
-def test_what_accelerate_does_not_start_is_refused(monkeypatch, make_trainer):
+def test_an_engine_that_accelerate_does_not_start_is_refused(monkeypatch, make_trainer):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(InputError, match=r"^fsdp: .*\bNO\b"):
         make_trainer()
@@ -160,7 +160,7 @@ def test_deepspeed_on_a_cpu_machine_is_refused(monkeypatch, tmp_path, kind, by):
 
 @pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP", "MEGATRON_LM"])
 @pytest.mark.parametrize("has", [DistributedType.MULTI_CPU, DistributedType.DEEPSPEED, DistributedType.FSDP])
-def test_an_engine_is_there_or_refused(monkeypatch, kind, has):
+def test_an_engine_is_in_use_or_refused(monkeypatch, kind, has):
     args = SimpleNamespace(deepspeed=None, fsdp=[], bf16=False, device=torch.device("cpu"), world_size=2)
     accelerator = SimpleNamespace(distributed_type=has, mixed_precision="no")
     assert has.value in describe_processes(args, accelerator)
@@ -180,10 +180,10 @@ def held(tmp_path):
     """A folder that another process has locked, and that process."""
     program = hold(tmp_path / "run")
     yield tmp_path / "run", program
-    program.kill_group(signal.SIGKILL)  # also what the process left behind
+    program.kill_group(signal.SIGKILL)  # and any children
 
 
-def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(held):
+def test_a_second_run_is_refused_but_a_killed_run_frees_its_lock(held):
     folder, program = held
     with pytest.raises(InputError, match=rf"^output_dir: .*\b{socket.gethostname()}\b.*\b{program.pid}\b"):
         lock_folder(folder)
@@ -195,7 +195,7 @@ def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(held):
         assert str(os.getpid()) in lock.read()
 
 
-def test_no_rank_of_a_second_run_goes_on(held, monkeypatch):
+def test_every_rank_of_a_second_run_is_refused(held, monkeypatch):
     folder, _ = held
     said: list[list[str]] = []
 
@@ -212,7 +212,7 @@ def test_no_rank_of_a_second_run_goes_on(held, monkeypatch):
 
 @pytest.mark.parametrize("existed", [True, False])
 @pytest.mark.parametrize("wrote", [True, False])
-def test_a_run_leaves_no_lock_and_no_empty_folder_that_it_made(tmp_path, existed, wrote):
+def test_a_run_removes_its_lock_and_its_empty_folder(tmp_path, existed, wrote):
     folder = tmp_path / "run"
     if existed:
         folder.mkdir()
@@ -230,11 +230,11 @@ def test_a_run_leaves_no_lock_and_no_empty_folder_that_it_made(tmp_path, existed
     assert folder.exists() == (existed or wrote)
     assert not (folder / LOCK_FILE).exists()
     assert (folder / "metrics.jsonl").exists() == wrote
-    with run_lock(args):  # it is free for the next one
+    with run_lock(args):  # the next run can lock it
         assert (folder / LOCK_FILE).exists()
 
 
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, capsys):
     def refuse(*_) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -243,7 +243,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("output_dir: ")
 
 
-def test_a_lock_on_a_file_that_an_ending_run_removed_is_none(tmp_path, monkeypatch):
+def test_a_lock_on_a_removed_file_does_not_count(tmp_path, monkeypatch):
     lock_it, removed = fcntl.lockf, []
 
     def end_the_other_run_first(file, operation) -> None:

@@ -1,4 +1,4 @@
-"""Muon with AdamW is each of the two on its own weights; schedule, saving and loading see one optimizer."""
+"""Muon with AdamW equals each of the two on its own weights; schedule, saving and loading see one optimizer."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_it_is_muon_on_the_hidden_weights_and_adamw_on_the_rest():
     assert {group["lr"] for group in optimizer.param_groups} == {0.01 / 5}
 
 
-def test_it_goes_on_from_its_saved_state(tmp_path):
+def test_it_resumes_from_its_saved_state(tmp_path):
     straight, resumed = make_weights(), make_weights()
     optimizer = both(straight)
     for step in range(3):
@@ -58,7 +58,7 @@ def test_it_goes_on_from_its_saved_state(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
 
 
-def test_a_run_gives_it_the_matrices_of_the_layers(make_trainer):
+def test_muon_gets_the_matrices_of_the_layers(make_trainer):
     trainer = make_trainer(optimizer="muon")
     optimizer = muon_with_adamw(trainer.model, trainer.args)
     names = {id(weight): name for name, weight in trainer.model.named_parameters()}
@@ -76,7 +76,7 @@ def test_a_run_with_muon_learns(make_trainer):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_run_goes_on_bit_for_bit(make_trainer, optimizer):
+def test_a_run_resumes_bit_for_bit(make_trainer, optimizer):
     settings = {"optimizer": optimizer, "save_strategy": "steps", "save_steps": 3, "warmup_steps": 4}
     straight = make_trainer(**settings)
     straight.train()

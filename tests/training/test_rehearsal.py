@@ -1,4 +1,4 @@
-"""An evaluation is tried before a run starts, and the run is the same as without it."""
+"""An evaluation is rehearsed before a run starts, and leaves the run unchanged."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -38,19 +38,19 @@ def test_a_rehearsal_changes_nothing(make_trainer, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(weights, other_weights, strict=True))
 
 
-def test_a_metric_is_looked_for_only_if_the_run_evaluates(make_trainer):
+def test_a_metric_is_only_required_if_the_run_evaluates(make_trainer):
     rehearse(make_trainer(metric_for_best_model="no such metric"))
     with pytest.raises(InputError, match="^metric_for_best_model: "):
         rehearse(make_trainer(metric_for_best_model="no such metric", eval_strategy="steps"))
 
 
 @pytest.mark.parametrize("error", [ValueError("two\nlines"), ImportError("two"), InputError("two")])
-def test_what_a_library_refuses_is_one_line(error):
+def test_library_errors_become_one_line(error):
     with pytest.raises(InputError, match="^two$"), refusals_as_input_errors():
         raise error
 
 
-def test_a_fault_of_the_code_keeps_its_traceback():
+def test_a_bug_keeps_its_traceback():
     with pytest.raises(InputError, match="'foo'"), refusals_as_input_errors():
         raise TypeError("__init__() got an unexpected keyword argument 'foo'")
     with pytest.raises(TypeError), refusals_as_input_errors():
@@ -67,12 +67,12 @@ def test_every_answer_format_is_rehearsed():
 
 
 @pytest.mark.parametrize(("steps", "warnings"), [(6, 0), (7, 1)])
-def test_a_warm_up_longer_than_the_run_is_said(make_trainer, caplog, steps, warnings):
+def test_a_warm_up_longer_than_the_run_is_reported(make_trainer, caplog, steps, warnings):
     make_trainer(max_steps=6, warmup_steps=steps)
     assert len([line for line in caplog.messages if line.startswith("warmup_steps: ")]) == warnings
 
 
-def test_the_repository_is_made_when_training_starts(make_trainer, monkeypatch):
+def test_the_repository_is_created_when_training_starts(make_trainer, monkeypatch):
     made = []
     monkeypatch.setattr("modeling_pure.training.saving.create_repository", lambda args: made.append(1) or "user/pure")
     trainer = make_trainer(push_to_hub=True, hub_model_id="user/pure", hub_strategy="end", max_steps=1)

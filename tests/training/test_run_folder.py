@@ -18,7 +18,7 @@ GRPO, SFT = (
     for kind in ("grpo", "sft")
 )
 KINDS = {"pretraining": PRETRAIN, "grpo": GRPO, "sft": SFT}
-ASKED_FOR = {  # by name, so that none is lost from the classes
+EXPECTED = {  # by name, so that none is lost from the classes
     "pretraining": {
         *("preset", "model_overrides", "sources", "max_seq_length", "document_mask", "grpo_holdout", "decontaminate"),
         *("sequences_per_step", "seed", "data_seed", "optimizer", "optim", "optim_args"),
@@ -34,7 +34,7 @@ ASKED_FOR = {  # by name, so that none is lost from the classes
         *("optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "loss_type", "reward_weights"),
     },
 }
-ASKED_FOR["sft"] = ASKED_FOR["grpo"]
+EXPECTED["sft"] = EXPECTED["grpo"]
 FIXED = [(kind, key) for kind, recipe in KINDS.items() for key in (*recipe.fixed, *recipe.tensors)]
 
 
@@ -52,13 +52,13 @@ def changed(recipe: Recipe, **values: object) -> Recipe:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_a_curve_depends_on_is_fixed(kind):
-    assert {key for one, key in FIXED if one == kind} >= ASKED_FOR[kind]
-    assert ASKED_FOR[kind] <= KINDS[kind].resolved.keys()
+def test_the_fixed_options_include_those_named(kind):
+    assert {key for one, key in FIXED if one == kind} >= EXPECTED[kind]
+    assert EXPECTED[kind] <= KINDS[kind].resolved.keys()
 
 
 @pytest.mark.parametrize(("kind", "key"), FIXED)
-def test_what_a_course_of_training_depends_on_may_not_change(tmp_path, kind, key):
+def test_fixed_options_may_not_change(tmp_path, kind, key):
     recipe = KINDS[kind]
     write_recipe(tmp_path, recipe)
     check_recipe(tmp_path, recipe)
@@ -98,7 +98,7 @@ def test_a_checkpoint_without_a_recipe_is_refused(tmp_path):
         check_recipe(tmp_path, GRPO, allow_change=True)
 
 
-def test_a_token_inside_a_mapping_is_written_nowhere(tmp_path):
+def test_a_token_inside_a_mapping_is_never_written(tmp_path):
     kwargs = "{token: hf_secret, attn_implementation: eager}"
     write_recipe(tmp_path, parse_grpo(["--model_init_kwargs", kwargs, "--hub_token", "hf_secret"])[-1])
     texts = [file.read_text() for file in tmp_path.iterdir()]
@@ -115,7 +115,7 @@ def test_a_token_inside_a_mapping_is_written_nowhere(tmp_path):
         (parse_grpo, ["--generation_kwargs", "{min_new_tokens: 2}", "--scale_rewards", "batch"]),
     ],
 )
-def test_the_recipe_that_is_written_is_read_as_the_same_one(tmp_path, parse, argv):
+def test_a_written_recipe_is_read_back_unchanged(tmp_path, parse, argv):
     recipe = parse(argv)[-1]
     write_recipe(tmp_path, recipe)
     again = parse(["--config", str(tmp_path / "recipe.yaml")])[-1]

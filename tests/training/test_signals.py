@@ -1,4 +1,4 @@
-"""A signal stops a run whenever it comes; tests/scripts/test_pretrain_faults.py sends them to whole runs."""
+"""A signal stops a run at any time; tests/scripts/test_pretrain_faults.py sends signals to complete runs."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def group(tmp_path):
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_signal_that_comes_while_the_ranks_agree_stops_the_run_after_the_next_step(group, monkeypatch, world_size):
+def test_a_signal_during_the_agreement_stops_the_run_after_the_next_step(group, monkeypatch, world_size):
     timeout = timedelta(seconds=70)
     stop, args = StopOnSignal(), SimpleNamespace(world_size=world_size, ddp_timeout_delta=timeout)
     state = SimpleNamespace(global_step=1, max_steps=9)
@@ -31,11 +31,11 @@ def test_a_signal_that_comes_while_the_ranks_agree_stops_the_run_after_the_next_
 
     def interrupted(*given, **more):
         agree(*given, **more)
-        os.kill(os.getpid(), signal.SIGTERM)  # its handler runs before anything else does
+        os.kill(os.getpid(), signal.SIGTERM)  # its handler runs at once
 
     stop.on_train_begin(args, state, control)
     try:
-        if world_size > 1:  # a rank that hangs is noticed in time
+        if world_size > 1:  # a hanging rank is noticed in time
             assert stop.ranks._get_backend(torch.device("cpu")).options._timeout <= timeout
         monkeypatch.setattr(dist, "all_reduce", interrupted)
         if world_size == 1:

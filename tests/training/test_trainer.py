@@ -1,4 +1,4 @@
-"""One step: memory that runs out, what Trainer waits for, and what a log line says."""
+"""A training step: running out of memory, arguments of Trainer, and log lines."""
 
 import copy
 import dataclasses
@@ -35,13 +35,13 @@ def test_the_logged_loss_is_the_mean_over_predicted_tokens(make_trainer):
     assert losses(trainer) == [pytest.approx(expected, rel=1e-5)]
 
 
-def limit_rows(trainer, most: int, from_step: int = 1) -> list[int]:
-    """Let a pass of more rows run out of memory and leave wrong gradients behind; returns the rows of each pass."""
-    forward, passes = trainer.model.forward, []
+def limit_micro_batch(trainer, most: int, from_step: int = 1) -> list[int]:
+    """Let larger micro-batches run out of memory and leave wrong gradients; returns the size of each forward pass."""
+    forward, sizes = trainer.model.forward, []
 
     def limited(input_ids, **kwargs):
         assert kwargs["skip_logits"]
-        passes.append(len(input_ids))
+        sizes.append(len(input_ids))
         out = forward(input_ids=input_ids, **kwargs)
         if len(input_ids) > most and trainer.state.global_step + 1 >= from_step:
             (out.loss * 5).backward()
@@ -49,59 +49,59 @@ def limit_rows(trainer, most: int, from_step: int = 1) -> list[int]:
         return out
 
     trainer.model.forward = limited
-    return passes
+    return sizes
 
 
 @pytest.mark.parametrize("document_mask", [False, True])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_out_of_memory_halves_the_passes_and_not_the_step(make_trainer, capsys, document_mask, accumulation):
+def test_out_of_memory_halves_micro_batches_but_not_the_step(make_trainer, capsys, document_mask, accumulation):
     settings = {"document_mask": document_mask, "gradient_accumulation_steps": accumulation}
     plain = make_trainer(**settings)
     plain.train()
     trainer = make_trainer(**settings)
-    passes = limit_rows(trainer, most=1, from_step=3)
+    sizes = limit_micro_batch(trainer, most=1, from_step=3)
     trainer.train()
     said = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
     assert len(said) == 2
-    # Rows in a pass before and now, tokens in a step.
+    # Sizes of the micro-batch before and after, and tokens per step.
     step = str(4 * 64 * accumulation)
     assert [[each for each in numbers_in(line) if each in ("4", "2", "1", step)] for line in said] == [
         ["4", "2", step],
         ["2", "1", step],
     ]
-    assert passes[-4 * accumulation :] == [1] * 4 * accumulation
-    # Rows are summed in another order: fp32 rounding, carried through a few steps.
+    assert sizes[-4 * accumulation :] == [1] * 4 * accumulation
+    # Sequences are summed in another order: fp32 rounding over a few steps.
     assert losses(trainer) == pytest.approx(losses(plain), rel=2e-5)
     for ours, theirs in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)
 
 
-def test_out_of_memory_in_the_middle_of_a_step_begins_it_again(make_trainer):
-    """The second micro-batch fails with its backward half done; the gradients of the first must come in once."""
+def test_out_of_memory_within_a_step_reruns_its_micro_batches(make_trainer):
+    """The second micro-batch fails in its backward pass; the gradients of the first must count once."""
     plain = make_trainer(gradient_accumulation_steps=2, max_steps=1)
     plain.train()
     trainer = make_trainer(gradient_accumulation_steps=2, max_steps=1)
-    passes = []
+    sizes = []
     forward = trainer.model.forward
 
     def second_fails(input_ids, **kwargs):
-        passes.append(len(input_ids))
+        sizes.append(len(input_ids))
         out = forward(input_ids=input_ids, **kwargs)
-        if passes == [4, 4]:
-            (out.loss * 5).backward()  # what a pass leaves behind
+        if sizes == [4, 4]:
+            (out.loss * 5).backward()  # partial gradients
             raise torch.OutOfMemoryError("CUDA out of memory")
         return out
 
     trainer.model.forward = second_fails
     trainer.train()
-    assert passes == [4, 4, 2, 2, 2, 2]
+    assert sizes == [4, 4, 2, 2, 2, 2]
     norms = [run.state.log_history[0]["grad_norm"] for run in (trainer, plain)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
-def test_a_row_that_does_not_fit_stops_the_run_with_the_cure(make_trainer):
+def test_a_sequence_that_does_not_fit_stops_the_run_with_the_cure(make_trainer):
     trainer = make_trainer()
-    limit_rows(trainer, most=0)
+    limit_micro_batch(trainer, most=0)
     with pytest.raises(RunStopped, match="--gradient_checkpointing true"):
         trainer.train()
 
@@ -128,17 +128,17 @@ def test_gradient_checkpointing_changes_no_number(make_trainer):
         ({"save_strategy": "best", "eval_strategy": "steps"}, r"save_strategy: .*\bbest\b"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(make_trainer, given, message):
+def test_unusable_settings_are_refused(make_trainer, given, message):
     with pytest.raises(InputError, match=f"^{message}"):
         make_trainer(**given)
 
 
-def test_the_best_is_the_lowest_but_for_accuracy(make_trainer):
+def test_the_best_is_the_lowest_except_for_accuracy(make_trainer):
     for metric, greater in (("eval_loss", False), ("eval_bits_per_byte", False), ("eval_medqa_accuracy", True)):
         assert make_trainer(metric_for_best_model=metric).args.greater_is_better is greater
 
 
-def test_peaks_are_found_by_the_names_that_cuda_gives():
+def test_peaks_are_found_by_cuda_device_names():
     names = {
         "NVIDIA A100-SXM4-80GB": 312.0,
         "NVIDIA H100 80GB HBM3": 989.0,
@@ -158,7 +158,7 @@ def test_peaks_are_found_by_the_names_that_cuda_gives():
     assert {name: peak_tflops(name) for name in names} == names
 
 
-def test_speed_leaves_out_pauses_and_mfu_follows_from_it(monkeypatch):
+def test_speed_and_mfu_exclude_pauses(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     speed = Throughput(tokens_per_step=1000, flops_per_token=10**9, peak=2.0, device=torch.device("cpu"))
@@ -172,7 +172,7 @@ def test_speed_leaves_out_pauses_and_mfu_follows_from_it(monkeypatch):
     assert speed.measure(111, max_steps=3710)["tokens_per_second"] == 1000.0
 
 
-def test_no_mfu_where_the_peak_is_not_known(make_trainer):
+def test_there_is_no_mfu_without_a_known_peak(make_trainer):
     trainer = make_trainer()
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
@@ -181,7 +181,7 @@ def test_no_mfu_where_the_peak_is_not_known(make_trainer):
     assert lines[-1]["hours_left"] == 0
 
 
-def test_outputs_come_with_the_loss_where_they_are_asked_for(make_trainer):
+def test_compute_loss_can_return_outputs(make_trainer):
     trainer, ids = make_trainer(), torch.randint(1, 300, (2, 64))
     loss, outputs = trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": ids}, return_outputs=True)
     assert loss.item() == pytest.approx(outputs["loss"].item())
@@ -194,7 +194,7 @@ def test_outputs_come_with_the_loss_where_they_are_asked_for(make_trainer):
 
 @pytest.fixture
 def in_its_place(make_trainer):
-    """Make a trainer of the parts of another, some of them replaced, in Trainer's order."""
+    """Build a trainer from the parts of another, some of them replaced, in Trainer's order."""
 
     def make(cls=PureTrainer, **changes):
         made = make_trainer(max_steps=3)
@@ -226,11 +226,11 @@ def test_any_optimizer_and_schedule_may_be_given(name, in_its_place, make_traine
     given.train()
     assert type(given.optimizer.optimizer) is type(by_class.optimizer.optimizer) is kind
     assert losses(given)[-1] < losses(given)[0]
-    if name != "adamw":  # whose own weight decay is another
+    if name != "adamw":  # whose default weight decay differs
         assert losses(given) == losses(by_class)
 
 
-def test_predictions_are_the_logits_of_the_rows(in_its_place, make_trainer):
+def test_predict_returns_the_logits_of_the_sequences(in_its_place, make_trainer):
     trainer = in_its_place()
     rows = trainer.eval_dataset[:3]
     found = trainer.predict(rows)
@@ -244,7 +244,7 @@ def test_predictions_are_the_logits_of_the_rows(in_its_place, make_trainer):
     assert in_its_place(args=make_trainer(prediction_loss_only=True).args).predict(rows).predictions is None
 
 
-def test_a_llama_is_trained_as_trainer_trains_it(in_its_place, make_trainer):
+def test_a_llama_trains_as_with_trainer(in_its_place, make_trainer):
     torch.manual_seed(0)
     shape = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     model = LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2, max_position_embeddings=64))
@@ -277,12 +277,12 @@ def test_a_llama_is_trained_as_trainer_trains_it(in_its_place, make_trainer):
         ("preprocess_logits_for_metrics", len),
     ],
 )
-def test_what_is_made_for_other_data_is_refused(name, value, in_its_place):
+def test_arguments_for_other_data_are_refused(name, value, in_its_place):
     with pytest.raises(InputError, match=f"^{name}: "):
         in_its_place(**{name: value})
 
 
-def test_only_rows_of_a_mixture_are_evaluated(in_its_place):
+def test_only_sequences_of_a_mixture_are_evaluated(in_its_place):
     for rows in (Dataset.from_list([{"input_ids": [1, 2]}]), []):
         with pytest.raises(InputError, match="^eval_dataset: "):
             in_its_place().evaluate(rows)

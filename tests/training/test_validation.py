@@ -1,4 +1,4 @@
-"""Validation against brute force: the loss of each source, bits per byte, texts outside the mixture, dev accuracy."""
+"""Validation against brute force: each source's loss, bits per byte, texts outside the mixture, dev accuracy."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from modeling_pure.training.validation import loss_metrics, token_bytes
 
 
 def brute_force(trainer, rows: list[dict]) -> tuple[float, float]:
-    """Mean nats of rows, and bits per byte of their text, one token after the other from plain logits."""
+    """Mean nats of sequences and bits per byte of their text, token by token from plain logits."""
     tokenizer, nats, text_nats, text_bytes = trainer.tokenizer, [], 0.0, 0
     special = set(tokenizer.all_special_ids)
     for row in rows:
@@ -28,20 +28,20 @@ def brute_force(trainer, rows: list[dict]) -> tuple[float, float]:
             nats.append(-scores[place - 1, token].item())
             if token not in special:
                 text_nats += nats[-1]
-                text_bytes += len(tokenizer.convert_ids_to_tokens(token))  # a letter a byte, as byte-level BPE spells
+                text_bytes += len(tokenizer.convert_ids_to_tokens(token))  # a character per byte
     return sum(nats) / len(nats), text_nats / math.log(2) / text_bytes
 
 
 @pytest.fixture
 def outside(tmp_path) -> dict:
-    """Text that the mixture does not have."""
+    """Text outside the mixture."""
     path = tmp_path / "wiki.jsonl"
     words = ["Zürich", "liegt", "am", "See", "statin", "naïve", "Ωmega"]
     path.write_text("".join(json.dumps({"text": " ".join(words * (i % 5 + 20))}) + "\n" for i in range(20)))
     return {"wiki": {"path": str(path)}}
 
 
-def test_every_figure_is_that_of_brute_force(make_trainer, outside):
+def test_every_metric_equals_brute_force(make_trainer, outside):
     trainer = make_trainer(validation_sources=outside, per_device_eval_batch_size=3)
     metrics = trainer.evaluate()
     rows = trainer.eval_dataset
@@ -76,7 +76,7 @@ def test_bytes_of_tokens_add_up_to_the_text(tokenizer_folder):
     assert not sizes[len(tokenizer) :].any()
 
 
-def test_documents_kept_apart_are_measured_apart(make_trainer):
+def test_separated_documents_are_validated_separately(make_trainer):
     trainer, nats = make_trainer(document_mask=True), []
     found = trainer.evaluate()["eval_loss"]
     for row in trainer.eval_dataset:
@@ -101,7 +101,7 @@ def test_dev_questions_are_answered_at_each_validation(make_trainer, corpus):
 
 
 @pytest.mark.parametrize("taught", [["letter"], ["text"], ["letter", "reasoned"]])
-def test_dev_questions_are_answered_by_text_if_that_is_taught(taught, make_trainer, corpus):
+def test_dev_questions_are_answered_by_text_if_text_was_taught(taught, make_trainer, corpus):
     trainer = make_trainer(medqa_dev_questions=20)
     teach_formats(trainer.model.config, taught)
     metrics = trainer.evaluate()
@@ -118,7 +118,7 @@ def test_dev_questions_are_answered_by_text_if_that_is_taught(taught, make_train
     assert metrics["eval_medqa_nll"] == by_letter["eval_medqa_nll"]
 
 
-def test_questions_are_scored_in_float32_though_training_is_not(make_trainer, monkeypatch):
+def test_questions_are_scored_in_float32_under_autocast(make_trainer, monkeypatch):
     trainer = make_trainer(medqa_dev_questions=4, bf16=True, use_cpu=True, max_steps=1)
     trainer.train()
     seen = []

@@ -97,7 +97,7 @@ FAULTS = [
         "tests/grpo/test_trainer.py tests/scripts/test_grpo_runs.py",
     ),
     Fault(
-        "every pass asks the questions in the same order",
+        "every epoch has the questions in the same order",
         GRPO + "prompts.py",
         'random.Random(f"grpo {seed} {number}")',
         'random.Random(f"grpo {seed}")',
@@ -127,8 +127,8 @@ FAULTS = [
     Fault(
         "the baseline teaches answers without their end",
         GRPO + "sft.py",
-        "return [*ids, eos_token_id] if length is None else ids[: length + 1]",
-        "return ids",
+        "answer_ids = [*answer_ids, self.tokenizer.eos_token_id]",
+        "answer_ids = [*answer_ids]",
         "tests/grpo/test_sft.py",
     ),
     Fault(

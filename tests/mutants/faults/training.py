@@ -20,7 +20,7 @@ FAULTS = [
         "tests/scripts/test_pretrain_parallel.py",
     ),
     Fault(
-        "the mean of the loss counts each row's first token",
+        "the mean of the loss counts each sequence's first token",
         TRAINING + "trainer.py",
         'batch["labels"].numel() - len(batch["labels"])',
         'batch["labels"].numel()',
@@ -43,7 +43,7 @@ FAULTS = [
     Fault(
         "the best checkpoint is one that was not saved",
         TRAINING + "saving.py",
-        "[*checkpoint_folders(self._run_folder), *written] if step in measured",
+        "[*checkpoint_folders(self._run_folder), *unnamed] if step in measured",
         "measured.items()",
         "tests/training/test_saving.py",
     ),
@@ -62,7 +62,7 @@ FAULTS = [
         "tests/training/test_every_option.py",
     ),
     Fault(
-        "bad steps in a row are never forgotten",
+        "consecutive bad steps are never forgotten",
         TRAINING + "health.py",
         "torch.where(bad, self.in_a_row + 1, 0)",
         "self.in_a_row + bad",
@@ -78,20 +78,20 @@ FAULTS = [
     Fault(
         "a checkpoint is renamed before its files are on the disk",
         TRAINING + "saving.py",
-        "                flush(staging / name)\n",
+        '                flush(*(staging / name).rglob("*"), staging / name)\n',
         "",
         "tests/training/test_saving.py",
     ),
     Fault(
         "a checkpoint is renamed before the list of its files",
         TRAINING + "saving.py",
-        """                write_file_list(staging / name)  # last, over all other files
+        """                write_file_list(staging / name)  # last: it covers all other files
                 if fault := checkpoint_fault(staging / name):
                     raise RunStopped(f"output_dir: {name} could not be resumed: {fault}")
-                flush(staging / name)
+                flush(*(staging / name).rglob("*"), staging / name)
                 replace_folder(staging / name, run_folder / name)
 """,
-        """                flush(staging / name)
+        """                flush(*(staging / name).rglob("*"), staging / name)
                 replace_folder(staging / name, run_folder / name)
                 write_file_list(run_folder / name)
 """,
@@ -100,8 +100,8 @@ FAULTS = [
     Fault(
         "the list of a checkpoint's files counts its card",
         TRAINING + "checkpoint.py",
-        "apart = (folder / CARD, folder / FILE_LIST)",
-        "apart = (folder / FILE_LIST,)",
+        "excluded = (folder / CARD, folder / FILE_LIST)",
+        "excluded = (folder / FILE_LIST,)",
         "tests/training/test_checkpoint.py",
     ),
     Fault(
@@ -142,7 +142,7 @@ FAULTS = [
         "tests/scripts/test_pretrain_faults.py",
     ),
     Fault(
-        "validation's loss is a mean over one token a row too many",
+        "validation's loss is a mean over one token per sequence too many",
         TRAINING + "validation.py",
         'sum(len(rows[i]["input_ids"]) - 1 for i in which)',
         'sum(len(rows[i]["input_ids"]) for i in which)',
@@ -314,7 +314,7 @@ FAULTS = [
     Fault(
         "an engine that accelerate does not start is left out without a word",
         TRAINING + "launch.py",
-        "for name in engines(args) - {has.lower()}:",
+        "for name in engines(args) - {actual.lower()}:",
         "for name in set[str]():",
         "tests/training/test_launch.py",
     ),
