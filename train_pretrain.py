@@ -18,10 +18,12 @@ from modeling_pure.data.training_data import open_training_data
 from modeling_pure.errors import run_script
 from modeling_pure.medqa.card import dev_evaluations
 from modeling_pure.medqa.formats import taught_formats, teach_formats
+from modeling_pure.medqa.tasks import MEDQA
 from modeling_pure.recipe import Recipe, RecipeParser
 from modeling_pure.tokenizer import load_document_tokenizer
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, model_config
 from modeling_pure.training.checkpoint import complete_step
+from modeling_pure.training.curves import DEV_ACCURACIES, Panel
 from modeling_pure.training.run import Run, refusals_as_input_errors, rehearse
 from modeling_pure.training.run_folder import MetricsFile
 from modeling_pure.training.throughput import model_flops, training_memory
@@ -141,8 +143,13 @@ def finish(trainer: PureTrainer, run: Run) -> None:
     }
     exams = [path for source in mixture.sources if source.format == "medqa" for path in source.paths]
     evaluations = dev_evaluations(trainer.questions, exams, metrics) if trainer.questions else []
-    panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
-    panels["validation loss by source"] = [name for name in metrics if name.startswith("eval_loss/")]
+    of_sources = {name: name.removeprefix("eval_loss/") for name in metrics if name.startswith("eval_loss/")}
+    panels = [
+        Panel("Loss (nats per token)", {"loss": "training", "eval_loss": "validation"}),
+        Panel("Validation loss (nats per token)", of_sources),
+        Panel("MedQA dev questions answered right", DEV_ACCURACIES, "share", MEDQA.chance),
+        Panel("Speed (tokens per second)", {"tokens_per_second": "all devices"}, "zero"),
+    ]
     run.finish(trainer, "Pure, pretrained", "Pretraining", made_from, results, evaluations, panels)
 
 

@@ -27,17 +27,16 @@ from ..errors import InputError, first_line
 from ..model_card import CardEvaluation, write_model_card
 from ..recipe import Recipe
 from .checkpoint import STATE_FILE, complete_step
+from .curves import CURVES_FILE, Panel, write_curves
 from .hub import PUSHED, Publisher, check_hub, create_repository, find_checkpoint
 from .kernels import describe_attention
 from .launch import describe_precision, describe_processes, naming_lost_ranks, run_lock
 from .run_folder import (
     CHECKPOINT_RECIPE,
-    CURVES_FILE,
     METRICS_FILE,
     check_recipe,
     folder_of,
     note_launch,
-    plot_metrics,
     write_recipe,
 )
 from .saving import DurableTrainer
@@ -122,7 +121,7 @@ class Run:
         made_from: dict[str, str],
         results: dict[str, str],
         evaluations: list[CardEvaluation],
-        panels: dict[str, list[str]],
+        panels: list[Panel],
         base_model: str | None = None,
     ) -> None:
         """Save the model with its card and curves, print the results, and push the folder.
@@ -131,7 +130,7 @@ class Run:
             title: of the card.
             phase: what was done, its section.
             made_from: facts for the card, before the results.
-            panels: title of a panel of the curves -> the metrics drawn in it.
+            panels: of the curves.
         """
         trainer.save_model()
         if not trainer.is_world_process_zero():
@@ -139,7 +138,7 @@ class Run:
         folder = folder_of(self.args)
         facts = {phase: made_from | results}
         write_model_card(folder, title, trainer.model.config, facts, evaluations, base_model)
-        plot_metrics(Path(folder, METRICS_FILE), Path(folder, CURVES_FILE), panels)
+        write_curves(Path(folder), panels)
         print_block(f"{phase}: done", {**results, f"model, card, {CURVES_FILE}, {METRICS_FILE}": folder})
         trainer.save_state()  # last: it says that the folder holds all of the above
         if self.args.push_to_hub:

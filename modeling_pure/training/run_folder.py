@@ -1,4 +1,4 @@
-"""What a run's folder says beside its checkpoints: its recipe, its launches, every logged number, its curves."""
+"""What a run's folder says beside its checkpoints: its recipe, its launches, every logged number."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..recipe import Recipe
 
 RECIPE_FILE, LAUNCHES_FILE, CHECKPOINT_RECIPE = "recipe.yaml", "launches.jsonl", "recipe.json"
-METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.png"
+METRICS_FILE = "metrics.jsonl"
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy")
 
 
@@ -124,29 +124,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
-
-
-def plot_metrics(metrics_file: Path, picture: Path, panels: dict[str, list[str]]) -> None:
-    """Draw logged metrics over steps.
-
-    Args:
-        panels: title of a panel -> the metrics drawn in it; a metric that was never logged is left out.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    lines = read_metrics(metrics_file)
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.8), squeeze=False, layout="constrained")
-    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
-        for name in names:
-            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 15 else None)
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
