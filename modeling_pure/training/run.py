@@ -198,7 +198,8 @@ def leaving_no_trace(trainer: Any) -> Iterator[None]:
     kept = {name: trainer.__dict__[name] for name in ("questions", "log_completions") if name in trainer.__dict__}
     kept |= {name: copy.deepcopy(trainer.__dict__[name]) for name in ("_metrics", "_logs") if name in trainer.__dict__}
     callbacks, history, forward = handler.callbacks, list(state.log_history), model.__dict__.get("forward")
-    handler.callbacks = []
+    trackers = trainer.args.report_to
+    handler.callbacks, trainer.args.report_to = [], []  # TRL times its functions for trackers without a callback
     trainer.log_completions = False  # TRL's
     trainer.questions = trainer.questions[: QUESTIONS * trainer.args.world_size]
     was_training = model.training
@@ -207,7 +208,7 @@ def leaving_no_trace(trainer: Any) -> Iterator[None]:
             yield
     finally:
         trainer.__dict__.update(kept)
-        handler.callbacks, state.log_history = callbacks, history
+        handler.callbacks, state.log_history, trainer.args.report_to = callbacks, history, trackers
         model.train(was_training)
         if forward is not None:
             model.forward = forward  # accelerate wraps one around it for an evaluation before training

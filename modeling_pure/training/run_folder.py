@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import torch
 import yaml
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 
 from ..atomic import write_atomically
 from ..errors import InputError
@@ -124,3 +125,13 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def keep_tensorboard_inside(trainer: Trainer) -> None:
+    """Let TensorBoard write into the run's folder also before training, where Trainer would write into ./runs.
+
+    A run that only evaluates, or that was stopped after its last step, logs without ever beginning to train.
+    """
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(Path(folder_of(trainer.args), default_logdir()))
