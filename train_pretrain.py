@@ -111,9 +111,7 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
         + (f", outside the mixture: {', '.join(sorted(outside))}" if outside else "")
         + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else ""),
         "optimizer": muon if args.optimizer == "muon" else OptimizerNames(args.optim).value,
-        "compute": f"{compute} PFLOP; log lines and the progress bar show the hours left",
-        "speed": "tokens per second in the log lines"
-        + (f", and MFU of {peak:,.0f} TFLOP/s (dense bf16)" if peak else "; no MFU, the device's peak is unknown"),
+        "compute": f"{compute} PFLOP" + (f", MFU of {peak:,.0f} TFLOP/s (dense bf16)" if peak else ""),
         "memory": training_memory(config, parameters, args, trainer.plan.micro_batch_size * length),
     }
 

@@ -41,7 +41,7 @@ def titled_table(title: str, show_header: bool = True) -> Table:
 
 
 def print_rich(table: Table) -> None:
-    """Print a table after an empty line; outside of a terminal lines are not wrapped, so that a log can be searched."""
+    """Print a table after an empty line; outside of a terminal, lines do not wrap, so that a log can be searched."""
     console = Console(width=None if sys.stdout.isatty() else 200)
     console.print()
     console.print(table)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import HubStrategy
 
 from ..console import DISCLAIMER, print_block
@@ -31,6 +32,7 @@ from .curves import CURVES_FILE, Panel, write_curves
 from .hub import PUSHED, Publisher, check_hub, create_repository, find_checkpoint
 from .kernels import describe_attention
 from .launch import describe_precision, describe_processes, naming_lost_ranks, run_lock
+from .progress import LogLines
 from .run_folder import (
     CHECKPOINT_RECIPE,
     METRICS_FILE,
@@ -89,8 +91,11 @@ class Run:
         return True
 
     def start(self, trainer: DurableTrainer, recipe: Recipe, title: str, facts: dict[str, str]) -> None:
-        """Print the start-up block, and write down the recipe and this launch."""
+        """Print the start-up block, and write down the recipe and this launch; from here on log lines are short."""
         trainer.recipe = recipe.resolved
+        for kind in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(kind)
+        trainer.add_callback(LogLines)
         if not trainer.is_world_process_zero():
             return
         compiled = ", layers compiled" if getattr(self.args, "compile_layers", False) else ""
