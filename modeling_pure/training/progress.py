@@ -13,7 +13,7 @@ SHOWN = {
     "rewards/correct/mean": "right {:.1%}",
     "medqa/parse_rate": "readable {:.1%}",
     "completions/mean_length": "{:.1f} tokens",
-    "kl": "KL {:.4f}",
+    "kl": "KL {:z.4f}",
     "entropy": "entropy {:.3f}",
     "grad_norm": "grad norm {:.2f}",
     "learning_rate": "lr {:.1e}",
