@@ -213,7 +213,8 @@ def leaving_no_trace(trainer: Any) -> Iterator[None]:
             yield
     finally:
         trainer.__dict__.update(kept)
-        handler.callbacks, state.log_history, trainer.args.report_to = callbacks, history, trackers
+        handler.callbacks, state.log_history = callbacks, history
+        trainer.args.report_to = trackers
         model.train(was_training)
         if forward is not None:
             model.forward = forward  # accelerate wraps one around it for an evaluation before training
