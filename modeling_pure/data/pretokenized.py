@@ -191,7 +191,7 @@ def write_mixture(
     state = file_state(sequences_file(folder, number - 1)) if number else None
     stream = islice(mixture.sequences_of_worker(state=state), count - number * sequences_per_file)
     done, tokens = number * sequences_per_file * mixture.sequence_length, count * mixture.sequence_length
-    with tqdm(total=tokens, initial=done, unit="tok", unit_scale=True, desc="pretokenizing", disable=None) as bar:
+    with tqdm(total=tokens, initial=done, unit="tok", unit_scale=True, desc="pretokenizing") as bar:
         while batch := list(islice(stream, sequences_per_file)):
             bar.update(len(batch) * mixture.sequence_length)
             write_sequences(sequences_file(folder, number), batch, mixture.names)
