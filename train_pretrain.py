@@ -111,7 +111,7 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
         + (f", outside the mixture: {', '.join(sorted(outside))}" if outside else "")
         + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else ""),
         "optimizer": muon if args.optimizer == "muon" else OptimizerNames(args.optim).value,
-        "compute": f"{compute} PFLOP" + (f", MFU of {peak:,.0f} TFLOP/s (dense bf16)" if peak else ""),
+        "compute": f"{compute} PFLOP" + (f"; MFU is of {peak:,.0f} TFLOP/s (dense bf16)" if peak else ""),
         "memory": training_memory(config, parameters, args, trainer.plan.micro_batch_size * length),
     }
 
