@@ -3,7 +3,7 @@
 #
 #   docker build --build-arg GIT_COMMIT="$(git describe --always --abbrev=40 --dirty=+)" --tag pure .
 #   docker run --gpus all --shm-size 8g --volume "$PWD/runs:/pure/runs" pure \
-#       python train_pretrain.py --config recipes/a100_2day/pretrain.yaml
+#       pure pretrain --config recipes/a100_2day/pretrain.yaml
 FROM python:3.11-slim-bookworm
 
 # tini hands signals on, also to a script that has not got to listening yet. Triton and inductor compile with g++.
@@ -19,16 +19,17 @@ WORKDIR /pure
 COPY requirements.txt .
 RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 
-COPY LICENSE README.md pyproject.toml train_pretrain.py train_grpo.py eval_medqa.py ./
+COPY LICENSE README.md pyproject.toml pure.py train_pretrain.py train_grpo.py eval_medqa.py ./
 COPY accelerate_configs accelerate_configs
 COPY benchmarks benchmarks
 COPY deploy deploy
 COPY recipes recipes
 COPY modeling_pure modeling_pure
+RUN pip install --no-cache-dir --disable-pip-version-check --no-deps --editable .
 
 ARG GIT_COMMIT=unknown
 LABEL org.opencontainers.image.revision=$GIT_COMMIT
 ENV GIT_COMMIT=$GIT_COMMIT HF_HOME=/pure/runs/.cache HF_HUB_DISABLE_TELEMETRY=1 PYTHONUNBUFFERED=1
 USER pure
 ENTRYPOINT ["tini", "--"]
-CMD ["python", "train_pretrain.py", "--help"]
+CMD ["pure", "--help"]

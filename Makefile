@@ -16,8 +16,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: demo test slow test-all mutants lint floor ceiling wheel runtimes clean
 
-demo: .venv/demo-ready
-	$(BIN)/python -m modeling_pure.demo --seed $(SEED)
+demo: $(BIN)/pure
+	$(BIN)/pure demo --seed $(SEED)
 
 test slow floor ceiling mutants runtimes: export HF_HUB_OFFLINE := 1
 PYTEST := python -m pytest -n 2 --dist loadfile --durations 8
@@ -66,12 +66,14 @@ wheel: .venv/dev-ready
 	build/venv/bin/python -I tests/wheel_smoke.py
 	rm -rf build
 
-.venv/demo-ready: requirements.txt
+# The command line is installed last: it is there once everything else is.
+$(BIN)/pure: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-.venv/dev-ready: requirements-dev.txt .venv/demo-ready
+.venv/dev-ready: requirements-dev.txt $(BIN)/pure
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

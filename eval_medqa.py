@@ -1,11 +1,11 @@
 """Measure a model on MedQA, with every accuracy beside baselines and intervals. Research use, not clinical.
 
-    python eval_medqa.py --config recipes/a100_2day/eval.yaml
+    pure eval --config recipes/a100_2day/eval.yaml
 
 Questions are asked in the format that the model was taught, the headline, and by letter as lm-evaluation-harness does,
-all in fp32. The output folder explains itself: report.html, report.md, eval.json, predictions.jsonl. Several processes
-(`accelerate launch`, torchrun) share the questions. A stopped run resumes with the same command, with any number of
-processes; nothing is scored twice. Compare such folders with `python -m modeling_pure.medqa.compare`.
+all in fp32. The output folder explains itself: report.html, report.md, eval.json, predictions.jsonl; `pure compare`
+compares such folders. Several processes (`accelerate launch eval_medqa.py`, or torchrun) share the questions. A
+stopped run resumes with the same command, with any number of processes; nothing is scored twice.
 """
 
 import sys

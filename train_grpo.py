@@ -1,10 +1,12 @@
 r"""GRPO on MedQA questions with the refinements of DeepSeek-V3.2. Research model, not for clinical use.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    pure grpo --config recipes/a100_2day/grpo.yaml
+    accelerate launch --config_file accelerate_configs/multi_gpu.yaml \
         train_grpo.py --config recipes/a100_2day/grpo.yaml
 
-The same command resumes from the last complete checkpoint. With `--algorithm sft` the same prompts are taught
-by cross entropy on the right answers: the baseline that GRPO has to be compared with.
+The first is for one GPU or a CPU, the second for several GPUs. The same command resumes from the last complete
+checkpoint. With `--algorithm sft` the same prompts are taught by cross entropy on the right answers: the baseline that
+GRPO has to be compared with.
 """
 
 import sys

@@ -1,9 +1,11 @@
 r"""Pretrain Pure on a mixture of text that is exact in tokens. Research model, not for clinical use.
 
-    accelerate launch --config_file accelerate_configs/single_gpu.yaml \
+    pure pretrain --config recipes/a100_2day/pretrain.yaml
+    accelerate launch --config_file accelerate_configs/multi_gpu.yaml \
         train_pretrain.py --config recipes/a100_2day/pretrain.yaml
 
-The same command resumes from the last complete checkpoint.
+The first is for one GPU or a CPU, the second for several GPUs. The same command resumes from the last
+complete checkpoint.
 """
 
 import sys

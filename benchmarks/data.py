@@ -116,7 +116,7 @@ def naive_rows(recipe: dict, tokenizer) -> Iterator[dict]:
 
 
 def packed_rows(recipe: dict, folder: str) -> Iterator[dict]:
-    """The sequences that `modeling_pure.commands.pretokenize` writes."""
+    """The sequences that `pure pretokenize` writes."""
     out, count = f"{folder}/packed", BATCHES["packed"] * BATCH * (ROUNDS + 2)
     recipe_file = Path(folder) / "recipe.json"
     recipe_file.write_text(json.dumps({"sources": recipe, "tokenizer_name_or_path": folder}))

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from io import TextIOWrapper
+from typing import NoReturn
 
 
 class InputError(Exception):
@@ -31,7 +32,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXIT_CODES: dict[type[Exception], int] = {RankLost: 1, InputError: 2, RunStopped: 3}
 
 
-def run_script(main: Callable[[], int | None], name: str) -> None:
+def run_script(main: Callable[[], int | None], name: str) -> NoReturn:
     """Run a script's `main` and exit with its code; the errors above are printed as one line."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # for terminals limited to ASCII

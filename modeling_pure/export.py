@@ -1,7 +1,7 @@
 """Write a Pure checkpoint as a Llama, or such a Llama as Pure: the same weights, equal logits. Research use only.
 
-    python -m modeling_pure.export --to llama CHECKPOINT OUT
-    python -m modeling_pure.export --to pure LLAMA_FOLDER OUT
+    pure export --to llama CHECKPOINT OUT
+    pure export --to pure LLAMA_FOLDER OUT
 
 Pure is a Llama whose norm weights are all one, or with `qk_norm` a Qwen3 (`--to qwen3`). Other programs know these:
 docs/SERVING.md says how each of them loads OUT. Both models are loaded and compared before OUT appears.
@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedConfig, PreT
 from .atomic import follow_umask
 from .configuration_pure import PureConfig
 from .console import DISCLAIMER, print_block
-from .errors import InputError, RunStopped, first_line, run_script
+from .errors import InputError, RunStopped, first_line
 from .loading import check_model, load_pretrained
 from .model_card import CARD_FILE, LOADING, TRUST, architecture, card_blocks, read_text, two_columns, write_model_card
 from .modeling_pure import PureForCausalLM
@@ -89,7 +89,7 @@ def main() -> None:
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = CommandLine("export", __doc__)
+    parser = CommandLine(__doc__)
     parser.add_argument("--to", choices=list(MODELS), required=True, help="the layout to write")
     parser.add_argument("--dtype", choices=list(DTYPES.values()), help="of the weights; by default as they are stored")
     parser.add_argument("--revision", help="branch, tag or commit, if CHECKPOINT is a Hub id")
@@ -302,7 +302,3 @@ def write_card(source: Path, folder: Path, config: PreTrainedConfig, to: str, ro
 def replace_section(text: str, name: str, body: str) -> str:
     """A card with another text below the heading `name`."""
     return re.sub(rf"^## {name}\n.*?(?=^## |\Z)", lambda _: f"## {name}\n\n{body}\n\n", text, flags=re.M | re.S)
-
-
-if __name__ == "__main__":
-    run_script(main, "modeling_pure.export")

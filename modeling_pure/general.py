@@ -1,6 +1,6 @@
 """GPT-2's usual six benchmarks through lm-evaluation-harness, on a checkpoint and on a reference. Research use only.
 
-    python -m modeling_pure.general --config recipes/general.yaml [--limit 100]
+    pure general --config recipes/general.yaml [--limit 100]
 
 Reports raw scores beside chance on the same questions, and scores with chance taken off: the mean of six raw scores is
 mostly chance, so a raw ratio to another model means little. Tasks are lm-evaluation-harness's own, in fp32.
@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 from .atomic import write_atomically
 from .console import DISCLAIMER, print_block, print_table
-from .errors import InputError, first_line, run_script
+from .errors import InputError, first_line
 from .loading import check_model, load_model, load_pretrained
 from .medqa.layout import markdown_table
 from .options import check_numbers, check_output_folder, check_texts, option
@@ -218,7 +218,3 @@ def in_words(summary: dict[str, float | None]) -> list[str]:
     elif "normalised_ratio" in summary:
         words.append("The reference is not above chance on these questions, so there is no gain to compare with.")
     return words
-
-
-if __name__ == "__main__":
-    run_script(main, "modeling_pure.general")

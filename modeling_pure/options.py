@@ -33,9 +33,8 @@ class OneLineErrors:
 class CommandLine(OneLineErrors, argparse.ArgumentParser):
     """A parser of a command without a recipe."""
 
-    def __init__(self, name: str, description: str) -> None:
-        prog = f"python -m modeling_pure.{name}"
-        super().__init__(prog=prog, description=description, formatter_class=AS_WRITTEN, allow_abbrev=False)
+    def __init__(self, description: str) -> None:
+        super().__init__(description=description, formatter_class=AS_WRITTEN, allow_abbrev=False)
 
 
 def stated_options(kind: type[Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """Recipes: flat YAML files whose every key is also a command-line option.
 
-    python train_pretrain.py --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/c4/*.parquet'
+    pure pretrain --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/c4/*.parquet'
 
 A key that holds a mapping (`sources`) takes dotted overrides; `null` is None in both. `--help` shows the options that
 our own dataclasses state; all others of the Hugging Face class below them are accepted too.

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ("train_pretrain", "train_grpo", "eval_medqa")
 READ_WHILE_RUNNING = {"CI", "ACCELERATE_USE_CPU"}  # settings that a forked program takes notice of
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload([*SCRIPTS, "modeling_pure.commands.pretokenize", "modeling_pure.doctor.__main__"])
+FORKED.set_forkserver_preload([*SCRIPTS, "modeling_pure.commands.pretokenize", "modeling_pure.doctor.command"])
 
 
 class Program:

@@ -28,6 +28,7 @@ import yaml
 
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.recipe import RecipeParser, read_recipe
+from pure import MODULES
 from tests.conftest import question_row, write_jsonl
 from tests.ecosystem.conftest import RUN_BY_TESTS as RUN_BY_SERVING_TESTS
 from tests.scripts.conftest import SHAPE
@@ -41,9 +42,9 @@ SCRIPTS = ("train_pretrain.py", "train_grpo.py", "eval_medqa.py")
 NEEDS = ("needs a GPU", "needs the network", "needs a cluster")
 
 PREPARE = (
-    "python train_pretrain.py --config recipes/local/pretrain.yaml",
-    "python train_grpo.py --config recipes/local/grpo.yaml",
-    "python eval_medqa.py --config recipes/local/eval.yaml",
+    "pure pretrain --config recipes/local/pretrain.yaml",
+    "pure grpo --config recipes/local/grpo.yaml",
+    "pure eval --config recipes/local/eval.yaml",
 )
 SMALL = {
     "pretrain": {
@@ -94,13 +95,16 @@ NOT_RUN = {command: name for name, command, _ in COMMANDS if command not in RUN}
 
 
 def program_in(command: str) -> tuple[str, list[str]] | None:
-    """The module of ours that a command starts, also through a launcher, and what it is told."""
+    """The module of ours that a command starts, also through a launcher or `pure`, and its options."""
     shell = shlex.shlex(re.sub(r"\s\d?>+\s*\S+", "", command), posix=True, punctuation_chars=True)
     shell.whitespace_split = True
     words = ["", *shell]
     for before, word, rest in zip(words, words[1:], range(2, len(words) + 1), strict=False):
-        if word in SCRIPTS or (before == "-m" and word.partition(".")[0] in PACKAGES):
-            return word.removesuffix(".py"), list(takewhile(lambda one: not set(one) <= set("()<|&;"), words[rest:]))
+        started = MODULES.get(word) if before == "pure" else word.removesuffix(".py") if word in SCRIPTS else None
+        if before == "-m" and word.partition(".")[0] in PACKAGES:
+            started = word
+        if started:
+            return started, list(takewhile(lambda one: not set(one) <= set("()<|&;"), words[rest:]))
     return None
 
 
@@ -124,8 +128,12 @@ def world(tmp_path_factory, corpus, questions, tokenizer_folder) -> Path:
     folder = tmp_path_factory.mktemp("world")
     for name in ("accelerate_configs", *PACKAGES, "docs", "recipes"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("README.md", *SCRIPTS):
+    for file in ("README.md", "pure.py", *SCRIPTS):
         shutil.copy(ROOT / file, folder)
+    (folder / "bin").mkdir()
+    program = folder / "bin/pure"  # of this copy, whatever is installed
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {folder}/pure.py "$@"\n')
+    program.chmod(0o755)
     (folder / "data/pretrain").mkdir(parents=True)
     (folder / "data/medqa").mkdir()
     shutil.copytree(tokenizer_folder, folder / "data/tokenizer")
@@ -144,7 +152,7 @@ def world(tmp_path_factory, corpus, questions, tokenizer_folder) -> Path:
 
 def run(command: str, folder: Path) -> None:
     """Run a command as a reader does; fails with what it printed unless it ends with 0."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=folder,
@@ -163,6 +171,8 @@ def test_commands_are_found():
     launched = "accelerate launch --config_file a.yaml train_grpo.py --config 'b c' --seed 2 > d 2>&1 && e"
     assert program_in(launched) == ("train_grpo", ["--config", "b c", "--seed", "2"])
     assert program_in("(python -m benchmarks.step) | tee f") == ("benchmarks.step", [])
+    assert program_in("docker run pure pure eval --seed 2 > d") == ("eval_medqa", ["--seed", "2"])
+    assert program_in("transformers serve runs/pure") is None
     assert program_in("python -m sglang.launch_server --model-path runs/llama") is None
     assert len(RUN) > 5
     assert len(NOT_RUN) > 10
@@ -171,7 +181,7 @@ def test_commands_are_found():
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN, ids=[f"{name}: {command}" for command, name in RUN.items()])
 def test_every_command_runs_here_or_says_what_it_needs(command, world):
-    ours = command.startswith("python ") and program_in(command)  # nothing else is started here unasked
+    ours = command.startswith(("python ", "pure ")) and program_in(command)  # nothing else is started here unasked
     assert ours, f"end the line in a remark: {', '.join(NEEDS)}"
     if command not in PREPARE:  # which ran before all others
         run(command, world)

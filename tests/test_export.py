@@ -86,7 +86,7 @@ def convert(monkeypatch, capsys):
     def convert(*arguments, expect: int = 0) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
-            run_script(export.main, "modeling_pure.export")
+            run_script(export.main, "pure export")
         captured = capsys.readouterr()
         assert stop.value.code == expect, captured.err[-3000:]
         return captured
@@ -100,7 +100,7 @@ def refused(convert, message: str, *arguments, code: int = 2) -> None:
     before = sorted(out.parent.iterdir())
     error = convert(*arguments, expect=code)[1]
     (line,) = [line for line in error.splitlines() if "error: " in line]
-    assert re.match(rf"modeling_pure\.export: error: {message}", line), line
+    assert re.match(rf"pure export: error: {message}", line), line
     assert "Traceback" not in error
     assert sorted(out.parent.iterdir()) == before
 

@@ -1,7 +1,6 @@
 """What `make wheel` runs with the installed package, away from the checkout: its files, a tiny model, its commands."""
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import modeling_pure
+import pure
 from modeling_pure import PureConfig, PureForCausalLM
 
 SOURCE = Path(__file__).resolve().parents[1] / "modeling_pure"
@@ -42,19 +42,13 @@ def check_model() -> None:
     assert outputs[0].shape == (1, 11)
 
 
-def commands() -> list[str]:
-    """The modules that `python -m` runs."""
-    paths = [path for path in INSTALLED.rglob("*.py") if '\nif __name__ == "__main__":' in path.read_text()]
-    names = [".".join(path.relative_to(INSTALLED.parent).with_suffix("").parts) for path in paths]
-    return sorted(re.sub(r"\.__main__$", "", name) for name in names)
-
-
-def check_command(name: str) -> None:
-    """The command explains its options."""
-    result = subprocess.run([sys.executable, "-I", "-m", name, "--help"], capture_output=True, text=True)
-    assert result.returncode == 0, f"{name} --help: {result.stdout}{result.stderr}"
-    assert "usage:" in result.stdout, name
-    print(f"python -m {name}", flush=True)
+def check_command(*words: str) -> None:
+    """The installed `pure`, or a command of it, explains itself."""
+    command = [str(Path(sys.executable).with_name("pure")), *words, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
+    assert result.stdout.startswith(f"usage: {' '.join(['pure', *words])} "), result.stdout
+    print(*command, flush=True)
 
 
 if __name__ == "__main__":
@@ -62,5 +56,6 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
         os.chdir(folder)
         check_model()
-        assert len(list(pool.map(check_command, commands()))) > 5
+        check_command()
+        list(pool.map(check_command, pure.MODULES))
     print(f"{INSTALLED}: files, model and commands are there")

@@ -61,9 +61,7 @@ def prepare(given: list[str]) -> int:
 
 def pack(folder: Path, *options: str) -> None:
     """Write the sequences of the recipe's run."""
-    run_python(
-        "-m", "modeling_pure.commands.pretokenize", "--config", PRETRAIN_RECIPE, *options, "--out", folder / "rows"
-    )
+    run_python("-m", "modeling_pure", "pretokenize", "--config", PRETRAIN_RECIPE, *options, "--out", folder / "rows")
 
 
 def run_python(*arguments: object) -> None:

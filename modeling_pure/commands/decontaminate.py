@@ -1,13 +1,13 @@
 """Report which documents of a recipe's sources hold an evaluation question, and so would be left out.
 
-    python -m modeling_pure.commands.decontaminate --config RECIPE [--documents 10000] [--report hits.jsonl]
+    pure decontaminate --config RECIPE [--documents 10000] [--report hits.jsonl]
         [--coverage coverage.json]
 
 For files without a recipe:
 
     --sources.mine.path 'mine/*.parquet' --sources.mine.weight 1 --decontaminate medqa/dev.jsonl
 
-The coverage file holds how much of each question the text holds; `eval_medqa.py --contamination` reads it.
+The coverage file holds how much of each question the text holds; `pure eval --contamination` reads it.
 """
 
 import json
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..atomic import write_atomically
 from ..data.opening import open_sources
 from ..data.source_records import Records
-from ..errors import InputError, run_script
+from ..errors import InputError
 from ..medqa.decontamination import Coverage, Held, Match, QuestionFinder, most_covering
 from ..options import check_numbers, check_output_file, check_texts, option
 from . import parse_recipe
@@ -123,7 +123,3 @@ def coverage_facts(finder: QuestionFinder, read: dict[str, int], best: dict[str,
         for question, grams in zip(finder.questions, finder.gram_counts, strict=True)
     }
     return {"documents": read, "questions": questions}
-
-
-if __name__ == "__main__":
-    run_script(main, "modeling_pure.commands.decontaminate")

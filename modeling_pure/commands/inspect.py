@@ -1,6 +1,6 @@
 """Look at a recipe's mixture before money is spent on it.
 
-    python -m modeling_pure.commands.inspect --config RECIPE [--sequences 400] [--picture mixture.png]
+    pure inspect --config RECIPE [--sequences 400] [--picture mixture.png]
 
 Reads the first sequences as training would (one worker), and shows the proportions reached, the speed of one core,
 lengths of documents, epochs of the whole run, what was skipped, and a sequence of each source as text.
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..data.mixture import Mixture
 from ..data.states import MixtureState
-from ..errors import InputError, run_script
+from ..errors import InputError
 from ..options import check_numbers, check_output_file, check_texts, option
 from . import parse_recipe
 
@@ -137,7 +137,3 @@ def draw_sample(mixture: Mixture, sample: Sample, picture: str) -> None:
     lengths.legend()
     figure.savefig(picture, dpi=120)
     plt.close(figure)
-
-
-if __name__ == "__main__":
-    run_script(main, "modeling_pure.commands.inspect")

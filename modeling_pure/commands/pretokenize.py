@@ -1,7 +1,7 @@
 """Write the sequences of a recipe's mixture once, so that training reads them without tokenizing.
 
-    python -m modeling_pure.commands.pretokenize --config RECIPE --out DIR
-    python train_pretrain.py --config RECIPE --pretokenized_dir DIR
+    pure pretokenize --config RECIPE --out DIR
+    pure pretrain --config RECIPE --pretokenized_dir DIR
 
 Writes as many sequences as the recipe's max_steps take on one device, or --sequences, and the validation sequences.
 The same command resumes. The folder needs nothing else: neither the sources nor a network.
@@ -24,7 +24,7 @@ from ..data.pretokenized import (
     write_mixture,
     write_sequences,
 )
-from ..errors import InputError, run_script
+from ..errors import InputError
 from ..options import check_numbers, check_output_folder, check_texts, option
 from . import parse_recipe
 
@@ -70,7 +70,3 @@ def main() -> None:
         print(
             f"  {name}: {done['sequences']:,} sequences, {done['epochs']} epochs, {done['skipped']:,} records skipped"
         )
-
-
-if __name__ == "__main__":
-    run_script(main, "modeling_pure.commands.pretokenize")

@@ -59,9 +59,7 @@ class DataArguments:
         "stop", "when a source can no longer be read: stop, or redistribute its share to the others"
     )
     streaming_timeout: float = option(300.0, "seconds for which a failing read from the network is retried")
-    pretokenized_dir: str | None = option(
-        None, "read the sequences that modeling_pure.commands.pretokenize wrote to this folder"
-    )
+    pretokenized_dir: str | None = option(None, "read the sequences that `pure pretokenize` wrote to this folder")
 
     def __post_init__(self) -> None:
         check_texts(self)

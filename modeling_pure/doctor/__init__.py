@@ -1,1 +1,1 @@
-"""Whether a machine and a recipe are fit for a run: the checks of `python -m modeling_pure.doctor`."""
+"""Whether a machine and a recipe are fit for a run: the checks of `pure doctor`."""

@@ -58,9 +58,7 @@ class EvalArguments:
     )
     textbooks: str | None = option(None, "folder, as `passages`: a BM25 baseline over it")
     compare_with: list[str] = option([], "evaluations of other models on the same questions")
-    contamination: str | None = option(
-        None, "coverage file of python -m modeling_pure.commands.decontaminate --coverage FILE"
-    )
+    contamination: str | None = option(None, "coverage file of `pure decontaminate --coverage FILE`")
     batch_size: int = option(16, "prompts in a forward pass")
     seed: int = option(0, "of sampled completions")
     include_text: bool = option(False, "put questions and completions in predictions.jsonl")

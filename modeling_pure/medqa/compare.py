@@ -1,6 +1,6 @@
 """Compare evaluations that were made on the same questions.
 
-    python -m modeling_pure.medqa.compare runs/sft/eval.json runs/grpo/eval.json [MORE ...]
+    pure compare runs/sft/eval.json runs/grpo/eval.json [MORE ...]
 
 Each of the others is compared with the first: difference of the accuracies with a paired bootstrap interval, exact
 McNemar test, and Holm's adjusted p-values. The headlines are compared, or with `--formulation letter` the answers by
@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..console import print_table
-from ..errors import InputError, run_script
+from ..errors import InputError
 from ..options import CommandLine
 from .comparisons import Comparison, with_holm
 from .report import BOOTSTRAP, WILSON, cell, lead
@@ -24,7 +24,7 @@ HEAD = ["model", WILSON, f"difference, {BOOTSTRAP}", "gained / lost", "McNemar p
 
 def main() -> None:
     """Read, refuse what cannot be compared, print the table."""
-    parser = CommandLine("medqa.compare", __doc__)
+    parser = CommandLine(__doc__)
     parser.add_argument("results", nargs="+", metavar="EVAL.json", help="eval.json of an evaluation, or its folder")
     parser.add_argument("--formulation", metavar="NAME", help="compare these answers instead of the headlines")
     options = parser.parse_args()
@@ -75,7 +75,3 @@ def compare_evaluations(first: Evaluation, others: list[Evaluation]) -> list[Com
         of_other = np.equal(other.predictions, other.gold)
         rows.append(Comparison(other.name, **vars(share_right(of_other)), **vars(paired(right, of_other))))
     return with_holm(rows)
-
-
-if __name__ == "__main__":
-    run_script(main, "modeling_pure.medqa.compare")

@@ -97,7 +97,7 @@ def read_coverage(key: str, path: str, questions: list[Question]) -> Coverage:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{key}: cannot read '{path}' ({type(error).__name__}: {error}); expected what "
-            "python -m modeling_pure.commands.decontaminate --coverage FILE writes"
+            "`pure decontaminate --coverage FILE` writes"
         ) from error
     missing = sum(question.digest not in found for question in questions)
     if missing:

@@ -224,7 +224,7 @@ def test_the_command_reports_which_documents_would_go(tmp_path):
     web = write_jsonl(tmp_path / "web.jsonl", rows)
     evaluation = write_jsonl(tmp_path / "test.jsonl", [question_row(question) for question in QUESTIONS])
     report = tmp_path / "hits.jsonl"
-    command = [sys.executable, "-m", "modeling_pure.commands.decontaminate", "--sources.web.path", web]
+    command = [sys.executable, "-m", "modeling_pure", "decontaminate", "--sources.web.path", web]
     command += ["--sources.web.weight", "1", "--decontaminate", evaluation, "--report", report]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -237,7 +237,7 @@ def test_the_command_reports_which_documents_would_go(tmp_path):
         "coverage": 1.0,
         "end_words": len(words_of(normalised(QUESTIONS[5].question))),
     }
-    result = subprocess.run(list(map(str, command[:7])), capture_output=True, text=True)
+    result = subprocess.run(list(map(str, command[:8])), capture_output=True, text=True)
     assert result.returncode == 2
     assert "error: decontaminate: " in result.stderr
 

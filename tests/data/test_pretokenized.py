@@ -36,7 +36,7 @@ def recipe(tmp_path_factory, sources, tokenizer_folder):
 
 
 def pack(recipe, folder, *options) -> subprocess.CompletedProcess:
-    return run("-m", "modeling_pure.commands.pretokenize", "--config", recipe, "--out", folder, *options, expect=None)
+    return run("-m", "modeling_pure", "pretokenize", "--config", recipe, "--out", folder, *options, expect=None)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_a_second_run_takes_up_whole_files_and_writes_the_others_anew(make_mixtu
 
 def test_packing_goes_on_after_a_kill(recipe, make_mixture, tmp_path, open_pretokenized):
     process = Program(
-        "-m", "modeling_pure.commands.pretokenize", "--config", recipe, "--out", tmp_path, "--sequences", "60000"
+        "-m", "modeling_pure", "pretokenize", "--config", recipe, "--out", tmp_path, "--sequences", "60000"
     )
     while process.poll() is None and not (tmp_path / "sequences-00001.arrow").exists():
         time.sleep(0.01)

@@ -12,6 +12,7 @@ from modeling_pure.grpo.arguments import GRPOScriptArguments, PureGRPOConfig
 from modeling_pure.medqa.arguments import EvalArguments
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments
+from pure import MODULES
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -22,6 +23,7 @@ SCRIPTS = {
     "train_grpo.py": (GRPOScriptArguments, PureGRPOConfig),
     "eval_medqa.py": (EvalArguments,),
 }
+AFTER_PURE = {name: SCRIPTS[f"{module}.py"] for name, module in MODULES.items() if f"{module}.py" in SCRIPTS}
 
 
 def documents(path: Path) -> list[dict]:
@@ -30,9 +32,10 @@ def documents(path: Path) -> list[dict]:
 
 
 def commands_in(text: str) -> list[list[str]]:
-    """What stands in a text as `SCRIPT --option value ...`, in comments and over several lines, too."""
+    """The `SCRIPT --option value ...` and `pure COMMAND --option value ...` of a text, also over several lines."""
     lines = re.sub(r"\\\n[# ]*", "", text).splitlines()
-    found = [re.search(r"(?:^|\s)((?:train_pretrain|train_grpo|eval_medqa)\.py (--[^|&`)]*))", line) for line in lines]
+    program = rf"(?:{'|'.join(map(re.escape, SCRIPTS))}|(?<=pure )(?:{'|'.join(AFTER_PURE)}))"
+    found = [re.search(rf"(?:^|\s)({program} (--[^|&`)]*))", line) for line in lines]
     return [shlex.split(match[1], comments=True) for match in found if match]
 
 
@@ -40,4 +43,4 @@ def accepted(command: list[str], monkeypatch) -> tuple:
     """The script's own dataclasses, filled from a command; fails where the script would refuse it."""
     script, *options = command
     monkeypatch.chdir(ROOT)
-    return RecipeParser(SCRIPTS[script], "").parse_recipe(options)
+    return RecipeParser((SCRIPTS | AFTER_PURE)[script], "").parse_recipe(options)

@@ -13,7 +13,9 @@ SHELL = [path for path in TEXTS if path.suffix in (".sbatch", ".sh")]
 
 def test_commands_are_found():
     text = "#   sbatch a.sbatch \\\n#       train_grpo.py --config b.yaml --a.b '*.c'  # x\ntrain_grpo.py, --config\n"
-    assert commands_in(text) == [["train_grpo.py", "--config", "b.yaml", "--a.b", "*.c"]]
+    text += "#   docker run pure pure eval --seed 1\n"
+    grpo = ["train_grpo.py", "--config", "b.yaml", "--a.b", "*.c"]
+    assert commands_in(text) == [grpo, ["eval", "--seed", "1"]]
     assert len(COMMANDS) > 5
     assert {command[0] for _, command in COMMANDS} >= {"train_pretrain.py", "train_grpo.py"}
 

@@ -55,7 +55,10 @@ def test_what_is_copied_is_enough(context, tmp_path):
     for file in context:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
-    code = "import train_pretrain, train_grpo, eval_medqa, deploy.launch, modeling_pure; print(modeling_pure.__file__)"
+    code = (
+        "import pure, train_pretrain, train_grpo, eval_medqa, deploy.launch, modeling_pure; "
+        "print(modeling_pure.__file__)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_pure.doctor.__main__ import checks, read_context
+from modeling_pure.doctor.command import checks, read_context
 from modeling_pure.doctor.context import Context, Finding
 from tests.scripts.conftest import SHAPE
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_pure.doctor import __main__ as doctor
+from modeling_pure.doctor import command as doctor
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN
-from modeling_pure.errors import InputError
+from modeling_pure.errors import InputError, run_script
 from tests.conftest import numbers_in
 from tests.data.http_server import FileServer
 from tests.processes import run as start_and_wait
@@ -25,7 +25,7 @@ STATUS = re.compile(r"^(pass|warn|fail|skipped) +(\S+(?: \S+)*) {2,}(.*)$")
 
 def run(*options, expect: int, **environment: str) -> tuple[dict[str, tuple[str, str]], str]:
     """Start the command; returns status and finding of each check by its name, and all that was said."""
-    result = start_and_wait("-m", "modeling_pure.doctor", *options, expect=expect, **environment)
+    result = start_and_wait("-m", "modeling_pure", "doctor", *options, expect=expect, **environment)
     said = result.stdout + result.stderr
     lines = [match for line in result.stdout.splitlines() if (match := STATUS.match(line))]
     return {match[2]: (match[1], match[3].strip()) for match in lines}, said
@@ -129,7 +129,7 @@ def test_bad_input_is_one_line(options, message, recipe, monkeypatch, capsys):
     given = options if "--config" in options else ["--config", str(recipe), *options]
     monkeypatch.setattr(sys, "argv", ["doctor", *given])
     with pytest.raises(SystemExit) as stop:
-        doctor.run_script(doctor.main, "doctor")
+        run_script(doctor.main, "doctor")
     said = capsys.readouterr()
     assert stop.value.code == 2
     assert said.out == ""
@@ -138,7 +138,8 @@ def test_bad_input_is_one_line(options, message, recipe, monkeypatch, capsys):
 
 
 def test_bad_input_ends_the_process_with_2_and_trl_is_not_needed(recipe):
-    command = [sys.executable, "-X", "importtime", "-m", "modeling_pure.doctor", "--config", recipe, "--max_step", "2"]
+    python = [sys.executable, "-X", "importtime", "-m"]
+    command = [*python, "modeling_pure", "doctor", "--config", recipe, "--max_step", "2"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     imports, said = [], []
     for line in result.stderr.splitlines():
@@ -146,7 +147,7 @@ def test_bad_input_ends_the_process_with_2_and_trl_is_not_needed(recipe):
     assert result.returncode == 2
     assert result.stdout == ""
     (line,) = said
-    assert re.match(r"modeling_pure\.doctor: error: .*'--max_step'.*'--max_steps'", line)
+    assert re.match(r"pure doctor: error: .*'--max_step'.*'--max_steps'", line)
     imported = {line.split("|")[-1].strip().split(".")[0] for line in imports}
     assert "transformers" in imported
     assert "trl" not in imported

@@ -11,7 +11,7 @@ from modeling_pure.data.arguments import fixed_settings
 from modeling_pure.data.mixture import Mixture
 from modeling_pure.data.pretokenized import FACTS_FILE, SEQUENCES_PER_FILE, sequences_file, write_mixture
 from modeling_pure.doctor import context as context_module
-from modeling_pure.doctor.__main__ import checks
+from modeling_pure.doctor.command import checks
 from modeling_pure.doctor.context import FAIL, PASS, SKIPPED, WARN, on_hub
 from tests.conftest import numbers_in, write_jsonl
 from tests.data.http_server import Failure, FileServer

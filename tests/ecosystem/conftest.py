@@ -30,9 +30,9 @@ DOCUMENT = (ROOT / "docs" / "SERVING.md").read_text()
 needs_runtimes = pytest.mark.skipif("RUNTIMES" not in os.environ, reason="needs other programs: make runtimes")
 
 # The commands of docs/SERVING.md that tests run.
-EXPORT = "python -m modeling_pure.export --to llama runs/grpo runs/llama"
-EXPORT_BACK = "python -m modeling_pure.export --to pure runs/llama runs/again"
-EXPORT_BF16 = "python -m modeling_pure.export --to llama --dtype bfloat16 runs/grpo runs/llama-bf16"
+EXPORT = "pure export --to llama runs/grpo runs/llama"
+EXPORT_BACK = "pure export --to pure runs/llama runs/again"
+EXPORT_BF16 = "pure export --to llama --dtype bfloat16 runs/grpo runs/llama-bf16"
 SERVE = "transformers serve runs/llama --device cpu --port 8000"
 CONVERT = "python convert_hf_to_gguf.py runs/llama --outtype f32 --outfile runs/pure.gguf"
 CONVERT_Q8 = "python convert_hf_to_gguf.py runs/llama --outtype q8_0 --outfile runs/pure-q8.gguf"
@@ -45,8 +45,8 @@ SHAPE = {"hidden_size": 288, "intermediate_size": 352, "num_hidden_layers": 3, "
 def command(line: str, work: Path, **replaced: str) -> list[str]:
     """A command of the document as it is run here: with our Python, and `runs/` in a folder of the test."""
     words = [str(work / word) if word.startswith("runs/") else replaced.get(word, word) for word in shlex.split(line)]
-    programs = {"python": [sys.executable], "transformers": [sys.executable, "-m", "transformers.cli.transformers"]}
-    return [*programs[words[0]], *words[1:]]
+    options = {"python": [], "pure": ["-m", "modeling_pure"], "transformers": ["-m", "transformers.cli.transformers"]}
+    return [sys.executable, *options[words[0]], *words[1:]]
 
 
 def run(line: str, work: Path, **replaced: str) -> str:
@@ -58,7 +58,7 @@ def run(line: str, work: Path, **replaced: str) -> str:
 
 def export_here(line: str, work: Path) -> str:
     """The same for an export, in this process, which takes a tenth of the time."""
-    with patch.object(sys, "argv", command(line, work)[2:]), redirect_stdout(io.StringIO()) as printed:
+    with patch.object(sys, "argv", command(line, work)[3:]), redirect_stdout(io.StringIO()) as printed:
         export.main()
     return printed.getvalue()
 

@@ -14,11 +14,12 @@ from modeling_pure.medqa.questions import Question
 from tests.processes import ROOT
 from tests.scripts.conftest import SHAPE, train_here  # noqa: F401  a fixture
 
-COMMANDS = [shlex.split(text) for text in re.findall(r"`(python .*?)`", (ROOT / "examples/README.md").read_text())]
+README = (ROOT / "examples/README.md").read_text()
+COMMANDS = [shlex.split(text) for text in re.findall(r"`((?:python|pure) .*?)`", README)]
 
 
 def command_with(word: str) -> list[str]:
-    """The one command that names `word`, without `python`."""
+    """The one command that names `word`, without `python` or `pure`."""
     (command,) = [command for command in COMMANDS if word in command]
     return command[1:]
 

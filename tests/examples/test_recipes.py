@@ -40,7 +40,7 @@ def test_lora_changes_the_linear_layers_by_its_rank_and_nothing_else(
     write_jsonl(tmp_path / "data/medqa/train.jsonl", [question_row(question) for question in questions])
     options = ["--model_name_or_path", model_folder, "--max_steps", "2", "--eval_steps", "2", "--save_steps", "2"]
     options += ["--learning_rate", "0.01", "--warmup_steps", "0"]
-    printed = train_here(*options_of("train_grpo.py"), *options, script=train_grpo).out
+    printed = train_here(*options_of("grpo"), *options, script=train_grpo).out
     before, after = load_file(model_folder / "model.safetensors"), load_file("runs/lora/model.safetensors")
     assert before.keys() == after.keys()
     assert DISCLAIMER in printed
@@ -92,7 +92,7 @@ def small(tokenizer_folder) -> list[str]:
 
 
 def test_my_mixture_is_shown_and_leaves_test_questions_out(train_here, my_data, tokenizer_folder):
-    options = [*options_of("modeling_pure.commands.inspect"), *small(tokenizer_folder), "--sequences", "100"]
+    options = [*options_of("inspect"), *small(tokenizer_folder), "--sequences", "100"]
     lines = train_here(*options, script=inspect).out.splitlines()
     shown = {line.split()[1]: line for line in lines if len(re.findall(r"\d%", line)) == 2}
     asked_and_reached = {name: re.findall(r"([\d.]+)%", line) for name, line in shown.items()}
@@ -102,7 +102,7 @@ def test_my_mixture_is_shown_and_leaves_test_questions_out(train_here, my_data, 
 
 
 def test_my_mixture_trains_in_its_shares(train_here, my_data, tokenizer_folder):
-    train_here(*options_of("train_pretrain.py"), *small(tokenizer_folder))
+    train_here(*options_of("pretrain"), *small(tokenizer_folder))
     (line,) = [line for line in metrics(Path("runs/my_mixture")) if "tokens/notes" in line]
     tokens = {name: line[f"tokens/{name}"] / 64 for name in ("notes", "books", "guides", "exam")}
     assert tokens == {"notes": 8, "books": 7, "guides": 3, "exam": 2}

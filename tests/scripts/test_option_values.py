@@ -17,8 +17,8 @@ from modeling_pure import export
 from modeling_pure.commands.decontaminate import ReportArguments
 from modeling_pure.commands.inspect import InspectArguments
 from modeling_pure.commands.pretokenize import PretokenizeArguments
-from modeling_pure.demo import __main__ as demo
-from modeling_pure.doctor.__main__ import DoctorArguments
+from modeling_pure.demo import stages as demo
+from modeling_pure.doctor.command import DoctorArguments
 from modeling_pure.errors import EXIT_CODES, InputError
 from modeling_pure.general import GeneralArguments
 from modeling_pure.medqa import compare

@@ -59,7 +59,7 @@ def test_a_run_says_which_answers_it_was_taught(pretrained, packed, pretrain_rec
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory, pretrain_recipe):
     folder = tmp_path_factory.mktemp("packed")
-    run("-m", "modeling_pure.commands.pretokenize", "--config", pretrain_recipe, "--out", folder)
+    run("-m", "modeling_pure", "pretokenize", "--config", pretrain_recipe, "--out", folder)
     return folder
 
 
@@ -142,7 +142,8 @@ def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
     picture = tmp_path / "mixture.png"
     command = [
         "-m",
-        "modeling_pure.commands.inspect",
+        "modeling_pure",
+        "inspect",
         "--config",
         pretrain_recipe,
         "--sequences",

@@ -29,7 +29,7 @@ SHARDED = "tests/scripts/fsdp_on_cpu.py"
 def options(pretrain_recipe, tmp_path_factory) -> list[str]:
     """A recipe on packed rows that states the tokens of a step; validation rows do not divide among the processes."""
     folder = tmp_path_factory.mktemp("packed") / "rows"
-    run("-m", "modeling_pure.commands.pretokenize", "--config", pretrain_recipe, "--out", folder, "--sequences", "64")
+    run("-m", "modeling_pure", "pretokenize", "--config", pretrain_recipe, "--out", folder, "--sequences", "64")
     recipe = yaml.safe_load(pretrain_recipe.read_text())
     del recipe["gradient_accumulation_steps"]
     recipe |= {"tokens_per_step": 256, "pretokenized_dir": str(folder), "per_device_eval_batch_size": 3}

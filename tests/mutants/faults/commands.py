@@ -4,6 +4,20 @@ from tests.mutants.faults.fault import Fault
 
 FAULTS = [
     Fault(
+        "the help page of `pure` imports torch",
+        "pure.py",
+        "import sys\n",
+        "import sys\n\nimport torch\n",
+        "tests/test_command_line.py -k page",
+    ),
+    Fault(
+        "a command's usage and errors name the program that started it",
+        "pure.py",
+        'sys.argv = [f"pure {name}", *options]',
+        "sys.argv = [sys.argv[0], *options]",
+        "tests/test_command_line.py -k explains",
+    ),
+    Fault(
         "bad input ends with another exit code",
         "modeling_pure/errors.py",
         "{RankLost: 1, InputError: 2, RunStopped: 3}",

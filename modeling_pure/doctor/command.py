@@ -1,8 +1,8 @@
 """Check this machine and a recipe before a run of days. Research use only.
 
-    python -m modeling_pure.doctor [--config recipes/a100_2day/pretrain.yaml] [--quick]
+    pure doctor [--config recipes/a100_2day/pretrain.yaml] [--quick]
 
-Takes the options of train_pretrain.py, and reads, builds and writes as it would; nothing is left behind. Each line of
+Takes the options of `pure pretrain`, and reads, builds and writes as it would; nothing is left behind. Each line of
 the table is a pass, a warning, a failure with its cure, or was skipped; the exit code is 1 if something failed. Of
 several GPUs it checks the one that CUDA_VISIBLE_DEVICES=0 selects.
 """
@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from ..console import print_rich, titled_table
 from ..data.arguments import DataArguments
-from ..errors import run_script
 from ..options import option
 from ..recipe import RecipeParser
 from ..training.arguments import ModelArguments, PureTrainingArguments
@@ -75,7 +74,7 @@ def checks(context: Context) -> list[Check]:
         ),
     ]
     if context.data.pretokenized_dir:
-        cure = "python -m modeling_pure.commands.pretokenize continues it"
+        cure = "`pure pretokenize` continues it"
         found.append(Check("pretokenized_dir", texts.check_pretokenized, cure))
     for look, sources in ((texts.check_source, context.sources_read), (texts.check_outside, context.data.outside)):
         for source in sources:
@@ -108,7 +107,3 @@ def print_findings(title: str, findings: dict[str, Finding]) -> None:
     print_rich(table)
     statuses = [finding.status for finding in findings.values()]
     print(", ".join(f"{statuses.count(status)} {status}" for status in STYLES if status in statuses))
-
-
-if __name__ == "__main__":
-    run_script(main, "modeling_pure.doctor")

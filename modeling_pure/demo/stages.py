@@ -1,8 +1,8 @@
 """The whole line in minutes, offline: pretrain a tiny model, measure it, GRPO, measure it again.
 
-    python -m modeling_pure.demo [--seed N] [--twins]
+    pure demo [--seed N] [--twins]
 
-Runs the three scripts with recipes/demo/*.yaml, each as a command you could type. Finished stages are skipped,
+Each stage is a command you could type, with a recipe of recipes/demo. Finished stages are skipped,
 interrupted ones continue, and a stage whose recipe or seed has changed restarts together with all later ones.
 `--twins` also trains the same model on the same prompts in three other ways: cross entropy on answers with reasons and
 on answers alone, and GRPO on answers alone.
@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from ..console import DISCLAIMER, print_block, print_table
-from ..errors import run_script
+from ..errors import InputError
 from ..medqa import formats
 from ..medqa.compare import in_formulation
 from ..medqa.questions import Question, read_questions
@@ -40,14 +40,14 @@ from . import facts, world
 from .picture import draw_demo
 
 RUNS = Path("runs/demo")
-PRETRAIN = "train_pretrain.py --config recipes/demo/pretrain.yaml --seed {seed}"
-GRPO = "train_grpo.py --config recipes/demo/grpo.yaml --seed {seed}"
+PRETRAIN = "pretrain --config recipes/demo/pretrain.yaml --seed {seed}"
+GRPO = "grpo --config recipes/demo/grpo.yaml --seed {seed}"
 COVERAGE = (
-    "-m modeling_pure.commands.decontaminate --config recipes/demo/pretrain.yaml --documents 0 "
+    "decontaminate --config recipes/demo/pretrain.yaml --documents 0 "
     "--decontaminate {runs}/world/{questions} --coverage {runs}/coverage/coverage.json"
 )
 EVALUATE = (
-    "eval_medqa.py --config recipes/demo/eval.yaml --model_name_or_path {runs}/{model} --output_dir {runs}/{output} "
+    "eval --config recipes/demo/eval.yaml --model_name_or_path {runs}/{model} --output_dir {runs}/{output} "
     "--contamination {runs}/coverage/coverage.json"
 )
 TWINS = {  # by what they add to the GRPO command
@@ -64,11 +64,13 @@ CONSOLE = Console(highlight=False)
 
 def main() -> int:
     """Run every stage that is not done, then show the results; 1 unless GRPO raised the accuracy."""
-    parser = CommandLine("demo", __doc__)
+    parser = CommandLine(__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of weights, data order and sampling (default: 0)")
     parser.add_argument("--twins", action="store_true", help="also train in three other ways on the same prompts")
     options = parser.parse_args()
     check_seeds(options, "seed")
+    if not Path("recipes/demo").is_dir():
+        raise InputError("recipes/demo: not in this folder; run the demo in a clone of the repository")
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (facts, world, formats))
     digest = run_stage("world", "", sources, build_world)
     for name, command in stages(options.seed, options.twins).items():
@@ -120,13 +122,14 @@ def build_world(folder: Path) -> None:
 
 
 def run_command(command: str, folder: Path) -> None:
-    """Run one of the scripts, offline, and show its command; the command itself names the folder."""
-    CONSOLE.rule(f"python {command}", align="left")
+    """Run a command of `pure`, offline, and show it; the command itself names the folder."""
+    CONSOLE.rule(f"pure {command}", align="left")
     # Threads that wait by spinning slow each other down as soon as the machine does anything else: beside one busy
     # process, pretraining fell from 34,000 to 9,000 tokens/s, with a short spin to 14,000.
     threads = {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "1000"}
     settings = {**threads, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
-    code = subprocess.run([sys.executable, *shlex.split(command)], env={**os.environ, **settings}).returncode
+    program = [sys.executable, "-m", "modeling_pure", *shlex.split(command)]
+    code = subprocess.run(program, env={**os.environ, **settings}).returncode
     if code:
         sys.exit(code)
 
@@ -214,7 +217,3 @@ def sample_answer(question: Question) -> dict[str, str]:
         "reasoning": " ".join(answer.split()),
         "right answer": question.options[question.answer],
     }
-
-
-if __name__ == "__main__":
-    run_script(main, "modeling_pure.demo")
