@@ -20,6 +20,7 @@ from modeling_pure.grpo.build import build_trainer
 from modeling_pure.grpo.preflight import print_preflight
 from modeling_pure.grpo.prompts import PromptSettings
 from modeling_pure.grpo.report import (
+    BASELINE_PANELS,
     PANELS,
     card_evaluations,
     describe_refinements,
@@ -121,7 +122,8 @@ def finish(
         results["passages"] = f"{script_args.num_passages} per question"
     what = phase(script_args)
     evaluations = card_evaluations(trainer, script_args.questions)
-    run.finish(trainer, f"Pure, after {what}", what, {}, results, evaluations, PANELS, started_from)
+    panels = PANELS if isinstance(trainer, PureGRPOTrainer) else BASELINE_PANELS
+    run.finish(trainer, f"Pure, after {what}", what, {}, results, evaluations, panels, started_from)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from modeling_pure.data.training_data import open_training_data
 from modeling_pure.errors import run_script
 from modeling_pure.medqa.card import dev_evaluations
 from modeling_pure.medqa.formats import taught_formats, teach_formats
+from modeling_pure.medqa.tasks import MEDQA
 from modeling_pure.recipe import Recipe, RecipeParser
 from modeling_pure.tokenizer import load_document_tokenizer
 from modeling_pure.training.arguments import ModelArguments, PureTrainingArguments, model_config
 from modeling_pure.training.checkpoint import complete_step
+from modeling_pure.training.curves import DEV_ACCURACIES, Panel
 from modeling_pure.training.run import Run, refusals_as_input_errors, rehearse
 from modeling_pure.training.run_folder import MetricsFile
 from modeling_pure.training.throughput import training_memory
@@ -96,8 +98,10 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
     """The start-up block: sizes, data and cost of the run."""
     args, config, mixture = trainer.args, trainer.model.config, trainer.train_dataset
     length, parameters = mixture.sequence_length, trainer.model.num_parameters()
-    tokens = args.max_steps * trainer.tokens_per_step
-    flops = tokens * trainer.throughput.flops_per_token
+    tokens, peak = args.max_steps * trainer.tokens_per_step, trainer.throughput.peak
+    petaflops = tokens * trainer.throughput.flops_per_token / 1e15
+    compute = f"{petaflops:,.0f}" if petaflops >= 10 else f"{petaflops:.3g}"
+    muon = "Muon for the layers, AdamW for the rest"
     outside = {row["source"] for row in trainer.eval_dataset} - set(mixture.names)
     return {
         "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
@@ -106,8 +110,8 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
         "validation": f"{len(trainer.eval_dataset)} sequences every {args.eval_steps:g} steps"
         + (f", outside the mixture: {', '.join(sorted(outside))}" if outside else "")
         + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else ""),
-        "optimizer": "muon" if args.optimizer == "muon" else OptimizerNames(args.optim).value,
-        "compute": f"{flops:.3g} FLOPs; log lines show speed and hours left",
+        "optimizer": muon if args.optimizer == "muon" else OptimizerNames(args.optim).value,
+        "compute": f"{compute} PFLOP" + (f"; MFU is of {peak:,.0f} TFLOP/s (dense bf16)" if peak else ""),
         "memory": training_memory(config, parameters, args, trainer.plan.micro_batch_size * length),
     }
 
@@ -136,8 +140,13 @@ def finish(trainer: PureTrainer, run: Run) -> None:
     }
     exams = [path for source in mixture.sources if source.format == "medqa" for path in source.paths]
     evaluations = dev_evaluations(trainer.questions, exams, metrics) if trainer.questions else []
-    panels = {"loss (nats per token)": ["loss", "eval_loss"], "tokens per second": ["tokens_per_second"]}
-    panels["validation loss by source"] = [name for name in metrics if name.startswith("eval_loss/")]
+    of_sources = {name: name.removeprefix("eval_loss/") for name in metrics if name.startswith("eval_loss/")}
+    panels = [
+        Panel("Loss (nats per token)", {"loss": "training", "eval_loss": "validation"}),
+        Panel("Validation loss (nats per token)", of_sources),
+        Panel("MedQA dev questions answered right", DEV_ACCURACIES, "share", MEDQA.chance),
+        Panel("Speed (tokens per second)", {"tokens_per_second": "all devices"}, "zero"),
+    ]
     run.finish(trainer, "Pure, pretrained", "Pretraining", made_from, results, evaluations, panels)
 
 

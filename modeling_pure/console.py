@@ -34,11 +34,14 @@ def titled_table(title: str, show_header: bool = True) -> Table:
         show_header=show_header,
         box=None,
         padding=(0, 2, 0, 0),
+        pad_edge=False,
         title_justify="left",
         title_style="bold",
     )
 
 
 def print_rich(table: Table) -> None:
-    """Print a table; outside of a terminal lines are not wrapped, so that a log can be searched."""
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    """Print a table after an empty line; outside of a terminal, lines do not wrap, so that a log can be searched."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    console.print()
+    console.print(table)

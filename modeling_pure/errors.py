@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from collections.abc import Callable
 from io import TextIOWrapper
 from typing import NoReturn
@@ -36,6 +37,7 @@ def run_script(main: Callable[[], int | None], name: str) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # for terminals limited to ASCII
             stream.reconfigure(errors="backslashreplace")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of TRL's code, not the user's
     try:
         code = main()
     except tuple(EXIT_CODES) as error:

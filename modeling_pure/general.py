@@ -21,7 +21,7 @@ from .atomic import write_atomically
 from .console import DISCLAIMER, print_block, print_table
 from .errors import InputError, first_line
 from .loading import check_model, load_model, load_pretrained
-from .medqa.report import markdown_table
+from .medqa.layout import markdown_table
 from .options import check_numbers, check_output_folder, check_texts, option
 from .recipe import RecipeParser
 from .tokenizer import load_tokenizer

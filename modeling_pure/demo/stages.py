@@ -24,8 +24,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from ..console import DISCLAIMER, print_block, print_table
+from ..errors import InputError
 from ..medqa import formats
 from ..medqa.compare import in_formulation
 from ..medqa.questions import Question, read_questions
@@ -35,6 +37,7 @@ from ..medqa.statistics import paired, share_right
 from ..options import CommandLine, check_seeds
 from ..training.run_folder import METRICS_FILE, read_metrics
 from . import facts, world
+from .picture import draw_demo
 
 RUNS = Path("runs/demo")
 PRETRAIN = "pretrain --config recipes/demo/pretrain.yaml --seed {seed}"
@@ -53,7 +56,9 @@ TWINS = {  # by what they add to the GRPO command
     "grpo_answers": "--answer_formats text",
 }
 HEADLINE = "generate reasoned"
-COLUMNS = {"letter": "letters", "text": "texts", HEADLINE: "reasons"}
+COLUMNS = {HEADLINE: "with reasons", "text": "by text", "letter": "by letter"}
+BEFORE, AFTER = "before GRPO", "after GRPO"
+PICTURE_FILE = "demo.png"
 CONSOLE = Console(highlight=False)
 
 
@@ -64,6 +69,8 @@ def main() -> int:
     parser.add_argument("--twins", action="store_true", help="also train in three other ways on the same prompts")
     options = parser.parse_args()
     check_seeds(options, "seed")
+    if not Path("recipes/demo").is_dir():
+        raise InputError("recipes/demo: not in this folder; run the demo in a clone of the repository")
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (facts, world, formats))
     digest = run_stage("world", "", sources, build_world)
     for name, command in stages(options.seed, options.twins).items():
@@ -128,41 +135,48 @@ def run_command(command: str, folder: Path) -> None:
 
 
 def show_results(seed: int, twins: bool) -> int:
-    """Print the results; exit code 1 unless GRPO raised the held-out accuracy (exact McNemar, p < 0.01)."""
-    names = {"before GRPO": "eval_before", "after GRPO": "eval_after"}
+    """Print and draw the results; exit code 1 unless GRPO raised the held-out accuracy (exact McNemar, p < 0.01)."""
+    names = {BEFORE: "eval_before", AFTER: "eval_after"}
     names |= {name.replace("_", " on "): f"eval_{name}" for name in (TWINS if twins else ())}
     evaluations = {name: read_evaluation("demo", str(RUNS / folder)) for name, folder in names.items()}
     questions = read_questions("questions", str(RUNS / "world" / world.EXAM_FILES[2]))
     never = np.array([question.meta_info == world.NEVER_ASKED_INFO for question in questions])
-    before, after = (right(evaluations[name], HEADLINE) for name in ("before GRPO", "after GRPO"))
-    head = ["", *COLUMNS.values(), "never asked: texts", "reasons"]
-    rows = [[name, *accuracies(evaluation, never)] for name, evaluation in evaluations.items()]
-    print_table("Held-out accuracy (95 % Wilson)", head, rows)
-    lines = {
-        "held-out questions": f"{len(questions)} (chance 25.0 %), {never.sum()} of them of a kind that is never asked",
-        "GRPO, with reasons": in_words(before, after),
-    }
+    before, after = (right(evaluations[name], HEADLINE) for name in (BEFORE, AFTER))
+    picture = draw_demo(seed, {name: share_right(found) for name, found in ((BEFORE, before), (AFTER, after))}, RUNS)
+    picture.savefig(RUNS / PICTURE_FILE)
+
+    CONSOLE.rule(f"Results, seed {seed}", align="left")
+    print_accuracies(f"{len(questions)} held-out questions: % right (95 % interval), chance 25", evaluations)
+    print_accuracies(f"{never.sum()} of them, of a kind that is never asked in training", evaluations, never)
+    lines = {"GRPO, with reasons": in_words(before, after)}
     if twins:
         answers = right(evaluations["sft on answers"], "text")
         lines["cross entropy on answers to GRPO"] = in_words(answers, after)
         lines["the same, never asked"] = in_words(answers[never], after[never])
-    lines |= {
-        **pretraining_facts(),
-        "a greedy answer": sample_answer(questions[0]),
-        "models": f"{RUNS}/pretrain, {RUNS}/grpo (AutoModelForCausalLM loads them)",
-        "report": f"{RUNS}/eval_after/report.html",
+    print_block("What changed", lines | pretraining_facts())
+    print_block("A question, answered by the last model", sample_answer(questions[0]))
+    files = {
+        "picture": RUNS / PICTURE_FILE,
+        "report": RUNS / "eval_after/report.html",
         "curves": f"{RUNS}/pretrain/curves.png, {RUNS}/grpo/curves.png",
+        "models": f"{RUNS}/pretrain, {RUNS}/grpo",
     }
-    print_block(f"What the demo did (seed {seed})", lines)
+    print_block("Where to look", {name: str(place) for name, place in files.items()})
     CONSOLE.print(DISCLAIMER)
     change = paired(before, after)
     return 0 if change.p_value < 0.01 and change.difference > 0 else 1
 
 
-def accuracies(evaluation: Evaluation, never: np.ndarray) -> list[str]:
-    """Accuracy by letter, text and reasons, then by text and reasons on the questions that train never asks."""
-    everywhere = [right(evaluation, name) for name in COLUMNS]
-    return [cell(share_right(found)) for found in (*everywhere, everywhere[1][never], everywhere[2][never])]
+def print_accuracies(title: str, evaluations: dict[str, Evaluation], asked: np.ndarray | None = None) -> None:
+    """Print the accuracies of each evaluation, of the questions `asked`, bool (n,), or of all."""
+    rows = [[name, *accuracies(evaluation, asked)] for name, evaluation in evaluations.items()]
+    print_table(title, ["", *COLUMNS.values()], rows)
+
+
+def accuracies(evaluation: Evaluation, asked: np.ndarray | None = None) -> list[str]:
+    """Accuracies by reasons, text and letter, in percent, with their intervals."""
+    found = [right(evaluation, name) for name in COLUMNS]
+    return [cell(share_right(one if asked is None else one[asked])).replace(" %", "") for one in found]
 
 
 def right(evaluation: Evaluation, formulation: str) -> np.ndarray:
@@ -189,12 +203,17 @@ def pretraining_facts() -> dict[str, str]:
     }
 
 
-def sample_answer(question: Question) -> str:
-    """The trained model's greedy answer with reasons, through the Auto classes."""
+def sample_answer(question: Question) -> dict[str, str]:
+    """A question, and the trained model's greedy answer with reasons, through the Auto classes."""
+    disable_progress_bar()
     model: Any = AutoModelForCausalLM.from_pretrained(RUNS / "grpo")
     tokenizer = AutoTokenizer.from_pretrained(RUNS / "grpo")
     inputs = tokenizer(formats.format_prompt(question, "reasoned"), return_tensors="pt")
     with torch.inference_mode():
         output = model.generate(**inputs, max_new_tokens=32, do_sample=False)
     answer = str(tokenizer.decode(output[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))
-    return f"{question.question} Reasoning: {answer.strip()} (right: {question.options[question.answer]})"
+    return {
+        "question": question.question,
+        "reasoning": " ".join(answer.split()),
+        "right answer": question.options[question.answer],
+    }

@@ -3,25 +3,35 @@
 import math
 
 from ..medqa.card import DEV_METRICS, dev_evaluations
+from ..medqa.tasks import MEDQA
 from ..model_card import CardEvaluation
+from ..training.curves import DEV_ACCURACIES, Panel
 from ..training.throughput import state_memory
 from .arguments import PureGRPOConfig
 from .sft import AnswerTrainer
 from .trainer import PureGRPOTrainer
 
-PANELS = {
-    "reward and accuracy": [
-        "reward",
-        "rewards/correct/mean",
-        "eval_rewards/correct/mean",
-        "eval_medqa_accuracy",
-        "eval_medqa_text_accuracy",
-    ],
-    "completion (tokens)": ["completions/mean_length", "sampling/kept_tokens"],
-    "KL to the start, entropy (nats)": ["kl", "entropy"],
-    "share": ["medqa/parse_rate", "off_policy/masked_share", "frac_reward_zero_std", "clip_ratio/region_mean"],
+SAMPLED = {"rewards/correct/mean": "sampled, train", "eval_rewards/correct/mean": "sampled, dev"}
+RIGHT = Panel("Questions answered right (95 % intervals)", {**SAMPLED, **DEV_ACCURACIES}, "share", MEDQA.chance)
+TOKENS = {"completions/mean_length": "mean length", "sampling/kept_tokens": "kept to draw from, per position"}
+SHARES = {
+    "medqa/parse_rate": "readable answers",
+    "frac_reward_zero_std": "groups without spread",
+    "off_policy/masked_share": "masked as off policy",
+    "clip_ratio/region_mean": "clipped tokens",
 }
+<<<<<<< HEAD
 # Fact, metric and unit that show whether a refinement had any effect.
+=======
+PANELS = [
+    RIGHT,
+    Panel("Completions (tokens)", TOKENS, "zero"),
+    Panel("KL and entropy (nats per token)", {"kl": "KL to the start", "entropy": "entropy"}, "zero"),
+    Panel("Shares of completions, groups and tokens", SHARES, "share"),
+]
+BASELINE_PANELS = [Panel("Cross entropy (nats per token)", {"loss": "training"}), RIGHT]
+# Fact, metric and unit that show whether a refinement has ever acted.
+>>>>>>> h-look
 ACTED = (
     ("KL to the start", "kl", "nats a token"),
     ("off-policy sequences masked", "off_policy/masked_share", "of all"),

@@ -1,19 +1,16 @@
 """An evaluation for people: `report.md`, a `report.html` that needs no other file, and a table in the terminal."""
 
-import base64
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 from typing import TypeVar
-
-from jinja2 import Environment
 
 from ..atomic import write_atomically
 from ..console import DISCLAIMER, print_table
 from .accuracy import Generation, Metrics
 from .comparisons import Comparison, Memorisation
-from .figures import draw
+from .figures import draw_all, draw_each
+from .layout import Section, as_html, as_markdown
 from .results import Results
 from .statistics import ALPHA, Interval, Permutations, Share, in_words
 
@@ -23,27 +20,15 @@ FEW_QUESTIONS = 100
 T = TypeVar("T")
 
 
-@dataclass
-class Section:
-    """A heading, paragraphs, and a table."""
-
-    title: str
-    paragraphs: list[str] = field(default_factory=list)
-    head: list[str] = field(default_factory=list)
-    rows: list[list[str]] = field(default_factory=list)
-
-
 def write_report(folder: Path, results: Results) -> None:
     """Write the figure and both reports into an evaluation's folder."""
-    picture, title = draw(results), f"{results.data.title}: {results.model.name}"
+    title = f"{results.data.title}: {results.model.name}"
     makers = (accuracy, formulations, permutations, texts, written, retrieval, calibration, labels, slices)
     sections = [maker(results) for maker in (*makers, contamination, provenance)]
     sections = [section for section in sections if section.rows or section.paragraphs]
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(PAGE)
-    html = page.render(title=title, sections=sections, picture=base64.b64encode(picture).decode())
-    write_atomically(folder / PLOTS_FILE, picture)
-    write_atomically(folder / MARKDOWN_FILE, as_markdown(title, sections))
-    write_atomically(folder / HTML_FILE, html)
+    write_atomically(folder / PLOTS_FILE, draw_all(results))
+    write_atomically(folder / MARKDOWN_FILE, as_markdown(title, sections, PLOTS_FILE))
+    write_atomically(folder / HTML_FILE, as_html(title, sections, draw_each(results)))
 
 
 def print_report(results: Results) -> None:
@@ -275,7 +260,7 @@ def provenance(results: Results) -> Section:
         ["time", f"{results.seconds:.1f} s"],
         *([name, str(value)] for name, value in results.environment.items()),
     ]
-    return Section("How it was made", [], ["", ""], rows)
+    return Section("How it was made", [], ["", ""], rows, of_words=True)
 
 
 def percent(share: float) -> str:
@@ -302,55 +287,3 @@ def lead(row: Comparison) -> str:
         return f"{100 * row.difference:+.1f}"
     low, high = row.bootstrap_interval
     return f"{100 * row.difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-
-
-def as_markdown(title: str, sections: list[Section]) -> str:
-    """The report as Markdown, with the figure beside it."""
-    blocks = [f"# {title}"]
-    for number, section in enumerate(sections):
-        blocks += [f"## {section.title}", *section.paragraphs]
-        if section.rows:
-            blocks.append(markdown_table(section.head, section.rows))
-        if number == 0:
-            blocks.append(f"![accuracy, calibration and answers]({PLOTS_FILE})")
-    return "\n\n".join(blocks) + "\n"
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """A table of GitHub's Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(value.replace("|", "\\|") for value in line) + " |" for line in lines)
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{{ title }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto }
-td, th { padding: .25rem .75rem; border-bottom: 1px solid #ddd; text-align: right }
-td:first-child, th:first-child { text-align: left }
-img { max-width: 100% }
-</style>
-<h1>{{ title }}</h1>
-{% for section in sections %}
-<h2>{{ section.title }}</h2>
-{% for paragraph in section.paragraphs %}
-<p>{{ paragraph }}</p>
-{% endfor %}
-{% if section.rows %}
-<table>
-<tr>{% for name in section.head %}<th>{{ name }}</th>{% endfor %}</tr>
-{% for row in section.rows %}
-<tr>{% for value in row %}<td>{{ value.strip("*") }}</td>{% endfor %}</tr>
-{% endfor %}
-</table>
-{% endif %}
-{% if loop.first %}
-<img alt="accuracy, calibration and answers" src="data:image/png;base64,{{ picture }}">
-{% endif %}
-{% endfor %}
-</html>
-"""

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import HubStrategy
 
 from ..console import DISCLAIMER, print_block
@@ -27,17 +28,17 @@ from ..errors import InputError, first_line
 from ..model_card import CardEvaluation, write_model_card
 from ..recipe import Recipe
 from .checkpoint import STATE_FILE, complete_step
+from .curves import CURVES_FILE, Panel, write_curves
 from .hub import PUSHED, Publisher, check_hub, create_repository, find_checkpoint
 from .kernels import describe_attention
 from .launch import describe_precision, describe_processes, naming_lost_ranks, run_lock
+from .progress import LogLines
 from .run_folder import (
     CHECKPOINT_RECIPE,
-    CURVES_FILE,
     METRICS_FILE,
     check_recipe,
     folder_of,
     note_launch,
-    plot_metrics,
     write_recipe,
 )
 from .saving import DurableTrainer
@@ -85,8 +86,11 @@ class Run:
         return True
 
     def start(self, trainer: DurableTrainer, recipe: Recipe, title: str, facts: dict[str, str]) -> None:
-        """Print the start-up block, and record the recipe and this launch."""
+        """Print the start-up block, and record the recipe and this launch; from here on log lines are short."""
         trainer.recipe = recipe.resolved
+        for kind in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(kind)
+        trainer.add_callback(LogLines)
         if not trainer.is_world_process_zero():
             return
         compiled = ", layers compiled" if getattr(self.args, "compile_layers", False) else ""
@@ -117,7 +121,7 @@ class Run:
         made_from: dict[str, str],
         results: dict[str, str],
         evaluations: list[CardEvaluation],
-        panels: dict[str, list[str]],
+        panels: list[Panel],
         base_model: str | None = None,
     ) -> None:
         """Save the model with its card and curves, print the results, and push the folder.
@@ -126,7 +130,7 @@ class Run:
             title: title of the card.
             phase: title of the card's section.
             made_from: facts that the card states before the results.
-            panels: title of a panel of the curves -> the metrics drawn in it.
+            panels: what `curves.png` shows.
         """
         trainer.save_model()
         if not trainer.is_world_process_zero():
@@ -134,7 +138,7 @@ class Run:
         folder = folder_of(self.args)
         facts = {phase: made_from | results}
         write_model_card(folder, title, trainer.model.config, facts, evaluations, base_model)
-        plot_metrics(Path(folder, METRICS_FILE), Path(folder, CURVES_FILE), panels)
+        write_curves(Path(folder), panels)
         print_block(f"{phase}: done", {**results, f"model, card, {CURVES_FILE}, {METRICS_FILE}": folder})
         trainer.save_state()  # last: it marks the run as finished
         if self.args.push_to_hub:
@@ -194,7 +198,8 @@ def leaving_no_trace(trainer: Any) -> Iterator[None]:
     kept = {name: trainer.__dict__[name] for name in ("questions", "log_completions") if name in trainer.__dict__}
     kept |= {name: copy.deepcopy(trainer.__dict__[name]) for name in ("_metrics", "_logs") if name in trainer.__dict__}
     callbacks, history, forward = handler.callbacks, list(state.log_history), model.__dict__.get("forward")
-    handler.callbacks = []
+    trackers = trainer.args.report_to
+    handler.callbacks, trainer.args.report_to = [], []  # TRL times its functions for trackers without a callback
     trainer.log_completions = False  # TRL's
     trainer.questions = trainer.questions[: QUESTIONS * trainer.args.world_size]
     was_training = model.training
@@ -204,6 +209,7 @@ def leaving_no_trace(trainer: Any) -> Iterator[None]:
     finally:
         trainer.__dict__.update(kept)
         handler.callbacks, state.log_history = callbacks, history
+        trainer.args.report_to = trackers
         model.train(was_training)
         if forward is not None:
             model.forward = forward  # for an evaluation before training, accelerate wraps it

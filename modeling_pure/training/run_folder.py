@@ -12,14 +12,15 @@ from typing import Any, cast
 
 import torch
 import yaml
-from transformers import TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 
 from ..atomic import write_atomically
 from ..errors import InputError
 from ..recipe import Recipe
 
 RECIPE_FILE, LAUNCHES_FILE, CHECKPOINT_RECIPE = "recipe.yaml", "launches.jsonl", "recipe.json"
-METRICS_FILE, CURVES_FILE = "metrics.jsonl", "curves.png"
+METRICS_FILE = "metrics.jsonl"
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "datasets", "numpy")
 
 
@@ -118,27 +119,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def plot_metrics(metrics_file: Path, picture: Path, panels: dict[str, list[str]]) -> None:
-    """Draw logged metrics over steps.
+def keep_tensorboard_inside(trainer: Trainer) -> None:
+    """Let TensorBoard write into the run's folder also before training, where Trainer would write into ./runs.
 
-    Args:
-        panels: title of a panel -> the metrics drawn in it; a metric that was never logged is left out.
+    A run that only evaluates, or that was stopped after its last step, logs without ever beginning to train.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    lines = read_metrics(metrics_file)
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 3.8), squeeze=False, layout="constrained")
-    for axis, (title, names) in zip(axes[0], panels.items(), strict=True):
-        for name in names:
-            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 15 else None)
-        axis.set(title=title, xlabel="step")
-        axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend()
-    figure.savefig(picture, dpi=120)
-    plt.close(figure)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+            callback.logging_dir = str(Path(folder_of(trainer.args), default_logdir()))

@@ -37,7 +37,7 @@ from .checkpoint import (
 )
 from .hub import Publisher, create_repository, repository_id
 from .launch import check_engine
-from .run_folder import CHECKPOINT_RECIPE, folder_of
+from .run_folder import CHECKPOINT_RECIPE, folder_of, keep_tensorboard_inside
 from .signals import StopOnSignal
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class DurableTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        keep_tensorboard_inside(self)
         check_engine(self.args, self.accelerator)
         if self.is_fsdp_enabled:
             plugin = cast(Any, self.accelerator.state).fsdp_plugin

@@ -58,7 +58,7 @@ def sequence_nats(
     first_rows = np.cumsum([0, *(len(batch["input_ids"]) for batch in batches)])
     nats = torch.zeros(first_rows[-1], 2, dtype=torch.float64, device=model.device)
     is_text = torch.from_numpy(sizes > 0).to(model.device) if sizes is not None else None
-    shown = tqdm(range(0, len(batches), world_size), desc="validation", leave=False, disable=rank > 0)
+    shown = tqdm(range(0, len(batches), world_size), desc="validation", leave=False, disable=rank > 0 or None)
     for number in (start + rank for start in shown):
         batch = batches[min(number, len(batches) - 1)]
         inputs = {k: v.to(model.device, non_blocking=True) if torch.is_tensor(v) else v for k, v in batch.items()}

@@ -5,10 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.demo import stages as demo
 from modeling_pure.demo.world import EXAM_FILES, NEVER_ASKED_INFO
+from modeling_pure.errors import InputError
 from modeling_pure.medqa.results import read_evaluation
 
 
@@ -63,6 +65,14 @@ def test_a_failing_command_ends_the_demo_with_its_code(monkeypatch):
     assert stop.value.code == 1
 
 
+def test_without_a_clone_nothing_is_begun(runs, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    monkeypatch.setattr(demo.sys, "argv", ["pure demo"])
+    with pytest.raises(InputError, match=r"^recipes/demo: "):
+        demo.main()
+    assert not list(runs.iterdir())
+
+
 def test_a_seed_reaches_every_training():
     seeded = {name for name, command in demo.stages(7, twins=True).items() if " --seed 7" in command}
     assert seeded == {"pretrain", "grpo", *demo.TWINS}
@@ -113,22 +123,37 @@ def test_the_demo_fails_unless_grpo_raised_the_accuracy(runs, monkeypatch, capsy
     for name in demo.TWINS if twins else ():
         write_evaluation(runs / f"eval_{name}", 95, texts_right=33)
     (runs / "pretrain").mkdir()
-    (runs / "pretrain" / "metrics.jsonl").write_text('{"eval_loss": 2.0}\n{"eval_loss": 1.5}\n')
-    monkeypatch.setattr(demo, "sample_answer", lambda question: "Nitrofurantoin (C)")
+    lines = [{"step": 10, "loss": 3.0, "eval_loss": 2.0}, {"step": 20, "loss": 2.5, "eval_loss": 1.5}]
+    (runs / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (runs / "grpo").mkdir()
+    sampled = {"step": 10, "rewards/correct/mean": 0.3, "medqa/parse_rate": 0.4}
+    (runs / "grpo" / "metrics.jsonl").write_text(json.dumps(sampled) + "\n")
+    monkeypatch.setattr(demo, "sample_answer", lambda question: {"answer": "Nitrofurantoin (C)"})
     assert demo.show_results(3, twins) == code
     printed = capsys.readouterr().out
     assert re.search(r"\bseed 3\b", printed)
     assert re.search(r"\b2\.000\b.*\b1\.500\b", printed)
     assert DISCLAIMER in " ".join(printed.split())
-    (row,) = [line for line in printed.splitlines() if "after GRPO" in line]
-    assert re.findall(r"(\d+\.\d) %", row) == ["25.0", "77.0", f"{after}.0", "0.0", "0.0"]
-    assert printed.count("33.0 %") == (3 if twins else 0)
-    (counts,) = [line for line in printed.splitlines() if line.startswith("held-out questions")]
-    assert {"100", "10"} <= {*re.findall(r"\b\d+\b", counts)}  # all, and those of the kind that is never asked
+    rows = [line for line in printed.splitlines() if "after GRPO" in line and not line.startswith("GRPO")]
+    # With reasons, by text and by letter: of all questions, then of those of the kind that is never asked.
+    assert [re.findall(r"(\d+\.\d) \(", row) for row in rows] == [
+        [f"{after}.0", "77.0", "25.0"],
+        ["0.0", "0.0", "20.0"],
+    ]
+    assert printed.count("33.0 (") == (3 if twins else 0)
+    titles = [line for line in printed.splitlines() if re.match(r"\d+ ", line)]
+    assert [re.findall(r"^\d+", line) for line in titles] == [["100"], ["10"]]
+    assert all(len(line.rstrip()) <= 80 for line in printed.splitlines() if "(" in line and "GRPO" in line[:12])
+    picture = imread(runs / demo.PICTURE_FILE)
+    assert picture.shape[1] == 1200
 
 
-def test_texts_and_reasons_of_what_is_never_asked_stand_apart(runs):
+def test_what_is_never_asked_stands_apart(runs):
     write_evaluation(runs / "eval", 95, texts_right=100)
     evaluation = read_evaluation("demo", str(runs / "eval"))
-    found = demo.accuracies(evaluation, np.arange(100) >= 90)
-    assert [re.findall(r"(\d+\.\d) %", cell)[0] for cell in found] == ["25.0", "100.0", "95.0", "100.0", "50.0"]
+
+    def numbers(asked=None) -> list[str]:
+        return [re.findall(r"(\d+\.\d) \(", cell)[0] for cell in demo.accuracies(evaluation, asked)]
+
+    assert numbers() == ["95.0", "100.0", "25.0"]
+    assert numbers(np.arange(100) >= 90) == ["50.0", "100.0", "20.0"]

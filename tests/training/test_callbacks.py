@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from modeling_pure.training.run_folder import MetricsFile, plot_metrics, read_metrics
+from modeling_pure.training.run_folder import MetricsFile, read_metrics
 
 
 def log(metrics, step, **values):
@@ -32,11 +32,3 @@ def test_a_new_run_in_an_old_folder_starts_a_new_file(tmp_path):
     log(metrics, 10, loss=1.0)
     begin(MetricsFile(str(tmp_path)), 0)
     assert read_metrics(metrics.path) == []
-
-
-def test_curves_are_drawn_from_the_file(tmp_path):
-    metrics = MetricsFile(str(tmp_path))
-    begin(metrics, 0)
-    log(metrics, 10, loss=1.0)
-    plot_metrics(metrics.path, tmp_path / "curves.png", {"loss": ["loss", "never_logged"], "empty": ["nothing"]})
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

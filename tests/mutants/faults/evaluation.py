@@ -34,6 +34,13 @@ FAULTS = [
         "tests/medqa/test_log_likelihood.py",
     ),
     Fault(
+        "a wide table makes the whole page scroll",
+        MEDQA + "layout.py",
+        'class="scroll" role',
+        'class="wide" role',
+        "tests/medqa/test_layout.py",
+    ),
+    Fault(
         "averaged probabilities belong to other options",
         MEDQA + "statistics.py",
         "np.broadcast_to(order.argsort(-1), in_place.shape)",

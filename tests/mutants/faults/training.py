@@ -184,6 +184,27 @@ FAULTS = [
         "tests/training/test_rehearsal.py",
     ),
     Fault(
+        "a rehearsal is timed by trackers that are not open yet",
+        TRAINING + "run.py",
+        "handler.callbacks, trainer.args.report_to = [], []",
+        "handler.callbacks = []",
+        "tests/training/test_trackers.py",
+    ),
+    Fault(
+        "an evaluation without training writes to ./runs",
+        TRAINING + "saving.py",
+        "        keep_tensorboard_inside(self)\n",
+        "",
+        "tests/training/test_trackers.py",
+    ),
+    Fault(
+        "the first steps press the rest of a loss flat",
+        TRAINING + "curves.py",
+        "LATE = 0.1",
+        "LATE = 0.0",
+        "tests/training/test_curves.py",
+    ),
+    Fault(
         "a metric that evaluation does not give is noticed at the first one",
         TRAINING + "run.py",
         "not in metrics:",
