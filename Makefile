@@ -6,6 +6,7 @@
 # make floor   the quick tests on the oldest torch and transformers; make ceiling: on the newest of the package index
 # make wheel   wheel and sdist in dist/, installed in an empty environment and tried there
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
+# make space   deploy/space in headless Chromium (downloads Gradio; Chromium and its driver come from the system)
 # Each sets up .venv by itself.
 
 PYTHON ?= python3
@@ -14,12 +15,12 @@ BIN := .venv/bin
 LLAMA_CPP := llama_cpp_python-0.3.36
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test slow test-all mutants lint floor ceiling wheel runtimes clean
+.PHONY: demo test slow test-all mutants lint floor ceiling wheel runtimes space clean
 
 demo: .venv/demo-ready
 	$(BIN)/python -m modeling_pure.demo --seed $(SEED)
 
-test slow floor ceiling mutants runtimes: export HF_HUB_OFFLINE := 1
+test slow floor ceiling mutants runtimes space: export HF_HUB_OFFLINE := 1
 PYTEST := python -m pytest -n 2 --dist loadfile --durations 8
 
 test: .venv/dev-ready
@@ -47,6 +48,9 @@ floor ceiling:
 
 runtimes: .venv/runtimes-ready
 	RUNTIMES=.venv/runtimes PYTHONPATH=$(CURDIR)/.venv/runtimes $(BIN)/python -m pytest tests/ecosystem
+
+space: .venv/space-ready
+	PYTHONPATH=$(CURDIR)/.venv/space $(BIN)/python -m pytest tests/deploy/test_space.py
 
 lint: .venv/dev-ready
 	$(BIN)/ruff check .
@@ -86,6 +90,11 @@ wheel: .venv/dev-ready
 	tar xzf .venv/runtimes/$(LLAMA_CPP).tar.gz -C .venv/runtimes/llama.cpp --strip-components=3 \
 		$(addprefix $(LLAMA_CPP)/vendor/llama.cpp/,convert_hf_to_gguf.py conversion gguf-py)
 	rm .venv/runtimes/$(LLAMA_CPP).tar.gz
+	touch $@
+
+.venv/space-ready: requirements-space.txt .venv/dev-ready
+	rm -rf .venv/space
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/space -r $<
 	touch $@
 
 clean:
