@@ -32,6 +32,7 @@ from modeling_pure.tokenizer import load_tokenizer, prompt_ids
 
 HERE = Path(__file__).parent
 MAX_OPTIONS = 10
+MAX_PERMUTED = 4  # options that are asked in all their orders
 MAX_NEW_TOKENS = 256  # GRPO's default
 
 
@@ -90,9 +91,9 @@ def read_question(text: str, lines: str) -> Question:
 
 
 def orders_of(options: int) -> list[Order]:
-    """All orders of up to four options; of more, the rotations, in which each option takes each place once."""
+    """All orders of a few options; of more, the rotations, in which each option takes each place once."""
     places = tuple(range(options))
-    return [*permutations(places)] if options <= 4 else [places[i:] + places[:i] for i in places]
+    return [*permutations(places)] if options <= MAX_PERMUTED else [places[i:] + places[:i] for i in places]
 
 
 def labelled(question: Question) -> list[str]:
@@ -122,7 +123,7 @@ def probabilities_html(question: Question, orders: list[Order], probabilities: n
         )
     of_places = np.take_along_axis(probabilities, np.array(orders), axis=-1).mean(0)
     places = " · ".join(f"{letter}&nbsp;{mean:.1%}" for letter, mean in zip(ascii_uppercase, of_places, strict=False))
-    averaged = f"{len(orders)} rotations" if len(orders) == len(of_places) > 2 else f"all {len(orders)} orders"
+    averaged = f"all {len(orders)} orders" if len(of_places) <= MAX_PERMUTED else f"{len(orders)} rotations"
     return (
         f"<ol>{rows}</ol><p>Bars: mean over {averaged} of the options; lines: least to greatest.</p>"
         f"<p>Mean of each place: {places}. Without position bias: {1 / len(of_places):.1%} each.</p>"
