@@ -7,6 +7,7 @@
 # make wheel   wheel and sdist in dist/, installed in an empty environment and tried there
 # make docs    the documents as a site in build/site; fails on a broken link
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
+# make space   deploy/space in headless Chromium (downloads Gradio; Chromium and its driver come from the system)
 # Each sets up .venv by itself.
 
 PYTHON ?= python3
@@ -15,12 +16,12 @@ BIN := .venv/bin
 LLAMA_CPP := llama_cpp_python-0.3.36
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test slow test-all mutants lint floor ceiling wheel docs runtimes clean
+.PHONY: demo test slow test-all mutants lint floor ceiling wheel docs runtimes space clean
 
 demo: $(BIN)/pure
 	$(BIN)/pure demo --seed $(SEED)
 
-test slow floor ceiling mutants runtimes: export HF_HUB_OFFLINE := 1
+test slow floor ceiling mutants runtimes space: export HF_HUB_OFFLINE := 1
 PYTEST := python -m pytest -n 2 --dist loadfile --durations 8
 
 test: .venv/dev-ready
@@ -48,6 +49,9 @@ floor ceiling:
 
 runtimes: .venv/runtimes-ready
 	RUNTIMES=.venv/runtimes PYTHONPATH=$(CURDIR)/.venv/runtimes $(BIN)/python -m pytest tests/ecosystem
+
+space: .venv/space-ready
+	PYTHONPATH=$(CURDIR)/.venv/space $(BIN)/python -m pytest tests/deploy/test_space.py
 
 lint: .venv/dev-ready
 	$(BIN)/ruff check .
@@ -101,6 +105,11 @@ $(BIN)/pure: requirements.txt
 	tar xzf .venv/runtimes/$(LLAMA_CPP).tar.gz -C .venv/runtimes/llama.cpp --strip-components=3 \
 		$(addprefix $(LLAMA_CPP)/vendor/llama.cpp/,convert_hf_to_gguf.py conversion gguf-py)
 	rm .venv/runtimes/$(LLAMA_CPP).tar.gz
+	touch $@
+
+.venv/space-ready: requirements-space.txt .venv/dev-ready
+	rm -rf .venv/space
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/space -r $<
 	touch $@
 
 clean:

@@ -20,9 +20,6 @@ SHARES = {
     "off_policy/masked_share": "masked as off policy",
     "clip_ratio/region_mean": "clipped tokens",
 }
-<<<<<<< HEAD
-# Fact, metric and unit that show whether a refinement had any effect.
-=======
 PANELS = [
     RIGHT,
     Panel("Completions (tokens)", TOKENS, "zero"),
@@ -30,8 +27,7 @@ PANELS = [
     Panel("Shares of completions, groups and tokens", SHARES, "share"),
 ]
 BASELINE_PANELS = [Panel("Cross entropy (nats per token)", {"loss": "training"}), RIGHT]
-# Fact, metric and unit that show whether a refinement has ever acted.
->>>>>>> h-look
+# Fact, metric and unit that show whether a refinement had any effect.
 ACTED = (
     ("KL to the start", "kl", "nats a token"),
     ("off-policy sequences masked", "off_policy/masked_share", "of all"),

@@ -13,15 +13,16 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import InputError
-from .questions import LETTERS, Question, option_text
+from .questions import Question, option_text
 
 ANSWER_FORMATS = ("letter", "text", "reasoned")
-LETTER_FIRST = re.compile(r" ([ABCD])(?:\.\s|\.?\Z)")
+LETTER_FIRST = re.compile(r" ([A-Z])(?:\.\s|\.?\Z)")
 LETTER_LAST = re.compile(r"(.*) \([ABCD]\)", re.IGNORECASE)
 # "Ans. is 'c'", "options B and C", "(d)", "C. Something", "the second choice": how an explanation refers to an option,
 # which holds in the file's order only. Broad on purpose: a false match costs a question its shuffle and nothing else.
@@ -70,7 +71,7 @@ def format_prompt(
 
 def format_options(question: Question) -> str:
     """A line `A. Aspirin` for each option."""
-    letters = LETTERS[: len(question.options)]
+    letters = ascii_uppercase[: len(question.options)]
     return "".join(f"{letter}. {option}\n" for letter, option in zip(letters, question.options, strict=True))
 
 
@@ -140,7 +141,7 @@ def parse_answer(
 def by_letter(completion: str, options: Sequence[str]) -> Answer:
     """The letter at the start decides."""
     match = LETTER_FIRST.match(completion)
-    if not match or (letter := LETTERS.index(match[1])) >= len(options):
+    if not match or (letter := ascii_uppercase.index(match[1])) >= len(options):
         return Answer(None)
     line = completion[match.end() :].split("\n")[0]
     exact = only_option(line, options, option_text)
@@ -151,7 +152,7 @@ def by_letter(completion: str, options: Sequence[str]) -> Answer:
 def by_text(line: str, options: Sequence[str]) -> Answer:
     """The option whose text the line holds, with or without a letter behind it; exactly, or else in any case."""
     for plain in (option_text, folded):
-        answers = [plain(f"{option} ({letter})") for option, letter in zip(options, LETTERS, strict=False)]
+        answers = [plain(f"{option} ({letter})") for option, letter in zip(options, ascii_uppercase, strict=False)]
         if plain(line) in answers:
             return Answer(answers.index(plain(line)))
         if (option := only_option(line, options, plain)) is not None:

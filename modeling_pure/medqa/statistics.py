@@ -206,9 +206,7 @@ def permutation_metrics(
     order = np.array(orders)  # order[r, place] is the option that stands there
     chosen = order[np.arange(len(orders)), scores.argmax(-1)]  # (n, orders)
     right = chosen == gold[:, None]
-    in_place = softmax(scores, axis=-1)
-    of_option = np.take_along_axis(in_place, np.broadcast_to(order.argsort(-1), in_place.shape), axis=-1)
-    averaged = of_option.mean(1).argmax(-1)
+    averaged = option_probabilities(scores, order).mean(1).argmax(-1)
     of_question = right.mean(1)
     measured = Permutations(
         orders=len(orders),
@@ -220,3 +218,14 @@ def permutation_metrics(
         all_correct=float(right.all(1).mean()),
     )
     return measured, averaged
+
+
+def option_probabilities(scores: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Probabilities (n, orders, options) of each option in each order.
+
+    Args:
+        scores: (n, orders, options), of the option in each place, or of its letter.
+        order: (orders, options), the option in each place.
+    """
+    in_place = softmax(scores, axis=-1)
+    return np.take_along_axis(in_place, np.broadcast_to(order.argsort(-1), in_place.shape), axis=-1)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 import yaml
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback, default_logdir
 
 from ..atomic import write_atomically

@@ -24,18 +24,25 @@ def command_with(word: str) -> list[str]:
     return command[1:]
 
 
-def write_answering_model(folder: Path, tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> Path:
-    """Write a small model that has learned a little to answer ` A. aspirin` to every question."""
+def write_answering_model(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: list[Question],
+    answer_format: str = "letter",
+    answer: str = " A. aspirin",
+    steps: int = 20,
+) -> Path:
+    """Write a small model that has learned a little to give the same answer to every question."""
     torch.manual_seed(0)
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": 0, "bos_token_id": 0}
     model = PureForCausalLM(PureConfig(**SHAPE, **ids, num_real_tokens=len(tokenizer)))
-    prompts = tokenizer([format_prompt(question) for question in questions[:16]]).input_ids
-    answer = tokenizer(" A. aspirin" + tokenizer.eos_token).input_ids
+    prompts = tokenizer([format_prompt(question, answer_format) for question in questions[:16]]).input_ids
+    target = tokenizer(answer + tokenizer.eos_token).input_ids
     length = min(map(len, prompts))
-    rows = torch.tensor([prompt[-length:] + answer for prompt in prompts])
+    rows = torch.tensor([prompt[-length:] + target for prompt in prompts])
     labels = rows.masked_fill(torch.arange(rows.shape[1]) < length, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(20):
+    for _ in range(steps):
         optimizer.zero_grad()
         model(rows, labels=labels).loss.backward()
         optimizer.step()

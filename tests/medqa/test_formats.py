@@ -204,6 +204,14 @@ def test_fewer_options_have_fewer_letters():
     assert parse_answer(" b (B)", ("a", "b"), "text").option == 1
 
 
+def test_more_options_have_more_letters():
+    options = ("a", "b", "c", "d", "e", "f")
+    assert format_prompt(Question("q", options, 0)).endswith("\nD. d\nE. e\nF. f\nAnswer:")
+    assert parse_answer(" F. f", options).option == 5
+    assert parse_answer(" F. f", options[:4]).option is None
+    assert parse_answer(" e (E)", options, "text").option == 4
+
+
 @pytest.mark.parametrize(
     "shares",
     [{}, {"text": 0.5}, {"words": 1.0}, {"text": "1"}, {"text": True}, {"text": 1.5, "letter": -0.5}, 3, None],

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import sem
 
 from modeling_pure.medqa.formulations import ORDERS
-from modeling_pure.medqa.statistics import permutation_metrics
+from modeling_pure.medqa.statistics import option_probabilities, permutation_metrics
 
 
 def scores_of(questions, orders, prefer) -> np.ndarray:
@@ -65,6 +65,14 @@ def test_metrics_are_those_of_a_plain_loop(seed, number):
     assert metrics.standard_error == pytest.approx(sem(np.mean(right, axis=1)))
     assert metrics.consistency == np.mean([len(set(row)) == 1 for row in chosen])
     assert metrics.all_correct == np.mean([all(row) for row in right])
+
+
+def test_probabilities_follow_the_options_of_any_number():
+    """Five options, likelier the further back in the question's own order, in five rotations."""
+    order = np.array([[*range(i, 5), *range(i)] for i in range(5)])
+    of_option = np.arange(1, 6) / 15
+    found = option_probabilities(np.log(of_option[order])[None], order)
+    assert found == pytest.approx(np.broadcast_to(of_option, (1, 5, 5)))
 
 
 def test_orders_are_all_different_and_begin_with_the_files_own():
