@@ -1,8 +1,7 @@
 """Log-likelihoods of answers in fp32: of labels as the next token, as lm-evaluation-harness scores, and of texts.
 
-A question takes one forward pass, and the head is applied to the last positions of a batch only. Batches are sorted by
-length, so that these are few, and padded on the right without a mask, which a causal model does not need: no real
-token attends to a padded one.
+A question takes one forward pass, and the head is applied to the last positions of a batch only. Sorting by length
+keeps these positions few. Padding is on the right and needs no mask: in a causal model no real token attends to it.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,13 +22,11 @@ def letter_log_likelihoods(
 ) -> torch.Tensor:
     """Log-probabilities of " A".." D" as the next token after each MedQA question's prompt.
 
-    A prompt longer than the model's context is cut from the left, as lm-evaluation-harness does.
-
-    Args:
-        model: any causal language model; scores are exact in fp32 (in bf16 about 3 % of MedQA's questions tie).
+    Prompts longer than the model's context are truncated on the left, as in lm-evaluation-harness. The model should be
+    in fp32: in bf16 about 3 % of MedQA's questions tie.
 
     Returns:
-        float32 tensor of shape (len(questions), 4) on the CPU, in the order of `questions`.
+        float32 tensor of shape (len(questions), 4) on the CPU.
     """
 
     def score(prompts: list[str], batch: list[Question]) -> torch.Tensor:
@@ -43,8 +40,8 @@ def text_log_likelihoods(
 ) -> torch.Tensor:
     """Log-probabilities of each option's text, as the format `text` writes it, after each MedQA question's prompt.
 
-    What is scored is ` Nitrofurantoin (`, up to where the letter would follow, so that an option is not likelier for
-    being the beginning of another one. Arguments and result are those of `letter_log_likelihoods`.
+    The scored text ends where the letter would follow, as in ` Nitrofurantoin (`, so that an option that begins
+    another option has no advantage. Arguments and result are those of `letter_log_likelihoods`.
     """
 
     def score(prompts: list[str], batch: list[Question]) -> torch.Tensor:
@@ -74,7 +71,7 @@ def in_batches(
 
 @dataclass(frozen=True)
 class Continuations:
-    """Log-likelihoods of continuations in nats (`sums`), their lengths in tokens, and whose contexts were cut."""
+    """Log-likelihoods of continuations in nats, their lengths in tokens, and whether their contexts were truncated."""
 
     sums: list[float]
     lengths: list[int]
@@ -85,7 +82,7 @@ class Continuations:
 def continuation_log_likelihoods(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, contexts: list[str], continuations: list[str]
 ) -> Continuations:
-    """Log-likelihoods of continuations after contexts, which are cut from the left if both are too long together."""
+    """Log-likelihoods of continuations after contexts; pairs that are too long are truncated on the left."""
     limit = context_length(model.config, tokenizer)
     texts = [context + continuation for context, continuation in zip(contexts, continuations, strict=True)]
     whole, of_context = prompt_ids(tokenizer, texts), prompt_ids(tokenizer, contexts)
@@ -110,10 +107,10 @@ def continuation_log_likelihoods(
 def label_log_likelihoods(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], labels: Sequence[str]
 ) -> torch.Tensor:
-    """Log-likelihood of each label, after a blank, after each prompt: float32 (prompts, labels) on the CPU.
+    """Log-likelihoods of labels, each with a leading space, after prompts: float32 (prompts, labels) on the CPU.
 
-    Labels of one token each, as GPT-2's, take one forward pass; if a tokenizer splits one, each takes its own.
-    A prompt longer than the model's context is cut from the left.
+    Single-token labels, such as GPT-2's, take one forward pass a prompt; if the tokenizer splits a label, each takes
+    its own. Prompts longer than the model's context are truncated on the left.
     """
     texts = [f" {label}" for label in labels]
     label_ids = text_ids(tokenizer, texts)
@@ -130,7 +127,7 @@ def label_log_likelihoods(
 
 
 def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first: what does not fit in memory fails at once."""
+    """Indices in batches of similar length, longest first, so that running out of memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -149,5 +146,5 @@ def logits_at(model: torch.nn.Module, input_ids: torch.Tensor, positions: torch.
 
 
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that a model can read at once; some are bounded by their tokenizer alone."""
+    """The model's context in tokens; for some models only the tokenizer limits it."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
