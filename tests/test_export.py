@@ -110,7 +110,7 @@ def ids() -> torch.Tensor:
     return torch.randint(0, 401, (3, 200), generator=torch.Generator().manual_seed(5))
 
 
-def test_the_llama_computes_what_pure_does_and_says_so(convert, checkpoint, tmp_path, tokenizer):
+def test_the_llama_has_the_logits_of_pure_and_reports_it(convert, checkpoint, tmp_path, tokenizer):
     out = convert("--to", "llama", checkpoint, tmp_path / "llama").out
     assert DISCLAIMER in out
     assert "LlamaForCausalLM" in out
@@ -151,7 +151,7 @@ def test_bfloat16_is_equal_too(convert, tmp_path, stored):
     assert bool(re.search(r"\bfloat32\b.*\bbfloat16\b", card)) == bool(option)
 
 
-def test_there_and_back_again_nothing_has_changed(convert, checkpoint, tmp_path):
+def test_a_round_trip_changes_nothing(convert, checkpoint, tmp_path):
     convert("--to", "llama", checkpoint, tmp_path / "llama")
     (tmp_path / "again").mkdir()  # an empty folder is as good as none
     convert("--to", "pure", tmp_path / "llama", tmp_path / "again")
@@ -185,7 +185,7 @@ def test_normalised_queries_and_keys_go_to_qwen3_and_back(convert, tmp_path, sca
     assert "Qwen3ForCausalLM" in (tmp_path / "qwen3" / "README.md").read_text()
 
 
-def test_the_layout_that_does_not_fit_is_refused(convert, checkpoint, tmp_path):
+def test_the_wrong_layout_is_refused(convert, checkpoint, tmp_path):
     refused(convert, "--to: .*qwen3.*llama", "--to", "qwen3", checkpoint, tmp_path / "out")
     save_pure(tmp_path / "normed", qk_norm=True)
     refused(convert, "--to: .*llama.*qwen3", "--to", "llama", tmp_path / "normed", tmp_path / "out")
@@ -213,7 +213,7 @@ ROPE = {
 
 
 @pytest.mark.parametrize("rope_type", ROPE)
-def test_scaled_rope_goes_there_and_back(convert, tmp_path, rope_type):
+def test_scaled_rope_survives_a_round_trip(convert, tmp_path, rope_type):
     rope = {"rope_type": rope_type, "rope_theta": 5000.0, **ROPE[rope_type]}
     save_pure(tmp_path / "pure", rope_parameters=rope)
     convert("--to", "llama", tmp_path / "pure", tmp_path / "llama")
@@ -265,7 +265,7 @@ def test_gpt2s_vocabulary_gives_the_same_ids_for_a_llama(convert, tmp_path):
     assert ours[1] == [347, 13, 220, 50256]
 
 
-def test_the_card_keeps_what_was_measured_and_loads_as_llama(convert, checkpoint, tmp_path):
+def test_the_card_keeps_evaluations_and_loads_as_llama(convert, checkpoint, tmp_path):
     convert("--to", "llama", checkpoint, tmp_path / "llama")
     card, before = (ModelCard.load(folder / "README.md") for folder in (tmp_path / "llama", checkpoint))
     for kind in ("training", "evaluation"):
@@ -350,7 +350,7 @@ def change_weights(folder: Path, **changes: torch.Tensor | None) -> None:
     save_file({key: v for key, v in state.items() if v is not None}, folder / "model.safetensors", {"format": "pt"})
 
 
-def test_what_is_no_whole_checkpoint_is_refused(convert, checkpoint, tmp_path):
+def test_an_incomplete_checkpoint_is_refused(convert, checkpoint, tmp_path):
     def refuses(message: str, source: Path | str = checkpoint, to: str = "llama") -> None:
         refused(convert, f"CHECKPOINT: {message}", "--to", to, source, tmp_path / "out")
 
@@ -392,7 +392,7 @@ def test_nothing_is_overwritten(convert, checkpoint, tmp_path):
     assert "--to" in line
 
 
-def test_what_does_not_compute_the_same_is_not_left_behind(convert, checkpoint, tmp_path, monkeypatch):
+def test_an_export_with_other_logits_is_not_left_behind(convert, checkpoint, tmp_path, monkeypatch):
     """The comparison is with what was written, not with what was meant."""
     convert_config = export.convert_config
 

@@ -229,7 +229,7 @@ def test_scores_are_those_that_lm_evaluation_harness_prints(run, checkpoints, ma
                 found = theirs["results"][task]
                 assert rows[task].score == pytest.approx(found[f"{metric},none"], abs=1e-6)
                 assert rows[task].standard_error == pytest.approx(found[f"{metric}_stderr,none"], abs=1e-6)
-                assert f"|{rows[task]['score']:.4f}|" in make_table(theirs).replace(" ", "")
+                assert f"|{rows[task].score:.4f}|" in make_table(theirs).replace(" ", "")
     markdown = (tmp_path / "out/general.md").read_text()
     for line in table(models):
         assert "| " + " | ".join(line) + " |" in markdown

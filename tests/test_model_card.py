@@ -20,7 +20,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_card_says_what_the_model_is_and_what_it_is_not(folder):
+def test_a_card_describes_the_model_and_its_limits(folder):
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "apache-2.0"
     assert "not-for-clinical-use" in card.data.tags
@@ -46,7 +46,7 @@ def test_evaluations_are_added_replaced_and_read_back(folder):
     assert "always A | 27.7 %" in card.text
 
 
-def test_what_people_write_into_a_card_stays(folder):
+def test_manual_edits_of_a_card_are_kept(folder):
     add_evaluation(str(folder), evaluation())
     file = folder / "README.md"
     file.write_text(file.read_text().replace("## Limits", "My own words.\n\n## Limits"))
@@ -62,7 +62,7 @@ def test_another_readme_is_left_alone(tmp_path):
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
 
 
-def test_the_next_phase_tells_how_its_start_was_made(folder, tmp_path):
+def test_the_next_phase_copies_the_training_of_its_base_model(folder, tmp_path):
     after = tmp_path / "grpo"
     after.mkdir()
     add_evaluation(str(folder), evaluation())
@@ -83,7 +83,7 @@ def test_a_foreign_model_keeps_its_licence(tmp_path):
     assert "trust_remote_code" not in card.text
 
 
-def test_dev_accuracies_are_told_by_the_scorers_that_were_asked(questions):
+def test_dev_accuracies_have_one_entry_for_each_scorer(questions):
     metrics = {"eval_medqa_accuracy": 0.25, "eval_medqa_text_accuracy": 0.5}
     by_letter, by_text = dev_evaluations(questions, ["owner/medqa"], metrics, "eval_medqa_text_accuracy")
     assert [each.scorer.split(",")[0] for each in (by_letter, by_text)] == ["letter", "text"]
@@ -93,7 +93,7 @@ def test_dev_accuracies_are_told_by_the_scorers_that_were_asked(questions):
     assert alone == by_letter
 
 
-def test_dev_accuracy_stands_beside_what_needs_no_model(questions):
+def test_dev_accuracy_is_reported_with_baselines(questions):
     told = dev_evaluations(questions, ["owner/medqa"], LETTER)[0]
     share = sum(question.answer == 0 for question in questions) / len(questions)
     assert dict(told.lines)["always A"] == f"{100 * share:.1f} %"

@@ -55,7 +55,7 @@ def test_help_needs_no_recipe(tmp_path, monkeypatch, capsys):
         doctor.read_context([])
 
 
-def test_a_recipe_on_local_files_is_found_fit_and_nothing_is_left_behind(recipe):
+def test_a_local_recipe_passes_and_nothing_is_left_behind(recipe):
     output_dir = Path(yaml.safe_load(recipe.read_text())["output_dir"])
     checks, _ = run("--config", recipe, expect=0)
     assert {status for status, _ in checks.values()} <= {PASS, WARN}
@@ -71,7 +71,7 @@ def test_a_recipe_on_local_files_is_found_fit_and_nothing_is_left_behind(recipe)
     assert not list(recipe.parent.glob("tmp*"))
 
 
-def test_without_the_hub_what_is_on_it_is_skipped_and_a_missing_file_fails(recipe, tmp_path):
+def test_without_the_hub_its_checks_are_skipped_and_a_missing_file_fails(recipe, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and never listens: every connection is refused
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -91,7 +91,7 @@ def test_without_the_hub_what_is_on_it_is_skipped_and_a_missing_file_fails(recip
     assert TOKEN not in said
 
 
-def test_a_hub_that_answers_is_read_as_training_would(recipe, corpus, tmp_path):
+def test_a_working_hub_is_read_as_in_training(recipe, corpus, tmp_path):
     hub = tmp_path / "hub"
     for name, file in (("texts", "c4.jsonl"), ("questions", "questions.jsonl")):
         (hub / "owner" / name).mkdir(parents=True)

@@ -28,7 +28,7 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def test_bm25_takes_the_option_with_the_best_ten_documents(questions):
+def test_bm25_predicts_the_option_with_the_best_ten_documents(questions):
     train, evaluated = questions[:60], questions[60:]
     documents = [f"{one.question} {one.options[one.answer]}" for one in train]
     words = [words_of(text) for text in documents]
@@ -43,7 +43,7 @@ def test_bm25_takes_the_option_with_the_best_ten_documents(questions):
     assert np.mean(agreed) > 0.8
 
 
-def test_bm25_finds_what_a_book_says():
+def test_bm25_finds_the_answer_in_a_book():
     books = ["Cholera is treated with doxycycline in adults."] * 12 + ["Aspirin lowers fever."] * 12
     books += [f"{drug} number {i}" for i in range(12) for drug in ("aspirin", "doxycycline", "insulin", "heparin")]
     questions = [
@@ -53,7 +53,7 @@ def test_bm25_finds_what_a_book_says():
     assert bm25_baseline(questions, Bm25("textbooks", books)).tolist() == [1, 2]
 
 
-def test_a_question_without_a_known_word_is_answered_with_the_first_option():
+def test_bm25_predicts_the_first_option_without_a_known_word():
     question = Question("the of and", ("the", "of", "and", "a"), 3)
     assert bm25_baseline([question], Bm25("textbooks", ["fever", "rash"])).tolist() == [0]
 

@@ -12,12 +12,12 @@ from modeling_pure.medqa.rewards import Correct, LengthPenalty
     ("config", "generation", "ends"),
     [(0, 0, [0]), (0, None, [0]), (7, 0, [0, 7]), ([7, 0], 0, [0, 7]), (0, [9, 7], [0, 7, 9]), (None, None, [0])],
 )
-def test_ends_are_those_of_all_files(tokenizer, config, generation, ends):
+def test_end_tokens_come_from_all_files(tokenizer, config, generation, ends):
     made = PureConfig.from_preset("tiny", eos_token_id=config)
     assert end_ids(made, GenerationConfig(eos_token_id=generation), tokenizer) == ends
 
 
-def test_the_saved_model_ends_at_all_of_them(model, tokenizer, tmp_path, monkeypatch):
+def test_the_saved_model_stops_at_all_end_tokens(model, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(model.config, "eos_token_id", [7, 0])
     monkeypatch.setattr(model.generation_config, "eos_token_id", 0)
     assert set_end_tokens(model, tokenizer) == [0, 7]
@@ -27,7 +27,7 @@ def test_the_saved_model_ends_at_all_of_them(model, tokenizer, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("turn", [False, True])
-def test_an_answer_holds_no_end_of_its_text(tokenizer, turn):
+def test_an_answer_does_not_include_its_end_token(tokenizer, turn):
     """A second end of text is often an ordinary token to the tokenizer, and stands in what it decodes."""
     (end,) = tokenizer("?").input_ids
     ids = [*tokenizer(" B").input_ids, end]

@@ -74,7 +74,7 @@ def alone(monkeypatch, tmp_path) -> Asking:
 
 
 @pytest.mark.parametrize("number", [2, 3, 7])
-def test_batches_are_shared_out_whole_and_written_in_the_order_of_one(number, alone, monkeypatch, tmp_path):
+def test_processes_divide_whole_batches_and_write_in_the_order_of_one(number, alone, monkeypatch, tmp_path):
     asking = Asking(monkeypatch, tmp_path / "shared", number)
     assert asking.run() == [alone.records] * number
     assert sorted(asking.asked) == sorted(BATCHES)
@@ -83,7 +83,7 @@ def test_batches_are_shared_out_whole_and_written_in_the_order_of_one(number, al
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("kept", [1, 2, 4, 9])
-def test_any_number_of_processes_goes_on_with_whole_batches(number, kept, alone, monkeypatch, tmp_path):
+def test_any_number_of_processes_resumes_with_whole_batches(number, kept, alone, monkeypatch, tmp_path):
     """Also where a batch was half written down: its rest is asked beside the questions that it would have been."""
     folder = tmp_path / "stopped"
     folder.mkdir()
@@ -96,7 +96,7 @@ def test_any_number_of_processes_goes_on_with_whole_batches(number, kept, alone,
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_what_one_process_cannot_score_ends_all_and_keeps_what_came_before(number, alone, monkeypatch, tmp_path):
+def test_a_failed_batch_stops_all_processes_and_keeps_earlier_records(number, alone, monkeypatch, tmp_path):
     asking = Asking(monkeypatch, tmp_path / "bad", number, bad=5)
     first, *others = asking.run()
     assert "row 5" in first

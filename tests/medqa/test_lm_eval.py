@@ -106,7 +106,7 @@ def test_letter_scores_are_lm_evals(name, model, tokenizer, questions, tmp_path)
     assert scored.metrics.standard_error == pytest.approx(theirs["acc_stderr,none"], abs=1e-12)
 
 
-def test_a_token_that_begins_every_text_is_there_in_both(model, tokenizer, questions, tmp_path):
+def test_a_prepended_token_is_scored_as_in_lm_eval(model, tokenizer, questions, tmp_path):
     """As Llama's is; a model of others was trained with it."""
     begins, task = adding(tokenizer, front="<|pad|>"), TASKS["medmcqa"]
     data = write_jsonl(tmp_path / "test.jsonl", rows_of("medmcqa", questions[:20]))
@@ -117,7 +117,7 @@ def test_a_token_that_begins_every_text_is_there_in_both(model, tokenizer, quest
 
 
 @pytest.mark.parametrize("name", [task.name for task in MMLU_MEDICAL])
-def test_every_subject_of_mmlu_is_asked_as_lm_eval_asks_it(name, questions):
+def test_prompts_of_mmlu_subjects_are_lm_evals(name, questions):
     import yaml
 
     class Loader(yaml.SafeLoader):

@@ -38,7 +38,7 @@ def test_a_prompt_longer_than_the_context_is_cut_from_the_left(model, tokenizer,
     torch.testing.assert_close(letter_log_likelihoods(model, tokenizer, [long])[0], logits[letters], atol=1e-5, rtol=0)
 
 
-def test_batches_hold_neighbours_longest_first():
+def test_batches_are_sorted_by_length_longest_first():
     assert sorted_batches([3, 9, 5, 9, 1], 2) == [[1, 3], [2, 0], [4]]
 
 
@@ -60,7 +60,7 @@ class SplitsD:
         return ids
 
 
-def test_a_letter_of_two_tokens_is_scored_by_both(model, tokenizer, questions):
+def test_a_letter_of_two_tokens_is_scored_by_both_tokens(model, tokenizer, questions):
     splits = SplitsD(tokenizer)
     assert len(splits(" D").input_ids) == 2
     scores = letter_log_likelihoods(model, splits, questions[:6], batch_size=4)
@@ -75,7 +75,7 @@ def test_a_letter_of_two_tokens_is_scored_by_both(model, tokenizer, questions):
 
 
 @pytest.mark.parametrize("log_likelihoods", [letter_log_likelihoods, text_log_likelihoods])
-def test_an_end_that_the_tokenizer_appends_changes_no_score(log_likelihoods, model, tokenizer, questions):
+def test_an_appended_end_token_changes_no_score(log_likelihoods, model, tokenizer, questions):
     appends = adding(tokenizer, back=tokenizer.eos_token)
     assert appends("a").input_ids[-1] == tokenizer.eos_token_id
     expected = log_likelihoods(model, tokenizer, questions[:10])

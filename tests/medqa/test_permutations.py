@@ -29,7 +29,7 @@ def test_a_constant_letter_scores_exactly_chance(questions, number, letter):
 
 
 @pytest.mark.parametrize("number", [1, 4, 24])
-def test_who_looks_at_options_alone_is_consistent(questions, number):
+def test_a_model_that_ignores_order_is_consistent(questions, number):
     """The last word in the alphabet is the last in every order; averaging changes nothing."""
     orders = ORDERS[number]
 
@@ -67,7 +67,7 @@ def test_metrics_are_those_of_a_plain_loop(seed, number):
     assert metrics.all_correct == np.mean([all(row) for row in right])
 
 
-def test_orders_are_all_different_and_begin_with_the_files_own():
+def test_orders_are_distinct_and_start_with_the_files_own():
     for number, orders in ORDERS.items():
         assert len(set(orders)) == number
         assert orders[0] == (0, 1, 2, 3)

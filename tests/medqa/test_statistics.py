@@ -9,7 +9,7 @@ from modeling_pure.medqa.statistics import holm, in_words, p_against_chance
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_rejects_what_stepping_down_rejects(p_values):
+def test_holm_agrees_with_the_step_down_procedure(p_values):
     """The definition: go up from the smallest p and stop at the first above alpha / (how many are left)."""
     adjusted = holm(p_values)
     for alpha in (0.01, 0.05, 0.2):
@@ -34,7 +34,7 @@ def test_chance_on_medqa():
     assert p_against_chance(4, 16, 0.25) == 1.0
 
 
-def test_words_say_on_which_side():
+def test_words_give_the_direction_of_a_difference():
     above, below, either = (in_words(*found, "chance") for found in ((0.1, 0.001), (-0.1, 0.001), (0.1, 0.05)))
     assert [side in words for words in (above, below, either) for side in ("above", "below")] == [
         *(True, False),

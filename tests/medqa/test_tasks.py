@@ -66,6 +66,6 @@ def test_mmlu(tmp_path):
     ],
     ids=str,
 )
-def test_what_is_no_question_is_named(tmp_path, name, change):
+def test_an_invalid_question_is_named(tmp_path, name, change):
     with pytest.raises(InputError, match=r"^questions: row 0 .*rows\.jsonl' "):
         read(tmp_path, name, {**ROWS[name], **change})

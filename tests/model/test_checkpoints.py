@@ -139,7 +139,7 @@ def test_checkpoint_holds_our_code_and_no_other(work, name):
         assert (work / name / file).read_bytes() == (package / file).read_bytes()
 
 
-def test_remote_code_stands_in_the_table_of_causal_models(work):
+def test_remote_code_is_in_the_table_of_causal_models(work):
     assert json.loads((work / "report.json").read_text())["in_table"]
 
 

@@ -65,7 +65,7 @@ def tokens(length: int, rows: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("rope_type", ROPE)
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_are_those_of_llama_within_and_beyond_the_length(rope_type, implementation, dtype):
+def test_logits_equal_llama_within_and_beyond_the_context(rope_type, implementation, dtype):
     """Short, long and short again: what a long batch changes must not stay for the next one."""
     pure, llama = make_pair(rope_type, implementation, dtype)
     plain, _ = make_pair("default", implementation, dtype)
@@ -80,7 +80,7 @@ def test_logits_are_those_of_llama_within_and_beyond_the_length(rope_type, imple
 
 
 @pytest.mark.parametrize("rope_type", ROPE)
-def test_gradients_packing_and_padding_are_those_of_llama(rope_type):
+def test_gradients_packing_and_padding_equal_llama(rope_type):
     pure, llama = make_pair(rope_type)
     ids = tokens(70)
     for twin in (pure, llama):
@@ -100,7 +100,7 @@ def test_gradients_packing_and_padding_are_those_of_llama(rope_type):
 @pytest.mark.parametrize(
     "how", [{}, {"num_beams": 2}, {"cache_implementation": "static", "disable_compile": True}], ids=str
 )
-def test_cached_generation_past_the_length_is_that_of_llama(rope_type, how):
+def test_cached_generation_beyond_the_context_equals_llama(rope_type, how):
     pure, llama = make_pair(rope_type)
     greedy = {"max_new_tokens": 60, "do_sample": False, "pad_token_id": 1, **how}
     mask = torch.ones(2, 12, dtype=torch.long)
@@ -111,7 +111,7 @@ def test_cached_generation_past_the_length_is_that_of_llama(rope_type, how):
 
 
 @pytest.mark.parametrize("rope_type", [name for name in ROPE if name not in LENGTH_BOUND])
-def test_a_cached_step_beyond_the_length_equals_the_full_pass(rope_type):
+def test_a_cached_step_beyond_the_context_equals_the_full_forward(rope_type):
     pure, _ = make_pair(rope_type)
     ids, cache = tokens(100), DynamicCache(config=pure.config)
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_a_cached_step_beyond_the_length_equals_the_full_pass(rope_type):
 
 
 @pytest.mark.parametrize("rope_type", ROPE)
-def test_a_folder_keeps_the_rope_and_can_be_given_one(rope_type, tmp_path):
+def test_a_saved_model_keeps_its_rope_and_takes_another(rope_type, tmp_path):
     """Loading fills what is not stored, the frequencies among it, on a model without memory."""
     pure, _ = make_pair(rope_type)
     plain, _ = make_pair("default")
@@ -177,7 +177,7 @@ def frequencies(rope_type: str, length: int, **parameters) -> tuple[torch.Tensor
     return cos[0], sin[0]
 
 
-def test_what_each_type_does_to_the_turns():
+def test_frequencies_of_each_rope_type():
     """What transformers' shared tests ask of every model's rotary embedding."""
     plain_short, plain_long = (frequencies("default", length) for length in (10, 72))
     for short, long in zip(plain_short, plain_long, strict=True):
@@ -205,7 +205,7 @@ def test_what_each_type_does_to_the_turns():
 
 
 @pytest.mark.parametrize("rope_type", ["linear", "dynamic", "yarn"])
-def test_a_configuration_can_be_given_another_rope_before_a_model_is_made(rope_type):
+def test_a_configuration_takes_another_rope_before_a_model_is_built(rope_type):
     config = PureConfig(**SHAPE)
     outputs = []
     for parameters in ({"rope_type": "default"}, {"rope_type": rope_type, "factor": 10.0}):
@@ -219,7 +219,7 @@ def test_a_configuration_can_be_given_another_rope_before_a_model_is_made(rope_t
     assert not torch.allclose(plain_long, long, atol=1e-5)
 
 
-def test_a_configuration_of_defaults_computes():
+def test_a_default_configuration_works():
     """Only the size of the vocabulary is known, and special tokens come later."""
     config = PureConfig(**{name: SHAPE[name] for name in ("vocab_size", "num_hidden_layers")}, intermediate_size=32)
     config.bos_token_id = config.eos_token_id = config.pad_token_id = 0

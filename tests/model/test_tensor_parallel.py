@@ -27,7 +27,7 @@ torch.save(logits, work / f"logits{torch.distributed.get_rank()}.pt")
 """
 
 
-def test_two_processes_compute_what_one_does(model, ids, tmp_path):
+def test_two_processes_compute_the_same_as_one(model, ids, tmp_path):
     model.save_pretrained(tmp_path / "model")
     torch.save(ids, tmp_path / "ids.pt")
     (tmp_path / "sharded.py").write_text(SHARDED)

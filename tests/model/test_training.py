@@ -85,7 +85,7 @@ def test_compiled_graph_is_one_and_has_a_mask_only_when_packed(model, ids, packe
     assert all((mask is not None) == packed for mask in masks)
 
 
-def test_a_loss_makes_no_cache_unless_one_is_asked_for(model, ids):
+def test_a_loss_makes_no_cache_by_default(model, ids):
     with torch.no_grad():
         assert model(ids, labels=ids).past_key_values is None
         assert model(ids, labels=ids, use_cache=True).past_key_values is not None
@@ -153,7 +153,7 @@ def test_lora_trains_reloads_and_merges(model, ids, tmp_path):
     assert (untrained - trained).abs().max() > 0.1
 
 
-def test_label_smoothing_of_the_stock_trainer_is_that_of_llama(tmp_path):
+def test_label_smoothing_of_the_stock_trainer_equals_llama(tmp_path):
     """Trainer shifts the labels of the classes in transformers' table of causal models."""
     losses = []
     for model in make_pair("sdpa"):
@@ -163,7 +163,7 @@ def test_label_smoothing_of_the_stock_trainer_is_that_of_llama(tmp_path):
     assert torch.equal(*losses)
 
 
-def test_an_export_through_torchscript_knows_every_operation(model, ids, tmp_path, monkeypatch):
+def test_torchscript_export_supports_every_operation(model, ids, tmp_path, monkeypatch):
     """Writing the file takes the onnx package, converting the graph does not."""
     monkeypatch.setattr("torch.onnx._internal.torchscript_exporter.onnx_proto_utils._add_onnxscript_fn", keep_bytes)
     inputs = {"attention_mask": torch.ones_like(ids), "use_cache": False, "return_dict": False}
@@ -176,14 +176,14 @@ def keep_bytes(model_bytes: bytes, custom_opsets: object) -> bytes:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_norm_that_is_exported_is_the_same_norm(model, monkeypatch, dtype):
+def test_the_exported_norm_is_equal(model, monkeypatch, dtype):
     states = torch.randn(2, 8, 128).to(dtype)
     expected = model.model.norm(states)
     monkeypatch.setattr("torch.onnx.is_in_onnx_export", lambda: True)
     torch.testing.assert_close(model.model.norm(states), expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
 
 
-def test_what_trl_and_accelerate_read_is_there(model, ids):
+def test_attributes_that_trl_and_accelerate_read(model, ids):
     assert model.base_model is model.model
     assert model.get_output_embeddings() is model.lm_head
     assert model.lm_head.bias is None

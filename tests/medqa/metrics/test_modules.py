@@ -66,7 +66,7 @@ def test_mcnemar_is_scipys_binomial_test(only_first, only_second):
 
 
 @given(answers, st.data())
-def test_a_comparison_counts_what_only_one_has_right(first, data):
+def test_a_comparison_counts_questions_that_only_one_has_right(first, data):
     size = {"min_size": len(first), "max_size": len(first)}
     second = data.draw(st.lists(st.integers(-1, 3), **size))
     gold = data.draw(st.lists(st.integers(0, 3), **size))
@@ -79,7 +79,7 @@ def test_a_comparison_counts_what_only_one_has_right(first, data):
     assert low <= result["difference"] <= high
 
 
-def test_bootstraps_are_those_of_resampled_questions():
+def test_bootstraps_match_resampled_questions():
     """Counts are drawn from the distribution that resampling gives; two seeds differ by as much as the two ways."""
     rng = np.random.default_rng(1)
     first, second = rng.random(300) < 0.4, rng.random(300) < 0.55
@@ -100,7 +100,7 @@ def test_a_seed_decides_the_bootstrap():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_to_measure_is_an_error(name):
+def test_no_predictions_is_an_error(name):
     columns = ["predictions"] if name == "medqa_accuracy" else ["predictions1", "predictions2"]
     with pytest.raises(ValueError, match=f"^{name}: "):
         load_metric(name).compute(references=[], **{column: [] for column in columns})
@@ -135,7 +135,7 @@ def test_modules_travel_with_the_package():
     assert {f"modeling_pure.medqa.metrics.{name}" for name in NAMES} <= set(found.stdout.split())
 
 
-def test_compute_metrics_is_what_a_trainer_wants():
+def test_compute_metrics_for_a_trainer():
     logits = np.array([[2.0, 0, 0, 0], [0, 0, 0, 0], [0, 5.0, 0, 0]])
     metrics = compute_metrics(EvalPrediction(logits, np.array([0, 0, 2])))
     assert metrics["accuracy"] == 2 / 3  # the tie goes to the first
