@@ -1,4 +1,4 @@
-"""A card is written from facts, hands its training on, takes evaluations, and leaves what others wrote alone."""
+"""Cards are written from facts, copied to the next phase, updated by evaluations, and keep manual edits."""
 
 import pytest
 from huggingface_hub import ModelCard
@@ -71,8 +71,8 @@ def test_the_next_phase_copies_the_training_of_its_base_model(folder, tmp_path):
     assert list(card_blocks(text, "training")) == ["Pretraining", "GRPO"]
     assert "tokens of c4" in text
     assert text.count("curves.png") == 1
-    assert not card_blocks(text, "evaluation")  # the start's accuracy is not this model's
-    assert ModelCard.load(after / "README.md").data.base_model is None  # a folder is no Hub id
+    assert not card_blocks(text, "evaluation")  # the base model's accuracy is not this model's
+    assert ModelCard.load(after / "README.md").data.base_model is None  # a folder is not a Hub id
 
 
 def test_a_foreign_model_keeps_its_licence(tmp_path):
@@ -88,20 +88,20 @@ def test_dev_accuracies_have_one_entry_for_each_scorer(questions):
     by_letter, by_text = dev_evaluations(questions, ["owner/medqa"], metrics, "eval_medqa_text_accuracy")
     assert [each.scorer.split(",")[0] for each in (by_letter, by_text)] == ["letter", "text"]
     assert [each.accuracy for each in (by_letter, by_text)] == [0.25, 0.5]
-    assert len(by_text.words) == len(by_letter.words) + 1  # that the figure chose the weights
+    assert len(by_text.words) == len(by_letter.words) + 1  # that the weights were chosen by this metric
     [alone] = dev_evaluations(questions, ["owner/medqa"], {"eval_medqa_accuracy": 0.25})
     assert alone == by_letter
 
 
 def test_dev_accuracy_is_reported_with_baselines(questions):
-    told = dev_evaluations(questions, ["owner/medqa"], LETTER)[0]
+    found = dev_evaluations(questions, ["owner/medqa"], LETTER)[0]
     share = sum(question.answer == 0 for question in questions) / len(questions)
-    assert dict(told.lines)["always A"] == f"{100 * share:.1f} %"
-    assert told.n == 120
-    assert "above" in told.words[0].lower()
+    assert dict(found.lines)["always A"] == f"{100 * share:.1f} %"
+    assert found.n == 120
+    assert "above" in found.words[0].lower()
     chosen = dev_evaluations(questions, ["owner/medqa"], LETTER, next(iter(LETTER)))[0]
-    assert chosen.words[: len(told.words)] == told.words
-    assert len(chosen.words) == len(told.words) + 1  # that the figure chose the weights
-    told = dev_evaluations(questions, ["owner/medqa", "/home/me/a.jsonl"], LETTER)[0]
-    assert told.path == "owner/medqa, a.jsonl"
-    assert "/home" not in told.block()
+    assert chosen.words[: len(found.words)] == found.words
+    assert len(chosen.words) == len(found.words) + 1  # that the weights were chosen by this metric
+    found = dev_evaluations(questions, ["owner/medqa", "/home/me/a.jsonl"], LETTER)[0]
+    assert found.path == "owner/medqa, a.jsonl"
+    assert "/home" not in found.block()

@@ -1,4 +1,4 @@
-"""The tokenizer has a pad token of its own; prompts and documents begin and end as the model has learned."""
+"""The tokenizer has its own pad token; prompts and documents start and end as in training."""
 
 import importlib.util
 

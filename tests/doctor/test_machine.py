@@ -1,4 +1,4 @@
-"""What is found about the machine, each kind of failure made to happen."""
+"""Findings about the machine, with each kind of failure provoked."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A device that says of itself what a GPU would: name, and free memory in bytes."""
+    """Pretend that the device is a GPU with a name and free memory in bytes."""
 
     def gpu(free: float, name: str = "NVIDIA A100-SXM4-80GB") -> None:
         monkeypatch.setattr(PureTrainingArguments, "device", torch.device("cuda"))
@@ -33,7 +33,7 @@ def gpu(monkeypatch):
 
 
 def full_size(context, *options):
-    """The recipe with the real model, rows and steps, in bf16."""
+    """The recipe with the real model, batch and steps, in bf16."""
     real = ["--preset", "medium-large", "--model_overrides", "{}", "--max_seq_length", 2048, "--max_steps", 61035]
     context = context(*real, "--per_device_train_batch_size", 16, "--gradient_accumulation_steps", 1, *options)
     context.training.bf16 = True
@@ -142,7 +142,7 @@ def test_disk_space_for_retained_best_and_unfinished_checkpoints(context, monkey
     for options, count in (
         (["--save_total_limit", 3], 5),
         (["--save_total_limit", 1], 3),
-        (["--save_steps", 4], 5),  # kept by default: 3
+        (["--save_steps", 4], 5),  # default save_total_limit: 3
     ):
         with_limit = context(*options)
         needed = count * 12 * with_limit.parameters

@@ -1,4 +1,4 @@
-"""What is found about the model: its size, its first loss, its speed; each kind of failure made to happen."""
+"""Findings about the model: size, first loss and speed, with each kind of failure provoked."""
 
 import re
 from types import SimpleNamespace
@@ -29,8 +29,8 @@ def test_the_first_loss_is_that_of_uniform_predictions(spread, context):
     small = context("--model_overrides.head_initializer_range", spread)
     finding = find("forward pass", small)
     assert finding.status == PASS
-    rows, length, loss, expected = map(float, numbers_in(finding.found))
-    assert (rows, length) == (2, 64)
+    sequences, length, loss, expected = map(float, numbers_in(finding.found))
+    assert (sequences, length) == (2, 64)
     assert abs(loss - expected) < 0.2
     assert expected >= round(6.238, 2)
 
@@ -46,7 +46,7 @@ def test_a_model_with_a_wrong_loss_fails(context, monkeypatch):
 
 
 def limit_rows(monkeypatch, most: int) -> None:
-    """Let every pass of more rows run out of memory."""
+    """Let every larger micro-batch run out of memory."""
     forward = PureForCausalLM.forward
 
     def limited(self, input_ids=None, **kwargs):
@@ -62,7 +62,7 @@ def test_running_out_of_memory_is_one_line(context, monkeypatch):
     assert find("forward pass", context()).found.endswith("CUDA out of memory. Tried to allocate 2 GiB.")
     finding = find("throughput", context())
     assert finding.status == WARN
-    assert numbers_in(finding.found) == ["2", "64", "1"]  # one row fits
+    assert numbers_in(finding.found) == ["2", "64", "1"]  # one sequence fits
     limit_rows(monkeypatch, 0)
     finding = find("throughput", context())
     assert finding.status == FAIL

@@ -1,4 +1,4 @@
-"""What is found about sources, tokenizer and Hub, each kind of failure made to happen."""
+"""Findings about sources, tokenizer and Hub, with each kind of failure provoked."""
 
 import json
 import re
@@ -21,11 +21,11 @@ from tests.hub_server import HubServer
 TOKEN = "hf_not_to_be_seen"
 
 
-@pytest.mark.parametrize(("name", "held_out"), [("finepdfs", "40"), ("usmle", "13")])
-def test_a_source_is_read_as_in_training(name, held_out, context):
+@pytest.mark.parametrize(("name", "validation"), [("finepdfs", "40"), ("usmle", "13")])
+def test_a_source_is_read_as_in_training(name, validation, context):
     finding = find(f"sources.{name}", context())
     assert finding.status == PASS
-    assert held_out in numbers_in(finding.found.split(": ")[1])
+    assert validation in numbers_in(finding.found.split(": ")[1])
 
 
 def test_exam_text_has_the_formats_and_passages_of_the_recipe(context, tmp_path):
@@ -107,35 +107,35 @@ def test_pretokenized_sequences_replace_the_sources(context, tmp_path):
     (tmp_path / FACTS_FILE).write_text(json.dumps({"settings": facts, "sequences_per_file": SEQUENCES_PER_FILE}))
     write_mixture(tmp_path, mixture, 12)
     options = ["--pretokenized_dir", tmp_path, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
-    packed = context(*options)
-    assert numbers_in(find("pretokenized_dir", packed).found.replace(str(tmp_path), "")) == ["12"]
-    names = [check.name for check in checks(packed)]
+    pretokenized = context(*options)
+    assert numbers_in(find("pretokenized_dir", pretokenized).found.replace(str(tmp_path), "")) == ["12"]
+    names = [check.name for check in checks(pretokenized)]
     assert "pretokenized_dir" in names
     assert not [name for name in names if name.startswith("sources.")]
-    asked = [check.name for check in checks(context(*options, "--medqa_dev_questions", 5))]
-    assert [name for name in asked if name.startswith("sources.")] == ["sources.usmle"]
+    with_dev = [check.name for check in checks(context(*options, "--medqa_dev_questions", 5))]
+    assert [name for name in with_dev if name.startswith("sources.")] == ["sources.usmle"]
     finding = find("pretokenized_dir", context(*options, "--max_steps", 13))
     assert finding.status == FAIL
     assert re.match(r"pretokenized_dir: .*\b12\b.*\b13\b", finding.found)
     sequences_file(tmp_path, 0).write_bytes(b"no arrow")
-    finding = find("pretokenized_dir", packed)
+    finding = find("pretokenized_dir", pretokenized)
     assert finding.status == FAIL
     assert finding.found.startswith("pretokenized_dir: ")
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A server in the place of the Hub, for this process, with nobody's token."""
+    """A server in place of the Hub for this process, without a token."""
     (tmp_path / "api").mkdir()
     (tmp_path / "api" / "whoami-v2").write_text('{"name": "somebody"}')
     server = FileServer(tmp_path)
-    take_for_the_hub(server.url, tmp_path, monkeypatch)
+    use_as_hub(server.url, tmp_path, monkeypatch)
     yield server
     server.stop()
 
 
-def take_for_the_hub(url: str, tmp_path: Path, monkeypatch) -> None:
-    """Have this process take a server for the Hub, and know no token."""
+def use_as_hub(url: str, tmp_path: Path, monkeypatch) -> None:
+    """Make this process use a server as the Hub, without a token."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -172,7 +172,7 @@ def test_a_missing_or_invalid_token_is_a_warning_for_a_run_that_reads(context, h
 
 def test_a_run_that_pushes_fails_without_permission(context, tmp_path, monkeypatch):
     hub = HubServer()
-    take_for_the_hub(hub.url, tmp_path, monkeypatch)
+    use_as_hub(hub.url, tmp_path, monkeypatch)
     assert find("token", context(*PUSH)).status == FAIL
     finding = find("token", context(*PUSH, "--hub_token", "hf_writes"))
     assert finding.status == PASS
@@ -199,7 +199,7 @@ def test_an_unavailable_or_disabled_hub_is_reported_once(context, hub, monkeypat
         assert re.match(rf"{hub.url} .*\b{status}\b", finding.found)
     monkeypatch.setattr(context_module, "HUB_SECONDS", 0.05)
     hub.failures = lambda method, path: Failure(delay=0.5)
-    for _ in range(2):  # an answer that comes too late, and none
+    for _ in range(2):  # an answer that is too late, and none
         finding = find("Hub", context(*READ))
         assert finding.status == WARN
         assert f"{hub.url}: " in finding.found

@@ -1,4 +1,4 @@
-"""What records come to, beside the accuracy that counts."""
+"""Metrics that are computed from records."""
 
 from dataclasses import asdict
 from itertools import combinations
@@ -61,7 +61,7 @@ def test_formats_without_reasons_have_no_reasoning_length(questions):
 
 @pytest.mark.parametrize("orders", [1, 4])
 def test_the_sum_decides_between_texts(questions, orders):
-    """Each way prefers another option; the sum counts, and is the one whose order effects are measured."""
+    """Each way prefers another option; the sum decides, also for the effects of order."""
     record = {
         "log_likelihoods": [-4.0, -5.0, -6.0, -9.0],  # per token -2, -1, -6, -9; less the next -3, -1, 14, -5
         "tokens": [2, 5, 1, 1],

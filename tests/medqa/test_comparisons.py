@@ -1,4 +1,4 @@
-"""Baselines against brute force, and where the right answer is known."""
+"""Baselines against brute force, and on questions with a known answer."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Every token that any file of a model names ends its completions, and the saved model says so."""
+"""Completions end at every end token in any file of a model, and the saved model has all of them."""
 
 import pytest
 from transformers import AutoModelForCausalLM, GenerationConfig
@@ -28,13 +28,13 @@ def test_the_saved_model_stops_at_all_end_tokens(model, tokenizer, tmp_path, mon
 
 @pytest.mark.parametrize("turn", [False, True])
 def test_an_answer_does_not_include_its_end_token(tokenizer, turn):
-    """A second end of text is often an ordinary token to the tokenizer, and stands in what it decodes."""
+    """A second end token is often an ordinary token to the tokenizer, and part of the decoded text."""
     (end,) = tokenizer("?").input_ids
     ids = [*tokenizer(" B").input_ids, end]
     text = tokenizer.decode(ids, skip_special_tokens=True)
     assert text == " B?"
     completion = [{"role": "assistant", "content": text}] if turn else text
-    asked = {"options": [["w", "x", "y", "z"]], "answer_format": ["letter"]}
-    assert Correct(tokenizer, [0, end])([completion], [ids], [1], **asked) == [1.0]
-    assert Correct(tokenizer, [0])([completion], [ids], [1], **asked) == [0.0]
-    assert LengthPenalty(4, tokenizer, [0, end])([completion], [ids], **asked) == [0.75]
+    columns = {"options": [["w", "x", "y", "z"]], "answer_format": ["letter"]}
+    assert Correct(tokenizer, [0, end])([completion], [ids], [1], **columns) == [1.0]
+    assert Correct(tokenizer, [0])([completion], [ids], [1], **columns) == [0.0]
+    assert LengthPenalty(4, tokenizer, [0, end])([completion], [ids], **columns) == [0.75]

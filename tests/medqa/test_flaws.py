@@ -1,4 +1,4 @@
-"""Flaws of questions are found by row and said in words."""
+"""Flaws of questions are found by row and described in sentences."""
 
 from modeling_pure.medqa.questions import Flaws, Question, find_flaws
 

@@ -102,7 +102,7 @@ def test_anything_but_a_leading_letter_is_not_parsed(completion, answer):
     ("completion", "answer", "contradicts"),
     [
         (" Nitrofurantoin (C)", 2, False),
-        (" Nitrofurantoin", 2, False),  # its letter cut off
+        (" Nitrofurantoin", 2, False),  # without its letter
         (" Nitrofurantoin (A)", 2, True),
         (" nitrofurantoin (a)", 2, True),
         (" nitrofurantoin (C)", 2, False),
@@ -135,12 +135,12 @@ def test_the_text_decides_over_the_letter(completion, answer, contradicts):
 @pytest.mark.parametrize(
     ("options", "completion", "answer"),
     [
-        (("pH", "PH", "Ph", "x"), " PH (B)", 1),  # case tells these apart
+        (("pH", "PH", "Ph", "x"), " PH (B)", 1),  # case distinguishes these
         (("pH", "PH", "Ph", "x"), " ph", None),
-        (("same", "same", "other", "x"), " same (B)", 1),  # its own letter tells these apart
+        (("same", "same", "other", "x"), " same (B)", 1),  # its own letter distinguishes these
         (("same", "same", "other", "x"), " same (C)", None),
         (("same", "same", "other", "x"), " same", None),
-        (("mg", "MG", "g", "kg"), " MG (A)", 1),  # the text to the letter, not the letter
+        (("mg", "MG", "g", "kg"), " MG (A)", 1),  # an exact text, not the letter
         (("", "b", "c", "d"), "", None),
         (("", "b", "c", "d"), " (A)", 0),
         (("x", "x (A)", "y", "z"), " x (A)", 0),
@@ -166,17 +166,17 @@ def test_similar_options_are_distinguished_or_not_parsed(options, completion, an
         (" Pyuria.\nAnswer: C", 2),
         (" A. Vitamin is wrong, and so is Vitamin K (B).\nAnswer: Nitrofurantoin (C)", 2),
         (" First.\nAnswer: Vitamin (A)\nNo.\nAnswer: Nitrofurantoin (C)", 2),  # the last line decides
-        (" First.\nAnswer: Nitrofurantoin (C)\nAnswer: one of these", None),  # also where it is no answer
+        (" First.\nAnswer: Nitrofurantoin (C)\nAnswer: one of these", None),  # even if it is not an answer
         (" First.\nAnswer: Nitrofurantoin (C)\nThat is all.", 2),
         (" The Answer: Nitrofurantoin (C)", None),  # not at the start of a line
         (" Pyuria.\n Answer: Nitrofurantoin (C)", None),
         (" Pyuria.\nanswer: Nitrofurantoin (C)", None),
-        (" Pyuria.\u2028Answer: Nitrofurantoin (C)", None),  # no end of a line
+        (" Pyuria.\u2028Answer: Nitrofurantoin (C)", None),  # not a line break
         (" Pyuria.\n\nAnswer: nitrofurantoin (C)", 2),
         (" Nitrofurantoin (C)", None),
         (" C. Nitrofurantoin", None),
-        ("Answer: Nitrofurantoin (C)", 2),  # without any reason
-        (" Answer: Nitrofurantoin (C)", 2),  # as a chat model's turn becomes
+        ("Answer: Nitrofurantoin (C)", 2),  # without reasons
+        (" Answer: Nitrofurantoin (C)", 2),  # the form of a chat model's turn
         ("\nAnswer:", None),
         ("", None),
     ],

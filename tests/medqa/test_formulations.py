@@ -1,4 +1,4 @@
-"""Which formulations a run asks, and which one is its headline."""
+"""The formulations of a run, and its headline."""
 
 import pytest
 
@@ -66,8 +66,8 @@ def test_generation_prefers_taught_reasons():
         ({"scorer": "generate", "answer_format": "reasoned"}, True),
         ({"scorer": "generate", "answer_format": "text"}, False),
         ({"beside": ["generate"], "answer_format": "reasoned"}, True),
-        ({"beside": ["letter"]}, False),  # letters stand beside anything
-        ({"scorer": "cloze"}, False),  # no model is taught that
+        ({"beside": ["letter"]}, False),  # letters are always reported
+        ({"scorer": "cloze"}, False),  # no model is taught cloze
         ({"task": "pubmedqa"}, False),
     ],
 )

@@ -191,7 +191,7 @@ def test_passages_are_cut_to_the_token_limit(tokenizer, passages, room):
     words, kept = joined(question.passages), joined(fitted.passages)
     assert kept == words[: len(kept)]
     assert replace(fitted, passages=()) == QUESTION
-    if len(kept) < len(words):  # the next word would be too much
+    if len(kept) < len(words):  # the next word would exceed the limit
         number, word = words[len(kept)]
         more = [*fitted.passages]
         more[number:] = [f"{more[number]} {word}" if number < len(more) else word]

@@ -1,4 +1,4 @@
-"""Other orders of the options: a constant letter scores exactly chance, and an option that is known always wins."""
+"""Orders of the options: a constant letter scores exactly chance, and a known option wins in all of them."""
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from modeling_pure.medqa.statistics import permutation_metrics
 
 
 def scores_of(questions, orders, prefer) -> np.ndarray:
-    """Log-likelihoods (n, orders, 4) of a model that gives each place of a question what `prefer` says."""
-    asked = [question.reordered(order) for question in questions for order in orders]
-    return np.array([prefer(question) for question in asked], float).reshape(len(questions), len(orders), 4)
+    """Log-likelihoods (n, orders, 4) of a model whose scores of a question are `prefer(question)`."""
+    reordered = [question.reordered(order) for question in questions for order in orders]
+    return np.array([prefer(question) for question in reordered], float).reshape(len(questions), len(orders), 4)
 
 
 @pytest.mark.parametrize("number", [4, 24])
@@ -30,7 +30,7 @@ def test_a_constant_letter_scores_exactly_chance(questions, number, letter):
 
 @pytest.mark.parametrize("number", [1, 4, 24])
 def test_a_model_that_ignores_order_is_consistent(questions, number):
-    """The last word in the alphabet is the last in every order; averaging changes nothing."""
+    """It prefers the alphabetically last option in every order, so that averaging changes nothing."""
     orders = ORDERS[number]
 
     def prefer(question):

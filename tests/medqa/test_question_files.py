@@ -1,4 +1,4 @@
-"""Question files as people have them: one list of questions, whatever the file, the layout and the packing."""
+"""Question files give the same questions in every format, layout and compression."""
 
 import bz2
 import gzip
@@ -17,12 +17,12 @@ from tests.conftest import question_row, write_jsonl
 
 def zstandard(content: bytes) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as packed:
-        packed.write(content)
+    with pa.CompressedOutputStream(sink, "zstd") as compressed:
+        compressed.write(content)
     return sink.getvalue().to_pybytes()
 
 
-PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard}
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard}
 
 
 def as_lines(rows):
@@ -99,8 +99,8 @@ def same(found, questions):
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_files_of_every_kind(content, ending, questions, tmp_path):
     path, rows = tmp_path / f"exam{ending}", [question_row(q) for q in questions[:5]]
-    packing = ending.lower().removeprefix(".jsonl").removeprefix(".ndjson").removeprefix(".json")
-    path.write_bytes(PACK[packing](content(rows).encode()))
+    compression = ending.lower().removeprefix(".jsonl").removeprefix(".ndjson").removeprefix(".json")
+    path.write_bytes(COMPRESS[compression](content(rows).encode()))
     assert same(read_questions("questions", str(path)), questions[:5])
     assert same(read_questions("questions", str(tmp_path)), questions[:5])
 
@@ -124,7 +124,7 @@ def test_one_of_several_data_sets_is_selected_by_name(questions, tmp_path):
     assert read_questions("questions", str(path)) == questions[:1]
     assert TASKS["medmcqa"].read("questions", str(path)) == questions[1:2]
     assert TASKS["medmcqa"].read("questions", str(path), "mine") == questions[3:4]
-    for task, config in (("mmlu_anatomy", None), ("medmcqa", "none")):  # the six subjects are one set there
+    for task, config in (("mmlu_anatomy", None), ("medmcqa", "none")):  # the file joins the six subjects
         with pytest.raises(InputError, match=r"^questions: .*benchmark\.json' .*\bmmlu\b"):
             TASKS[task].read("questions", str(path), config)
     del sets["medqa"]["0000"]["answer_idx"], sets["medqa"]["0000"]["answer"]
@@ -219,11 +219,11 @@ def test_a_file_without_questions_is_refused(content, named, tmp_path):
         read_questions("questions", str(path))
 
 
-@pytest.mark.parametrize("ending", [*PACK, ".parquet"])
+@pytest.mark.parametrize("ending", [*COMPRESS, ".parquet"])
 def test_a_truncated_file_is_refused(ending, questions, tmp_path):
-    path = tmp_path / (f"exam.jsonl{ending}" if ending in PACK else "exam.parquet")
-    if ending in PACK:
-        path.write_bytes(PACK[ending](as_lines([question_row(q) for q in questions]).encode())[:-40])
+    path = tmp_path / (f"exam.jsonl{ending}" if ending in COMPRESS else "exam.parquet")
+    if ending in COMPRESS:
+        path.write_bytes(COMPRESS[ending](as_lines([question_row(q) for q in questions]).encode())[:-40])
     else:
         pq.write_table(pa.table({"question": ["x"]}), path)
         path.write_bytes(path.read_bytes()[:-9])

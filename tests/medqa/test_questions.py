@@ -1,4 +1,4 @@
-"""Both published layouts give the same questions; what is not a question is named by file and row."""
+"""Both published layouts give the same questions; errors name file and record."""
 
 import random
 
@@ -49,7 +49,7 @@ def test_an_invalid_record_is_named(tmp_path, questions, change):
 
 
 def test_a_late_record_with_five_options_is_named(tmp_path, questions):
-    """Rows are read in blocks of 10 MB, and columns are those of the first block."""
+    """Files are read in blocks of 10 MB, and the first block determines the columns."""
     rows = [question_row(q) | {"meta_info": "x" * 200_000} for q in questions[:80]]
     rows[79]["options"]["E"] = "fifth"
     path = write_jsonl(tmp_path / "late.jsonl", rows)

@@ -1,4 +1,4 @@
-"""The reward is `correct * 1.0 - length_penalty * 0.01`, and no length ever outweighs being right."""
+"""The reward is `correct * 1.0 - length_penalty * 0.01`, and no penalty outweighs a right answer."""
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ OPTIONS = ["aspirin", "heparin", "insulin", "statin"]
 
 @pytest.fixture
 def correct(tokenizer):
-    """The reward, given texts and right answers in one format; all completions end unless `ids` says otherwise."""
+    """The reward of texts in one format; all completions are finished unless `ids` are given."""
     reward = Correct(tokenizer, [EOS, TURN_ENDS])
 
     def call(completions, answer, answer_format="letter", ids=None, **kwargs):

@@ -1,4 +1,4 @@
-"""The scorers against plain ways of computing the same."""
+"""The scorers against plain implementations."""
 
 import copy
 from dataclasses import replace
@@ -122,7 +122,7 @@ def test_records_do_not_depend_on_the_batch(settings, mixed, scorer):
 
 
 def test_samples_are_drawn_question_by_question(writing, mixed):
-    """What is left to do after a stop is drawn as it would have been; another seed draws otherwise."""
+    """Samples after a resume are the same as without a stop; another seed gives other samples."""
     sampling = Sampling(num_samples=4, temperature=1.5, max_new_tokens=6)
     drawing, other = replace(writing, sampling=sampling), replace(writing, sampling=replace(sampling, seed=1))
     whole = records_of(drawing, mixed[:5])
@@ -132,7 +132,7 @@ def test_samples_are_drawn_question_by_question(writing, mixed):
 
 
 class Writes:
-    """A model that writes the same tokens after every prompt; keeps what it was given."""
+    """A model that generates the same tokens for every prompt and stores its inputs."""
 
     def __init__(self, model, ids, ends=None):
         self.config, self.device, self.ids = model.config, model.device, ids
@@ -183,7 +183,7 @@ def test_every_end_token_ends_a_completion(writing, questions):
 
 @pytest.mark.parametrize("answer_format", WRITTEN)
 def test_a_chat_prompt_is_one_turn_of_the_template(settings, questions, answer_format):
-    """The template writes the special tokens; what a turn says is parsed as if it followed the prompt."""
+    """The template holds the special tokens; a turn is parsed like a completion."""
     tokenizer = copy.deepcopy(settings.tokenizer)
     tokenizer.chat_template = TEMPLATE
     question, eos = questions[0], tokenizer.eos_token

@@ -1,4 +1,4 @@
-"""A question's side of the split depends on its text alone."""
+"""A question's split depends on its text only."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Rows of each data set become questions; what is none is refused."""
+"""Records of each data set become questions, and invalid ones are refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The files that travel with every checkpoint must stand alone, and importing the package must stay cheap."""
+"""The files in every checkpoint are self-contained, and importing the package is cheap."""
 
 import ast
 import os
@@ -41,7 +41,7 @@ def test_hub_files_import_only_what_every_user_has(name):
 
 @pytest.mark.parametrize("name", ["configuration_pure.py", "modeling_pure.py"])
 def test_transformers_finds_every_file_from_each_entry_point(name):
-    """It finds them by text, and a configuration that it loads alone is saved with the code of the model."""
+    """It finds imports by text, and saves a configuration that was loaded alone with the model's code."""
     assert {Path(file).name for file in get_relative_import_files(PACKAGE / name)} == set(HUB_FILES)
 
 
@@ -83,7 +83,7 @@ def test_attention_has_the_form_vllm_reads():
 
 def test_importing_the_package_loads_no_training_or_plotting_library():
     heavy = {"trl", "datasets", "matplotlib", "peft", "evaluate", "pandas"}
-    # What transformers brings in by itself (scipy, for one) is not ours to answer for.
+    # Transformers itself imports others, such as scipy.
     program = (
         "import sys, torch, transformers; from transformers import AutoModelForCausalLM, GenerationMixin; "
         "before = set(sys.modules); import modeling_pure; print(*(set(sys.modules) - before))"

@@ -1,4 +1,4 @@
-"""The two `evaluate` modules: loaded by path, against scipy, brute force, and the resampling they stand for."""
+"""The two `evaluate` modules: loaded by path, against scipy, brute force, and resampling."""
 
 import ast
 import subprocess
@@ -23,7 +23,7 @@ NAMES = ("medqa_accuracy", "paired_mcq_comparison")
 
 @cache
 def load_metric(name: str) -> evaluate.EvaluationModule:
-    """A module loaded by its path, without a file for its input."""
+    """Load a module by its path, without a file for its input."""
     return evaluate.load(str(FOLDER / name), keep_in_memory=True)
 
 
@@ -80,7 +80,7 @@ def test_a_comparison_counts_questions_that_only_one_has_right(first, data):
 
 
 def test_bootstraps_match_resampled_questions():
-    """Counts are drawn from the distribution that resampling gives; two seeds differ by as much as the two ways."""
+    """Counts have the distribution of resampled questions; two seeds differ as much as the two methods."""
     rng = np.random.default_rng(1)
     first, second = rng.random(300) < 0.4, rng.random(300) < 0.55
     picks = rng.integers(0, 300, (20_000, 300))
@@ -128,7 +128,7 @@ def test_a_module_needs_numpy_and_scipy_and_one_import_a_line(name):
 
 
 def test_modules_travel_with_the_package():
-    """What `pip install` copies holds both folders."""
+    """`pip install` copies both folders."""
     root = Path(__file__).parents[3]
     find = "import setuptools; print(*setuptools.find_packages(include=['modeling_pure*']))"
     found = subprocess.run([sys.executable, "-c", find], cwd=root, capture_output=True, text=True, check=True)
