@@ -7,7 +7,7 @@ import numpy as np
 
 from . import statistics
 from .formulations import Formulation, Order
-from .metrics.medqa_accuracy.medqa_accuracy import bootstrap_interval, standard_error, wilson_interval
+from .metrics.medqa_accuracy.medqa_accuracy import accuracy_with_intervals
 from .questions import Question
 from .scorers import Record
 from .tasks import Task
@@ -124,15 +124,9 @@ def measure(
 
 def basic_metrics(task: Task, predictions: np.ndarray, gold: np.ndarray, records: list[Record]) -> Metrics:
     """Accuracy with its intervals, chance, and the accuracy of each constant answer."""
-    correct, n = int((predictions == gold).sum()), len(gold)
     bias = statistics.label_bias(predictions, gold, task.labels)
     return Metrics(
-        accuracy=correct / n,
-        correct=correct,
-        n=n,
-        standard_error=standard_error(correct, n),
-        wilson_interval=wilson_interval(correct, n),
-        bootstrap_interval=bootstrap_interval(correct, n),
+        **accuracy_with_intervals(int((predictions == gold).sum()), len(gold)),
         balanced_accuracy=float(np.mean([recall for recall in bias.recall.values() if recall is not None])),
         chance=task.chance,
         always={label: float((gold == i).mean()) for i, label in enumerate(task.labels)},

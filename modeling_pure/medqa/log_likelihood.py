@@ -4,6 +4,7 @@ A question takes one forward pass, and the head is applied to the last positions
 keeps these positions few. Padding is on the right and needs no mask: in a causal model no real token attends to it.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -45,10 +46,8 @@ def text_log_likelihoods(
     """
 
     def score(prompts: list[str], batch: list[Question]) -> torch.Tensor:
-        contexts = [prompt for prompt in prompts for _ in LETTERS]
-        texts = [text_continuation(option) for question in batch for option in question.options]
-        sums = continuation_log_likelihoods(model, tokenizer, contexts, texts).sums
-        return torch.tensor(sums).view(len(prompts), len(LETTERS))
+        texts = [[text_continuation(option) for option in question.options] for question in batch]
+        return torch.tensor([one.sums for one in continuation_log_likelihoods(model, tokenizer, prompts, texts)])
 
     return in_batches(tokenizer, questions, max(1, batch_size // len(LETTERS)), score)
 
@@ -71,25 +70,25 @@ def in_batches(
 
 @dataclass(frozen=True)
 class Continuations:
-    """Log-likelihoods of continuations in nats, their lengths in tokens, and whether their contexts were truncated."""
+    """Continuations of a context: log-likelihoods in nats, lengths in tokens, and whether the context was truncated."""
 
     sums: list[float]
     lengths: list[int]
-    cut: list[bool]
+    cut: bool
 
 
 @torch.inference_mode()
 def continuation_log_likelihoods(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, contexts: list[str], continuations: list[str]
-) -> Continuations:
-    """Log-likelihoods of continuations after contexts; pairs that are too long are truncated on the left."""
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, contexts: list[str], continuations: list[list[str]]
+) -> list[Continuations]:
+    """Score the continuations of each context; what is too long is truncated on the left."""
     limit = context_length(model.config, tokenizer)
-    texts = [context + continuation for context, continuation in zip(contexts, continuations, strict=True)]
-    whole, of_context = prompt_ids(tokenizer, texts), prompt_ids(tokenizer, contexts)
+    texts = [context + text for context, own in zip(contexts, continuations, strict=True) for text in own]
+    whole = prompt_ids(tokenizer, texts)
+    starts = [ids for ids, own in zip(prompt_ids(tokenizer, contexts), continuations, strict=True) for _ in own]
     rows = [ids[-limit - 1 :] for ids in whole]  # the last token is predicted, not read
     lengths = [
-        min(max(1, len(ids) - len(start)), len(row) - 1)
-        for ids, start, row in zip(whole, of_context, rows, strict=True)
+        min(max(1, len(ids) - len(start)), len(row) - 1) for ids, start, row in zip(whole, starts, rows, strict=True)
     ]
     input_ids, sizes = pad_right([row[:-1] for row in rows])
     first = sizes - torch.tensor(lengths)  # the position before a continuation's first token
@@ -100,7 +99,9 @@ def continuation_log_likelihoods(
         begin = int(first[i] - positions[0])
         targets = torch.tensor(row[-length:], device=log_probs.device)
         sums.append(log_probs[i, begin : begin + length].gather(1, targets[:, None]).sum().item())
-    return Continuations(sums, lengths, [len(ids) > limit + 1 for ids in whole])
+    ends = itertools.accumulate(map(len, continuations))
+    parts = [slice(end - len(own), end) for end, own in zip(ends, continuations, strict=True)]
+    return [Continuations(sums[p], lengths[p], any(len(ids) > limit + 1 for ids in whole[p])) for p in parts]
 
 
 @torch.inference_mode()
@@ -115,9 +116,8 @@ def label_log_likelihoods(
     texts = [f" {label}" for label in labels]
     label_ids = text_ids(tokenizer, texts)
     if any(len(ids) != 1 for ids in label_ids):
-        contexts = [prompt for prompt in prompts for _ in texts]
-        sums = continuation_log_likelihoods(model, tokenizer, contexts, texts * len(prompts)).sums
-        return torch.tensor(sums).view(len(prompts), len(labels))
+        scored = continuation_log_likelihoods(model, tokenizer, prompts, [texts] * len(prompts))
+        return torch.tensor([one.sums for one in scored])
     context = context_length(model.config, tokenizer)
     input_ids, lengths = pad_right([ids[-context:] for ids in prompt_ids(tokenizer, prompts)])
     positions, which = torch.unique((lengths - 1).to(model.device), return_inverse=True)

@@ -9,9 +9,9 @@ Records are plain JSON, which the journal stores. Apart from rounding in the las
 the batch; sampled completions are therefore drawn question by question.
 """
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -72,9 +72,13 @@ class Batches:
 
     def _try(self, batch: list[int]) -> list[Record] | int:
         try:
-            return self.score(batch)
+            records = self.score(batch)
         except NotFinite as error:
             return error.index
+        for index, record in zip(batch, records, strict=True):
+            if not all(map(isfinite, (*record.get("log_likelihoods", ()), *record.get("unconditional", ())))):
+                return index
+        return records
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,6 @@ def score_letters(settings: ScorerSettings, questions: list[Question]) -> Batche
     def score(batch: list[int]) -> list[Record]:
         texts = [prompts[i] for i in batch]
         scores = label_log_likelihoods(settings.model, settings.tokenizer, texts, settings.task.labels).tolist()
-        require_finite(batch, scores)
         return [{"log_likelihoods": row, "cut": cut[i]} for i, row in zip(batch, scores, strict=True)]
 
     return Batches(sorted_batches(list(map(len, ids)), settings.batch_size), score)
@@ -155,37 +158,24 @@ def score_texts(settings: ScorerSettings, questions: list[Question]) -> Batches:
     model, tokenizer = settings.model, settings.tokenizer
 
     def score(batch: list[int]) -> list[Record]:
-        owners = [i for i in batch for _ in questions[i].options]
-        texts = [text for i in batch for text in settings.continuations(questions[i])]
-        given = continuation_log_likelihoods(model, tokenizer, [prompts[i] for i in owners], texts)
-        unique = [*dict.fromkeys(texts)]  # other orders of a question repeat its texts
-        alone = continuation_log_likelihoods(model, tokenizer, [PREMISE] * len(unique), unique)
-        by_text = dict(zip(unique, alone.sums, strict=True))
-        require_finite(owners, [(total, by_text[text]) for total, text in zip(given.sums, texts, strict=True)])
-        records: list[Record] = []
-        start = 0
-        for i in batch:
-            own = slice(start, start := start + len(questions[i].options))
-            records.append(
-                {
-                    "log_likelihoods": given.sums[own],
-                    "unconditional": [by_text[text] for text in texts[own]],
-                    "tokens": given.lengths[own],
-                    "characters": [len(option) for option in questions[i].options],
-                    "cut": any(given.cut[own]),
-                }
-            )
-        return records
+        texts = [settings.continuations(questions[i]) for i in batch]
+        scored = continuation_log_likelihoods(model, tokenizer, [prompts[i] for i in batch], texts)
+        unique = [*dict.fromkeys(text for own in texts for text in own)]  # other orders of a question repeat its texts
+        (alone,) = continuation_log_likelihoods(model, tokenizer, [PREMISE], [unique])
+        unconditional = dict(zip(unique, alone.sums, strict=True))
+        return [
+            {
+                "log_likelihoods": one.sums,
+                "unconditional": [unconditional[text] for text in own],
+                "tokens": one.lengths,
+                "characters": [len(option) for option in questions[i].options],
+                "cut": one.cut,
+            }
+            for i, own, one in zip(batch, texts, scored, strict=True)
+        ]
 
     lengths = list(map(len, settings.encode(prompts)[0]))
     return Batches(sorted_batches(lengths, max(1, settings.batch_size // len(settings.task.labels))), score)
-
-
-def require_finite(owners: list[int], rows: Sequence[Sequence[float]]) -> None:
-    """Raise `NotFinite` for the first question with a value that is not finite."""
-    for owner, row in zip(owners, rows, strict=True):
-        if not all(map(math.isfinite, row)):
-            raise NotFinite(owner)
 
 
 def score_generations(settings: ScorerSettings, questions: list[Question]) -> Batches:

@@ -57,20 +57,25 @@ class MedqaAccuracy(evaluate.Metric):
             raise ValueError("medqa_accuracy: no predictions")
         gold = np.asarray(references)
         right = np.asarray(predictions) == gold
-        correct, n = int(right.sum()), len(right)
         recall = {str(option): float(right[gold == option].mean()) for option in np.unique(gold)}
-        measured: dict[str, Any] = {
-            "accuracy": correct / n,
-            "correct": correct,
-            "n": n,
-            "standard_error": standard_error(correct, n),
-            "wilson_interval": list(wilson_interval(correct, n, confidence_level)),
-            "recall": recall,
-            "balanced_accuracy": float(np.mean(list(recall.values()))),
-        }
-        if n_resamples:
-            measured["bootstrap_interval"] = list(bootstrap_interval(correct, n, n_resamples, confidence_level, seed))
-        return measured
+        measured = accuracy_with_intervals(int(right.sum()), len(right), confidence_level, n_resamples, seed)
+        return {**measured, "recall": recall, "balanced_accuracy": float(np.mean(list(recall.values())))}
+
+
+def accuracy_with_intervals(
+    correct: int, n: int, confidence_level: float = 0.95, n_resamples: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
+    """`accuracy`, `correct`, `n`, `standard_error`, `wilson_interval` and, with resamples, `bootstrap_interval`."""
+    measured: dict[str, Any] = {
+        "accuracy": correct / n,
+        "correct": correct,
+        "n": n,
+        "standard_error": standard_error(correct, n),
+        "wilson_interval": wilson_interval(correct, n, confidence_level),
+    }
+    if n_resamples:
+        measured["bootstrap_interval"] = bootstrap_interval(correct, n, n_resamples, confidence_level, seed)
+    return measured
 
 
 def standard_error(correct: int, n: int) -> float:
