@@ -76,12 +76,12 @@ def checks(context: Context) -> list[Check]:
     for look, sources in ((texts.check_source, context.sources_read), (texts.check_outside, context.data.outside)):
         for source in sources:
             terms = "; if the data set is gated, accept the terms on its page, then hf auth login"
-            cure = f"set --{source.key}.path" + (terms if any(map(on_hub, source.paths)) else "")
+            cure = f"--{source.key}.path PATH" + (terms if any(map(on_hub, source.paths)) else "")
             found.append(Check(source.key, partial(look, source=source), cure))
     if any(source.format == "text" for source in context.sources_read):
         found.append(Check("files", texts.check_validation, "set other paths, or remove the file from one of them"))
     if context.questions_read:
-        cure = "set --decontaminate to files or data sets in MedQA's format"
+        cure = "--decontaminate PATHS, of files or data sets in MedQA's format"
         found.append(Check("decontaminate", texts.check_questions, cure))
     return [
         *found,

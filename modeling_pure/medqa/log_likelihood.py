@@ -70,7 +70,7 @@ def in_batches(
 
 @dataclass(frozen=True)
 class Continuations:
-    """Continuations of a context: log-likelihoods in nats, lengths in tokens, and whether the context was truncated."""
+    """Continuations of a context: log-likelihoods in nats, lengths in tokens, whether the context was truncated."""
 
     sums: list[float]
     lengths: list[int]
