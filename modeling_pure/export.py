@@ -67,7 +67,7 @@ def main() -> None:
     dtype = args.dtype or stored
     is_rounded = torch.promote_types(getattr(torch, stored), getattr(torch, dtype)) != getattr(torch, dtype)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # Inside the temporary folder, whose own permissions are its owner's only.
+    # A subfolder, because only its owner may read the temporary folder itself.
     with TemporaryDirectory(prefix=f"{out.name}.unfinished-", dir=out.parent) as temporary:
         unfinished = Path(temporary) / out.name
         source = load(folder, config.model_type, dtype)

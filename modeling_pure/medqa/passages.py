@@ -111,7 +111,7 @@ class Library:
         return len(self.passages)
 
     def retrieve(self, questions: list[Question], number: int) -> list[Question]:
-        """The questions with the at most `number` best passages that share a word with question or options."""
+        """The questions, each with up to `number` of the best passages that share a word with it or its options."""
         found = []
         for question in tqdm(questions, desc="BM25", unit="question", disable=None, leave=False):
             best = self.index.best(content_words([query_of(question)])[0], number)

@@ -154,7 +154,7 @@ def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> 
 def data_title(task: Task, path: str) -> str:
     """The title of a task; for local files with their names, since they may hold other questions."""
     names = ", ".join(Path(one).name for one in path.split(", "))
-    return task.title if path == task.path else f"{names}, asked as {task.title}"
+    return task.title if path == task.path else f"{names}, as {task.title}"
 
 
 def questions_digest(questions: list[Question]) -> str:
