@@ -3,8 +3,8 @@
     python -m modeling_pure.doctor [--config recipes/a100_2day/pretrain.yaml] [--quick]
 
 Takes the options of train_pretrain.py and reads, builds and writes as it does, but leaves nothing behind. The table
-shows what passed, warnings, failures with their cures, and what was skipped; the exit code is 1 if a check failed. Of
-several GPUs only the first is checked.
+shows what passed, warnings, failures with their cures, and what was skipped; the exit code is 1 if a check failed. On
+a machine with several GPUs set CUDA_VISIBLE_DEVICES=0.
 """
 
 import sys

@@ -110,17 +110,17 @@ def test_a_killed_evaluation_resumes_and_scores_nothing_twice(evaluate, pretrain
     with journal.open("a") as file:
         file.write('{"item": 7, "log_lik')  # a truncated line
     held = len(journal.read_text().splitlines()) - 2
-    asked = []
+    new_prompts = []
     scored = scorers.label_log_likelihoods
 
     def counting(model, tokenizer, prompts, labels):
-        asked.extend(prompts)
+        new_prompts.extend(prompts)
         return scored(model, tokenizer, prompts, labels)
 
     monkeypatch.setattr(scorers, "label_log_likelihoods", counting)
     _, resumed = evaluate(stopped, "--batch_size", "1", "--permutations", "24")
     assert held > 0
-    assert len(asked) == 120 * 24 - held
+    assert len(new_prompts) == 120 * 24 - held
     assert resumed["metrics"] == straight["metrics"]
     assert not journal.exists()
     assert predictions_of(stopped) == predictions_of(tmp_path / "straight")

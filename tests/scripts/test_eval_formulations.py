@@ -33,7 +33,7 @@ def taught(pretrained, tmp_path):
 
 @pytest.fixture
 def books(tmp_path, questions):
-    """A passage with the right option of each of the first 20 questions, and one with a wrong option of each later question."""
+    """A passage with the right option for each of the first 20 questions, and with a wrong one for the others."""
     lines = [
         {"text": f"{question.question} {question.options[(question.answer + (i >= 20)) % 4]}".replace("given?", "")}
         for i, question in enumerate(questions[:40])
