@@ -118,7 +118,7 @@ def find_folder(name: str, revision: str | None) -> Path:
         try:
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise InputError(f"CHECKPOINT: '{name}' is no folder, and not on the Hub: {first_line(error)}") from error
+            raise InputError(f"CHECKPOINT: no such folder or Hub model '{name}': {first_line(error)}") from error
     elif revision:
         raise InputError(f"--revision: only for Hub ids, but '{name}' is a folder")
     check_model("CHECKPOINT", str(folder))
@@ -143,7 +143,7 @@ def read_config(folder: Path, to: str) -> PreTrainedConfig:
     if to == "pure":
         convert_config(config, "pure")
     elif to != OTHERS[config.qk_norm]:
-        raise InputError(f"--to: qk_norm is {config.qk_norm}, so use {OTHERS[config.qk_norm]} instead of {to}")
+        raise InputError(f"--to: {to} is for qk_norm {not config.qk_norm}; use {OTHERS[config.qk_norm]}")
     return config
 
 
