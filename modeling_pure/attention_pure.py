@@ -55,10 +55,9 @@ def expand_float32_heads(
     """Repeat key and value heads for maskless sdpa in float32 on a GPU; otherwise return them unchanged.
 
     The only fused float32 kernel, the memory-efficient one, does not share key heads between query heads; sdpa would
-    fall back to a kernel that materialises all (length x length) scores. With a mask, transformers repeats the heads
-    itself.
+    fall back to a kernel that materialises all (length x length) scores. With a mask, transformers repeats heads.
     """
-    # The values have the dtype; under autocast the rotary embedding leaves queries and keys in float32.
+    # The dtype of the values decides: under autocast the rotary embedding leaves queries and keys in float32.
     if attention_mask is not None or not query.is_cuda or value.dtype != torch.float32:
         return key, value
     groups = query.shape[1] // key.shape[1]

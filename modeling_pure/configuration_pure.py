@@ -29,12 +29,7 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_pure.PureForCausalLM",
 }
 
-OTHER_ROPE_KEYS = (
-    "type",
-    "mscale",
-    "mscale_all_dim",
-    "truncate",
-)  # not listed by early versions of transformers
+OTHER_ROPE_KEYS = ("type", "mscale", "mscale_all_dim", "truncate")  # not listed by early versions of transformers
 MINIMA = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"), 1),
     **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1),
@@ -93,12 +88,10 @@ class PureConfig(PreTrainedConfig):
             50,257 plus our pad token. `None` means all rows, and is the default with any other `vocab_size`; default
             token ids outside such a vocabulary become `None`, too.
         head_dim: size of one attention head, `hidden_size / num_attention_heads` if not given.
-        initializer_range: standard deviation of the initial weights; as in GPT-2 divided by sqrt(2 x layers) for the
-        two
-            projections that write into the residual stream.
-        head_initializer_range: the same for `lm_head`. With 0.02 the logits vary and the first loss is 11.05; with
-        0.001
-            it is ln(50304) = 10.83.
+        initializer_range: standard deviation of the initial weights. As in GPT-2, it is divided by sqrt(2 x layers)
+            for the two projections that write into the residual stream.
+        head_initializer_range: the same for `lm_head`. With 0.02 the logits vary and the first loss is 11.05;
+            with 0.001 it is ln(50304) = 10.83.
         rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`, or any of transformers' types "linear",
             "dynamic", "yarn", "longrope" and "llama3" with its parameters, for sequences longer than trained.
         qk_norm: whether to divide the query and key of each head by their root mean square (Henry et al. 2020; Qwen3),

@@ -12,10 +12,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.utils import TransformersKwargs
 
 CHUNK_TOKENS = 4096  # 0.8 GB of float32 logits for 50,304 tokens
-LOSS_KEYWORDS = {
-    "shift_labels",
-    *TransformersKwargs.__annotations__,
-}  # understood here, or unrelated to losses
+LOSS_KEYWORDS = {"shift_labels", *TransformersKwargs.__annotations__}  # understood here, or unrelated to losses
 
 
 class PureTokenLoss(nn.Module):

@@ -1,7 +1,8 @@
 """Model cards: the `README.md` of a model folder, which trainers write and evaluations update.
 
-A card is Markdown with the Hub's metadata on top. Blocks from the comments `<!-- training: NAME -->` or `<!--
-evaluation: NAME -->` to `<!-- end -->` may be replaced, or copied to the card of the next model; all other text stays.
+A card is Markdown with the Hub's metadata on top. A block starts with `<!-- training: NAME -->` or
+`<!-- evaluation: NAME -->` and ends with `<!-- end -->`; it may be replaced, or copied to the card of the next model.
+All other text stays.
 """
 
 import re

@@ -23,9 +23,8 @@ def load_tokenizer(key: str, name_or_path: str, vocab_size: int | None = None) -
 
     Args:
         key: the recipe key of `name_or_path`, for error messages.
-        vocab_size: of an existing model. If it has no spare id, as in Llama, the end-of-text token is the pad token,
-        too;
-            GRPO identifies padding by position.
+        vocab_size: of an existing model. If it has no spare id, as in Llama, the end-of-text token also pads; GRPO
+            identifies padding by position.
 
     Raises:
         InputError: the tokenizer cannot be loaded, or has no end-of-text token.
