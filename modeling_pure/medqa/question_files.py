@@ -83,7 +83,7 @@ def json_records(key: str, file: str, config: str | None, name: str | None) -> l
     """The records of a file of lines, of one array, or of one object."""
     content = decompress(Path(file).read_bytes())
     try:
-        if (zero := content.find(b"\0")) >= 0:  # valid UTF-8, but no JSON
+        if (zero := content.find(b"\0")) >= 0:  # valid UTF-8, but not JSON
             raise UnicodeDecodeError("utf-8", content, zero, zero + 1, "zero byte")
         data = parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
