@@ -39,13 +39,9 @@ MODEL_KEYS = ("model_name_or_path", "reference_model_name_or_path")
 
 @dataclass(frozen=True)
 class Score:
-    """A model's score on one task, or the means over tasks, from 0 to 1.
+    """A model's score on one task with `n` questions, from 0 to 1; means over tasks lack `n` and `standard_error`.
 
-    Attributes:
-        n: number of questions; None for means.
-        standard_error: None for means, and for a single question.
-        chance: the score of random answers to the same questions.
-        normalised: (score - chance) / (1 - chance).
+    `chance` is the score of random answers to the same questions, `normalised` is (score - chance) / (1 - chance).
     """
 
     n: int | None
