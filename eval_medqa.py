@@ -1,11 +1,11 @@
-"""Measure a model on MedQA, with every accuracy beside baselines and intervals. Research use, not clinical.
+"""Evaluate a model on MedQA, with baselines and intervals for every accuracy. Research use, not clinical.
 
     pure eval --config recipes/a100_2day/eval.yaml
 
-Questions are asked in the format that the model was taught, the headline, and by letter as lm-evaluation-harness does,
-all in fp32. The output folder explains itself: report.html, report.md, eval.json, predictions.jsonl; `pure compare`
-compares such folders. Several processes (`accelerate launch eval_medqa.py`, or torchrun) share the questions. A
-stopped run resumes with the same command, with any number of processes; nothing is scored twice.
+Questions are asked in the format that the model was taught, the headline, and by letter as in lm-evaluation-harness,
+in fp32. The output folder holds report.html, report.md, eval.json and predictions.jsonl; `pure compare` compares such
+folders. Several processes (`accelerate launch eval_medqa.py`, torchrun) share the questions. The same command, with any
+number of processes, resumes a stopped run without scoring anything twice.
 """
 
 import sys
@@ -33,7 +33,7 @@ from modeling_pure.tokenizer import load_tokenizer
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse, read the questions, score them, report; only the first process prints and writes."""
+    """Parse, read the questions, score them, and report; only the main process prints and writes."""
     args = parse_arguments(sys.argv[1:] if argv is None else argv)
     processes = PartialState(cpu=not torch.cuda.is_available())
     key, name, trust = "model_name_or_path", args.model_name_or_path, args.trust_remote_code
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = args.plan(config)
     sampling = args.sampling(plan, context_length(config, tokenizer))
     if args.chat:
-        chat_prompt(tokenizer, "")  # refuses a tokenizer without a template
+        chat_prompt(tokenizer, "")  # raises if the tokenizer has no template
     inputs = read_inputs(args, plan.headline.name)
     model = load_model(key, name, trust)
     settings = ScorerSettings(model, tokenizer, args.data_set, args.batch_size, sampling=sampling)
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         folder = Path(args.output_dir)
         write_report(folder, results)
         write_evaluation(folder, results, predictions)
-        for journal in journals:  # which a stopped run would have resumed from
+        for journal in journals:  # only needed to resume
             journal.file.unlink()
         print_report(results)
         if args.update_card and add_evaluation(name, card_evaluation(results)):

@@ -1,1 +1,1 @@
-"""Speed beside a peer, measured in the same run: `python -m benchmarks.NAME` prints one JSON line."""
+"""Comparisons with a peer in the same run: `python -m benchmarks.NAME` prints one JSON line."""

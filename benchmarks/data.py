@@ -1,11 +1,11 @@
-"""The data path from files to batches, beside the naive way: tokens per second of one core, in the same run.
+"""The data path from files to batches, compared with a naive one: tokens per second on one core, in the same run.
 
     python -m benchmarks.data [--megabytes 20] [--million_tokens 20]
 
 The peer mixes documents with `datasets.interleave_datasets` by probability, calls the tokenizer for each document and
-packs Python lists. Both read the same generated English text with GPT-2's vocabulary, in turns, on one thread; ours
-also looks for evaluation questions in it. Speed is the median over the rounds, in tokens per second of CPU time;
-`packed` reads sequences that were written beforehand. Memory is that of a process of its own.
+packs Python lists. Both read the same generated English text with GPT-2's vocabulary, alternating, on one thread; ours
+also searches it for evaluation questions. Speed is the median over the rounds, in tokens per second of CPU time;
+`packed` reads pretokenized sequences. Memory is measured in a separate process.
 """
 
 import argparse
@@ -39,13 +39,13 @@ from modeling_pure.tokenizer import load_tokenizer
 from tests.gpt2_vocabulary import write_gpt2_tokenizer
 
 LENGTH, BATCH, ROUNDS = 2048, 16, 7
-BATCHES = {"ours": 10, "peer": 4, "packed": 40}  # about a second each, packed a tenth
+BATCHES = {"ours": 10, "peer": 4, "packed": 40}  # about a second each, `packed` a tenth
 
 
 def main() -> None:
-    """Write text, measure, print one line."""
+    """Write text, measure, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--million_tokens", type=float, default=20, help="length of the run whose memory is measured")
+    parser.add_argument("--million_tokens", type=float, default=20, help="length of the run for the memory")
     parser.add_argument("--megabytes", type=float, default=20, help="text of each source")
     options = parser.parse_args()
     datasets.disable_progress_bars()
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def speeds_in_turns(recipe: dict, folder: str) -> dict[str, list[float]]:
-    """Tokens per second of CPU time of each way, a number a round."""
+    """Tokens per second of CPU time by side, one number per round."""
     mixture = open_mixture(recipe, folder)
     streams = {
         "ours": mixture.sequences_of_worker(),
@@ -98,7 +98,7 @@ def open_mixture(recipe: dict, folder: str) -> Mixture:
 
 
 def naive_rows(recipe: dict, tokenizer) -> Iterator[dict]:
-    """What one writes first: documents by probability, one tokenizer call each, lists."""
+    """The naive way: documents by probability, one tokenizer call each, lists."""
     opened = {
         name: datasets.load_dataset(kind, data_files=recipe[name]["path"], split="train", streaming=True)
         for name, kind in {**dict.fromkeys(SOURCES, "parquet"), "usmle": "json"}.items()
@@ -130,7 +130,7 @@ def packed_rows(recipe: dict, folder: str) -> Iterator[dict]:
 
 
 def speed_of_two_workers(recipe: dict, folder: str) -> float:
-    """Tokens per second of wall time that two data-loader workers hand over."""
+    """Tokens per second of wall time from two data-loader workers."""
     mixture = open_mixture(recipe, folder)
     batches = iter(DataLoader(mixture, batch_size=BATCH, collate_fn=collate_sequences, num_workers=2))
     for _ in range(10):

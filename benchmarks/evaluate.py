@@ -1,10 +1,11 @@
-"""MedQA by letter, ours beside lm-evaluation-harness: the same model, questions and batch size, in the same run.
+"""MedQA by letter, compared with lm-evaluation-harness: same model, questions and batch size, in the same run.
 
     python -m benchmarks.evaluate [--preset tiny] [--questions medqa/dev.jsonl] [--limit 200]
 
-Each side goes from a model in memory and a file of questions to accuracy and standard error, in turns; seconds are
-medians. `scoring` leaves out what lm-evaluation-harness does around its requests. Both accuracies must be equal, and
-log-likelihoods within 1e-4 nats, or nothing is printed. Without a file, questions of about 200 tokens are made up.
+The two sides alternate, each from a model in memory and a file of questions to accuracy and standard error; seconds
+are medians. `scoring` excludes what lm-evaluation-harness does before and after its requests. Accuracies must be equal
+and log-likelihoods within 1e-4 nats, or the benchmark fails. Without a file, random questions of about 200 tokens are
+used.
 """
 
 import argparse
@@ -51,7 +52,7 @@ TASK = {
 
 
 class TimedHFLM(HFLM):
-    """lm-evaluation-harness's model, with the seconds that its requests took."""
+    """lm-evaluation-harness's model, which measures the seconds of its requests."""
 
     def loglikelihood(self, requests, disable_tqdm: bool = False):
         """See `HFLM`."""
@@ -62,18 +63,18 @@ class TimedHFLM(HFLM):
 
 
 def main() -> None:
-    """Make what is missing, measure, print one line."""
+    """Prepare, measure, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny", choices=sorted(PRESETS), help="size; the vocabulary is GPT-2's")
     parser.add_argument("--questions", type=Path, help="MedQA file in the layout of GBaker/MedQA-USMLE-4-options")
-    parser.add_argument("--limit", type=int, default=200, help="questions, at most")
+    parser.add_argument("--limit", type=int, default=200, help="maximum number of questions")
     options = parser.parse_args()
     datasets.disable_progress_bars()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_gpt2_tokenizer(name)
-        lines = options.questions.read_text().splitlines() if options.questions else made_up(options.limit)
+        lines = options.questions.read_text().splitlines() if options.questions else random_lines(options.limit)
         (folder / "test.jsonl").write_text("\n".join(lines[: options.limit]) + "\n")
         task = {**TASK, "dataset_kwargs": {"data_files": {"test": str(folder / "test.jsonl")}}}
         (folder / "task.yaml").write_text(json.dumps(task))
@@ -99,8 +100,8 @@ def main() -> None:
     )
 
 
-def made_up(number: int) -> list[str]:
-    """Lines of questions of 60 to 220 words; what they say does not matter here."""
+def random_lines(number: int) -> list[str]:
+    """Lines of random questions of 60 to 220 words."""
     draw = random.Random(0)
     return [
         json.dumps(
@@ -115,7 +116,7 @@ def made_up(number: int) -> list[str]:
 
 
 def random_model(preset: str) -> PureForCausalLM:
-    """Weights so large that one option is likelier than another."""
+    """A random model with weights large enough that the options differ in likelihood."""
     torch.manual_seed(0)
     scale = {"initializer_range": 0.1, "head_initializer_range": 0.1}
     shape = {"vocab_size": 50_304, "num_real_tokens": 50_257, "max_position_embeddings": 2048, "pad_token_id": None}
@@ -124,7 +125,7 @@ def random_model(preset: str) -> PureForCausalLM:
 
 
 def ours(model: PureForCausalLM, tokenizer, folder: Path) -> dict:
-    """Read, score, measure."""
+    """Read, score, and measure."""
     start = time.perf_counter()
     questions = MEDQA.read("questions", str(folder / "test.jsonl"))
     scoring = time.perf_counter()

@@ -1,11 +1,11 @@
-"""The same model taught MedQA's answers by letter, by text and by both, then asked by letter, by text and by cloze.
+"""The same model trained on MedQA's answers by letter, by text and by both, then evaluated by letter, text and cloze.
 
     python -m benchmarks.formats --questions data/medqa/train.jsonl --dev data/medqa/dev.jsonl --text data/pretrain
 
 Pretrains a model of 5.5M parameters from scratch for each format and seed, on half exam text and half documents (every
 `*.train.*` in the folder `--text`, in equal shares), with a vocabulary of 8,192 trained on both. Only the answer
-format of the exam text differs. Repeat the command to continue: `--work` keeps finished runs. Prints a table, then a
-line of JSON.
+format of the exam text differs. The same command continues: `--work` keeps finished runs. Prints a table, then a line
+of JSON.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from modeling_pure.records import open_records
 TAUGHT = {"letter": {"letter": 1.0}, "text": {"text": 1.0}, "both": {"text": 0.5, "letter": 0.5}}
 ASKED = ("letter", "text", "cloze")
 VOCABULARY = 8192
-DOCUMENTS = 2000  # documents of each file that the vocabulary is trained on
+DOCUMENTS = 2000  # of each file, to train the vocabulary
 RECIPE: dict[str, Any] = {
     "preset": "tiny",
     "model_overrides": {
@@ -54,7 +54,7 @@ RECIPE: dict[str, Any] = {
 
 
 def main() -> None:
-    """Train and evaluate every model, print the table and one line."""
+    """Train and evaluate every model, and print the table and one line."""
     args = parse_arguments(str(__doc__), "runs/formats")
     work = Path(args.work)
     write_tokenizer(work / "tokenizer", args)
@@ -71,7 +71,7 @@ def parse_arguments(description: str, work: str) -> argparse.Namespace:
     """The texts, and the size of the runs."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", required=True, help="train questions, in MedQA's format")
-    parser.add_argument("--dev", required=True, help="questions to ask")
+    parser.add_argument("--dev", required=True, help="questions to evaluate")
     parser.add_argument("--text", required=True, help="folder with *.train.parquet or *.train.jsonl")
     parser.add_argument("--work", default=work, help="folder for the runs")
     parser.add_argument("--steps", type=int, default=400, help="of 2,048 tokens")
@@ -120,7 +120,7 @@ def write_recipe(args: argparse.Namespace, name: str, answer_formats: dict[str, 
 
 
 def evaluate(model: Path, questions: str) -> dict[str, float]:
-    """The accuracy of a model, asked in each way."""
+    """The accuracy of a model by scorer."""
     folder = model / "eval"
     if not (folder / "eval.json").is_file():
         ways = ["--scorer", ASKED[0], "--beside", *ASKED[1:]]
@@ -131,14 +131,14 @@ def evaluate(model: Path, questions: str) -> dict[str, float]:
 
 
 def run(*command: str, expected: tuple[int, ...] = (0,)) -> None:
-    """Run one of the scripts; end with its exit code unless that is expected."""
+    """Run one of the scripts; exit with its code unless that is expected."""
     print(f"python {' '.join(command)}", flush=True)
     if (code := subprocess.run([sys.executable, *command]).returncode) not in expected:
         sys.exit(code)
 
 
 def show(accuracies: dict[tuple[str, str], list[float]], args: argparse.Namespace) -> None:
-    """The table, and the line of JSON: texts of the model taught texts beside letters of the one taught letters."""
+    """Print the table, and a JSON line that compares text answers after text training with letters after letters."""
     rows = [[taught, *(cell(accuracies[taught, asked]) for asked in ASKED)] for taught in TAUGHT]
     print_table(
         f"Accuracy on {args.dev}, {args.seeds} seeds", ["taught", *(f"asked by {name}" for name in ASKED)], rows
@@ -156,7 +156,7 @@ def show(accuracies: dict[tuple[str, str], list[float]], args: argparse.Namespac
 
 
 def cell(values: list[float]) -> str:
-    """The mean over seeds, and the lowest and highest."""
+    """The mean over seeds, with the lowest and highest."""
     return f"{statistics.mean(values):.1%} ({min(values):.1%} to {max(values):.1%})"
 
 

@@ -1,16 +1,16 @@
-"""GRPO beside stock TRL with the same model, prompts and settings: a rollout, scoring with update, or whole steps.
+"""GRPO compared with stock TRL, with the same model, prompts and settings: rollouts, scoring with update, whole steps.
 
     python -m benchmarks.grpo {rollout,scoring,step} [--rounds 3]
 
-Random weights, random prompts, float32; top-p 0.95, top-k 512, KL term, off-policy mask, two updates a rollout. Ours
-records and scores the keep-sampling masks as well. Completions have full length on both sides.
+Random weights, random prompts, float32; top-p 0.95, top-k 512, KL term, off-policy mask, two updates per rollout. Ours
+also records and scores keep-sampling masks. Completions have full length on both sides.
 
     rollout   tokens per second of completions; the peer is transformers' `generate`
     scoring   log-probabilities of the old and the reference policy, loss and gradient for one optimizer step;
-              `whole_sequences` is ours without sharing prompts: the rest of the ratio is the head
-    step      `train()` with everything that belongs to it; the first rollout's two steps are not counted
+              `whole_sequences` is ours without shared prompts; the rest of the ratio comes from the head
+    step      all of `train()`, without the two steps of the first rollout
 
-Both run in turns; figures are medians. For a GPU see `python -m benchmarks.gpu`.
+The two alternate; figures are medians. For a GPU see `python -m benchmarks.gpu`.
 """
 
 import argparse
@@ -43,7 +43,7 @@ PEERS = {"rollout": "transformers' generate", "scoring": "trl.GRPOTrainer", "ste
 
 @dataclass(frozen=True)
 class Scale:
-    """The model, and a step of GRPO: prompts and completions by number and by tokens."""
+    """The size of the model and of a GRPO step."""
 
     preset: str = "medium-large"
     prompt: int = 250
@@ -56,7 +56,7 @@ class Scale:
 
     @property
     def completions_per_step(self) -> int:
-        """Completions of an optimizer step."""
+        """Completions per optimizer step."""
         return self.prompts_per_step * self.generations
 
 
@@ -65,10 +65,10 @@ TINY = Scale("tiny", 24, 8, generations=4, prompts_per_step=2, micro_batch=4, st
 
 
 def main() -> None:
-    """Measure one part, print one line."""
+    """Measure one part and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PEERS, help="what is measured")
-    parser.add_argument("--rounds", type=int, default=3, help="of both, in turns")
+    parser.add_argument("part", choices=PEERS, help="what to measure")
+    parser.add_argument("--rounds", type=int, default=3, help="of both, alternating")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the code")
     options = parser.parse_args()
     scale = TINY if options.tiny else SMALL
@@ -91,7 +91,7 @@ def main() -> None:
 
 
 def rollout(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[float]], dict]:
-    """Seconds of a rollout, and of both in tokens per second."""
+    """Seconds per rollout, and tokens per second of both sides."""
     trainer = build_trainer(OURS, scale, folder)
     times = alternate(samplers(scale, trainer, scale.completions_per_step, scale.completion), rounds)
     tokens = scale.completions_per_step * scale.completion
@@ -99,7 +99,7 @@ def rollout(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[floa
 
 
 def scoring(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[float]], dict]:
-    """Seconds of scoring and update, also of ours with every sequence run whole."""
+    """Seconds of scoring and update, also of ours without shared prompts."""
     trainers = {side: build_trainer(side, scale, folder) for side in (OURS, STOCK)}
     trainers["whole"] = build_trainer(OURS, scale, folder)
     for one in trainers["whole"].scorers.values():
@@ -109,7 +109,7 @@ def scoring(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[floa
 
 
 def step(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[float]], dict]:
-    """Seconds of an optimizer step, one number a training."""
+    """Seconds per optimizer step, one number per training."""
     turns = [{side: step_seconds(side, scale, folder) for side in (OURS, STOCK)} for _ in range(rounds)]
     return {side: [turn[side] for turn in turns] for side in (OURS, STOCK)}, {}
 
@@ -121,7 +121,7 @@ PARTS: dict[str, Callable] = {"rollout": rollout, "scoring": scoring, "step": st
 
 
 def save_model(folder: str, scale: Scale) -> None:
-    """Save a model with random weights, and a tokenizer to which every number is a word."""
+    """Save a model with random weights, and a tokenizer whose words are numbers."""
     config = PureConfig.from_preset(scale.preset)
     torch.manual_seed(0)
     PureForCausalLM(config).save_pretrained(folder)
@@ -138,7 +138,7 @@ def random_prompts(scale: Scale, number: int) -> list[list[int]]:
 
 
 def reward(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
-    """A reward in which random completions differ."""
+    """A reward that differs between random completions."""
     return [sum(ids) % 7 / 7 for ids in completion_ids]
 
 
@@ -182,7 +182,7 @@ def build_trainer(side: str, scale: Scale, folder: str) -> GRPOTrainer:
     )
 
 
-# ---- what is timed --------------------------------------------------------------------------------------------------
+# ---- timed functions ------------------------------------------------------------------------------------------------
 
 
 def samplers(scale: Scale, trainer: PureGRPOTrainer, sequences: int, tokens: int) -> dict[str, Work]:
@@ -198,7 +198,7 @@ def samplers(scale: Scale, trainer: PureGRPOTrainer, sequences: int, tokens: int
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         suppress_tokens=list(trainer.sampling_params.suppress_tokens),
-        disable_compile=True,  # as TRL asks for it
+        disable_compile=True,  # as in TRL
         **CUTS,
     )
 

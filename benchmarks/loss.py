@@ -1,13 +1,13 @@
-"""Ways from hidden states to the loss and its gradients: seconds, peak memory and error of each, in the same run.
+"""Loss and gradients from hidden states, in several ways: seconds, peak memory and error, in the same run.
 
     python -m benchmarks.loss [--tokens 1024]
 
 Forward and backward through head and cross entropy at the full model's width and vocabulary, in bf16 autocast over
 float32 weights. Variants: `plain` (all logits, then F.cross_entropy in float32), the same compiled, `ours`
-(`ChunkedCrossEntropy`: gradients are made in the forward pass, chunk by chunk), ours with its elementwise part
-compiled as on a GPU, and `trl`, the fused head of TRL's trainers. Chunks are half the tokens on a CPU. The variants
-run in turns; time is the median. Memory is what a pass takes above its inputs, gradients included. The error is that
-of the gradients against plain float32, ||g - g32|| / ||g32||.
+(`ChunkedCrossEntropy`: gradients from the forward pass, chunk by chunk), ours with its elementwise part compiled as on
+a GPU, and `trl`, the fused head of TRL's trainers. On a CPU a chunk has half of the tokens. The variants alternate;
+time is the median. Memory includes gradients and excludes inputs. The error is that of the gradients against plain
+float32, ||g - g32|| / ||g32||.
 """
 
 import argparse
@@ -35,7 +35,7 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Measure, print one line."""
+    """Measure and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=32_768 if DEVICE == "cuda" else 1024, help="of a forward pass")
     tokens = parser.parse_args().tokens
@@ -68,7 +68,7 @@ def measure(tokens: int) -> dict[str, dict[str, float]]:
     works = {name: partial(gradients, loss, hidden, weight, labels) for name, loss in losses().items()}
     facts = {}
     for name, work in works.items():
-        errors = [relative_error(*pair) for pair in zip(work(), exact, strict=True)]  # and compiles what is to be
+        errors = [relative_error(*pair) for pair in zip(work(), exact, strict=True)]  # also compiles
         facts[name] = {
             "peak_gb": round(peak_bytes(work) / 1e9, 3),
             "error_hidden": errors[0],
@@ -87,7 +87,7 @@ def losses() -> dict[str, Loss]:
 
 
 def plain(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What one writes first, and what transformers does."""
+    """The usual way, as in transformers."""
     return F.cross_entropy(F.linear(hidden, weight).float(), labels)
 
 
@@ -97,27 +97,27 @@ def ours(token_loss: PureTokenLoss, hidden: torch.Tensor, weight: torch.Tensor, 
 
 
 def trl_head(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What `trl.trainer.utils.add_fused_lm_head` computes, with its chunks of words and our chunks of tokens."""
+    """`trl.trainer.utils.add_fused_lm_head`, with its chunks of the vocabulary and our chunks of tokens."""
     arguments = (hidden, weight, None, labels, 1.0, _CHUNKED_LOGPROB_CHUNK_SIZE, None, 1.0, ("log_probs",))
     return -chunked_logprob.ChunkedLogProbFunction.apply(*arguments)[0].mean()
 
 
 def gradients(loss: Loss, *inputs: torch.Tensor, autocast: bool = True) -> tuple[torch.Tensor, ...]:
-    """Of hidden states and weight: forward under autocast and backward outside, as Trainer does."""
+    """Gradients of hidden states and weight: forward under autocast and backward outside, as in Trainer."""
     with torch.autocast(DEVICE, torch.bfloat16, enabled=autocast):
         value = loss(*inputs)
     return torch.autograd.grad(value, inputs[:2])
 
 
 def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """Of the whole tensor, in the Frobenius norm."""
+    """Relative error of a tensor in the Frobenius norm."""
     return float(f"{(found.float() - exact).norm() / exact.norm():.2g}")
 
 
 def peak_bytes(work: Work) -> int:
-    """The most memory that tensors of a call take at one time, above what is alive before it.
+    """Peak memory of a call's tensors, above what was allocated before it.
 
-    On a CPU torch's profiler records every allocation, those of compiled code too.
+    On a CPU, torch's profiler records all allocations, including those of compiled code.
     """
     if DEVICE == "cuda":
         torch.cuda.synchronize()

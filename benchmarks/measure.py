@@ -1,4 +1,4 @@
-"""What the benchmarks share: the device, seconds, measurements in turns, and the JSON line that each prints last."""
+"""Shared by the benchmarks: device, timing, alternating measurements, and the JSON line."""
 
 import gc
 import json
@@ -16,12 +16,12 @@ Work = Callable[[], object]
 
 
 def device_name() -> str:
-    """The GPU, or the CPU and its threads."""
+    """The name of the GPU, or of the CPU with its threads."""
     return torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """The installed versions; packages that are not installed are left out."""
+    """The versions of installed packages."""
     found = {}
     for name in packages:
         try:
@@ -46,7 +46,7 @@ def seconds(work: Work) -> float:
 
 
 def alternate(works: dict[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call by name, in turns, after one call of each to warm up."""
+    """Seconds of alternating calls by name, after one call of each to warm up."""
     for work in works.values():
         work()
     turns = [{name: seconds(work) for name, work in works.items()} for _ in range(rounds)]
@@ -59,7 +59,7 @@ def median_ratio(numerators: list[float], denominators: list[float]) -> float:
 
 
 def reset_peak_memory() -> None:
-    """Start looking for the peak that `peak_memory` returns."""
+    """Reset the peak that `peak_memory` returns."""
     if DEVICE == "cuda":
         gc.collect()
         torch.cuda.empty_cache()
@@ -81,6 +81,6 @@ def print_line(
     packages: tuple[str, ...] = ("torch", "transformers"),
     **more: Any,
 ) -> None:
-    """Print a benchmark's result as one line of JSON; a ratio above 1 says that ours is better."""
+    """Print a benchmark's result as one line of JSON; a ratio above 1 means that ours is better."""
     result = {"name": name, "unit": unit, "ours": ours, "peer": peer, "peer_name": peer_name, "ratio": ratio}
     print(json.dumps({**result, **more, "device": device_name(), "versions": versions(*packages)}))

@@ -1,11 +1,11 @@
-"""What decoder layers keep for the backward pass, in bytes per token and layer, beside HF Llama's.
+"""Memory that decoder layers save for the backward pass, in bytes per token and layer, compared with HF Llama.
 
     python -m benchmarks.memory
 
-As in pretraining: bf16 autocast over float32 weights, at the widths of the full model. Activations are counted tensor
-by tensor where autograd saves them: each storage once, weights and their bf16 copies left out. What a layer keeps is
-the difference between two depths, so that embedding, rotary table and head drop out. Nothing is timed, and another run
-gives the same bytes. For the memory of the loss see `benchmarks.loss`.
+As in pretraining: bf16 autocast over float32 weights, at the widths of the full model. The tensors that autograd saves
+are counted, each storage once, without weights and their bf16 copies. The difference between two depths gives the
+bytes of a layer, without embedding, rotary table and head. Results are reproducible. For the memory of the loss see
+`benchmarks.loss`.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from benchmarks.step import LLAMA, OURS, build_model
 from modeling_pure import PureConfig
 
 DEPTHS = (2, 4)
-TOKENS = 512  # no weight has such a side, so that a saved tensor of the shape of a weight is that weight
+TOKENS = 512  # no weight has this dimension, so a saved tensor with the shape of a weight is that weight
 
 
 def main() -> None:
-    """Measure, print one line; `ours` is the compiled model, and the peer what Trainer does by itself."""
+    """Measure and print one line; `ours` is the compiled model, the peer HF Llama as in the stock Trainer."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     ours, peer = saved_by_layer(OURS, compiled=True), saved_by_layer(LLAMA, compiled=False)
     print_line(
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def saved_by_layer(model: str, compiled: bool) -> float:
-    """Bytes for the backward pass that one more layer costs each token."""
+    """Bytes per token that another layer saves for the backward pass."""
     shallow, deep = (saved_by_decoder(model, compiled, depth) for depth in DEPTHS)
     return round((deep - shallow) / (DEPTHS[1] - DEPTHS[0]) / TOKENS, 1)
 
@@ -53,18 +53,19 @@ def saved_by_decoder(model: str, compiled: bool, depth: int) -> int:
         layer.compile()
     ids = torch.randint(256, (1, TOKENS), device=DEVICE)
     with torch.autocast(DEVICE, torch.bfloat16):
-        net.model(ids)  # what is compiled is compiled without the counting
+        net.model(ids)  # compiles outside the counting
     with torch.autocast(DEVICE, torch.bfloat16), saved_bytes(net) as storages:
         out = net.model(ids)
-    assert out.last_hidden_state.requires_grad  # still alive, and with it all that was saved
+    assert out.last_hidden_state.requires_grad  # keeps the saved tensors alive
     return sum(storages.values())
 
 
 @contextmanager
 def saved_bytes(model: torch.nn.Module) -> Iterator[dict[int, int]]:
-    """Yields bytes by address of every storage saved inside, but for the model's weights.
+    """Yields bytes by address of the storages saved inside, without the model's weights.
 
-    Autocast's copy of a weight is known by its shape, also transposed. Keep the output until the bytes are summed.
+    Autocast's copy of a weight is recognised by its shape, also transposed. Keep the output until the bytes are
+    summed.
     """
     weights = {tuple(sorted(weight.shape)) for weight in model.parameters()}
     storages: dict[int, int] = {}

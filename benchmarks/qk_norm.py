@@ -1,10 +1,10 @@
-"""The loss at equal tokens with and without normalised queries and keys, at several learning rates.
+"""The loss with and without normalised queries and keys after equal tokens, at several learning rates.
 
     python -m benchmarks.qk_norm --questions data/medqa/train.jsonl --dev data/medqa/dev.jsonl --text data/pretrain
 
 Pretrains the model of `benchmarks.formats` on its mixture for each seed and learning rate, with `qk_norm` and without.
-Only these differ. Repeat the command to continue: `--work` keeps finished runs. Prints a table of validation losses in
-nats per token, then a line of JSON. A run whose loss is not finite has none.
+Only these differ. The same command continues: `--work` keeps finished runs. Prints a table of validation losses in
+nats per token, then a line of JSON.
 """
 
 import itertools
@@ -23,7 +23,7 @@ ARMS = {"without": False, "qk_norm": True}
 
 
 def main() -> None:
-    """Train every model, print the table and one line."""
+    """Train every model, and print the table and one line."""
     args = parse_arguments(str(__doc__), "runs/qk_norm")
     write_tokenizer(Path(args.work) / "tokenizer", args)
     losses: dict[tuple[str, float], list[float]] = {(arm, rate): [] for arm in ARMS for rate in RATES}
@@ -50,13 +50,13 @@ def main() -> None:
 
 
 def last_loss(folder: Path) -> float:
-    """The loss of a run's last validation; infinite if the run has none that is finite."""
+    """The loss of a run's last validation; infinite if none is finite."""
     found = [line["eval_loss"] for line in read_metrics(folder / METRICS_FILE) if "eval_loss" in line]
     return found[-1] if found and math.isfinite(found[-1]) else math.inf
 
 
 def cell(values: list[float]) -> str:
-    """The mean over seeds, and each."""
+    """The mean over seeds, and the value of each."""
     return f"{statistics.mean(values):.3f} ({', '.join(f'{value:.3f}' for value in values)})"
 
 

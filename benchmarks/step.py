@@ -1,10 +1,10 @@
-"""A whole training step, ours under `PureTrainer` beside HF Llama under the stock Trainer: tokens per second.
+"""A training step of `PureTrainer`, compared with HF Llama in the stock Trainer: tokens per second.
 
     python -m benchmarks.step [--rounds 3]
 
-Same shape, same tokens per step, float32, nothing compiled, no recomputation. The two train in turns, once a round;
-figures are medians over all timed steps. On a CPU at this size the head is most of the arithmetic, and ours pays for
-the chunks of its loss, which save memory and are meant to be compiled. For a GPU see `python -m benchmarks.gpu`.
+Same shape, same tokens per step, float32, nothing compiled, no recomputation. The two alternate, one training each per
+round; figures are medians over all timed steps. On a CPU at this size the head dominates, and ours is slowed by the
+chunks of its loss, which save memory and are meant to be compiled. For a GPU see `python -m benchmarks.gpu`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ OURS, LLAMA = "ours", "HF Llama"
 
 @dataclass(frozen=True)
 class Scale:
-    """A model by preset, and a step of `sequences` x `length` tokens."""
+    """A preset, and a step of `sequences` x `length` tokens."""
 
     preset: str = "medium-large"
     sequences: int = 16
@@ -50,9 +50,9 @@ TINY = Scale("tiny", 2, 64, warm_up=1, steps=2)
 
 
 def main() -> None:
-    """Train both in turns, print one line."""
+    """Train both alternately, and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="trainings of each")
+    parser.add_argument("--rounds", type=int, default=3, help="trainings of each side")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the code")
     options = parser.parse_args()
     scale = TINY if options.tiny else SMALL
@@ -102,7 +102,7 @@ def build_trainer(model: str, scale: Scale, folder: str, document_mask: bool = F
     net = build_model(model, scale.config)
     if model == LLAMA:
         examples = [{"input_ids": row, "labels": row} for row in torch.from_numpy(data.tokens).long()]
-        return Trainer(net, TrainingArguments(**given), train_dataset=1000 * examples)  # again and again, as ours
+        return Trainer(net, TrainingArguments(**given), train_dataset=1000 * examples)  # repeated, as in ours
     settings = PureTrainingArguments(**{"compile_layers": False, **given})
     return PureTrainer(net, settings, train_dataset=data, document_mask=document_mask)
 
@@ -115,18 +115,18 @@ def build_model(model: str, config: PureConfig) -> PreTrainedModel:
     shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings")
     heads = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "bos_token_id", "eos_token_id")
     fields = {field: getattr(config, field) for field in (*shared, *heads)}
-    with torch.device(DEVICE):  # without a cache, as Trainer has it
+    with torch.device(DEVICE):  # without a cache, as in Trainer
         return LlamaForCausalLM(LlamaConfig(**fields, tie_word_embeddings=False, use_cache=False))
 
 
 class StepClock(TrainerCallback):
-    """Seconds of each optimizer step after a warm-up; on a GPU by events, so that no step waits for the device."""
+    """Measures seconds per optimizer step after a warm-up; on a GPU with events, which do not synchronise."""
 
     def __init__(self, warm_up: int):
         self.warm_up, self.marks = warm_up, []
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """After the optimizer's step."""
+        """Called after the optimizer's step."""
         if state.global_step < self.warm_up:
             return
         if DEVICE == "cuda":
@@ -136,7 +136,7 @@ class StepClock(TrainerCallback):
             self.marks.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """One number a step."""
+        """Seconds, one number per step."""
         if DEVICE == "cuda":
             torch.cuda.synchronize()
             return [begin.elapsed_time(end) / 1e3 for begin, end in pairwise(self.marks)]

@@ -1,10 +1,10 @@
-"""What makes the host wait for the device in a training step, beside HF Llama under the stock Trainer.
+"""Device synchronisations in a training step, compared with HF Llama in the stock Trainer.
 
     python -m benchmarks.syncs
 
-Counts the reads of tensors (`item`, `bool`, `nonzero` and the like) in an optimizer step of two micro-batches between
-log lines. On a GPU each read waits until the device has done all it was given; there, copies that wait are counted
-too, by `torch.cuda.set_sync_debug_mode`. Nothing is timed.
+Counts reads of tensors on the host (`item`, `bool`, `nonzero` and others) in an optimizer step of two micro-batches
+between log lines. On a GPU each read waits for the device, and `torch.cuda.set_sync_debug_mode` also counts copies
+that wait. Nothing is timed.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from benchmarks.measure import DEVICE, print_line
 from benchmarks.step import LLAMA, OURS, TINY, build_trainer
 
 READS = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "unique", "unique_consecutive")
-FIRST, LAST = 3, 13  # steps between which reads are counted
+FIRST, LAST = 3, 13  # steps between which to count reads
 
 
 def main() -> None:
-    """Count, print one line."""
+    """Count and print one line."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with redirect_stdout(stderr):
         ours, peer = reads_per_step(OURS), reads_per_step(LLAMA)
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 class HostReads(TorchDispatchMode):
-    """Counts operators whose result the host waits for."""
+    """Counts operators whose result the host must wait for."""
 
     count = 0
 
@@ -46,20 +46,20 @@ class HostReads(TorchDispatchMode):
 
 
 class CountByStep(TrainerCallback):
-    """Notes a count after each step, before anything is logged."""
+    """Records a count after each step, before logging."""
 
     def __init__(self, count: Callable[[], int]):
         self.count, self.noted = count, {}
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """After the optimizer's step."""
+        """Called after the optimizer's step."""
         self.noted[state.global_step] = self.count()
 
 
 def reads_per_step(model: str) -> float:
-    """Reads in one optimizer step. Batches come from a worker process, whose tensors are on the host anyway."""
+    """Reads in one optimizer step. Batches come from a worker process, because its tensors are on the host."""
     reads = HostReads()
-    # Under the counting mode nothing would be compiled; a GPU's own warnings need no mode.
+    # The counting mode disables compilation; a GPU's warnings do not need it.
     counting = nullcontext() if DEVICE == "cuda" else reads
     settings = {"gradient_accumulation_steps": 2, "dataloader_num_workers": 1, "max_steps": LAST, "bf16": False}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught, counting:

@@ -1,4 +1,4 @@
-"""English text of any amount without a download: sentences of Python's own reference manual in random order."""
+"""Any amount of English text without a download: sentences of Python's reference manual in random order."""
 
 import json
 import random
@@ -11,18 +11,18 @@ import pyarrow.parquet as pq
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-# Weight in the mixture, and sentences in a document: real sources differ in length as much as that.
+# Weight in the mixture, and sentences per document, which vary as in real sources.
 SOURCES = {"finepdfs": (0.45, 260), "fineweb_edu": (0.25, 42), "c4": (0.20, 21)}
 
 
 def sentences() -> list[str]:
-    """The manual's sentences of running text."""
+    """The sentences of the manual."""
     text = " ".join(re.sub(r"\s+", " ", topic) for topic in topics.topics.values())
     return [s for s in re.split(r"(?<=[.!?]) ", text) if 40 < len(s) < 400 and s[0].isupper()]
 
 
 def write_tokenizer(folder: Path, vocab_size: int) -> None:
-    """A byte-level BPE like GPT-2's, but small, learned from the manual."""
+    """A small byte-level BPE like GPT-2's, trained on the manual."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -47,7 +47,7 @@ def write_sources(folder: Path, megabytes: float, seed: int = 0) -> dict:
             size += len(texts[-1])
         pq.write_table(pa.table({"text": texts}), folder / f"{name}.parquet", row_group_size=1000)
         recipe[name] = {"path": str(folder / f"{name}.parquet"), "weight": weight}
-    words = " ".join(manual).split()  # in another order, or the questions would be found in the texts and guarded
+    words = " ".join(manual).split()  # reordered, so that decontamination does not find the questions in the texts
     with (folder / "usmle.jsonl").open("w") as file:
         for number in range(2000):
             options = {letter: " ".join(rng.choices(words, k=5)) for letter in "ABCD"}

@@ -1,6 +1,6 @@
-"""Attention without its projections: the plain implementation, masks, and the borders of packed documents.
+"""Attention without its projections: the plain implementation, masks, and boundaries of packed documents.
 
-Pushed to the Hub beside the model, so it imports torch and transformers only.
+Pushed to the Hub as remote code, so it imports only torch and transformers.
 """
 
 from dataclasses import fields
@@ -20,8 +20,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-# transformers 5.24 renamed `past_key_values` to `cache` in arguments and outputs. Earlier versions pass the cache of
-# continuous batching to attention functions as `cache`, so the name is not read there.
+# transformers 5.24 renamed `past_key_values` to `cache` in arguments and outputs. In earlier versions `cache` is the
+# argument of continuous batching to attention functions, so the model must not read it.
 CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 
 VARLEN = "pure_varlen"  # the implementation that training/kernels.py registers
@@ -36,9 +36,9 @@ def eager_attention_forward(
     scaling: float,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in plain matrix products: the reference for the kernels, and the one that can return its weights.
+    """Attention in plain matrix products: the reference for the kernels, which also returns its weights.
 
-    Query (batch, heads, length, head_dim), key and value with fewer heads; gives (batch, length, heads, head_dim).
+    Query (batch, heads, length, head_dim), key and value with fewer heads; returns (batch, length, heads, head_dim).
     """
     key = key[:, :, None].expand(-1, -1, module.num_key_value_groups, -1, -1).flatten(1, 2)
     value = value[:, :, None].expand(-1, -1, module.num_key_value_groups, -1, -1).flatten(1, 2)
@@ -52,13 +52,12 @@ def eager_attention_forward(
 def expand_float32_heads(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Repeat key and value heads for sdpa in float32 on a GPU; without a mask, return them as they are elsewhere.
+    """Repeat key and value heads for maskless sdpa in float32 on a GPU; otherwise return them unchanged.
 
-    The only fused kernel for float32 there, the memory-efficient one, does not share key heads between query heads;
-    sdpa would fall back to the kernel that materialises all (length x length) scores. With a mask, transformers
-    repeats the heads itself.
+    The only fused float32 kernel, the memory-efficient one, does not share key heads between query heads; sdpa would
+    fall back to a kernel that materialises all (length x length) scores. With a mask, transformers repeats heads.
     """
-    # The dtype is that of the values: under autocast the rotary embedding leaves queries and keys in float32.
+    # The dtype of the values decides: under autocast the rotary embedding leaves queries and keys in float32.
     if attention_mask is not None or not query.is_cuda or value.dtype != torch.float32:
         return key, value
     groups = query.shape[1] // key.shape[1]
@@ -71,27 +70,27 @@ def choose_mask(
     attention_mask: torch.Tensor | None,
     position_ids: torch.Tensor | None,
     cache: Cache | None,
-    has_borders: bool,
+    has_boundaries: bool,
 ) -> tuple[Any, dict[str, torch.Tensor | int]]:
-    """Decide what keeps positions apart: a mask, the borders of packed documents, or the causal kernel alone.
+    """Choose between a mask, boundaries of packed documents, and the causal kernel without either.
 
     Args:
-        config: names the attention implementation.
+        config: holds the attention implementation.
         inputs_embeds: shape (batch, length, hidden).
-        attention_mask, position_ids, cache: as the caller gave them. Looking for packing in positions that are counted
-            here would cost a device sync, and a mask shuts out sdpa's flash kernel.
-        has_borders: whether the caller gave the borders of packed documents.
+        attention_mask, position_ids, cache: as the caller passed them. Default positions are not searched for packing,
+            which would cost a device sync, and get no mask, which would exclude sdpa's flash kernel.
+        has_boundaries: whether the caller passed boundaries of packed documents.
 
     Returns:
-        The mask in the form that the implementation takes, if any, and the borders if they were found here.
+        The implementation's mask or None, and the boundaries if they were computed here.
     """
     implementation = config._attn_implementation
     mask_function = ALL_MASK_ATTENTION_FUNCTIONS.get(implementation)
     is_flash = "flash" in implementation and mask_function in (None, flash_attention_mask)
     if attention_mask is None and cache is None:
-        if has_borders and (is_flash or implementation == VARLEN):
+        if has_boundaries and (is_flash or implementation == VARLEN):
             return None, {}
-        if is_flash and position_ids is not None and not has_borders:
+        if is_flash and position_ids is not None and not has_boundaries:
             return None, packed_lengths(position_ids.expand(inputs_embeds.shape[:2]))
         if mask_function is sdpa_mask and position_ids is None:
             return None, {}
@@ -100,7 +99,7 @@ def choose_mask(
 
 
 def packed_lengths(position_ids: torch.Tensor) -> dict[str, torch.Tensor | int]:
-    """Borders of packed documents, from positions (batch, length); transformers finds them in a batch of one only."""
+    """Boundaries of packed documents from positions (batch, length); transformers only finds those of one sequence."""
     starts = F.pad(position_ids.diff() != 1, (1, 0), value=True)
     offsets = F.pad(starts.flatten().nonzero().flatten(), (0, 1), value=position_ids.numel()).to(torch.int32)
     longest = int(offsets.diff().max())

@@ -1,6 +1,6 @@
 """Configuration of the Pure decoder.
 
-Pushed to the Hub, so it imports torch, transformers and huggingface_hub only.
+Pushed to the Hub as remote code, so it imports only torch, transformers and huggingface_hub.
 """
 
 import math
@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 
 if TYPE_CHECKING:
-    # transformers finds by text which files remote code is made of: a configuration loaded alone has all of them too.
+    # transformers finds the files of remote code by their imports; this one makes AutoConfig alone fetch all of them.
     from .modeling_pure import PureForCausalLM  # noqa: F401
 
 HUB_FILES = ("attention_pure.py", "configuration_pure.py", "loss_pure.py", "modeling_pure.py")
@@ -29,17 +29,17 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_pure.PureForCausalLM",
 }
 
-OTHER_ROPE_KEYS = ("type", "mscale", "mscale_all_dim", "truncate")  # early versions of transformers do not list them
-LEAST = {
+OTHER_ROPE_KEYS = ("type", "mscale", "mscale_all_dim", "truncate")  # not listed by early versions of transformers
+MINIMA = {
     **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings"), 1),
     **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1),
     **dict.fromkeys(("initializer_range", "head_initializer_range", "rms_norm_eps"), 0),
 }
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
-# Shapes are chosen so that the untied embeddings (2 x vocab x hidden) and the layers add up to the size on the label.
+# Shapes are chosen so that the untied embeddings (2 x vocab x hidden) and the layers add up to the nominal size.
 PRESETS: dict[str, dict[str, Any]] = {
-    # 1,261,568 parameters, its own small vocabulary: tests and the offline demo
+    # 1,261,568 parameters, with a small vocabulary: tests and the offline demo
     "tiny": {
         "vocab_size": 2048,
         "num_real_tokens": None,
@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class ForGPT2(int):
-    """A default for GPT-2's vocabulary only; the same number is a plain `int` if it was given explicitly."""
+    """A default that is valid for GPT-2's vocabulary only; an explicitly given number is a plain `int`."""
 
 
 @strict
@@ -84,20 +84,20 @@ class PureConfig(PreTrainedConfig):
 
     Args:
         vocab_size: rows of the embedding and of the head, padded for the hardware (50,304 = 393 x 128).
-        num_real_tokens: how many of those rows the tokenizer can produce; the rest are never sampled. 50,258 is
-            GPT-2's 50,257 plus our pad token. `None` means every row is real, and is the default with any other
-            `vocab_size`; default token ids that such a vocabulary does not have become `None` too.
+        num_real_tokens: number of rows that the tokenizer can produce; the rest are never sampled. 50,258 is GPT-2's
+            50,257 plus our pad token. `None` means all rows, and is the default with any other `vocab_size`; default
+            token ids outside such a vocabulary become `None`, too.
         head_dim: size of one attention head, `hidden_size / num_attention_heads` if not given.
-        initializer_range: standard deviation of the weights at the start. The two projections that write into the
-            residual stream get it divided by sqrt(2 x layers), as GPT-2 does.
-        head_initializer_range: the same for `lm_head`. At 0.02 the first loss is 11.05, because the logits already
-            vary; at 0.001 it is ln(50304) = 10.83.
+        initializer_range: standard deviation of the initial weights. As in GPT-2, it is divided by sqrt(2 x layers)
+            for the two projections that write into the residual stream.
+        head_initializer_range: the same for `lm_head`. With 0.02 the logits vary and the first loss is 11.05;
+            with 0.001 it is ln(50304) = 10.83.
         rope_parameters: `{"rope_type": "default", "rope_theta": 10000.0}`, or any of transformers' types "linear",
             "dynamic", "yarn", "longrope" and "llama3" with its parameters, for sequences longer than trained.
-        qk_norm: whether the query and key of each head are divided by their root mean square (Henry et al. 2020, as in
-            Qwen3), with no learned scale.
+        qk_norm: whether to divide the query and key of each head by their root mean square (Henry et al. 2020; Qwen3),
+            without a learned scale.
         answer_formats: MedQA answer formats that the model was trained on (`letter`, `text`, `reasoned`).
-        pad_token_id: a token of its own; if it were the end-of-text token, masking padding would mask real ends too.
+        pad_token_id: not the end-of-text token, since masking padding would then also mask real ends.
     """
 
     model_type = "pure"
@@ -148,24 +148,24 @@ class PureConfig(PreTrainedConfig):
         for name in SPECIAL_TOKENS:
             if isinstance(token := getattr(self, name), ForGPT2):
                 setattr(self, name, int(token) if token < self.real_tokens else None)
-        # All three entries, always, and without the "repo--" prefix of a download: vLLM needs AutoModel, which
-        # `register_for_auto_class` does not write, and the code is saved next to the weights.
+        # vLLM needs AutoModel, which `register_for_auto_class` does not write. Entries lack the "repo--" prefix of a
+        # download, because the code is saved next to the weights.
         self.auto_map = {**(self.auto_map or {}), **AUTO_MAP}
         super().__post_init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        # After construction, special tokens come from a tokenizer that has taken spare rows.
+        # A special token set after construction comes from a tokenizer that uses spare rows.
         if name in SPECIAL_TOKENS and "_name_or_path" in self.__dict__:
             highest = max((token for token in (value if isinstance(value, list) else [value]) if token), default=0)
             if self.real_tokens <= highest < self.vocab_size:
                 self.num_real_tokens = highest + 1
 
     def validate_architecture(self) -> None:
-        """Refuse shapes that cannot be built or would silently be wrong. Called by `@strict`."""
-        for name, least in LEAST.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} ({getattr(self, name)}) must be a number of at least {least}.")
+        """Raise `ValueError` for shapes that cannot be built or would silently be wrong. Called by `@strict`."""
+        for name, minimum in MINIMA.items():
+            if not minimum <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be a number of at least {minimum}.")
         if not 0 < self.real_tokens <= self.vocab_size:
             raise ValueError(
                 f"num_real_tokens ({self.real_tokens}) must be between 1 and vocab_size ({self.vocab_size})."
@@ -178,18 +178,18 @@ class PureConfig(PreTrainedConfig):
                 f"hidden_size ({self.hidden_size}) must be num_attention_heads ({heads}) x head_dim ({head_dim})."
             )
         if head_dim % 2:
-            raise ValueError(f"head_dim ({head_dim}) must be even: rotary embedding turns pairs of features.")
+            raise ValueError(f"head_dim ({head_dim}) must be even: rotary embedding rotates pairs of features.")
         if heads % kv_heads:
             raise ValueError(f"num_attention_heads ({heads}) must be a multiple of num_key_value_heads ({kv_heads}).")
         if self.tie_word_embeddings:
             raise ValueError(
-                "tie_word_embeddings=True is not supported: head and embedding start at different scales."
+                "tie_word_embeddings=True is not supported: head and embedding are initialised differently."
             )
         self._validate_rope(self.rope_parameters or {})
         self.check_special_tokens(self.real_tokens)
 
     def _validate_rope(self, rope: dict[str, Any]) -> None:
-        """Refuse what transformers only warns of or ignores."""
+        """Raise `ValueError` for parameters that transformers only warns about or ignores."""
         rope_type, theta, factor = rope.get("rope_type"), rope.get("rope_theta"), rope.get("factor")
         if rope_type not in ROPE_TYPES:
             raise ValueError(f"rope_parameters: rope_type must be one of {', '.join(ROPE_TYPES)}, got {rope_type!r}.")
@@ -198,19 +198,19 @@ class PureConfig(PreTrainedConfig):
         if not isinstance(theta, (int, float)) or not 0 < theta < math.inf:
             raise ValueError(f"rope_parameters: rope_theta must be a positive number, got {theta!r}.")
         if rope.get("partial_rotary_factor") not in (None, 1) or rope.get("mrope_section"):
-            raise ValueError("rope_parameters: every feature turns with the position (partial_rotary_factor 1.0).")
+            raise ValueError("rope_parameters: all features are rotated (partial_rotary_factor 1.0).")
         if rope_type == "default" and factor is not None:
-            raise ValueError("rope_parameters: rope_type 'default' has no factor; name the type that scales.")
+            raise ValueError("rope_parameters: rope_type 'default' takes no factor; set a type that scales.")
         if factor is not None and (not isinstance(factor, (int, float)) or not 1 <= factor < math.inf):
             raise ValueError(f"rope_parameters: factor must be a number of at least 1, got {factor!r}.")
         if rope_type != "default":
             self._validate_frequencies(rope_type)
 
     def _validate_frequencies(self, rope_type: str) -> None:
-        """Compute the frequencies of short and long sequences, since transformers checks few of the parameters."""
+        """Compute the frequencies of short and long sequences, since transformers validates few parameters."""
         try:
             for length in (1, 2 * self.max_position_embeddings + 1):
-                with torch.device("cpu"):  # a model may be under construction on the meta device
+                with torch.device("cpu"):  # the model may be under construction on the meta device
                     frequencies, scaling = ROPE_INIT_FUNCTIONS[rope_type](self, seq_len=length)
                 if not ((frequencies > 0) & frequencies.isfinite()).all() or not 0 < scaling < math.inf:
                     raise ValueError("frequencies or attention_factor are not positive numbers")
@@ -233,22 +233,22 @@ class PureConfig(PreTrainedConfig):
 
     @property
     def real_tokens(self) -> int:
-        """Tokens that the tokenizer can produce."""
+        """The number of tokens that the tokenizer can produce."""
         return self.vocab_size if self.num_real_tokens is None else self.num_real_tokens
 
     @property
     def end_tokens(self) -> list[int | None]:
-        """The ends of text, as a list."""
+        """The end-of-text tokens as a list."""
         return [*self.eos_token_id] if isinstance(self.eos_token_id, list) else [self.eos_token_id]
 
     @property
     def suppressed_tokens(self) -> list[int]:
-        """Ids no sampler may emit: padding, and the spare rows no tokenizer can decode (they become '')."""
+        """Ids that are never sampled: padding, and the spare rows, which no tokenizer can decode."""
         suppressed = {self.pad_token_id, *range(self.real_tokens, self.vocab_size)}.difference(self.end_tokens)
         return sorted(token for token in suppressed if token is not None)
 
     def is_spare(self, tokens: list[int]) -> bool:
-        """Whether some ids are what `suppressed_tokens` gives for some `num_real_tokens` and some ends of text."""
+        """Whether ids equal `suppressed_tokens` for any `num_real_tokens`."""
         others = {self.pad_token_id, *self.end_tokens}
         rows = {*tokens}.difference(others)
         first = min(rows, default=self.vocab_size)
@@ -256,9 +256,9 @@ class PureConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers, with overrides checked like arguments; `from_pretrained` calls this.
+        """As in transformers, but validates overrides like arguments; `from_pretrained` calls this.
 
-        RoPE parameters that override others keep the theta and length of the training unless they state their own.
+        Overriding RoPE parameters keep the theta and length of the training unless they have their own.
         """
         if rope := kwargs.pop("rope_scaling", None):
             kwargs["rope_parameters"] = rope
@@ -279,7 +279,7 @@ class PureConfig(PreTrainedConfig):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "PureConfig":
-        """The shape called `name` in `PRESETS`, with any field overridden."""
+        """The preset `name` of `PRESETS`, with fields overridden."""
         if name not in PRESETS:
             raise ValueError(f"Unknown preset {name!r}. Known presets: {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[name], **overrides})
@@ -289,8 +289,8 @@ class PureConfig(PreTrainedConfig):
     ) -> None:
         """Save config.json with the code that reads it, so that every checkpoint loads without this package.
 
-        `register_for_auto_class` would do this too, but FSDP2 renames the model's class, after which transformers
-        saves torch's own files instead of ours and points `auto_map` at them.
+        `register_for_auto_class` would also do this, but FSDP2 renames the model's class, after which transformers
+        saves torch's files instead of ours and `auto_map` refers to them.
         """
         self.auto_map = {**(self.auto_map or {}), **AUTO_MAP}
         os.makedirs(save_directory, exist_ok=True)

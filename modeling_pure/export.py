@@ -1,10 +1,10 @@
-"""Write a Pure checkpoint as a Llama, or such a Llama as Pure: the same weights, equal logits. Research use only.
+"""Convert a Pure checkpoint to a Llama, or such a Llama to Pure: same weights, equal logits. Research use only.
 
     pure export --to llama CHECKPOINT OUT
     pure export --to pure LLAMA_FOLDER OUT
 
-Pure is a Llama whose norm weights are all one, or with `qk_norm` a Qwen3 (`--to qwen3`). Other programs know these:
-docs/SERVING.md says how each of them loads OUT. Both models are loaded and compared before OUT appears.
+Pure is a Llama whose norm weights are all one, or with `qk_norm` a Qwen3 (`--to qwen3`). docs/SERVING.md shows how
+other programs load OUT, which appears only after both models have been loaded and compared.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from .options import CommandLine, check_output_folder
 
 MODELS: dict[str, Any] = {"pure": PureForCausalLM, "llama": LlamaForCausalLM, "qwen3": Qwen3ForCausalLM}
 OTHERS = {False: "llama", True: "qwen3"}  # the layout by `qk_norm`
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # by their names in safetensors
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}  # by name in safetensors
 TOKENIZER_FILES = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -46,19 +46,19 @@ TOKENIZER_FILES = [
     "chat_template.jinja",
 ]
 HUB_PATTERNS = ["config.json", "generation_config.json", "model*.safetensors*", CARD_FILE, "curves.png"]
-# What a Llama or Qwen3 can be and Pure cannot; Pure's configuration checks shapes, tied embeddings and RoPE.
+# Options of Llama and Qwen3 that Pure lacks; Pure's configuration checks shapes, tied embeddings and RoPE.
 OTHERS_ALONE = {"attention_bias": False, "mlp_bias": False, "attention_dropout": 0.0, "use_sliding_window": False}
 NOT_CARRIED = {
     *("architectures", "auto_map", "dtype", "model_type", "transformers_version", "qk_norm"),
     *("pretraining_tp", "layer_types", "max_window_layers", "sliding_window"),
 }
-LAYOUT = """The layout is that of `{}`, with norm weights of one. It was exported from a Pure checkpoint,
-and in fp32 every logit of the two is equal to the last bit."""
-ROUNDED = "The weights were rounded from {} to {} in the export; the evaluations below were made before it."
+LAYOUT = """The layout is that of `{}`, with norm weights of one. The model was exported from a Pure checkpoint; in
+fp32 the logits of both are equal to the last bit."""
+ROUNDED = "The export rounded the weights from {} to {}; the evaluations below were made before it."
 
 
 def main() -> None:
-    """Check the arguments, write the other layout under a temporary name, compare, and rename."""
+    """Check the arguments, write the other layout to a temporary folder, compare, and rename."""
     args = parse_arguments(sys.argv[1:])
     out = check_out(args.out)
     folder = find_folder(args.checkpoint, args.revision)
@@ -67,13 +67,13 @@ def main() -> None:
     dtype = args.dtype or stored
     is_rounded = torch.promote_types(getattr(torch, stored), getattr(torch, dtype)) != getattr(torch, dtype)
     out.parent.mkdir(parents=True, exist_ok=True)
-    # A folder inside the temporary one, which only its owner may read.
+    # A subfolder, because only its owner may read the temporary folder itself.
     with TemporaryDirectory(prefix=f"{out.name}.unfinished-", dir=out.parent) as temporary:
         unfinished = Path(temporary) / out.name
         source = load(folder, config.model_type, dtype)
         write_model(source, convert_config(config, args.to), unfinished, args.to)
         expected, suppressed = logits(source), source.generation_config.suppress_tokens
-        del source  # so that one model is in memory, not two
+        del source  # to hold only one model in memory
         verified = compare(expected, suppressed, unfinished, args.to)
         verified["tokenizer"] = copy_tokenizer(folder, unfinished)
         write_card(folder, unfinished, config, args.to, ROUNDED.format(stored, dtype) if is_rounded else "")
@@ -91,36 +91,36 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line."""
     parser = CommandLine(__doc__)
     parser.add_argument("--to", choices=list(MODELS), required=True, help="the layout to write")
-    parser.add_argument("--dtype", choices=list(DTYPES.values()), help="of the weights; by default as they are stored")
+    parser.add_argument("--dtype", choices=list(DTYPES.values()), help="of the weights; by default as stored")
     parser.add_argument("--revision", help="branch, tag or commit, if CHECKPOINT is a Hub id")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="folder or Hub id of the model")
-    parser.add_argument("out", metavar="OUT", help="folder to write: a new one, or an empty one")
+    parser.add_argument("out", metavar="OUT", help="new or empty folder to write")
     return parser.parse_args(arguments)
 
 
 def check_out(name: str) -> Path:
-    """The folder to write; raises `InputError` if something is there already."""
+    """The folder to write; raises `InputError` unless it is new or empty."""
     check_output_folder("OUT", name)
     out = Path(os.path.abspath(name))
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(f"OUT: '{name}' exists and is not an empty folder; give another name or empty it")
+        raise InputError(f"OUT: '{name}' exists and is not an empty folder; empty it or use another name")
     return out
 
 
 def find_folder(name: str, revision: str | None) -> Path:
-    """The folder of a checkpoint; a Hub id is downloaded to the usual cache, without any code.
+    """The folder of a checkpoint; a Hub id is downloaded to the cache, without code.
 
     Raises:
-        InputError: there is no such model, or its weights are not safetensors, or are damaged.
+        InputError: the model does not exist, or its weights are damaged or not safetensors.
     """
     if not (folder := Path(name)).exists() and not name.startswith((".", "/", "~")) and name.count("/") < 2:
         patterns = HUB_PATTERNS + TOKENIZER_FILES
         try:
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise InputError(f"CHECKPOINT: no folder, and not on the Hub, '{name}': {first_line(error)}") from error
+            raise InputError(f"CHECKPOINT: no such folder or Hub model '{name}': {first_line(error)}") from error
     elif revision:
-        raise InputError(f"--revision: is for Hub ids, and '{name}' is a folder")
+        raise InputError(f"--revision: only for Hub ids, but '{name}' is a folder")
     check_model("CHECKPOINT", str(folder))
     return folder
 
@@ -135,7 +135,7 @@ def read_config(folder: Path, to: str) -> PreTrainedConfig:
     if (kind := facts.get("model_type")) not in kinds:
         raise InputError(f"CHECKPOINT: model_type is {kind!r}, expected {' or '.join(map(repr, kinds))} (see --to)")
     if facts.get("quantization_config"):
-        raise InputError("CHECKPOINT: is quantised (quantization_config); export the checkpoint it was made from")
+        raise InputError("CHECKPOINT: is quantised (quantization_config); export the original checkpoint")
     try:
         config: PreTrainedConfig = MODELS[kind].config_class.from_pretrained(folder)
     except (StrictDataclassError, ValueError) as error:
@@ -143,12 +143,12 @@ def read_config(folder: Path, to: str) -> PreTrainedConfig:
     if to == "pure":
         convert_config(config, "pure")
     elif to != OTHERS[config.qk_norm]:
-        raise InputError(f"--to: a checkpoint with qk_norm {config.qk_norm} is no {to}; use {OTHERS[config.qk_norm]}")
+        raise InputError(f"--to: {to} is for qk_norm {not config.qk_norm}; use {OTHERS[config.qk_norm]}")
     return config
 
 
 def convert_config(config: PreTrainedConfig, to: str) -> PreTrainedConfig:
-    """The configuration in another layout. Fields that the layout lacks are kept, so that the export can be reversed.
+    """The configuration in another layout; it keeps fields that the layout lacks, so that the export can be reversed.
 
     Raises:
         InputError: a Llama or Qwen3 that does not have Pure's shape.
@@ -168,16 +168,16 @@ def convert_config(config: PreTrainedConfig, to: str) -> PreTrainedConfig:
 
 
 def last_line(error: Exception) -> str:
-    """The message of a validator of transformers, which stands below the validator's name."""
+    """The message of a transformers validator, which follows the validator's name."""
     return str(error).strip().split("\n")[-1].strip()
 
 
 def stored_dtype(folder: Path) -> str:
-    """The dtype of the weights; raises `InputError` if there are several, or one that Pure does not have."""
+    """The dtype of the weights; raises `InputError` if they are mixed or not supported."""
     dtypes = set()
     for file in folder.glob("model*.safetensors"):
         with safe_open(file, "pt") as weights:
-            dtypes |= {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118  no dictionary
+            dtypes |= {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118  not a dict
     if len(dtypes) != 1 or not dtypes <= set(DTYPES):
         expected, found = ", ".join(DTYPES.values()), ", ".join(sorted(dtypes)) or "none"
         raise InputError(f"CHECKPOINT: weights of dtype {found}; expected one of {expected}")
@@ -185,7 +185,7 @@ def stored_dtype(folder: Path) -> str:
 
 
 def load(folder: Path, kind: str, dtype: str) -> PreTrainedModel:
-    """The model with every one of its weights; raises `InputError` if some are missing, unexpected or misshapen."""
+    """Load a model; raises `InputError` for missing, unexpected or misshapen weights."""
     options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True, "output_loading_info": True}
     model, found = load_pretrained("CHECKPOINT", MODELS[kind], str(folder), False, **options)
     for what in ("missing_keys", "unexpected_keys"):
@@ -207,11 +207,9 @@ def write_model(source: PreTrainedModel, config: PreTrainedConfig, folder: Path,
     state = source.state_dict()
     for name in [name for name in state if "norm" in name]:
         if (state.pop(name) != 1).any():
-            raise InputError(f"CHECKPOINT: {name} is not all ones; as Pure it would be another model")
-    # Strict, so that every weight of the other layout is one of the source or a norm of ones.
-    norms = {name: weight for name, weight in target.state_dict().items() if "norm" in name}
-    ones = {name: torch.ones(weight.shape, dtype=source.dtype) for name, weight in norms.items()}
-    target.load_state_dict(state | ones, assign=True)
+            raise InputError(f"CHECKPOINT: {name} is not all ones; Pure has no norm weights")
+    ones = {k: torch.ones(v.shape, dtype=source.dtype) for k, v in target.state_dict().items() if "norm" in k}
+    target.load_state_dict(state | ones, assign=True)  # strict: all other weights come from the source
     target.generation_config = source.generation_config
     try:
         target.save_pretrained(folder)
@@ -222,10 +220,10 @@ def write_model(source: PreTrainedModel, config: PreTrainedConfig, folder: Path,
 
 @torch.no_grad()
 def logits(model: PreTrainedModel) -> torch.Tensor:
-    """Logits of two sequences in fp32, the second at positions beyond the context; the model stays in fp32.
+    """Logits of two sequences in fp32; converts the model to fp32.
 
-    Beyond the context, RoPE may use other frequencies. The weights move to memory of their own: where they lie in the
-    file depends on its header, and a matrix product may round by the alignment of what it reads.
+    The second sequence has positions beyond the context, where RoPE may use other frequencies. The weights are copied,
+    because their alignment in the file depends on its header, and matrix products may round differently by alignment.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.float32, copy=True)
@@ -238,14 +236,14 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 
 
 def compare(expected: torch.Tensor, suppressed: list[int] | None, folder: Path, to: str) -> dict[str, str]:
-    """Load what was written, require the source's logits to the last bit, and return facts for the terminal.
+    """Load the written model and require the source's logits to the last bit; returns facts for the terminal.
 
     Args:
         expected, suppressed: logits of the source, and the tokens that it never samples.
 
     Raises:
         InputError: the source's logits are not finite.
-        RunStopped: the two differ.
+        RunStopped: the models differ.
     """
     if not expected.isfinite().all():
         raise InputError("CHECKPOINT: its logits are not finite")
@@ -253,9 +251,9 @@ def compare(expected: torch.Tensor, suppressed: list[int] | None, folder: Path, 
     found = logits(written)
     if not torch.equal(expected, found):
         worst = (expected - found).abs().max().item()
-        raise RunStopped(f"OUT: its logits are not those of CHECKPOINT (off by {worst:.3g}); nothing was written")
+        raise RunStopped(f"OUT: its logits differ from CHECKPOINT's by up to {worst:.3g}; nothing was written")
     if not set(suppressed or []) <= set(written.generation_config.suppress_tokens or []):
-        raise RunStopped("OUT: it does not suppress the tokens that CHECKPOINT does; nothing was written")
+        raise RunStopped("OUT: it does not suppress the same tokens as CHECKPOINT; nothing was written")
     ones = sum(weight.numel() for name, weight in written.state_dict().items() if "norm" in name)
     with_ones = f", {ones:,} of them norm weights of one" if ones else ""
     tokens = found[..., 0].numel()
@@ -266,7 +264,7 @@ def compare(expected: torch.Tensor, suppressed: list[int] | None, folder: Path, 
 
 
 def copy_tokenizer(source: Path, folder: Path) -> str:
-    """Copy the tokenizer as it is, and check that it gives the same ids from there; returns a line on it."""
+    """Copy the tokenizer's files and check that the copy gives the same ids; returns a description."""
     names = [name for name in TOKENIZER_FILES if (source / name).is_file()]
     if not names:
         return "none: CHECKPOINT has none"
@@ -274,21 +272,21 @@ def copy_tokenizer(source: Path, folder: Path) -> str:
         shutil.copyfile(source / name, folder / name)
     ours, theirs = (AutoTokenizer.from_pretrained(one) for one in (source, folder))
     if ours(DISCLAIMER).input_ids != theirs(DISCLAIMER).input_ids:
-        raise RunStopped("OUT: its tokenizer gives other ids than that of CHECKPOINT; nothing was written")
-    return f"{len(ours):,} tokens, a sentence gives the same ids"
+        raise RunStopped("OUT: its tokenizer gives other ids than CHECKPOINT's; nothing was written")
+    return f"{len(ours):,} tokens, same ids for a sentence"
 
 
 def write_card(source: Path, folder: Path, config: PreTrainedConfig, to: str, rounded: str) -> None:
-    """Write the checkpoint's card with the shape and loading of the other layout, or a new one if it has none of ours.
+    """Write the checkpoint's card, or a new one, with the architecture and loading of the other layout.
 
     Args:
-        rounded: a sentence on the dtypes; empty if the weights are as they were.
+        rounded: a sentence on the dtypes; empty if the weights were not rounded.
     """
     text = read_text(source / CARD_FILE)
     if not (card_blocks(text, "training") or card_blocks(text, "evaluation")):
         write_model_card(str(folder), "Pure", convert_config(config, "pure") if to == "pure" else config, {}, [])
         text = read_text(folder / CARD_FILE)
-        text = replace_section(text, "Training", "The checkpoint came without a record of its training.")
+        text = replace_section(text, "Training", "The checkpoint has no record of its training.")
     shape = two_columns(architecture(convert_config(config, to)))
     layout = "" if to == "pure" else LAYOUT.format(MODELS[to].__name__)
     text = replace_section(text, "Architecture", "\n\n".join(filter(None, [shape, layout, rounded])))
@@ -300,5 +298,5 @@ def write_card(source: Path, folder: Path, config: PreTrainedConfig, to: str, ro
 
 
 def replace_section(text: str, name: str, body: str) -> str:
-    """A card with another text below the heading `name`."""
+    """Replace the text below the heading `name` of a card."""
     return re.sub(rf"^## {name}\n.*?(?=^## |\Z)", lambda _: f"## {name}\n\n{body}\n\n", text, flags=re.M | re.S)

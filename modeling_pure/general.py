@@ -1,9 +1,9 @@
-"""GPT-2's usual six benchmarks through lm-evaluation-harness, on a checkpoint and on a reference. Research use only.
+"""GPT-2's six usual benchmarks through lm-evaluation-harness, for a checkpoint and a reference. Research use only.
 
     pure general --config recipes/general.yaml [--limit 100]
 
-Reports raw scores beside chance on the same questions, and scores with chance taken off: the mean of six raw scores is
-mostly chance, so a raw ratio to another model means little. Tasks are lm-evaluation-harness's own, in fp32.
+Reports raw scores, chance on the same questions, and scores normalised by chance: the mean of six raw scores is mostly
+chance, so its ratio to another model's says little. Tasks are lm-evaluation-harness's own, in fp32.
 """
 
 import json
@@ -13,6 +13,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
@@ -34,22 +35,35 @@ if TYPE_CHECKING:
 
 RESULTS_FILE, TABLE_FILE = "general.json", "general.md"
 MODEL_KEYS = ("model_name_or_path", "reference_model_name_or_path")
-COLUMNS = ("score", "standard_error", "chance", "normalised")
 
 
-Scores = dict[str, Any]  # of one task: `n` questions, and `COLUMNS` from 0 to 1, None if a task has no such score
+@dataclass(frozen=True)
+class Score:
+    """A model's score on one task with `n` questions, from 0 to 1; means over tasks lack `n` and `standard_error`.
+
+    `chance` is the score of random answers to the same questions, `normalised` is (score - chance) / (1 - chance).
+    """
+
+    n: int | None
+    score: float
+    standard_error: float | None
+    chance: float
+    normalised: float
+
+
+Scores = dict[str, Score]  # of one model, by task
 
 
 @dataclass
 class GeneralArguments:
-    """Two models and the tasks."""
+    """Model, reference model and tasks."""
 
     model_name_or_path: str = option("runs/pretrain", "causal model: a folder or a Hub id")
     reference_model_name_or_path: str | None = option("openai-community/gpt2", "'' = none")
     tasks: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "by name: {num_fewshot: N, metric: acc or acc_norm}"}
     )
-    limit: int | None = option(None, "questions of each (sub)task, for a quick look")
+    limit: int | None = option(None, "questions of each (sub)task, for a quick test")
     batch_size: int = option(16, "requests in a forward pass")
     output_dir: str = option("runs/general", "folder for general.json and general.md")
     trust_remote_code: bool = option(False, "run Python code that comes with a model")
@@ -59,7 +73,7 @@ class GeneralArguments:
         check_texts(self, "reference_model_name_or_path")
         check_output_folder("output_dir", self.output_dir)
         if self.reference_model_name_or_path == self.model_name_or_path:
-            raise InputError("reference_model_name_or_path: is the model itself; '' = none")
+            raise InputError("reference_model_name_or_path: is the model itself; set another one, or '' for none")
         for name, task in self.tasks.items():
             if not isinstance(task, dict) or set(task) != {"metric", "num_fewshot"}:
                 raise InputError(f"tasks.{name}: expected a mapping of metric, num_fewshot; found {task!r}")
@@ -70,25 +84,29 @@ class GeneralArguments:
 
 
 def main() -> None:
-    """Arguments, tasks with their questions, both models on all of them, report."""
+    """Parse, load the tasks, evaluate both models, and report."""
     (args,) = RecipeParser((GeneralArguments,), description=__doc__).parse_recipe(sys.argv[1:])
     manager = find_tasks(args.tasks)
     models = {getattr(args, key): key for key in MODEL_KEYS if getattr(args, key)}
     for name, key in models.items():
         check_model(key, name)
-        load_pretrained(key, AutoConfig, name, args.trust_remote_code)  # before the other model is measured for hours
+        load_pretrained(key, AutoConfig, name, args.trust_remote_code)  # fails before the other model runs for hours
     tasks = {name: load_task(name, manager, **settings) for name, settings in args.tasks.items()}
-    tasks_in_words = (f"{name} ({task['num_fewshot']}-shot {task['metric']})" for name, task in args.tasks.items())
-    questions = f"the first {args.limit} of each (sub)task" if args.limit else "all"
-    facts = {"models": " and ".join(models), "tasks": ", ".join(tasks_in_words), "questions": questions}
-    print_block("General benchmarks", facts | {"folder": args.output_dir, "note": DISCLAIMER})
+    facts = {
+        "models": " and ".join(models),
+        "tasks": ", ".join(f"{name} ({t['num_fewshot']}-shot {t['metric']})" for name, t in args.tasks.items()),
+        "questions": f"the first {args.limit} of each (sub)task" if args.limit else "all",
+        "folder": args.output_dir,
+        "note": DISCLAIMER,
+    }
+    print_block("General benchmarks", facts)
     write_results(args, {name: evaluate_model(key, name, args, tasks, manager) for name, key in models.items()})
 
 
 def find_tasks(tasks: dict[str, Any]) -> "TaskManager":
-    """lm-evaluation-harness's `TaskManager`; `InputError` if it is not installed, or lacks a task."""
+    """lm-evaluation-harness's `TaskManager`; `InputError` if lm_eval is not installed or lacks a task."""
     if not tasks:
-        raise InputError("tasks: empty; --config recipes/general.yaml names GPT-2's six")
+        raise InputError("tasks: empty; --config recipes/general.yaml has GPT-2's six")
     if not find_spec("lm_eval"):
         raise InputError("lm_eval is not installed: pip install 'modeling_pure[eval]', or -r requirements-dev.txt")
     from lm_eval.tasks import TaskManager
@@ -107,12 +125,12 @@ def load_task(name: str, manager: "TaskManager", num_fewshot: int, metric: str) 
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"tasks.{name}: cannot load its questions: {first_line(error)}") from error
     group, tasks = loaded["groups"].get(name), loaded["tasks"]
-    ways = [way.metric for way in (group and group.aggregate_metric_list) or [] if way.weight_by_size]
-    if name not in tasks and metric not in ways:
+    means = [mean.metric for mean in (group and group.aggregate_metric_list) or [] if mean.weight_by_size]
+    if name not in tasks and metric not in means:
         raise InputError(f"tasks.{name}.metric: the group or tag has no {metric} over all its questions")
     for config, known in ((task.config, task.aggregation()) for task in tasks.values()):
         if config.output_type != "multiple_choice" or (config.process_results and config.task != "truthfulqa_mc2"):
-            raise InputError(f"tasks.{name}: is no plain multiple choice, so chance is unknown")
+            raise InputError(f"tasks.{name}: is not plain multiple choice, so chance is unknown")
         if metric not in known:
             raise InputError(f"tasks.{name}.metric: the task has no {metric}")
         if config.num_fewshot == 0 != num_fewshot:  # lm-evaluation-harness would silently keep 0
@@ -122,8 +140,8 @@ def load_task(name: str, manager: "TaskManager", num_fewshot: int, metric: str) 
 
 def evaluate_model(
     key: str, name: str, args: GeneralArguments, tasks: dict[str, Any], manager: "TaskManager"
-) -> dict[str, Scores]:
-    """Scores of one model by task; `key` is the option that named the model."""
+) -> Scores:
+    """The scores of one model; `key` is the option that names it."""
     from lm_eval.models.huggingface import HFLM
 
     model = load_model(key, name, args.trust_remote_code)
@@ -133,62 +151,65 @@ def evaluate_model(
     return {task: score_task(lm, task, tasks[task], **args.tasks[task], **options) for task in tasks}
 
 
-def score_task(lm: "HFLM", name: str, task: "Task | Group", num_fewshot: int, metric: str, **options: Any) -> Scores:
-    """Evaluate one task or group of tasks.
-
-    Returns:
-        `n` questions; lm-evaluation-harness's `score` and `standard_error` (None for a single question); `chance` on
-        the same questions; `normalised`, (score - chance) / (1 - chance).
-    """
+def score_task(lm: "HFLM", name: str, task: "Task | Group", num_fewshot: int, metric: str, **options: Any) -> Score:
+    """Evaluate one task or group of tasks with lm-evaluation-harness."""
     from lm_eval import simple_evaluate
 
-    # Standard errors of means are formulas, but with bootstrap_iters=0 there would be none.
+    # Standard errors of means need no bootstrap, but bootstrap_iters=0 would omit them.
     result = simple_evaluate(lm, tasks=[task], num_fewshot=num_fewshot, bootstrap_iters=1, **options)
     score, error = (result["results"][name][f"{kind},none"] for kind in (metric, f"{metric}_stderr"))
     if not isfinite(score):
-        raise InputError(f"tasks.{name}: the score is {score}; the model gives all answers no probability at all")
+        raise InputError(f"tasks.{name}: the score is {score}; the model gives every answer a probability of 0")
     chances = [chance_of(subtask, sample) for subtask, samples in result["samples"].items() for sample in samples]
-    chance = sum(chances) / len(chances)
-    values = (float(score), None if error == "N/A" else float(error), chance, float(score - chance) / (1 - chance))
-    return {"n": len(chances), **dict(zip(COLUMNS, values, strict=True))}
+    chance = fmean(chances)
+    standard_error = None if error == "N/A" else float(error)
+    return Score(len(chances), float(score), standard_error, chance, float(score - chance) / (1 - chance))
 
 
 def chance_of(task: str, sample: dict[str, Any]) -> float:
-    """The score of a question if all its answers are equally likely; in TruthfulQA's MC2 the share of true ones."""
+    """The expected score of a random answer to a question; for TruthfulQA's MC2 the share of true ones."""
     labels = sample["doc"]["mc2_targets"]["labels"] if task == "truthfulqa_mc2" else None
     return sum(labels) / len(labels) if labels else 1 / len(sample["resps"])
 
 
-def summarise(ours: dict[str, Scores], reference: dict[str, Scores] | None = None) -> dict[str, float | None]:
-    """Means over the tasks and, with a reference, its means and the ratios to them; None instead of a division by 0.
+def summarise(scores: Scores, reference: Scores | None = None) -> dict[str, float | None]:
+    """Means over the tasks and, with a reference, its means and ratios to them; None instead of a division by 0.
 
-    `coin_ratio`, chance over the reference's mean, is the `raw_ratio` of a model that knows nothing.
+    `coin_ratio`, chance over the reference's mean, is the `raw_ratio` of random answers.
     """
-    means = averages(ours)
-    score, chance, normalised = means["score"], means["chance"], means["normalised"]
-    summary: dict[str, float | None] = {"mean": score, "chance": chance, "normalised": normalised}
+    ours = mean_score(scores)
+    summary: dict[str, float | None] = {"mean": ours.score, "chance": ours.chance, "normalised": ours.normalised}
     if reference is None:
         return summary
-    whole, gain = (averages(reference)[name] for name in ("score", "normalised"))
+    theirs = mean_score(reference)
     return summary | {
-        "reference_mean": whole,
-        "reference_normalised": gain,
-        "raw_ratio": score / whole if whole else None,
-        "coin_ratio": chance / whole if whole else None,
-        "normalised_ratio": normalised / gain if gain > 1e-9 else None,  # below that, rounding
+        "reference_mean": theirs.score,
+        "reference_normalised": theirs.normalised,
+        "raw_ratio": ours.score / theirs.score if theirs.score else None,
+        "coin_ratio": ours.chance / theirs.score if theirs.score else None,
+        "normalised_ratio": ours.normalised / theirs.normalised if theirs.normalised > 1e-9 else None,  # else rounding
     }
 
 
-def averages(rows: dict[str, Scores]) -> dict[str, float]:
+def mean_score(scores: Scores) -> Score:
     """Means over the tasks."""
-    return {name: sum(row[name] for row in rows.values()) / len(rows) for name in ("score", "chance", "normalised")}
+    score, chance, normalised = (
+        fmean(getattr(one, name) for one in scores.values()) for name in ("score", "chance", "normalised")
+    )
+    return Score(None, score, None, chance, normalised)
 
 
-def write_results(args: GeneralArguments, models: dict[str, dict[str, Scores]]) -> None:
-    """Write `general.json` and `general.md`, and print the same table."""
+def write_results(args: GeneralArguments, models: dict[str, Scores]) -> None:
+    """Write `general.json` and `general.md`, and print the table."""
     folder, summary = Path(args.output_dir), summarise(*models.values())
-    results = {"schema_version": 1, "note": DISCLAIMER, "config": asdict(args), "models": models, "summary": summary}
-    results["environment"] = {name: version(name) for name in ("torch", "transformers", "lm_eval", "datasets")}
+    results = {
+        "schema_version": 1,
+        "note": DISCLAIMER,
+        "config": asdict(args),
+        "models": {name: {task: asdict(score) for task, score in scores.items()} for name, scores in models.items()},
+        "summary": summary,
+        "environment": {name: version(name) for name in ("torch", "transformers", "lm_eval", "datasets")},
+    }
     (head, *rows), words = table(models), in_words(summary)
     text = "\n\n".join(["# General benchmarks", f"**{DISCLAIMER}**", markdown_table(head, rows), *words]) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,23 +219,24 @@ def write_results(args: GeneralArguments, models: dict[str, dict[str, Scores]]) 
     print(*words, f"written: {folder}/{RESULTS_FILE}, {TABLE_FILE}", DISCLAIMER, sep="\n")
 
 
-def table(models: dict[str, dict[str, Scores]]) -> list[list[str]]:
+def table(models: dict[str, Scores]) -> list[list[str]]:
     """Head, and a row for each task and model in percent, the means last."""
-    lines = [["task", "model", "questions", "score", "standard error", "chance", "chance taken off"]]
+    rows = [["task", "model", "questions", "score", "standard error", "chance", "normalised"]]
     for task in (*next(iter(models.values())), "mean"):
-        for name, rows in models.items():
-            row = rows.get(task) or averages(rows)
-            values = ("" if row.get(column) is None else f"{100 * row[column]:.1f}" for column in COLUMNS)
-            lines.append([task, name, str(row.get("n", "")), *values])
-    return lines
+        for name, scores in models.items():
+            one = scores.get(task) or mean_score(scores)
+            values = (one.score, one.standard_error, one.chance, one.normalised)
+            shown = ("" if value is None else f"{100 * value:.1f}" for value in values)
+            rows.append([task, name, str(one.n or ""), *shown])
+    return rows
 
 
 def in_words(summary: dict[str, float | None]) -> list[str]:
-    """The ratios; the raw one always beside chance."""
+    """The ratios as sentences, the raw ratio together with chance's."""
     raw, coin, gain = (summary.get(name) for name in ("raw_ratio", "coin_ratio", "normalised_ratio"))
-    words = [f"Raw mean: {raw:.1%} of the reference's; chance alone has {coin:.1%} of it."] if raw is not None else []
+    words = [f"Raw mean: {raw:.1%} of the reference's; chance alone reaches {coin:.1%}."] if raw is not None else []
     if gain is not None:
-        words.append(f"Of the reference's gain over chance: {gain:.1%}.")
+        words.append(f"Gain over chance: {gain:.1%} of the reference's.")
     elif "normalised_ratio" in summary:
-        words.append("The reference is not above chance on these questions, so there is no gain to compare with.")
+        words.append("The reference is not above chance on these questions, so gains cannot be compared.")
     return words

@@ -1,6 +1,6 @@
 """The loss of a language-model head without its logits, which take 6.6 GB in float32 for 16 x 2,048 tokens.
 
-Pushed to the Hub beside the model, so it imports torch and transformers only.
+Pushed to the Hub as remote code, so it imports only torch and transformers.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.utils import TransformersKwargs
 
-CHUNK_TOKENS = 4096  # 0.8 GB of float32 logits at 50,304 words
-LOSS_KEYWORDS = {"shift_labels", *TransformersKwargs.__annotations__}  # that `hidden_states_loss` or no loss reads
+CHUNK_TOKENS = 4096  # 0.8 GB of float32 logits for 50,304 tokens
+LOSS_KEYWORDS = {"shift_labels", *TransformersKwargs.__annotations__}  # understood here, or unrelated to losses
 
 
 class PureTokenLoss(nn.Module):
     """Cross entropy of each token together with its gradient, so that it needs no backward pass.
 
-    A module without weights, so that it can be compiled in place as the decoder layers can.
+    A module without weights, so that it can be compiled in place like the decoder layers.
     """
 
     def forward(
@@ -26,7 +26,7 @@ class PureTokenLoss(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (tokens, vocab) and labels (tokens,), -100 for none, to nats (tokens,) and the mean's gradient.
 
-        The gradient, of the shape and dtype of the logits, is (softmax(logits) - one_hot(label)) / num_items.
+        The gradient (softmax(logits) - one_hot(label)) / num_items has the shape and dtype of the logits.
         """
         scores, counted = logits.float(), (labels != -100)[:, None]
         labels = labels.masked_fill(labels == -100, 0)[:, None]  # other labels outside the vocabulary are errors
@@ -38,9 +38,9 @@ class PureTokenLoss(nn.Module):
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """The loss from hidden states, a chunk of tokens at a time: never all logits at once, forward or backward.
+    """The loss from hidden states, in chunks of tokens, so that all logits are never in memory together.
 
-    The gradients are computed in the forward pass, where the logits are, so that the head runs once. Sums are float32.
+    The forward pass also computes the gradients, so that the head runs once. Sums are in float32.
     """
 
     @staticmethod
@@ -63,11 +63,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 tokens = slice(chunk, chunk + CHUNK_TOKENS)
                 hidden = hidden_states[tokens].to(dtype)
                 nats, gradient = token_loss(hidden @ head.t(), labels[tokens], num_items)
-                loss = loss + nats.sum() / num_items  # in place, torch 2.11 compiles it to gradients of zero
+                loss = loss + nats.sum() / num_items  # in-place addition compiles to zero gradients in torch 2.11
                 grad_hidden[tokens] = gradient @ head
                 if grad_weight is not None:
                     grad_weight += gradient.t() @ hidden
-                del gradient  # or it would be there beside the logits of the next chunk
+                del gradient  # frees memory for the logits of the next chunk
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, hidden_states, weight, labels)
         ctx.num_items, ctx.dtype = num_items, dtype
@@ -75,7 +75,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The gradients of the forward pass, scaled; through logits if they are to be differentiated themselves."""
+        """The gradients of the forward pass, scaled; double backward recomputes them from logits."""
         grad_hidden, grad_weight, *inputs, labels = ctx.saved_tensors
         if torch.is_grad_enabled():
             hidden, head = (states.to(ctx.dtype) for states in inputs)
@@ -88,11 +88,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def is_plain_head(head: nn.Linear, states: torch.Tensor) -> bool:
-    """Whether the weight of a head is all that makes logits of hidden states, so that no call of it is needed.
+    """Whether logits are hidden states times the head's weight and nothing else, so that the head need not be called.
 
     Adapters, quantisers and parametrisations change the class of the head or of its weight; pruning, old spectral
-    norms and accelerate's offloading add hooks or replace `forward`. Transforms of `torch.func` have to look into the
-    loss, and the gradients of single logits vanish in float16.
+    norms and accelerate's offloading add hooks or replace `forward`. `torch.func` must trace the loss itself, and
+    gradients of single logits underflow in float16.
     """
     if type(head) is not nn.Linear or "forward" in vars(head) or torch._C._are_functorch_transforms_active():
         return False
@@ -107,7 +107,7 @@ def is_plain_head(head: nn.Linear, states: torch.Tensor) -> bool:
 
 
 def next_tokens(labels: torch.Tensor, shift_labels: torch.Tensor | None, ignore_index: int = -100) -> torch.Tensor:
-    """Labels (batch, length) shifted to the position that predicts them; `shift_labels` are shifted already."""
+    """Labels (batch, length) moved to the positions that predict them; `shift_labels` already are."""
     return F.pad(labels, (0, 1), value=ignore_index)[..., 1:] if shift_labels is None else shift_labels
 
 
@@ -120,7 +120,7 @@ def token_nats(
     ignore_index: int = -100,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Nats of each label (batch, length), float32, 0 where it is `ignore_index`; never all logits at once."""
+    """Nats of each label, float32 (batch, length), 0 for `ignore_index`; computed in chunks of tokens."""
     targets = next_tokens(labels, shift_labels, ignore_index).to(hidden_states.device)
     chunks = zip(*(x.split(CHUNK_TOKENS) for x in (hidden_states.flatten(0, 1), targets.flatten())), strict=True)
     nats = [F.cross_entropy(head(h).float(), y, ignore_index=ignore_index, reduction="none") for h, y in chunks]
@@ -136,13 +136,13 @@ def hidden_states_loss(
     shift_labels: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """The loss that transformers takes from logits, without them.
+    """The loss that transformers computes from logits, without them.
 
     Args:
         hidden_states: shape (batch, length, hidden).
-        labels: shape (batch, length), shifted here, -100 for none; with `shift_labels`, shifted already, not read.
+        labels: shape (batch, length), -100 for none; shifted here, and unused with `shift_labels`.
         weight: of the head, shape (vocab, hidden).
-        num_items_in_batch: labels that the sum is divided by; those of this batch if it is None.
+        num_items_in_batch: divisor of the sum; by default the number of labels in this batch.
     """
     targets = next_tokens(labels, shift_labels).flatten().to(hidden_states.device)
     items = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
@@ -152,6 +152,6 @@ def hidden_states_loss(
 
 
 def compute_dtype(states: torch.Tensor) -> torch.dtype:
-    """The dtype that matrix products take: autocast's where it is on, else that of `states`."""
+    """The dtype of matrix products: autocast's if it is enabled, else that of `states`."""
     device = states.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype

@@ -1,7 +1,8 @@
-"""`README.md` of a model folder: written by both trainers, updated by each evaluation.
+"""Model cards: the `README.md` of a model folder, which trainers write and evaluations update.
 
-A card is Markdown with the Hub's metadata on top. Text between the comments `<!-- training: NAME -->` or
-`<!-- evaluation: NAME -->` and `<!-- end -->` may be replaced, or copied to the next model; all other text is kept.
+A card is Markdown with the Hub's metadata on top. A block starts with `<!-- training: NAME -->` or
+`<!-- evaluation: NAME -->` and ends with `<!-- end -->`; it may be replaced, or copied to the card of the next model.
+All other text stays.
 """
 
 import re
@@ -26,10 +27,10 @@ NO_EVALUATION = "No evaluation has been written into this card yet."
 LIMITS = f"""**{DISCLAIMER}** It is not a medical device, and nobody has evaluated whether its answers are safe.
 
 - Multiple-choice accuracy is not clinical competence, whatever its value.
-- It can state wrong things fluently. Its confidence is no measure of truth; the evaluation shows how far it is off.
-- English only; the questions follow medicine as it is examined in the United States, and the texts their own dates.
+- It can state falsehoods fluently. Its confidence does not measure truth; the evaluation shows its calibration.
+- English only; the questions reflect exams in the United States, and the texts may be outdated.
 - Differences by sex, age or origin of the patients in a question have not been measured.
-- Never enter data of real patients. Whoever builds on it answers for what they build."""
+- Never enter data of real patients. You are responsible for what you build on it."""
 
 LOADING = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -38,8 +39,7 @@ model = AutoModelForCausalLM.from_pretrained("PATH"{option})
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```"""
 TRUST = """
-`trust_remote_code` runs the three Python files that lie beside the weights; with the package `modeling_pure` imported
-it is not needed."""
+`trust_remote_code` runs the Python files next to the weights; it is not needed after `import modeling_pure`."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class CardEvaluation:
     """One evaluation in a card.
 
     Args:
-        dataset: its title; `path` the Hub id or file that was read, and `split`.
-        scorer: how the model was asked, e.g. `letter`.
-        lines: rows of the table below the accuracy: name and value.
+        dataset: its title; `path` is the Hub id or file.
+        scorer: the formulation, e.g. `letter`.
+        lines: further rows of the table: name and value.
         words: sentences below the table.
     """
 
@@ -64,7 +64,7 @@ class CardEvaluation:
 
     @property
     def name(self) -> str:
-        """Its identity: an evaluation with the same name replaces it."""
+        """Its identity: an evaluation of the same name replaces it."""
         return f"{self.dataset}, {self.split}, {self.scorer}"
 
     @property
@@ -73,7 +73,7 @@ class CardEvaluation:
         return self.correct / self.n
 
     def block(self) -> str:
-        """A table and sentences between their comments."""
+        """The table and sentences, between comments."""
         low, high = wilson_interval(self.correct, self.n)
         rows = [
             ("**accuracy**", f"**{self.accuracy:.2%}** (95 % Wilson {low:.2%} to {high:.2%})"),
@@ -113,11 +113,11 @@ def write_model_card(
     """Write the card of a run's folder.
 
     Args:
-        training: by name, the facts of each phase of this run.
-        base_model: folder or Hub id that it started from. The training blocks of a folder's card are copied.
+        training: facts of each training phase of this run, by its name.
+        base_model: folder or Hub id of the initial model; training blocks are copied from a folder's card.
     """
-    folder_before = Path(base_model) if base_model is not None and Path(base_model).is_dir() else None
-    earlier = card_blocks(read_text(folder_before / CARD_FILE), "training") if folder_before else {}
+    base_folder = Path(base_model) if base_model is not None and Path(base_model).is_dir() else None
+    earlier = card_blocks(read_text(base_folder / CARD_FILE), "training") if base_folder else {}
     curves = "\n\n![curves of the run](curves.png)"
     phases = {name: text.replace(curves, "") for name, text in earlier.items() if name not in training}
     phases |= {name: f"### {name}\n\n{two_columns(list(facts.items()))}{curves}" for name, facts in training.items()}
@@ -129,7 +129,7 @@ def write_model_card(
         language="en",
         license="apache-2.0" if is_ours else None,
         tags=TAGS,
-        base_model=None if folder_before else base_model,
+        base_model=None if base_folder else base_model,
         eval_results=[evaluation.metadata() for evaluation in evaluations] or None,
     )
     evaluated = [evaluation.block() for evaluation in evaluations]
@@ -147,18 +147,18 @@ def write_model_card(
         "## Loading",
         LOADING.format(option=", trust_remote_code=True" if is_ours else "") + (TRUST if is_ours else ""),
         "## Licence",
-        ("Apache-2.0, of the weights and the code." if is_ours else "That of the model it started from.")
-        + " The texts it was trained on keep their own licences.",
+        ("Apache-2.0, for weights and code." if is_ours else "That of the base model.")
+        + " The training texts keep their own licences.",
     ]
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n" + "\n\n".join(parts) + "\n")
     write_atomically(Path(folder) / CARD_FILE, str(card))
 
 
 def add_evaluation(folder: str, evaluation: CardEvaluation) -> bool:
-    """Add an evaluation to the card of a model folder, or replace the one with its name.
+    """Add an evaluation to the card of a model folder, or replace the one of the same name.
 
     Returns:
-        whether there was a card of ours; any other README is kept as it is.
+        False if the folder has no card of ours; another README stays unchanged.
     """
     file = Path(folder) / CARD_FILE
     if not card_blocks(read_text(file), "training"):
@@ -186,22 +186,22 @@ def add_evaluation(folder: str, evaluation: CardEvaluation) -> bool:
 
 
 def architecture(config: PreTrainedConfig) -> list[tuple[str, str]]:
-    """The shape of a decoder, from its configuration."""
+    """The architecture of a decoder, from its configuration."""
     return [(name, str(getattr(config, name))) for name in SHAPE if getattr(config, name, None) is not None]
 
 
 def block(kind: str, name: str, text: str) -> str:
-    """A text between its comments."""
+    """A text between comments."""
     return f"<!-- {kind}: {name} -->\n{text}\n<!-- end -->"
 
 
 def card_blocks(text: str, kind: str) -> dict[str, str]:
-    """The texts of one kind in a card, by name."""
+    """The blocks of one kind in a card, by name."""
     return {match[2]: match[3] for match in BLOCK.finditer(text) if match[1] == kind}
 
 
 def read_text(file: Path) -> str:
-    """A file's text, or nothing if there is no file."""
+    """A file's text, or an empty one if the file does not exist."""
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 

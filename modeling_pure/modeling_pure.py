@@ -1,8 +1,8 @@
-"""The Pure decoder: a Llama-shaped transformer without a single norm weight or bias.
+"""The Pure decoder: a Llama-shaped transformer without norm weights or biases.
 
-Bit-equal to `LlamaForCausalLM` with norm weights of one. Pushed to the Hub beside the weights, so it imports torch,
-transformers and its configuration only. Annotations must not be postponed (`from __future__`): transformers reads the
-class behind `config: PureConfig`.
+Bit-equal to `LlamaForCausalLM` with norm weights of one. Pushed to the Hub as remote code, so it imports only torch,
+transformers and its sibling files. Annotations must not be postponed (`from __future__`), because transformers reads
+the class of `config: PureConfig`.
 """
 
 import math
@@ -32,12 +32,12 @@ from .attention_pure import CACHE, choose_mask, eager_attention_forward, expand_
 from .configuration_pure import PureConfig
 from .loss_pure import LOSS_KEYWORDS, PureTokenLoss, compute_dtype, hidden_states_loss, is_plain_head, token_nats
 
-# Trainer's label smoothing shifts the labels of the classes in this table, and pipelines know text generators by it.
+# Trainer's label smoothing shifts the labels of the classes in this table; pipelines find text generators in it.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["pure"] = "PureForCausalLM"
 
 
 class PureRMSNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps) over the last dimension (Zhang and Sennrich 2019), with no learned scale."""
+    """x / sqrt(mean(x^2) + eps) over the last dimension (Zhang and Sennrich 2019), without a learned scale."""
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__()
@@ -45,24 +45,24 @@ class PureRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(..., hidden) to the same shape and dtype; the mean is computed in float32 inside the kernel."""
-        if torch.onnx.is_in_onnx_export():  # the exporter through TorchScript does not know rms_norm
+        """(..., hidden) to the same shape and dtype; the kernel computes the mean in float32."""
+        if torch.onnx.is_in_onnx_export():  # the TorchScript exporter lacks rms_norm
             states = hidden_states.float()
             states = states * torch.rsqrt(states.square().mean(-1, keepdim=True) + self.eps)
             return states.to(hidden_states.dtype)
-        # From torch 2.12 on, CUDA autocast would run rms_norm in float32 and so return float32.
+        # From torch 2.12 on, CUDA autocast runs rms_norm in float32 and would return float32.
         with maybe_autocast(hidden_states.device.type, enabled=False):
             return F.rms_norm(hidden_states, (self.hidden_size,), eps=self.eps)
 
 
 class PureRotaryEmbedding(nn.Module):
-    """Cosines and sines of the rotary position embedding (Su et al. 2021), also scaled for longer sequences."""
+    """Cosines and sines of rotary position embedding (Su et al. 2021), perhaps scaled for longer sequences."""
 
     inv_freq: torch.Tensor
     original_inv_freq: torch.Tensor
 
     def __init__(self, config: PureConfig) -> None:
-        super().__init__()  # `dynamic_rope_update` reads and writes the attributes by their names
+        super().__init__()  # `dynamic_rope_update` relies on the names of the attributes
         self.config = config
         self.rope_type: str = (config.rope_parameters or {})["rope_type"]
         self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
@@ -71,14 +71,14 @@ class PureRotaryEmbedding(nn.Module):
         self.register_buffer("original_inv_freq", frequencies.clone(), persistent=False)
 
     def inverse_frequencies(self) -> tuple[torch.Tensor, float]:
-        """theta^(-2i / head_dim), shape (head_dim / 2), float32, perhaps scaled, and the factor of cos and sin."""
+        """theta^(-2i / head_dim), float32 (head_dim / 2), perhaps scaled, and the factor of cos and sin."""
         if self.rope_type != "default":
             return ROPE_INIT_FUNCTIONS[self.rope_type](self.config)
         size, theta = self.config.head_dim or 0, (self.config.rope_parameters or {})["rope_theta"]
         return 1.0 / (theta ** (torch.arange(0, size, 2, dtype=torch.float) / size)), 1.0
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> nn.Module:
-        # `.to(bfloat16)` would round the frequencies: 3.7 rad of error at position 2047. Follow the device only.
+        # `.to(bfloat16)` would round the frequencies, an error of 3.7 rad at position 2047: follow the device only.
         exact = dict(self.named_buffers(remove_duplicate=False))
         super()._apply(fn, recurse)
         for name, frequencies in self.named_buffers():
@@ -97,18 +97,18 @@ class PureRotaryEmbedding(nn.Module):
 
 
 def apply_rotary(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn feature i together with feature i + head_dim/2. States are (batch, heads, length, head_dim)."""
+    """Rotate features i and i + head_dim/2 as a pair. States are (batch, heads, length, head_dim)."""
     first, second = states.chunk(2, dim=-1)
     return states * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
 
 
 def residual_init_std(config: PureConfig) -> float:
-    """GPT-2's rule: 2 x layers sums go into the residual stream, so each starts smaller by the square root of that."""
+    """GPT-2's rule: 2 x layers terms add up in the residual stream, so each is divided by the root of their number."""
     return config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
 
 
 class PureAttention(nn.Module):
-    """Grouped-query attention (Ainslie et al. 2023): several query heads share one key and value head."""
+    """Grouped-query attention (Ainslie et al. 2023): groups of query heads share a key and a value head."""
 
     def __init__(self, config: PureConfig, layer_idx: int) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class PureAttention(nn.Module):
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(batch, length, hidden) to the same shape, and the attention weights where the implementation has them."""
+        """(batch, length, hidden) to the same shape, and attention weights if the implementation returns them."""
         input_shape = hidden_states.shape[:-1]
         split = (*input_shape, -1, self.head_dim)
         query = self.qk_norm(self.q_proj(hidden_states).view(split)).transpose(1, 2)
@@ -146,10 +146,10 @@ class PureAttention(nn.Module):
 
         past_key_values = kwargs.pop(CACHE, past_key_values)  # type: ignore[misc]
         if past_key_values is not None:
-            # Under autocast the key is float32 by now, and a cache would make its values so, too.
+            # Under autocast the key is float32 here, and the cache would convert the values, too.
             key, value = past_key_values.update(key.to(value.dtype), value, self.layer_idx, kwargs=kwargs)
 
-        # vLLM parses these lines: one call to get_interface, `scaling` from self, every keyword handed down.
+        # vLLM parses these lines: one call to get_interface, `scaling` from self, all keywords passed on.
         implementation = self.config._attn_implementation
         if implementation == "sdpa":
             key, value = expand_float32_heads(query, key, value, attention_mask)
@@ -174,7 +174,7 @@ class PureMLP(nn.Module):
 
 
 class PureDecoderLayer(GradientCheckpointingLayer):
-    """Attention, then MLP, each reading the normalised residual stream and adding to the raw one."""
+    """Attention, then MLP; each reads the normalised residual stream and adds to the stream itself."""
 
     def __init__(self, config: PureConfig, layer_idx: int) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class PureDecoderLayer(GradientCheckpointingLayer):
 
 
 class PurePreTrainedModel(PreTrainedModel):
-    """What transformers, TRL, PEFT, FSDP and vLLM read about the model, and how its weights start."""
+    """Initialisation, and class attributes that transformers, TRL, PEFT, FSDP and vLLM read."""
 
     config: PureConfig
     base_model_prefix = "model"
@@ -207,12 +207,12 @@ class PurePreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: PureConfig) -> None:
         config.standardize_rope_params()
-        config.validate()  # fields may have changed since it was made
+        config.validate()  # fields may have changed since its construction
         super().__init__(config)
 
     def _init_weights(self, module: nn.Module) -> None:
-        # In code outside transformers this is not called for modules without own parameters (PureAttention, PureMLP),
-        # so a special scale has to stand on the leaf itself. `init` leaves weights that were loaded alone.
+        # For remote code, transformers skips modules without direct parameters (PureAttention, PureMLP), so special
+        # scales are attributes of the leaves. `init` does not touch loaded weights.
         if isinstance(module, (nn.Linear, nn.Embedding)):
             init.normal_(module.weight, mean=0.0, std=getattr(module, "init_std", self.config.initializer_range))
         elif isinstance(module, PureRotaryEmbedding):
@@ -222,10 +222,10 @@ class PurePreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Embedding:
-        """As in transformers; all `new_num_tokens` become real tokens, rows that only pad to a multiple are spare.
+        """As in transformers; all `new_num_tokens` become real tokens, and padding to a multiple adds spare rows.
 
         Raises:
-            ValueError: a special token of the configuration is not among them.
+            ValueError: a special token of the configuration is outside the new vocabulary.
         """
         real = self.config.real_tokens if new_num_tokens is None else new_num_tokens
         self.config.check_special_tokens(real)
@@ -235,7 +235,7 @@ class PurePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
-        """Do nothing. Loading remote code calls this; the saving it asks for is wrong under FSDP2 (see PureConfig)."""
+        """Do nothing: loading remote code calls this, and `PureConfig.save_pretrained` saves the code."""
 
 
 class PureModel(PurePreTrainedModel):
@@ -243,7 +243,7 @@ class PureModel(PurePreTrainedModel):
 
     def __init__(self, config: PureConfig) -> None:
         super().__init__(config)
-        # No padding_idx: with the usual pad = eos it would zero and freeze the end-of-text embedding.
+        # No padding_idx: if pad = eos, as usual elsewhere, it would zero and freeze the end-of-text embedding.
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList([PureDecoderLayer(config, layer) for layer in range(config.num_hidden_layers)])
         self.norm = PureRMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -265,22 +265,21 @@ class PureModel(PurePreTrainedModel):
         """Ids (batch, length), or embeddings (batch, length, hidden), to `last_hidden_state` (batch, length, hidden).
 
         `position_ids` that restart inside a sequence mark packed documents, which then do not attend to each other.
-        This needs `attention_mask=None`: with a mask, even one of ones, the sequence is one document. In training no
-        cache is made, whatever `use_cache` is.
+        This needs `attention_mask=None`: with any mask the sequence is one document. Training never creates a cache.
         """
         past_key_values = kwargs.pop(CACHE, past_key_values)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        # Under autocast the residual stream is kept in its dtype, which halves what is saved for the backward pass.
-        # The rotary embedding is exact all the same: cosines and sines stay in the dtype of the weights.
+        # Under autocast the residual stream is in autocast's dtype, which halves the memory for the backward pass.
+        # Cosines and sines stay in the dtype of the weights, so that rotary embedding is exact.
         hidden_states = inputs_embeds.to(compute_dtype(inputs_embeds))
 
-        # Before defaults are filled in: a cache made here would hide packed documents.
+        # Before defaults are set: a cache created here would hide packed documents.
         given = (attention_mask, position_ids, past_key_values)
-        causal_mask, borders = choose_mask(self.config, inputs_embeds, *given, "cu_seq_lens_q" in kwargs)
-        kwargs |= borders
+        causal_mask, boundaries = choose_mask(self.config, inputs_embeds, *given, "cu_seq_lens_q" in kwargs)
+        kwargs |= boundaries
         if position_ids is None:
             seen = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
@@ -289,13 +288,13 @@ class PureModel(PurePreTrainedModel):
 
         position_embeddings = self.rotary_emb(inputs_embeds, position_ids)
         for layer in self.layers[: self.config.num_hidden_layers]:  # fewer while `generate` exits early
-            # hidden_states goes by position: reentrant checkpointing follows gradients through those only.
+            # Reentrant checkpointing follows gradients through positional arguments only.
             hidden_states = layer(
                 hidden_states,
                 attention_mask=causal_mask,
                 position_ids=position_ids,
                 position_embeddings=position_embeddings,
-                **{CACHE: past_key_values},  # recomputation removes it by name
+                **{CACHE: past_key_values},  # checkpointing removes the cache by name
                 **kwargs,
             )
         return BaseModelOutputWithPast(self.norm(hidden_states), past_key_values)
@@ -318,7 +317,7 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """As in transformers; its `suppress_tokens` follow the vocabulary until they are set explicitly."""
+        """As in transformers; `suppress_tokens` follows the vocabulary until it is set explicitly."""
         if self._generation_config.suppress_tokens == self._followed:
             self._followed = self._generation_config.suppress_tokens = self.config.suppressed_tokens or None
         return self._generation_config
@@ -327,12 +326,12 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
     def generation_config(self, generation_config: GenerationConfig) -> None:
         if generation_config is not self.__dict__.get("_generation_config"):
             self._generation_config, self._followed = generation_config, self.config.suppressed_tokens or None
-            # One that was saved may be that of another vocabulary.
+            # Saved suppress_tokens may belong to another vocabulary.
             if generation_config.suppress_tokens is None or self.config.is_spare(generation_config.suppress_tokens):
                 generation_config.suppress_tokens = self._followed
 
     def _get_logits_processor(self, generation_config: GenerationConfig, *args: Any, **kwargs: Any) -> Any:
-        # `generate` has filled what the caller's own GenerationConfig leaves open; `generate_batch` does not.
+        # `generate` completes the caller's GenerationConfig from the model's; `generate_batch` does not.
         if generation_config.suppress_tokens is None:
             generation_config = copy(generation_config)
             generation_config.suppress_tokens = self.generation_config.suppress_tokens
@@ -355,19 +354,18 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Ids (batch, length) to logits (batch, length, vocab); with labels (batch, length) also the mean loss.
 
-        Labels are shifted inside, -100 is skipped. `logits_to_keep`: how many of the last (0 = all), or 1D positions.
-        With labels, a cache is returned only with `use_cache=True`.
+        Labels are shifted here; -100 is ignored. `logits_to_keep` is the number of last positions (0 = all) or a 1D
+        tensor of positions. With labels, a cache is returned only with `use_cache=True`.
 
-        `skip_logits=True` (the name is Liger's) gives the same loss without logits: a plain head makes them in chunks
-        that are never kept. `reduction="none"` returns the nats of each token (batch, length) instead of their
-        mean, without logits or gradients, and 0 for tokens without a label.
+        `skip_logits=True` (Liger's name) gives the same loss without logits; a plain head computes them in chunks.
+        `reduction="none"` returns nats per token (batch, length), 0 without a label, without logits or gradients.
         """
         if reduction not in ("mean", "none"):
             raise ValueError(f'reduction is "mean" or "none", not {reduction!r}.')
         if labels is None and (skip_logits or reduction == "none"):
-            raise ValueError('Without labels there are only logits: skip_logits and reduction="none" need labels.')
+            raise ValueError('skip_logits and reduction="none" need labels.')
         if use_cache is None and labels is not None:
-            use_cache = False  # nobody generates after a loss, and compiled layers would guard on each cache
+            use_cache = False  # a loss needs no cache, and compiled layers would guard on it
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -390,7 +388,7 @@ class PureForCausalLM(PurePreTrainedModel, GenerationMixin):
     def _mean_loss(
         self, states: torch.Tensor, labels: torch.Tensor, skip_logits: bool, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The loss, and the logits unless they are skipped: a plain head with the usual loss never makes them all."""
+        """The loss, and the logits unless skipped, which a plain head with the usual loss then never materialises."""
         ours = self.loss_function is ForCausalLMLoss and kwargs.keys() <= LOSS_KEYWORDS
         if skip_logits and ours and is_plain_head(self.lm_head, states):
             return hidden_states_loss(states, labels, self.lm_head.weight, self.token_loss, **kwargs), None

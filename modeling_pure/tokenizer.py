@@ -1,8 +1,8 @@
-"""The tokenizer: GPT-2's with a pad token of its own, and the token ids of documents and prompts.
+"""The tokenizer: GPT-2's with its own pad token, and the token ids of documents and prompts.
 
-Training and inference use the same ids. A document is its text and the end-of-text token; a prompt is its text alone,
-whatever the tokenizer would append. Models of others expect the tokens that their tokenizer puts in front, so prompts
-keep those; documents have none in front, and the tokenizer saved with their model adds none.
+Training and inference use the same ids. A document is its text and the end-of-text token; a prompt never ends with a
+token that the tokenizer appends. Third-party models expect the tokens that their tokenizer prepends, so prompts keep
+these. Documents start with none, and the tokenizer saved with a model trained on them adds none.
 """
 
 from tokenizers.processors import TemplateProcessing
@@ -11,27 +11,27 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from .errors import InputError, first_line
 
 PAD_TOKEN = "<|pad|>"
-PROBE = "a"  # any text: the added tokens do not depend on it
+PROBE = "a"  # any text: added tokens do not depend on it
 
 
 def load_tokenizer(key: str, name_or_path: str, vocab_size: int | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that pads on the left and ends no prompt, with a pad token of its own.
+    """Load a tokenizer with its own pad token that pads on the left and appends nothing to prompts.
 
-    GPT-2 has no pad token, and its usual stand-in, the end-of-text token, would hide from a loss or a mask where an
-    answer really ends. `<|pad|>` takes the first spare id (50257), so the model's vocabulary of 50,304 does not grow.
-    A decoder generates after the last token of a prompt, so padding belongs on the left.
+    GPT-2 has no pad token; the end-of-text token, which usually replaces it, would hide the real end of an answer from
+    losses and masks. `<|pad|>` takes the first spare id (50257) of the model's 50,304. Padding is on the left because
+    a decoder generates after the last token of a prompt.
 
     Args:
         key: the recipe key of `name_or_path`, for error messages.
-        vocab_size: of an existing model. Without a spare id in it (Llama has none), the end-of-text token pads after
-            all: GRPO identifies padding by its place.
+        vocab_size: of an existing model. If it has no spare id, as in Llama, the end-of-text token also pads; GRPO
+            identifies padding by position.
 
     Raises:
-        InputError: there is no such tokenizer.
+        InputError: the tokenizer cannot be loaded, or has no end-of-text token.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, padding_side="left")
-    except Exception as error:  # foreign files make transformers and tokenizers raise nearly anything
+    except Exception as error:  # broken files make transformers and tokenizers raise nearly anything
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"{key}: cannot load the tokenizer of '{name_or_path}': {reason}") from error
     if len(tokenizer) == 0 or tokenizer.eos_token_id is None:
@@ -47,17 +47,17 @@ def load_tokenizer(key: str, name_or_path: str, vocab_size: int | None = None) -
 
 
 def load_document_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model that is trained from scratch; it adds no tokens, as documents have none.
+    """Load the tokenizer of a model that is trained from scratch; like documents, its texts get no added tokens.
 
     Raises:
-        InputError: there is no such tokenizer, or it is not a fast one.
+        InputError: the tokenizer cannot be loaded, or is not a fast one.
     """
     key = "tokenizer_name_or_path"
     tokenizer = load_tokenizer(key, name_or_path)
     if not tokenizer.is_fast:
         raise InputError(
-            f"{key}: '{name_or_path}' is a {type(tokenizer).__name__}, written in Python; pretraining needs a fast "
-            "tokenizer, with a tokenizer.json"
+            f"{key}: '{name_or_path}' is a {type(tokenizer).__name__}, a slow tokenizer; "
+            "pretraining needs a fast one, with a tokenizer.json"
         )
     if any(added_tokens(tokenizer)):
         add_in_front(tokenizer, [])
@@ -65,7 +65,7 @@ def load_document_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The token ids that a tokenizer adds before a text, and those that it adds after it."""
+    """The token ids that a tokenizer adds before and after a text."""
     added = tokenizer(PROBE).input_ids
     plain = text_ids(tokenizer, [PROBE])[0]
     start = next((i for i in range(len(added)) if added[i : i + len(plain)] == plain), 0)
@@ -76,20 +76,20 @@ def end_no_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
     """Make a tokenizer that will be saved with a trained model add nothing after a text.
 
     Raises:
-        InputError: it adds something, and is written in Python.
+        InputError: it is a slow tokenizer, and adds something.
     """
     front, back = added_tokens(tokenizer)
     if back and not tokenizer.is_fast:
         raise InputError(
-            f"model_name_or_path: {type(tokenizer).__name__}, written in Python, ends every prompt, and would do so "
-            "beside the trained model; take a fast tokenizer, with a tokenizer.json"
+            f"model_name_or_path: {type(tokenizer).__name__}, a slow tokenizer, appends a token to every prompt, and "
+            "would also do so with the trained model; use a fast tokenizer, with a tokenizer.json"
         )
     if back:
         add_in_front(tokenizer, front)
 
 
 def add_in_front(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
-    """Make a fast tokenizer add these ids before a text and nothing after it, also once it is saved and loaded."""
+    """Make a fast tokenizer, also after saving and loading, add these ids before a text and nothing after it."""
     tokens = tokenizer.convert_ids_to_tokens(ids)
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=[*tokens, "$A"], pair=[*tokens, "$A", "$B"], special_tokens=list(zip(tokens, ids, strict=True))
@@ -97,15 +97,15 @@ def add_in_front(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    """Token ids of texts as in documents: no token is added, and the spelling of a special token is plain text."""
+    """Token ids of texts as in documents: nothing is added, and spelled special tokens are plain text."""
     return plain_ids(tokenizer, texts, split_special_tokens=True)
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], templated: bool = False) -> list[list[int]]:
-    """Token ids of prompts: the tokens that the tokenizer puts in front, then the text; nothing ends them.
+    """Token ids of prompts: the tokens that the tokenizer prepends, then the text, and nothing after it.
 
     Args:
-        templated: whether the texts come from a chat template, which has written all special tokens.
+        templated: whether the texts come from a chat template and so hold their special tokens already.
     """
     if templated:
         return plain_ids(tokenizer, texts)
@@ -122,7 +122,7 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], **options: b
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
-    """Raise `InputError` if the tokenizer has ids that the model does not have."""
+    """Raise `InputError` if the tokenizer has more tokens than the model's vocabulary."""
     if len(tokenizer) > vocab_size:
         raise InputError(
             f"vocab_size: the tokenizer has {len(tokenizer)} tokens with its pad token, the model only {vocab_size}"

@@ -1,4 +1,4 @@
-"""Pure as Llama and back: equal to the last bit, verified before it has its name, and refused by one line."""
+"""Pure as Llama and back: equal to the last bit, verified before renaming, and refused with one line."""
 
 import errno
 import json
@@ -60,7 +60,7 @@ def save_pure(folder: Path, dtype: torch.dtype = torch.float32, **changes) -> Pu
 
 
 def save_llama(folder: Path, **changes) -> LlamaForCausalLM:
-    """A Llama in Pure's shape, but for what is said otherwise, saved to a folder."""
+    """A Llama in Pure's shape, with changes, saved to a folder."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**{**LLAMA_SHAPE, "initializer_range": 0.1, **changes})).eval()
     model.save_pretrained(folder)
@@ -81,7 +81,7 @@ def checkpoint(tmp_path, tokenizer) -> Path:
 
 @pytest.fixture
 def convert(monkeypatch, capsys):
-    """Runs the command in this process; returns what it printed, stdout and stderr."""
+    """Runs the command in this process; returns its stdout and stderr."""
 
     def convert(*arguments, expect: int = 0) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
@@ -95,7 +95,7 @@ def convert(monkeypatch, capsys):
 
 
 def refused(convert, message: str, *arguments, code: int = 2) -> None:
-    """The command ends with one line that matches, and neither OUT nor anything beside it is there."""
+    """The command ends with one line that matches, and leaves neither OUT nor anything next to it."""
     out = Path(arguments[-1])
     before = sorted(out.parent.iterdir())
     error = convert(*arguments, expect=code)[1]
@@ -106,11 +106,11 @@ def refused(convert, message: str, *arguments, code: int = 2) -> None:
 
 
 def ids() -> torch.Tensor:
-    """More tokens, and others, than the command itself looks at."""
+    """Compare more and other tokens than the command does."""
     return torch.randint(0, 401, (3, 200), generator=torch.Generator().manual_seed(5))
 
 
-def test_the_llama_computes_what_pure_does_and_says_so(convert, checkpoint, tmp_path, tokenizer):
+def test_the_llama_has_the_logits_of_pure_and_reports_it(convert, checkpoint, tmp_path, tokenizer):
     out = convert("--to", "llama", checkpoint, tmp_path / "llama").out
     assert DISCLAIMER in out
     assert "LlamaForCausalLM" in out
@@ -151,9 +151,9 @@ def test_bfloat16_is_equal_too(convert, tmp_path, stored):
     assert bool(re.search(r"\bfloat32\b.*\bbfloat16\b", card)) == bool(option)
 
 
-def test_there_and_back_again_nothing_has_changed(convert, checkpoint, tmp_path):
+def test_a_round_trip_changes_nothing(convert, checkpoint, tmp_path):
     convert("--to", "llama", checkpoint, tmp_path / "llama")
-    (tmp_path / "again").mkdir()  # an empty folder is as good as none
+    (tmp_path / "again").mkdir()  # an empty folder is allowed
     convert("--to", "pure", tmp_path / "llama", tmp_path / "again")
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "again"))
     assert before.keys() == after.keys()
@@ -185,7 +185,7 @@ def test_normalised_queries_and_keys_go_to_qwen3_and_back(convert, tmp_path, sca
     assert "Qwen3ForCausalLM" in (tmp_path / "qwen3" / "README.md").read_text()
 
 
-def test_the_layout_that_does_not_fit_is_refused(convert, checkpoint, tmp_path):
+def test_the_wrong_layout_is_refused(convert, checkpoint, tmp_path):
     refused(convert, "--to: .*qwen3.*llama", "--to", "qwen3", checkpoint, tmp_path / "out")
     save_pure(tmp_path / "normed", qk_norm=True)
     refused(convert, "--to: .*llama.*qwen3", "--to", "llama", tmp_path / "normed", tmp_path / "out")
@@ -213,7 +213,7 @@ ROPE = {
 
 
 @pytest.mark.parametrize("rope_type", ROPE)
-def test_scaled_rope_goes_there_and_back(convert, tmp_path, rope_type):
+def test_scaled_rope_survives_a_round_trip(convert, tmp_path, rope_type):
     rope = {"rope_type": rope_type, "rope_theta": 5000.0, **ROPE[rope_type]}
     save_pure(tmp_path / "pure", rope_parameters=rope)
     convert("--to", "llama", tmp_path / "pure", tmp_path / "llama")
@@ -254,7 +254,7 @@ def test_shards_are_read(convert, tmp_path):
 
 
 def test_gpt2s_vocabulary_gives_the_same_ids_for_a_llama(convert, tmp_path):
-    """Transformers chooses a tokenizer's class by the model's type too."""
+    """Transformers also uses the model type to choose a tokenizer class."""
     save_pure(tmp_path / "pure", vocab_size=50304, num_real_tokens=50258, pad_token_id=50257, num_hidden_layers=1)
     write_gpt2_tokenizer(str(tmp_path / "pure"))
     out = convert("--to", "llama", tmp_path / "pure", tmp_path / "llama").out
@@ -265,7 +265,7 @@ def test_gpt2s_vocabulary_gives_the_same_ids_for_a_llama(convert, tmp_path):
     assert ours[1] == [347, 13, 220, 50256]
 
 
-def test_the_card_keeps_what_was_measured_and_loads_as_llama(convert, checkpoint, tmp_path):
+def test_the_card_keeps_evaluations_and_loads_as_llama(convert, checkpoint, tmp_path):
     convert("--to", "llama", checkpoint, tmp_path / "llama")
     card, before = (ModelCard.load(folder / "README.md") for folder in (tmp_path / "llama", checkpoint))
     for kind in ("training", "evaluation"):
@@ -277,7 +277,7 @@ def test_the_card_keeps_what_was_measured_and_loads_as_llama(convert, checkpoint
     assert DISCLAIMER in card.text
     assert "| model_type | llama |" in card.text
     assert (tmp_path / "llama" / "curves.png").is_file()
-    # The lines it tells people to run.
+    # The commands in the card.
     lines = card.text.split("```python\n")[1].split("```")[0].replace("PATH", str(tmp_path / "llama"))
     found: dict = {}
     exec(lines, found)
@@ -297,7 +297,7 @@ def test_a_checkpoint_without_a_card_of_ours_gets_one(convert, tmp_path):
 
 
 def test_a_hub_id_is_read_from_the_cache_at_its_revision(convert, tmp_path, monkeypatch):
-    """The cache as the Hub's client fills it: two commits, of which `main` is the second."""
+    """A Hub cache with two commits, of which `main` is the second."""
     repo = tmp_path / "hub" / "models--owner--pure"
     for commit, seed_of_head in (("a" * 40, 0.1), ("b" * 40, 0.2)):
         save_pure(repo / "snapshots" / commit, head_initializer_range=seed_of_head)
@@ -345,12 +345,12 @@ def test_norm_weights_other_than_one_are_refused_and_ones_are_not(convert, tmp_p
 
 
 def change_weights(folder: Path, **changes: torch.Tensor | None) -> None:
-    """Replace weights of a saved model; None takes one away."""
+    """Replace weights of a saved model; None removes one."""
     state = {**load_file(folder / "model.safetensors"), **{key.replace("__", "."): v for key, v in changes.items()}}
     save_file({key: v for key, v in state.items() if v is not None}, folder / "model.safetensors", {"format": "pt"})
 
 
-def test_what_is_no_whole_checkpoint_is_refused(convert, checkpoint, tmp_path):
+def test_an_incomplete_checkpoint_is_refused(convert, checkpoint, tmp_path):
     def refuses(message: str, source: Path | str = checkpoint, to: str = "llama") -> None:
         refused(convert, f"CHECKPOINT: {message}", "--to", to, source, tmp_path / "out")
 
@@ -392,8 +392,8 @@ def test_nothing_is_overwritten(convert, checkpoint, tmp_path):
     assert "--to" in line
 
 
-def test_what_does_not_compute_the_same_is_not_left_behind(convert, checkpoint, tmp_path, monkeypatch):
-    """The comparison is with what was written, not with what was meant."""
+def test_an_export_with_other_logits_is_not_left_behind(convert, checkpoint, tmp_path, monkeypatch):
+    """The comparison reads the written files."""
     convert_config = export.convert_config
 
     def wrong(config, to):

@@ -1,4 +1,4 @@
-"""GPT-2's six tasks as lm-evaluation-harness defines them: what is counted by hand, and what is refused early."""
+"""GPT-2's six tasks as lm-evaluation-harness defines them, against values computed by hand, and early errors."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from modeling_pure import PureConfig, PureForCausalLM, general
 from modeling_pure.errors import InputError, run_script
-from modeling_pure.general import GeneralArguments, in_words, load_task, score_task, summarise, table
+from modeling_pure.general import GeneralArguments, Score, in_words, load_task, score_task, summarise, table
 from modeling_pure.recipe import RecipeParser
 from modeling_pure.tokenizer import load_tokenizer
 from tests.conftest import numbers_in
@@ -130,8 +130,8 @@ def right_answers(doc: dict) -> list[int]:
     return [int(doc["label"] if "label" in doc else doc["answer"])]
 
 
-class Reader(LM):
-    """Knows the key, and gives right answers so many nats more than wrong ones."""
+class KnowsTheKey(LM):
+    """Gives right answers so many nats more than wrong ones."""
 
     def __init__(self, nats: float):
         super().__init__()
@@ -143,38 +143,38 @@ class Reader(LM):
     loglikelihood_rolling = generate_until = None
 
 
-def scores(lm, tasks: dict, arguments: GeneralArguments, manager) -> dict[str, dict]:
+def scores(lm, tasks: dict, arguments: GeneralArguments, manager) -> dict[str, Score]:
     options = {"limit": None, "task_manager": manager}
     return {name: score_task(lm, name, task, **arguments.tasks[name], **options) for name, task in tasks.items()}
 
 
-def test_who_knows_the_key_has_one_and_who_avoids_it_less_than_nothing(tasks, arguments, manager):
-    right, wrong = (scores(Reader(nats), tasks, arguments, manager) for nats in (200.0, -1e5))
+def test_the_key_scores_one_and_its_opposite_is_below_chance(tasks, arguments, manager):
+    right, wrong = (scores(KnowsTheKey(nats), tasks, arguments, manager) for nats in (200.0, -1e5))
     assert right.keys() == wrong.keys() == CHANCE.keys()
     for name, chance in CHANCE.items():
-        assert right[name]["chance"] == pytest.approx(chance)
-        assert right[name]["score"] == right[name]["normalised"] == pytest.approx(1)
-        assert wrong[name]["score"] == pytest.approx(0)
-        assert wrong[name]["normalised"] == pytest.approx(-chance / (1 - chance))
-    assert right["mmlu"]["n"] == MMLU
+        assert right[name].chance == pytest.approx(chance)
+        assert right[name].score == right[name].normalised == pytest.approx(1)
+        assert wrong[name].score == pytest.approx(0)
+        assert wrong[name].normalised == pytest.approx(-chance / (1 - chance))
+    assert right["mmlu"].n == MMLU
 
 
-def test_by_length_a_short_right_answer_can_lose(tasks, manager):
+def test_acc_norm_divides_by_length(tasks, manager):
     """100 nats for the right ending and 200 for the others; a letter of it must cost less than one of the longest."""
-    asked = {"hellaswag": {"num_fewshot": 0, "metric": "acc_norm"}}
-    rows = scores(Reader(100.0), {"hellaswag": tasks["hellaswag"]}, GeneralArguments(tasks=asked), manager)
-    assert rows["hellaswag"]["score"] == 1 / 2  # 100 / 13 and 100 / 6 against 200 / 27; 100 / 18; the longest itself
-    assert rows["hellaswag"]["standard_error"] == pytest.approx((1 / 3 / 4) ** 0.5)
+    settings = {"hellaswag": {"num_fewshot": 0, "metric": "acc_norm"}}
+    rows = scores(KnowsTheKey(100.0), {"hellaswag": tasks["hellaswag"]}, GeneralArguments(tasks=settings), manager)
+    assert rows["hellaswag"].score == 1 / 2  # 100 / 13 and 100 / 6 against 200 / 27; 100 / 18; the longest itself
+    assert rows["hellaswag"].standard_error == pytest.approx((1 / 3 / 4) ** 0.5)
 
 
-def test_who_holds_all_answers_equal_has_chance(tasks, arguments, manager):
+def test_equal_log_likelihoods_score_chance(tasks, arguments, manager):
     """Of equals lm-evaluation-harness takes the first, which in these files is right as often as any other."""
-    rows = scores(Reader(0.0), tasks, arguments, manager)
+    rows = scores(KnowsTheKey(0.0), tasks, arguments, manager)
     for name in ("hellaswag", "piqa", "winogrande", "truthfulqa_mc2"):
-        assert rows[name]["score"] == pytest.approx(CHANCE[name])
-        assert rows[name]["normalised"] == pytest.approx(0, abs=1e-12)
-    assert rows["arc_challenge"]["score"] == pytest.approx(1 / 3)
-    assert rows["mmlu"]["score"] == pytest.approx(1 / MMLU)  # over questions: over subjects it would be 1 / 4 / 57
+        assert rows[name].score == pytest.approx(CHANCE[name])
+        assert rows[name].normalised == pytest.approx(0, abs=1e-12)
+    assert rows["arc_challenge"].score == pytest.approx(1 / 3)
+    assert rows["mmlu"].score == pytest.approx(1 / MMLU)  # over questions: over subjects it would be 1 / 4 / 57
 
 
 @pytest.fixture(scope="module")
@@ -211,45 +211,46 @@ def run(monkeypatch, capsys, manager, tmp_path):
 
 
 def test_scores_are_those_that_lm_evaluation_harness_prints(run, checkpoints, manager, tokenizer, tmp_path):
-    """Asked by itself, with tasks of its own and one model after the other; and the files hold what was printed."""
-    models = ["--model_name_or_path", checkpoints["pure"], "--reference_model_name_or_path", checkpoints["gpt2"]]
-    out = run(*models, "--tasks.hellaswag.metric", "acc_norm", "--tasks.arc_challenge.metric", "acc_norm").out
+    """One model after the other, with lm-evaluation-harness alone; the files hold what was printed."""
+    options = ["--model_name_or_path", checkpoints["pure"], "--reference_model_name_or_path", checkpoints["gpt2"]]
+    out = run(*options, "--tasks.hellaswag.metric", "acc_norm", "--tasks.arc_challenge.metric", "acc_norm").out
     results = json.loads((tmp_path / "out/general.json").read_text())
+    models = {name: {task: Score(**one) for task, one in of.items()} for name, of in results["models"].items()}
     assert list(results["models"]) == [str(checkpoints["pure"]), str(checkpoints["gpt2"])]
-    for name, rows in results["models"].items():
+    for name, rows in models.items():
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
         lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=3, device="cpu")
         for shots in (0, 5):
-            asked = {task: s["metric"] for task, s in results["config"]["tasks"].items() if s["num_fewshot"] == shots}
-            told = lm_eval.simple_evaluate(lm, tasks=list(asked), num_fewshot=shots, task_manager=manager)
-            for task, metric in asked.items():
-                found = told["results"][task]
-                assert rows[task]["score"] == pytest.approx(found[f"{metric},none"], abs=1e-6)
-                assert rows[task]["standard_error"] == pytest.approx(found[f"{metric}_stderr,none"], abs=1e-6)
-                assert f"|{rows[task]['score']:.4f}|" in make_table(told).replace(" ", "")
+            metrics = {
+                task: s["metric"] for task, s in results["config"]["tasks"].items() if s["num_fewshot"] == shots
+            }
+            theirs = lm_eval.simple_evaluate(lm, tasks=list(metrics), num_fewshot=shots, task_manager=manager)
+            for task, metric in metrics.items():
+                found = theirs["results"][task]
+                assert rows[task].score == pytest.approx(found[f"{metric},none"], abs=1e-6)
+                assert rows[task].standard_error == pytest.approx(found[f"{metric}_stderr,none"], abs=1e-6)
+                assert f"|{rows[task].score:.4f}|" in make_table(theirs).replace(" ", "")
     markdown = (tmp_path / "out/general.md").read_text()
-    for line in table(results["models"]):
+    for line in table(models):
         assert "| " + " | ".join(line) + " |" in markdown
         assert " ".join(line).split() in [row.split() for row in out.splitlines()]
     for text in (*in_words(results["summary"]), general.DISCLAIMER):
         assert text in out
         assert text in markdown
-    assert results["summary"] == summarise(*results["models"].values())
+    assert results["summary"] == summarise(*models.values())
 
 
 def tokens(tokenizer, text: str) -> int:
     return len(tokenizer(" " + text).input_ids)
 
 
-def test_an_all_zero_head_is_worth_what_the_lengths_of_the_answers_are(
-    checkpoints, tasks, manager, arguments, tokenizer
-):
+def test_a_zero_head_prefers_short_answers(checkpoints, tasks, manager, arguments, tokenizer):
     """Every token has probability 1/V: the answer of the fewest tokens wins; by acc_norm, of the fewest a letter."""
     norm = {name: {"num_fewshot": 0, "metric": "acc_norm"} for name in ("hellaswag", "arc_challenge")}
-    asked = GeneralArguments(tasks={**arguments.tasks, **norm})
+    arguments = GeneralArguments(tasks={**arguments.tasks, **norm})
     model = AutoModelForCausalLM.from_pretrained(checkpoints["even"], dtype=torch.float32)
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16, device="cpu")
-    even = scores(lm, tasks, asked, manager)
+    even = scores(lm, tasks, arguments, manager)
 
     def share(answers: list[tuple[list[str], int]], weight) -> float:
         return sum(min(texts, key=weight) == texts[right] for texts, right in answers) / len(answers)
@@ -262,52 +263,46 @@ def test_an_all_zero_head_is_worth_what_the_lengths_of_the_answers_are(
     ai2 = [
         (row["choices"]["text"], row["choices"]["label"].index(row["answerKey"])) for row in ROWS["allenai/ai2_arc"]
     ]
-    assert even["piqa"]["score"] == share(piqa, lambda text: tokens(tokenizer, text))
-    assert even["hellaswag"]["score"] == share(hellaswag, a_letter)
-    assert even["arc_challenge"]["score"] == pytest.approx(share(ai2, a_letter))
-    assert even["winogrande"]["score"] == 1 / 2  # both options are followed by the same text: a tie, so the first
-    assert even["mmlu"]["score"] == pytest.approx(1 / MMLU)  # four letters of equal length: always A
+    assert even["piqa"].score == share(piqa, lambda text: tokens(tokenizer, text))
+    assert even["hellaswag"].score == share(hellaswag, a_letter)
+    assert even["arc_challenge"].score == pytest.approx(share(ai2, a_letter))
+    assert even["winogrande"].score == 1 / 2  # both options are followed by the same text: a tie, so the first
+    assert even["mmlu"].score == pytest.approx(1 / MMLU)  # four letters of equal length: always A
     masses = []
     for row in ROWS["truthfulqa/truthful_qa"]:
         labels, texts = row["mc2_targets"]["labels"], row["mc2_targets"]["choices"]
         mass = [lm.model.config.vocab_size ** -float(tokens(tokenizer, text)) for text in texts]
         masses.append(sum(m for m, label in zip(mass, labels, strict=True) if label) / sum(mass))
-    assert even["truthfulqa_mc2"]["score"] == pytest.approx(sum(masses) / len(masses), rel=1e-4)
+    assert even["truthfulqa_mc2"].score == pytest.approx(sum(masses) / len(masses), rel=1e-4)
 
 
 def test_the_same_weights_as_reference_give_ratios_of_one(manager):
     """Also where the examples before a question are drawn: both models read the same."""
     shots = {"piqa": {"num_fewshot": 1, "metric": "acc"}, "winogrande": {"num_fewshot": 2, "metric": "acc"}}
-    asked = GeneralArguments(tasks=shots)
+    arguments = GeneralArguments(tasks=shots)
     tasks = {name: load_task(name, manager, **settings) for name, settings in shots.items()}
-    heard = []
+    seen = []
 
-    class Listener(Reader):
+    class Listener(KnowsTheKey):
         def loglikelihood(self, requests):
-            heard.append([request.args for request in requests])
+            seen.append([request.args for request in requests])
             return super().loglikelihood(requests)
 
-    first, second = (scores(Listener(200.0), tasks, asked, manager) for _ in range(2))
-    assert heard[:2] == heard[2:]
-    assert heard[0][0][0].count("Question:") == 2
+    first, second = (scores(Listener(200.0), tasks, arguments, manager) for _ in range(2))
+    assert seen[:2] == seen[2:]
+    assert seen[0][0][0].count("Question:") == 2
     assert summarise(first, second)["raw_ratio"] == summarise(first, second)["normalised_ratio"] == 1
 
 
-def row(score: float, chance: float) -> dict:
-    return {
-        "n": 1,
-        "score": score,
-        "standard_error": None,
-        "chance": chance,
-        "normalised": (score - chance) / (1 - chance),
-    }
+def one(score: float, chance: float) -> Score:
+    return Score(1, score, None, chance, (score - chance) / (1 - chance))
 
 
-def test_the_raw_ratio_stands_beside_the_coins():
+def test_the_raw_ratio_is_reported_with_that_of_chance():
     """The figures of codelion/gpt-2-70m's card without TruthfulQA: 93.6 % of GPT-2, of which a coin has 90.2."""
     chance = (0.25, 0.25, 0.25, 0.5, 0.5)
-    small = dict(zip("mhapw", map(row, (0.2411, 0.2703, 0.2167, 0.5729, 0.5146), chance), strict=True))
-    gpt2 = dict(zip("mhapw", map(row, (0.26, 0.30, 0.24, 0.63, 0.51), chance), strict=True))
+    small = dict(zip("mhapw", map(one, (0.2411, 0.2703, 0.2167, 0.5729, 0.5146), chance), strict=True))
+    gpt2 = dict(zip("mhapw", map(one, (0.26, 0.30, 0.24, 0.63, 0.51), chance), strict=True))
     raw, gain = in_words(summarise(small, gpt2))
     assert numbers_in(raw) == ["93.6", "90.2"]
     (share,) = numbers_in(gain)
@@ -316,8 +311,8 @@ def test_the_raw_ratio_stands_beside_the_coins():
 
 
 @pytest.mark.parametrize("score", [0.5, 0.3, 0.0])
-def test_where_the_reference_has_no_gain_none_is_shared(score):
-    summary = summarise({"t": row(0.75, 0.5)}, {"t": row(score, 0.5)})
+def test_no_ratio_to_a_reference_without_gain(score):
+    summary = summarise({"t": one(0.75, 0.5)}, {"t": one(score, 0.5)})
     assert summary["normalised_ratio"] is None
     assert (summary["raw_ratio"] is None) == (score == 0)
     *ratios, why = in_words(summary)
@@ -361,7 +356,7 @@ def test_refused_before_a_model_is_loaded(run, checkpoints, monkeypatch, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_questions_that_cannot_be_had_are_named(run, checkpoints, monkeypatch):
+def test_a_data_set_that_cannot_be_loaded_is_named(run, checkpoints, monkeypatch):
     def unreachable(*_, **__):
         raise ConnectionError("Couldn't reach it\nand more")
 
@@ -382,15 +377,15 @@ def test_a_reference_that_cannot_be_loaded_stops_before_anything_is_scored(run, 
     assert re.search(f"error: reference_model_name_or_path: .*'{broken}': .*none_such", err)
 
 
-def test_probabilities_that_vanish_are_no_score(manager):
+def test_a_score_of_nan_is_refused(manager):
     """Answers so unlikely that TruthfulQA's masses are 0 / 0."""
     task = load_task("truthfulqa_mc2", manager, num_fewshot=0, metric="acc")
-    lm = Reader(0.0)
+    lm = KnowsTheKey(0.0)
     lm.loglikelihood = lambda requests: [(-1e4, False) for _ in requests]
     with pytest.raises(InputError, match=r"^tasks\.truthfulqa_mc2: .*\bnan\b"):
         score_task(lm, "truthfulqa_mc2", task, num_fewshot=0, metric="acc", limit=None, task_manager=manager)
 
 
-def test_without_lm_evaluation_harness_the_cure_is_named(run, monkeypatch):
+def test_a_missing_lm_evaluation_harness_names_the_cure(run, monkeypatch):
     monkeypatch.setattr(general, "find_spec", lambda name: None)
     assert re.search(r"error: lm_eval .*\bpip install\b", run(expect=2).err)

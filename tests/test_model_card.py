@@ -1,4 +1,4 @@
-"""A card is written from facts, hands its training on, takes evaluations, and leaves what others wrote alone."""
+"""Cards are written from facts, copied to the next phase, updated by evaluations, and keep manual edits."""
 
 import pytest
 from huggingface_hub import ModelCard
@@ -20,7 +20,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_card_says_what_the_model_is_and_what_it_is_not(folder):
+def test_a_card_describes_the_model_and_its_limits(folder):
     card = ModelCard.load(folder / "README.md")
     assert card.data.license == "apache-2.0"
     assert "not-for-clinical-use" in card.data.tags
@@ -46,7 +46,7 @@ def test_evaluations_are_added_replaced_and_read_back(folder):
     assert "always A | 27.7 %" in card.text
 
 
-def test_what_people_write_into_a_card_stays(folder):
+def test_manual_edits_of_a_card_are_kept(folder):
     add_evaluation(str(folder), evaluation())
     file = folder / "README.md"
     file.write_text(file.read_text().replace("## Limits", "My own words.\n\n## Limits"))
@@ -62,7 +62,7 @@ def test_another_readme_is_left_alone(tmp_path):
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
 
 
-def test_the_next_phase_tells_how_its_start_was_made(folder, tmp_path):
+def test_the_next_phase_copies_the_training_of_its_base_model(folder, tmp_path):
     after = tmp_path / "grpo"
     after.mkdir()
     add_evaluation(str(folder), evaluation())
@@ -71,8 +71,8 @@ def test_the_next_phase_tells_how_its_start_was_made(folder, tmp_path):
     assert list(card_blocks(text, "training")) == ["Pretraining", "GRPO"]
     assert "tokens of c4" in text
     assert text.count("curves.png") == 1
-    assert not card_blocks(text, "evaluation")  # the start's accuracy is not this model's
-    assert ModelCard.load(after / "README.md").data.base_model is None  # a folder is no Hub id
+    assert not card_blocks(text, "evaluation")  # the base model's accuracy is not this model's
+    assert ModelCard.load(after / "README.md").data.base_model is None  # a folder is not a Hub id
 
 
 def test_a_foreign_model_keeps_its_licence(tmp_path):
@@ -83,25 +83,25 @@ def test_a_foreign_model_keeps_its_licence(tmp_path):
     assert "trust_remote_code" not in card.text
 
 
-def test_dev_accuracies_are_told_by_the_scorers_that_were_asked(questions):
+def test_dev_accuracies_have_one_entry_for_each_scorer(questions):
     metrics = {"eval_medqa_accuracy": 0.25, "eval_medqa_text_accuracy": 0.5}
     by_letter, by_text = dev_evaluations(questions, ["owner/medqa"], metrics, "eval_medqa_text_accuracy")
     assert [each.scorer.split(",")[0] for each in (by_letter, by_text)] == ["letter", "text"]
     assert [each.accuracy for each in (by_letter, by_text)] == [0.25, 0.5]
-    assert len(by_text.words) == len(by_letter.words) + 1  # that the figure chose the weights
+    assert len(by_text.words) == len(by_letter.words) + 1  # that the weights were chosen by this metric
     [alone] = dev_evaluations(questions, ["owner/medqa"], {"eval_medqa_accuracy": 0.25})
     assert alone == by_letter
 
 
-def test_dev_accuracy_stands_beside_what_needs_no_model(questions):
-    told = dev_evaluations(questions, ["owner/medqa"], LETTER)[0]
+def test_dev_accuracy_is_reported_with_baselines(questions):
+    found = dev_evaluations(questions, ["owner/medqa"], LETTER)[0]
     share = sum(question.answer == 0 for question in questions) / len(questions)
-    assert dict(told.lines)["always A"] == f"{100 * share:.1f} %"
-    assert told.n == 120
-    assert "above" in told.words[0].lower()
+    assert dict(found.lines)["always A"] == f"{100 * share:.1f} %"
+    assert found.n == 120
+    assert "above" in found.words[0].lower()
     chosen = dev_evaluations(questions, ["owner/medqa"], LETTER, next(iter(LETTER)))[0]
-    assert chosen.words[: len(told.words)] == told.words
-    assert len(chosen.words) == len(told.words) + 1  # that the figure chose the weights
-    told = dev_evaluations(questions, ["owner/medqa", "/home/me/a.jsonl"], LETTER)[0]
-    assert told.path == "owner/medqa, a.jsonl"
-    assert "/home" not in told.block()
+    assert chosen.words[: len(found.words)] == found.words
+    assert len(chosen.words) == len(found.words) + 1  # that the weights were chosen by this metric
+    found = dev_evaluations(questions, ["owner/medqa", "/home/me/a.jsonl"], LETTER)[0]
+    assert found.path == "owner/medqa, a.jsonl"
+    assert "/home" not in found.block()

@@ -1,4 +1,4 @@
-"""The tokenizer has a pad token of its own; prompts and documents begin and end as the model has learned."""
+"""The tokenizer has its own pad token; prompts and documents start and end as in training."""
 
 import importlib.util
 
@@ -28,7 +28,7 @@ def test_padding_is_not_the_end_of_text(tokenizer):
     assert tokenizer.eos_token_id == 0
 
 
-def test_a_pad_token_that_is_there_is_kept(tokenizer, tmp_path):
+def test_an_existing_pad_token_is_kept(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     assert len(load_tokenizer("key", str(tmp_path))) == len(tokenizer) == 401
 
@@ -45,7 +45,7 @@ TEXTS = ["fever and cough", f"letters: {END} and {PAD}.", ""]
 
 
 @pytest.mark.parametrize(("front", "back"), ADDED.values(), ids=ADDED)
-def test_prompts_keep_what_stands_at_their_front_and_have_no_end(tokenizer, front, back, tmp_path):
+def test_prompts_keep_prepended_tokens_and_have_no_end_token(tokenizer, front, back, tmp_path):
     adding(tokenizer, front, back).save_pretrained(tmp_path / "theirs")
     before = [tokenizer.convert_tokens_to_ids(front)] if front else []
     loaded = load_tokenizer("key", str(tmp_path / "theirs"))
@@ -59,7 +59,7 @@ def test_prompts_keep_what_stands_at_their_front_and_have_no_end(tokenizer, fron
 
 
 @pytest.mark.parametrize(("front", "back"), ADDED.values(), ids=ADDED)
-def test_a_document_is_a_prompt_and_its_end(tokenizer, front, back, tmp_path):
+def test_a_document_is_a_prompt_and_an_end_token(tokenizer, front, back, tmp_path):
     adding(tokenizer, front, back).save_pretrained(tmp_path / "theirs")
     loaded = load_document_tokenizer(str(tmp_path / "theirs"))
     loaded.save_pretrained(tmp_path / "ours")
@@ -70,7 +70,7 @@ def test_a_document_is_a_prompt_and_its_end(tokenizer, front, back, tmp_path):
 
 
 @pytest.mark.parametrize("added", [{"add_bos_token": True}, {"add_eos_token": True}], ids=str)
-def test_a_class_that_adds_tokens_by_its_own_flags_does_so_no_more(tokenizer, added, tmp_path):
+def test_tokens_added_by_class_flags_are_removed(tokenizer, added, tmp_path):
     vocabulary = {token: number for token, number in tokenizer.get_vocab().items() if number < 400}
     theirs = GPT2TokenizerFast(vocab=vocabulary, merges=[], bos_token=END, eos_token=END, unk_token=END, **added)
     assert len(theirs("a").input_ids) == 2
@@ -79,7 +79,7 @@ def test_a_class_that_adds_tokens_by_its_own_flags_does_so_no_more(tokenizer, ad
     assert len(AutoTokenizer.from_pretrained(tmp_path / "ours")("a").input_ids) == 1
 
 
-def test_a_tokenizer_written_in_python_asks_and_does_not_pretrain(tmp_path):
+def test_a_slow_tokenizer_evaluates_and_does_not_pretrain(tmp_path):
     ByT5Tokenizer().save_pretrained(tmp_path)
     loaded = load_tokenizer("key", str(tmp_path))
     assert loaded("ab").input_ids[-1] == loaded.eos_token_id

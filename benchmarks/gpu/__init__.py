@@ -2,6 +2,6 @@
 
 import os
 
-# `torch.cuda.is_available()` would start CUDA, after which no forked process can use it; asking NVML does not.
+# `torch.cuda.is_available()` would start CUDA, after which no forked process can use it; NVML does not.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -3,18 +3,18 @@
     python -m benchmarks.gpu --seconds 430 --out results-1 checks speed grpo
     python -m benchmarks.gpu --seconds 250 --out results-2 line profile
     python -m benchmarks.gpu --tiny --seconds 300 --out DIR checks speed grpo line profile    # on a CPU
-    python -m benchmarks.gpu prepare offline    # gather what a machine without a network needs
+    python -m benchmarks.gpu prepare offline    # gather files for a machine without a network
 
     checks    kernels, CUDA graphs, skipped steps, resuming and out-of-memory against their references
-    speed     training of the full model beside HF Llama under the stock Trainer: tokens/s, MFU, peak memory
-    grpo      rollouts, scoring and whole steps beside stock TRL
-    line      pretraining, MedQA dev questions, GRPO, the same questions, with what `prepare` has gathered
+    speed     training of the full model, compared with HF Llama in the stock Trainer: tokens/s, MFU, peak memory
+    grpo      rollouts, scoring and whole steps, compared with stock TRL
+    line      pretraining, MedQA dev questions, GRPO, the same questions, on the files from `prepare`
     profile   kernels by kind, idle share and the longest kernels of pretraining, a rollout and scoring
 
-Every step runs in a process of its own with a cap on its time; whatever ends one, the others run. A step that cannot
-finish in the seconds left is skipped. If one of the first two checks fails, the command ends at once. `gpu.json` in
-the output folder is rewritten after every row: status, seconds, error, the last lines of the log and the rows of every
-step. Exit code 0: no step failed; 1: a step failed or was killed; 2: bad input. Research only, not for clinical use.
+Every step runs in its own process with a time limit, and the others run even if it crashes. A step that cannot finish
+in the remaining seconds is skipped. If one of the first two checks fails, the command stops at once. Every new row
+rewrites `gpu.json` in the output folder: status, seconds, error, last log lines and rows of every step. Exit code 0:
+no step failed; 1: a step failed or was killed; 2: bad input. Research only, not for clinical use.
 """
 
 import argparse
@@ -40,7 +40,7 @@ PACKAGES = ("torch", "triton", "transformers", "trl", "accelerate", "peft", "dat
 
 
 def main() -> int:
-    """Run the steps of the parts that were asked for; returns the exit code."""
+    """Run the steps of the chosen parts; returns the exit code."""
     if sys.argv[1:2] == ["prepare"]:
         return prepare(sys.argv[2:])
     parser = argparse.ArgumentParser(
@@ -49,10 +49,10 @@ def main() -> int:
     parser.add_argument("parts", nargs="+", choices=MODULES, metavar="PART", help=", ".join(MODULES))
     parser.add_argument("--seconds", type=float, required=True, help="for the whole command")
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json, log.txt and traces")
-    parser.add_argument("--data", type=Path, default=Path("offline"), help="folder that `prepare` has filled")
+    parser.add_argument("--data", type=Path, default=Path("offline"), help="folder from `prepare`")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, also on a CPU, to try the code")
     options = parser.parse_args()
-    started = time.monotonic() - (time.time() - psutil.Process().create_time())  # imports count, too
+    started = time.monotonic() - (time.time() - psutil.Process().create_time())  # includes imports
     if not options.tiny and DEVICE != "cuda":
         raise InputError("no GPU found; --tiny runs on a CPU")
     if (options.out / "gpu.json").exists():
@@ -67,7 +67,7 @@ def main() -> int:
     for part in options.parts:
         try:
             import_module(MODULES[part])
-        except Exception as error:  # its steps fail with this error; the others run
+        except Exception as error:  # only its steps fail
             print(f"{MODULES[part]}: {type(error).__name__}: {error}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as work:
         setting = Setting(options.tiny, options.data, options.out, Path(work))
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def facts() -> dict:
-    """What stands beside any figure."""
+    """The context of the figures."""
     return {
         "versions": {"python": sys.version.split()[0], **versions(*PACKAGES)},
         "device": device_name() if DEVICE == "cpu" else gpu_and_driver(),
@@ -101,7 +101,7 @@ def gpu_and_driver() -> str:
 
 
 def headlines(entry: dict) -> list[str]:
-    """Lines of the table: the error, and the numbers of each row."""
+    """Lines of the table: the error and the rows of a step."""
     lines = [entry["error"]] if entry["error"] else []
     for row in entry["rows"]:
         numbers = [f"{key} {value}" for key, value in row.items() if isinstance(value, int | float)]

@@ -1,4 +1,4 @@
-"""GRPO's speed beside stock TRL: rollouts, scoring with update, whole steps. `benchmarks.grpo` says what is timed."""
+"""GRPO's speed compared with stock TRL: rollouts, scoring with update, whole steps, as in `benchmarks.grpo`."""
 
 import statistics
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ ROUNDS = 2
 
 
 def scale_of(setting: Setting) -> grpo.Scale:
-    """The step that is measured."""
+    """The size of the measured step."""
     return replace(grpo.TINY, bf16=True) if setting.tiny else grpo.Scale()
 
 
 def rollouts(setting: Setting) -> Iterator[dict]:
-    """Completions of full length, and of the length of an answer."""
+    """Rollouts with completions of full length, and of the length of an answer."""
     scale, folder = scale_of(setting), str(setting.work)
     grpo.save_model(folder, scale)
     trainer = grpo.build_trainer(OURS, scale, folder)
@@ -51,13 +51,13 @@ def steps(setting: Setting) -> Iterator[dict]:
 
 
 def beside(what: str, works: dict[str, Work], tokens: int) -> Iterator[dict]:
-    """A row for each side, and how many times faster ours is."""
+    """A row for each side, with the ratio."""
     times = alternate(works, ROUNDS)
     yield from (row(f"{what}, {side}", taken, tokens) for side, taken in times.items())
     yield {"what": what, "ratio": median_ratio(times[STOCK], times[OURS])}
 
 
 def row(what: str, taken: list[float], tokens: int) -> dict:
-    """Median seconds, and the tokens of completions in a second."""
+    """Median seconds, and completion tokens per second."""
     median = statistics.median(taken)
     return {"what": what, "seconds": round(median, 4), "tokens_per_second": round(tokens / median)}

@@ -1,6 +1,6 @@
 """The whole line in minutes: pretraining on prepared sequences, MedQA dev questions, GRPO, the same questions again.
 
-After 350 steps (11M tokens) MedQA is at chance: the line shows that everything runs, at what speed and in what memory.
+After 350 steps (11M tokens) MedQA is at chance; the purpose is to see that everything runs, its speed and its memory.
 """
 
 import json
@@ -34,12 +34,12 @@ ON_CPU = ("--use_cpu", "true") if DEVICE == "cpu" else ()
 
 
 def folder_of(setting: Setting) -> Path:
-    """The folder that `prepare` filled, or with `--tiny` one of generated data."""
+    """The folder from `prepare`, or with `--tiny` one of generated data."""
     return setting.work / "data" if setting.tiny else setting.data
 
 
 def pretrain_options(setting: Setting) -> list[str]:
-    """What differs from the recipe, both when sequences are written and when they are read."""
+    """Changes to the recipe, for writing and for reading sequences."""
     folder = folder_of(setting)
     if not setting.tiny:
         return paths(folder)
@@ -49,7 +49,7 @@ def pretrain_options(setting: Setting) -> list[str]:
 
 
 def write_tiny_folder(setting: Setting) -> None:
-    """Write the demo's data where `prepare` would put the real data."""
+    """Write the demo's data in place of the real data."""
     folder = folder_of(setting)
     world.write_world(folder, documents=TINY_DOCUMENTS)
     world.train_tokenizer([folder / name for name in (*world.TEXT_FILES, world.EXAM_FILES[0])], folder / "tokenizer")
@@ -67,7 +67,7 @@ def pretraining(setting: Setting) -> Iterator[dict]:
     options = ("--pretokenized_dir", rows, "--output_dir", run, *pretrain_options(setting), *ON_CPU)
     try:
         run_in_process("train_pretrain.py", "--config", PRETRAIN_RECIPE, *options)
-    finally:  # what was logged counts, whatever ends the run
+    finally:  # report what was logged even if the run fails
         lines = read_metrics(run / METRICS_FILE)
         yield {
             "what": "pretraining",
@@ -79,7 +79,7 @@ def pretraining(setting: Setting) -> Iterator[dict]:
 
 
 def grpo(setting: Setting) -> Iterator[dict]:
-    """Reward, speed and what each refinement did in a short GRPO run."""
+    """Reward, speed and statistics of each refinement in a short GRPO run."""
     run, start, file = (setting.work / "grpo", setting.work / "pretrain", folder_of(setting) / "train.jsonl")
     options = ("--model_name_or_path", start, "--questions", file, "--output_dir", run)
     sizes = TINY_GRPO if setting.tiny else ()
@@ -94,7 +94,7 @@ def grpo(setting: Setting) -> Iterator[dict]:
 
 
 def questions(setting: Setting, model: str) -> Iterator[dict]:
-    """Accuracy of a model on all dev questions, with its interval, beside the constant letters."""
+    """Accuracy of a model on all dev questions, with its interval, and of constant letters."""
     out = setting.work / f"eval-{model}"
     file = folder_of(setting) / "dev.jsonl"
     options = ("--questions", file, "--split", "all", "--batch_size", "64", "--output_dir", out)
@@ -105,19 +105,19 @@ def questions(setting: Setting, model: str) -> Iterator[dict]:
 
 
 def first_and_last(lines: list[dict], *names: str) -> dict[str, list[float]]:
-    """The first and the last logged value of each metric."""
+    """The first and last logged values of each metric."""
     found = {name: [line[name] for line in lines if name in line] for name in names}
     return {name: [round(values[0], 4), round(values[-1], 4)] for name, values in found.items() if values}
 
 
 def medians(lines: list[dict], *names: str) -> dict[str, float]:
-    """Medians without the first log line, which holds the compilation."""
+    """Medians without the first log line, which includes compilation."""
     found = {name: [line[name] for line in lines if line.get(name) is not None] for name in names}
     return {name: round(statistics.median(values[1:] or values), 4) for name, values in found.items() if values}
 
 
 def run_in_process(script: str, *options: object) -> None:
-    """Run a script of the repository in this process, whose imports are done; raises where it fails."""
+    """Run a script of the repository in this process, which has imported everything; raises if it fails."""
     sys.argv = [script, *map(str, options)]
     print(shlex.join(sys.argv), flush=True)
     try:

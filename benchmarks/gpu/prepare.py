@@ -1,4 +1,4 @@
-"""What the line needs on a machine without a network, gathered into one folder that git ignores."""
+"""Gather the files for `line` on a machine without a network into one folder that git ignores."""
 
 import argparse
 import shlex
@@ -14,7 +14,7 @@ from modeling_pure.training.run_folder import git_commit
 PRETRAIN_RECIPE, GRPO_RECIPE = "recipes/gpu/pretrain.yaml", "recipes/gpu/grpo.yaml"
 TEXTS = ("finepdfs", "fineweb_edu", "c4")
 LIMIT_MB = 60
-# What a machine with torch, transformers and peft lacks; pure Python, 2 MB.
+# Missing on a machine with torch, transformers and peft; pure Python, 2 MB.
 WHEELS = (
     *("trl==1.16.0", "datasets==5.2.0", "multiprocess==0.70.19", "dill==0.4.1", "evaluate==0.4.6"),
     *("bm25s==0.3.16", "tenacity==9.2.1", "httpx==0.28.1"),
@@ -23,7 +23,7 @@ COMMANDS = ("checks speed grpo --seconds 430", "line profile --seconds 250")
 
 
 def paths(folder: Path) -> list[str]:
-    """The recipe's paths to what is in the folder; the texts themselves are not needed there."""
+    """The recipe's paths to files in the folder; the texts themselves are not needed there."""
     places = {
         "tokenizer_name_or_path": folder / "tokenizer",
         "sources.usmle.path": folder / "train.jsonl",
@@ -33,9 +33,9 @@ def paths(folder: Path) -> list[str]:
 
 
 def prepare(given: list[str]) -> int:
-    """Gather wheels, tokenizer, questions and packed sequences, and print the commands to give on the machine."""
+    """Gather wheels, tokenizer, questions and pretokenized sequences, and print the commands for the machine."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu prepare", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where everything goes; the same path on the machine")
+    parser.add_argument("folder", type=Path, help="output folder; use the same path on the machine")
     parser.add_argument("--tokenizer", default="openai-community/gpt2", help="a Hub id or a folder")
     parser.add_argument("--questions", type=Path, default=Path("data/medqa"), help="holds train.jsonl and dev.jsonl")
     options = parser.parse_args(given)
@@ -55,17 +55,17 @@ def prepare(given: list[str]) -> int:
     print(f"python3 -m pip install --no-index --no-deps {shlex.quote(str(folder))}/wheels/*.whl")
     for number, arguments in enumerate(COMMANDS, 1):
         command = f"python3 -m benchmarks.gpu {arguments} --data {folder} --out results-{number}"
-        print(f"HF_HUB_OFFLINE=1 GIT_COMMIT={git_commit()} {command}")  # the checkout may come without its history
+        print(f"HF_HUB_OFFLINE=1 GIT_COMMIT={git_commit()} {command}")  # the checkout may lack its history
     return 0 if size <= LIMIT_MB else 1
 
 
 def pack(folder: Path, *options: str) -> None:
-    """Write the sequences of the recipe's run."""
+    """Pretokenize the sequences of the recipe's run."""
     run_python("-m", "modeling_pure", "pretokenize", "--config", PRETRAIN_RECIPE, *options, "--out", folder / "rows")
 
 
 def run_python(*arguments: object) -> None:
-    """Run a command of Python; raises where it fails, after it has said why."""
+    """Run a Python command; raises if it fails, after its own error message."""
     command = [sys.executable, *map(str, arguments)]
     if code := subprocess.run(command, stdout=sys.stderr).returncode:
         raise InputError(f"{shlex.join(command[1:4])} ended with exit code {code}")

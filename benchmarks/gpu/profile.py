@@ -1,8 +1,8 @@
-"""Where the time of a step goes: kernels by kind, idle time of the GPU, and the longest kernels.
+"""Profiles of a step: kernels by kind, idle time of the GPU, and the longest kernels.
 
-Recorded with torch.profiler after a warm-up that holds all compilation. Shares are of the time of all kernels; `idle`
-is the rest of the wall clock, as if kernels ran one after the other. Recording slows the host: hold `ms_recorded`
-beside `ms`, taken before without the profiler. On a CPU operators are counted, and nothing is compiled.
+Recorded with torch.profiler after a warm-up that includes compilation. Shares are of the time of all kernels; `idle`
+is the rest of the wall time, as if kernels did not overlap. Recording slows the host: compare `ms_recorded` with `ms`,
+which was measured without the profiler. On a CPU operators are counted, and nothing is compiled.
 """
 
 import gzip
@@ -23,9 +23,9 @@ from .grpo import scale_of
 from .runner import Setting
 
 PRODUCTS, ELEMENTWISE, OTHER = "matrix products", "norms and elementwise", "other"
-KINDS = (  # the first pattern found in a name decides, whatever its case
+KINDS = (  # the first pattern in a name decides, ignoring case
     ("loss", r"logsumexp|log_?softmax|nll_loss|cross_entropy|^triton_.*arange.*_eq_exp"),
-    (ELEMENTWISE, r"^triton_(poi|red|per)_"),  # these names list what was fused, of any kind
+    (ELEMENTWISE, r"^triton_(poi|red|per)_"),  # fused kernels, whose names list other kinds
     ("optimizer", r"multi_tensor|fused_adam|_foreach_|lpnorm|linalg_vector_norm"),
     ("attention", r"flash|fmha|sdpa|attention|softmax|dot_do_o|convert_dq"),
     (PRODUCTS, r"gemm|gemv|nvjet|cutlass|cublas|splitk|^triton_(tem|mm)|^aten::(mm|addmm|bmm|baddbmm|mv|dot)$"),
@@ -41,7 +41,7 @@ TRACE_BYTES = 16_000_000
 
 
 def pretraining(setting: Setting) -> Iterator[dict]:
-    """Training steps as `speed` times them."""
+    """Training steps as in `speed`."""
     scale, steps = speed.scale_of(setting), 2 if setting.tiny else 4
     with tempfile.TemporaryDirectory() as folder:
         settings = {"max_steps": scale.warm_up + 1 + 2 * steps, "compile_layers": DEVICE == "cuda"}
@@ -54,7 +54,7 @@ def pretraining(setting: Setting) -> Iterator[dict]:
 
 
 def rollout(setting: Setting) -> Iterator[dict]:
-    """One rollout, by token of a completion."""
+    """One rollout, per token of a completion."""
     scale, folder = scale_of(setting), str(setting.work)
     grpo.save_model(folder, scale)
     trainer = grpo.build_trainer(grpo.OURS, scale, folder)
@@ -71,10 +71,10 @@ def scoring(setting: Setting) -> Iterator[dict]:
 
 
 class Recording(TrainerCallback):
-    """After the warm-up `steps` steps timed, one while the profiler starts, and `steps` more recorded.
+    """After the warm-up, `steps` timed steps, one while the profiler starts, and `steps` recorded ones.
 
     Args:
-        parts: what figures are divided by, where one step stands for several.
+        parts: divisor of the figures, if one step stands for several.
     """
 
     def __init__(self, setting: Setting, what: str, warm_up: int, steps: int, parts: int = 1):
@@ -82,11 +82,11 @@ class Recording(TrainerCallback):
         self.row, self.done = {"what": what}, 0
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """After the optimizer's step."""
+        """Called after the optimizer's step."""
         self.advance()
 
     def run(self, work: Work) -> Iterator[dict]:
-        """Call `work` as often as a recording takes; the row, and then the trace, which may take long to write."""
+        """Call `work` for a whole recording; yield the row, then write the trace, which may take long."""
         for _ in range(self.warm_up + 1 + 2 * self.steps):
             work()
             self.advance()
@@ -94,12 +94,12 @@ class Recording(TrainerCallback):
         self.save_trace()
 
     def advance(self) -> None:
-        """After each step."""
+        """Called after each step."""
         self.done += 1
         place = self.done - self.warm_up
         if place == self.steps:
             self.row["ms"] = round(1e3 * (now() - self.begin) / self.parts, 3)
-        if place in (self.steps, self.steps + 1):  # what starts with the first recording is in no figure
+        if place in (self.steps, self.steps + 1):  # excludes the start of the profiler
             self.stop()
             self.profile = profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * (DEVICE == "cuda")])
             self.profile.start()
@@ -111,13 +111,13 @@ class Recording(TrainerCallback):
             self.row |= summary(self.profile, taken, self.parts)
 
     def stop(self) -> None:
-        """Stop recording, if it has begun."""
+        """Stop recording if it has started."""
         now()
         if hasattr(self, "profile"):
             self.profile.stop()
 
     def save_trace(self) -> None:
-        """Keep the trace, for Perfetto, unless it is too large."""
+        """Save the trace for Perfetto unless it is too large."""
         name = self.row["what"].replace(" ", "-")
         self.profile.export_chrome_trace(str(self.setting.work / f"{name}.json"))
         packed = gzip.compress((self.setting.work / f"{name}.json").read_bytes(), compresslevel=6)
@@ -131,7 +131,7 @@ def summary(recorded: profile, taken: float, parts: int) -> dict:
     kernels = [
         (event.key, getattr(event, time_of), event.count)
         for event in recorded.key_averages()
-        # Annotations of ours and torch's span kernels that are counted already.
+        # Our and torch's annotations span kernels that are counted already.
         if event.device_type == (DeviceType.CUDA if DEVICE == "cuda" else DeviceType.CPU)
         and not event.is_user_annotation
     ]
@@ -139,7 +139,7 @@ def summary(recorded: profile, taken: float, parts: int) -> dict:
 
 
 def summarize(kernels: list[tuple[str, float, int]], taken: float, parts: int) -> dict:
-    """The same from names, microseconds and calls of kernels, and the microseconds in which they ran."""
+    """The same, from names, microseconds and calls of kernels, and their wall time in microseconds."""
     total = sum(spent for _, spent, _ in kernels)
     if not total:
         raise RuntimeError("the profiler recorded no kernel; may this process trace the GPU?")

@@ -1,8 +1,8 @@
-"""Runs steps one after the other, each in a process of its own, and loses no result whatever ends a step.
+"""Runs steps in sequence, each in its own process, and keeps all results even if a step crashes.
 
-A step is a generator of rows. Its process appends each row to a file as it comes; this process follows that file,
-keeps `gpu.json` up to date, and ends a step that takes too long. Processes are forked after the imports and before
-CUDA starts, so that a step begins at once and leaves nothing behind on the GPU.
+A step is a generator of rows. Its process appends each row to a file; this process follows the file, updates
+`gpu.json`, and kills a step that takes too long. Processes are forked after the imports and before CUDA starts, so
+that a step starts at once and leaves nothing on the GPU.
 """
 
 import faulthandler
@@ -24,7 +24,7 @@ GRACE_SECONDS = 5  # between SIGTERM and SIGKILL
 LOG_LINES, LOG_WIDTH = 30, 300  # of a step in `gpu.json`
 LOG_BYTES = 500_000  # of a step in `log.txt`
 OK, FAILED, SKIPPED, KILLED = "ok", "failed", "skipped", "killed"
-received: list[int] = []  # signals; an exception out of their handler could be lost while a process is forked
+received: list[int] = []  # signals; an exception in their handler could be lost during a fork
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Step:
     """One measurement.
 
     Args:
-        part: what it is chosen by on the command line.
+        part: its part on the command line.
         function: `module:name` of a generator of rows; it is called with a `Setting` and `options`.
-        seconds: what it is expected to take; it is skipped when less time is left.
-        cap: seconds after which its process is ended.
+        seconds: expected duration; the step is skipped if less time is left.
+        cap: seconds after which its process is killed.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Results:
     """`gpu.json`, rewritten atomically on every change.
 
     Args:
-        facts: what stands beside the steps: versions, device, commit, command.
+        facts: versions, device, commit and command.
     """
 
     def __init__(self, file: Path, facts: dict[str, Any]):
@@ -75,14 +75,14 @@ class Results:
         return entry
 
     def write(self) -> None:
-        """Write everything so far."""
+        """Write all results so far."""
         write_atomically(self.file, json.dumps(self.content, indent=1) + "\n")
 
 
 def run_steps(steps: list[Step], setting: Setting, results: Results, deadline: float) -> None:
-    """Run all steps that fit before `deadline` (`time.monotonic`); stop where one of the first two of all fails.
+    """Run all steps that fit before `deadline` (`time.monotonic`); stop if one of the first two of all fails.
 
-    SIGTERM and SIGINT end the step that runs, and then the command.
+    SIGTERM and SIGINT stop the running step, and then the command.
     """
     start_method = "fork"
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,7 +135,7 @@ def run_step(step: Step, setting: Setting, results: Results, entry: dict, cap: f
 
 
 def follow(rows: Path, entry: dict, results: Results) -> None:
-    """Take over what the step has written since the last call."""
+    """Read the rows that the step has written since the last call."""
     lines = [json.loads(line) for line in rows.read_text().splitlines(keepends=True) if line.endswith("\n")]
     found = [line["row"] for line in lines if "row" in line]
     errors = [line["error"] for line in lines if "error" in line]
@@ -145,11 +145,11 @@ def follow(rows: Path, entry: dict, results: Results) -> None:
 
 
 def end(process: multiprocessing.Process) -> None:
-    """End a step's process where it still runs, and all processes that it has started."""
+    """Kill a step's process, if it still runs, and all processes that it has started."""
     for number, patience in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 2 * GRACE_SECONDS)):
         try:
             os.killpg(process.pid, number)
-        except (ProcessLookupError, PermissionError):  # none left; or no group of its own yet
+        except (ProcessLookupError, PermissionError):  # none left, or no process group yet
             if process.is_alive():
                 os.kill(process.pid, number)
         process.join(patience)
@@ -164,7 +164,7 @@ def run_here(step: Step, setting: Setting, rows: Path, log: Path, cap: float) ->
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
-    faulthandler.dump_traceback_later(max(0.5, cap - 0.5), file=sys.stderr)  # where it hangs, before it is ended
+    faulthandler.dump_traceback_later(max(0.5, cap - 0.5), file=sys.stderr)  # shows where it hangs before it is killed
     code = 0
     with rows.open("a", buffering=1) as file:
         try:
@@ -177,10 +177,10 @@ def run_here(step: Step, setting: Setting, rows: Path, log: Path, cap: float) ->
             file.write(json.dumps({"error": f"{type(error).__name__}: {message[0] if message else ''}"[:500]}) + "\n")
             code = 1
     sys.stdout.flush()
-    os._exit(code)  # without the clean-up of libraries, which may hang
+    os._exit(code)  # skips the clean-up of libraries, which may hang
 
 
 def last_lines(log: Path) -> list[str]:
-    """The end of a log; of a progress bar its last state alone."""
+    """The end of a log, with only the last state of progress bars."""
     lines = [line.rsplit("\r", 1)[-1][:LOG_WIDTH] for line in log.read_text(errors="replace").splitlines()]
     return [line for line in lines if line.strip()][-LOG_LINES:]

@@ -1,7 +1,7 @@
 """Training speed of the full model: tokens per second, MFU, peak memory.
 
-MFU counts 6N + 12LhS FLOPs a token, N without the input embedding; `mfu_causal` counts 6N + 6LhS, without what causal
-attention need not compute. Both are shares of the dense bf16 peak.
+MFU counts 6N + 12LhS FLOPs per token, N without the input embedding; `mfu_causal` counts 6N + 6LhS, without the masked
+half of causal attention. Both are shares of the dense bf16 peak.
 """
 
 import statistics
@@ -19,12 +19,12 @@ from .runner import Setting
 
 
 def scale_of(setting: Setting) -> step.Scale:
-    """The training step that is measured."""
+    """The size of the measured training step."""
     return step.TINY if setting.tiny else step.Scale()
 
 
 def training(setting: Setting, model: str = step.OURS, **arguments: Any) -> Iterator[dict]:
-    """A row of one configuration; ours is compiled layer by layer."""
+    """The row of one configuration; ours is compiled layer by layer."""
     scale, compiled = scale_of(setting), {"compile_layers": True} if model == step.OURS else {}
     reset_peak_memory()
     trainer, taken = step.train(model, scale, **compiled, **arguments)

@@ -1,7 +1,7 @@
-"""All steps in their order: correctness, ours beside the original recipe, kernels, GRPO, a short run, profiles.
+"""All steps in order: correctness, comparison with the original recipe, kernels, GRPO, a short run, profiles.
 
 Seconds and caps are estimates for an H100 or H200, whose layers compile in 25 to 40 s, once for each kind of batch;
-the compiler's cache on disk serves later steps.
+later steps use the compiler's cache on disk.
 """
 
 from typing import Any

@@ -1,1 +1,1 @@
-"""Whether a machine and a recipe are fit for a run: the checks of `pure doctor`."""
+"""Checks of a machine and a recipe before a run: `pure doctor`."""

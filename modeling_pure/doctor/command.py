@@ -2,9 +2,9 @@
 
     pure doctor [--config recipes/a100_2day/pretrain.yaml] [--quick]
 
-Takes the options of `pure pretrain`, and reads, builds and writes as it would; nothing is left behind. Each line of
-the table is a pass, a warning, a failure with its cure, or was skipped; the exit code is 1 if something failed. Of
-several GPUs it checks the one that CUDA_VISIBLE_DEVICES=0 selects.
+Takes the options of `pure pretrain` and reads, builds and writes as it does, but leaves nothing behind. The table
+shows what passed, warnings, failures with their cures, and what was skipped; the exit code is 1 if a check failed. On
+a machine with several GPUs set CUDA_VISIBLE_DEVICES=0.
 """
 
 import sys
@@ -24,26 +24,24 @@ from .context import FAIL, PASS, SKIPPED, WARN, Check, Context, Finding, on_hub
 
 RECIPE = "recipes/a100_2day/pretrain.yaml"
 STYLES = {PASS: "green", WARN: "yellow", FAIL: "bold red", SKIPPED: "dim"}
-MODEL_CURE = "for memory: see GPU above; otherwise the key that the line names, or another torch or driver"
+FOLDER_CURE = "set --output_dir to a folder that you may write to"
+MODEL_CURE = "if out of memory, see GPU above; otherwise change the key named here, or use another torch or driver"
 
 
 @dataclass
 class DoctorArguments:
     """The options of this command besides the recipe."""
 
-    quick: bool = option(False, "do not time steps of training")
+    quick: bool = option(False, "do not measure the training speed")
 
 
 def main() -> int:
     """Run all checks and print the table; 1 if a check failed."""
     context = read_context(sys.argv[1:])
-    # Built before any check: wrong sources, presets or lengths are bad input, as they are to a run.
+    # Before any check: wrong sources, presets or lengths are input errors, as in a run.
     run = f"{context.parameters:,} parameters, {context.tokens:,} tokens, into '{context.training.output_dir}'"
-    findings = {}
     progress = tqdm(checks(context), desc="checks", leave=False, disable=None)
-    for check in progress:
-        progress.set_description(check.name)
-        findings[check.name] = check.run(context)
+    findings = {check.name: check.run(context) for check in progress}
     print_findings(f"Doctor: {run}", findings)
     return int(any(finding.status == FAIL for finding in findings.values()))
 
@@ -58,33 +56,31 @@ def read_context(argv: list[str]) -> Context:
 
 
 def checks(context: Context) -> list[Check]:
-    """All checks in their order: the machine, everything that the run reads, the model."""
+    """All checks in order: the machine, everything that the run reads, the model."""
     found = [
         Check("torch", machine.check_torch),
         Check("packages", machine.check_packages),
         Check("GPU", machine.check_gpu),
         Check("data workers", machine.check_workers),
-        Check("output_dir", machine.check_output_dir, "--output_dir FOLDER that you may write to"),
-        Check("disk", machine.check_disk, "--output_dir FOLDER that you may write to"),
+        Check("output_dir", machine.check_output_dir, FOLDER_CURE),
+        Check("disk", machine.check_disk, FOLDER_CURE),
         Check("monitoring", machine.check_monitoring),
         Check("Hub", texts.check_hub),
-        Check("token", texts.check_token, "the key that the line names, or another token"),
-        Check(
-            "tokenizer", texts.check_tokenizer, "a --tokenizer_name_or_path or model_overrides.vocab_size that fits"
-        ),
+        Check("token", texts.check_token, "change the key named here, or use another token"),
+        Check("tokenizer", texts.check_tokenizer, "set another tokenizer_name_or_path or model_overrides.vocab_size"),
     ]
     if context.data.pretokenized_dir:
         cure = "`pure pretokenize` continues it"
         found.append(Check("pretokenized_dir", texts.check_pretokenized, cure))
     for look, sources in ((texts.check_source, context.sources_read), (texts.check_outside, context.data.outside)):
         for source in sources:
-            terms = "; behind terms of use: accept them on its page, then hf auth login"
+            terms = "; if the data set is gated, accept the terms on its page, then hf auth login"
             cure = f"--{source.key}.path PATH" + (terms if any(map(on_hub, source.paths)) else "")
             found.append(Check(source.key, partial(look, source=source), cure))
     if any(source.format == "text" for source in context.sources_read):
-        found.append(Check("files", texts.check_held_out, "other paths, or remove the file from one of them"))
+        found.append(Check("files", texts.check_validation, "set other paths, or remove the file from one of them"))
     if context.questions_read:
-        cure = "--decontaminate PATHS, of files or data sets of MedQA's format"
+        cure = "--decontaminate PATHS, of files or data sets in MedQA's format"
         found.append(Check("decontaminate", texts.check_questions, cure))
     return [
         *found,
@@ -95,7 +91,7 @@ def checks(context: Context) -> list[Check]:
 
 
 def print_findings(title: str, findings: dict[str, Finding]) -> None:
-    """Print the table, and how many findings of each kind there are."""
+    """Print the table, and the number of findings by status."""
     table = titled_table(title)
     for head in ("", "check", "found"):
         table.add_column(head, overflow="fold")

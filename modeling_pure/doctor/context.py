@@ -1,4 +1,4 @@
-"""A check and its finding, and what the checks look at: a recipe as a run would read it."""
+"""Checks, findings, and the context that checks look at: a recipe as a run would read it."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +25,7 @@ HUB_SECONDS = 5.0
 
 
 class Skip(InputError):
-    """A check that cannot be made here, and what makes it possible."""
+    """A check cannot run here; `cure` makes it possible."""
 
     def __init__(self, found: str, cure: str) -> None:
         super().__init__(found)
@@ -34,7 +34,7 @@ class Skip(InputError):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found; `cure` says in a few words what to do unless `status` is a pass."""
+    """The result of a check; `cure` tells what to do unless it passed."""
 
     status: str
     found: str
@@ -43,21 +43,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """A line of the table: `look` returns a finding, or its text if it passes, or raises what a run would raise."""
+    """A check: `look` returns a finding, or only its text if it passes, or raises what a run would raise."""
 
     name: str
     look: Callable[["Context"], Finding | str]
     cure: str = ""
 
     def run(self, context: "Context") -> Finding:
-        """Look, and report an error as a finding too."""
+        """The finding; errors become findings, too."""
         try:
             found = self.look(context)
         except Skip as skip:
             return Finding(SKIPPED, str(skip), skip.cure)
         except (InputError, RunStopped) as error:
             return Finding(FAIL, first_line(error), self.cure)
-        except Exception as error:  # whatever it is, a run would end with it
+        except Exception as error:  # whatever it is, a run would fail with it
             return Finding(FAIL, f"{self.name}: {first_line(error)}", self.cure)
         return Finding(PASS, found) if isinstance(found, str) else found
 
@@ -72,20 +72,20 @@ class Context:
     quick: bool = False
 
     def __post_init__(self) -> None:
-        # A run may wait minutes for a server; here a few seconds have to do.
+        # A run may wait minutes for a server; a check waits seconds.
         self.data = replace(self.data, streaming_timeout=min(self.data.streaming_timeout, HUB_SECONDS))
         self.plan = self.training.batch_plan(self.data.max_seq_length)
 
     @property
     def sources_read(self) -> list[Source]:
-        """The sources that a run opens: with pretokenized sequences, only those of its dev questions."""
+        """The sources that a run opens: for pretokenized sequences, only those of its dev questions."""
         if not self.data.pretokenized_dir:
             return self.data.mixture
         return [one for one in self.data.mixture if one.format == "medqa" and self.data.medqa_dev_questions]
 
     @property
     def questions_read(self) -> list[str]:
-        """The paths of questions that no document may hold; pretokenized sequences are decontaminated already."""
+        """The paths of decontamination questions; pretokenized sequences are decontaminated already."""
         return [] if self.data.pretokenized_dir else self.data.decontaminate or []
 
     @property
@@ -97,16 +97,16 @@ class Context:
 
     @cached_property
     def hub_fault(self) -> str | None:
-        """Why the Hub does not answer, determined by one request; None if it does, or is not needed."""
+        """Why the Hub does not answer a single request; None if it does, or is not needed."""
         if not self.needs_hub:
             return None
         if constants.is_offline_mode():
             return "HF_HUB_OFFLINE is set"
         try:
             status = get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS).status_code
-        except HTTPError as error:  # of httpx, under whichever name the Hub's library has it
+        except HTTPError as error:
             return f"no network: {constants.ENDPOINT}: {first_line(error) or type(error).__name__}"
-        # A firewall answers 403; a mirror of the Hub may well have nothing at its root.
+        # A firewall answers 403; a mirror of the Hub may answer 404 at its root.
         return f"{constants.ENDPOINT} answers HTTP {status}" if status == 403 or status >= 500 else None
 
     def require_hub(self, paths: list[str]) -> None:
@@ -117,7 +117,7 @@ class Context:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer; without the Hub, its downloaded copy. Raises `InputError` if there is none."""
+        """The tokenizer, without the Hub its downloaded copy; raises `InputError` if it cannot be loaded."""
         name = self.data.tokenizer_name_or_path
         if on_hub(name) and self.hub_fault:
             try:
@@ -128,16 +128,16 @@ class Context:
 
     @cached_property
     def config(self) -> PureConfig:
-        """The model's configuration, fitted to the tokenizer if there is one that fits; `InputError` if wrong."""
+        """The model's configuration, fitted to the tokenizer if possible; raises `InputError` if it is wrong."""
         tokenizer = None
-        with suppress(InputError):  # which has a check of its own
+        with suppress(InputError):  # the tokenizer has its own check
             check_vocabulary(self.tokenizer, model_config(self.model, self.data.max_seq_length).vocab_size)
             tokenizer = self.tokenizer
         return model_config(self.model, self.data.max_seq_length, tokenizer)
 
     @cached_property
     def blueprint(self) -> PureForCausalLM:
-        """The model without its weights, which costs nothing."""
+        """The model without weights, which takes no memory."""
         with torch.device("meta"):
             return PureForCausalLM(self.config)
 
@@ -162,10 +162,10 @@ class Context:
         return self.plan.micro_batch_size, self.data.max_seq_length
 
     def memory(self, training: PureTrainingArguments, length: int) -> tuple[int, str]:
-        """The memory of a micro-batch by the arithmetic of the start-up block: bytes, and in words."""
+        """The estimated memory of a micro-batch, as in the start-up block: bytes, and as text."""
         tokens = training.batch_plan(length).micro_batch_size * length
-        of_batch = (self.config, self.parameters, training, tokens)
-        return sum(training_bytes(*of_batch).values()), training_memory(*of_batch)
+        facts = (self.config, self.parameters, training, tokens)
+        return sum(training_bytes(*facts).values()), training_memory(*facts)
 
 
 def paths_of(source: Source) -> list[str]:
@@ -174,5 +174,5 @@ def paths_of(source: Source) -> list[str]:
 
 
 def on_hub(path: str) -> bool:
-    """Whether a path of the recipe is read from the Hub: a repository's id has one slash, and is no local path."""
+    """Whether a path of the recipe is on the Hub: a repository id has at most one slash and is not a local path."""
     return path.startswith("hf://") or not ("://" in path or path.count("/") > 1 or looks_local(path, SUFFIXES))

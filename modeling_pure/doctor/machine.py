@@ -1,4 +1,4 @@
-"""Checks of the machine: packages, GPU, processors, the folder of the run."""
+"""Checks of the machine: packages, GPU, processors, and the folder of the run."""
 
 import os
 import platform
@@ -21,31 +21,31 @@ from .context import FAIL, WARN, Context, Finding, Skip
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 SHARED_MEMORY = Path("/dev/shm")
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
-CPU_SPEED = 1e12  # FLOP a second: more than most processors reach
+CPU_SPEED = 1e12  # FLOP/s: more than most processors reach
 LONG_RUN = 48 * 3600  # seconds; the recipes are for two days
-CHECKPOINT_BYTES = 12  # a parameter: its fp32 weight and Adam's two moments
+CHECKPOINT_BYTES = 12  # per parameter: its fp32 weight and Adam's two moments
 WRITTEN_BYTES = 64 << 20
 
 
 def check_torch(context: Context) -> Finding | str:
-    """Whether torch is built for the GPU that this machine has."""
+    """Whether torch is built for this machine's GPU."""
     toolkit = torch.version.cuda or torch.version.hip
     found = f"torch {torch.__version__}, {f'CUDA {toolkit}' if toolkit else 'built without CUDA'}"
     if torch.cuda.is_available():
         return found
     if toolkit:
-        return Finding(WARN, f"{found}, which finds no GPU", "nvidia-smi has to list one; old drivers hide it")
+        return Finding(WARN, f"{found}, finds no GPU", "nvidia-smi must list it; update an old driver")
     if NVIDIA_DRIVER.exists():
-        found += ", though there is an NVIDIA driver"
-    return Finding(WARN, found, "if there is a GPU, install torch for your CUDA: pytorch.org")
+        found += ", but an NVIDIA driver is installed"
+    return Finding(WARN, found, "if the machine has a GPU, install torch for its CUDA version: pytorch.org")
 
 
 def check_packages(context: Context) -> Finding | str:
-    """Whether Python and the packages for training are installed, in the versions that the project requires."""
+    """Whether Python and the packages for training are installed in the required versions."""
     try:
         wanted = requirements()
     except PackageNotFoundError as error:
-        raise Skip("neither pyproject.toml nor an installed modeling_pure", "pip install '.[train]'") from error
+        raise Skip("modeling_pure is not installed, and has no pyproject.toml", "pip install '.[train]'") from error
     found = {one.name: installed(one.name) for one in wanted}
     faults = [
         f"{one.name} {there or 'is missing'}" + (f", expected {one.specifier}" if str(one.specifier) else "")
@@ -55,14 +55,15 @@ def check_packages(context: Context) -> Finding | str:
     if faults:
         return Finding(FAIL, "; ".join(faults), "pip install -r requirements.txt")
     shown = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "transformers", "trl", "datasets"))
-    return f"{len(found)} in their ranges: {shown}; flash-attn {installed('flash-attn') or 'missing, and optional'}"
+    flash = installed("flash-attn") or "missing (optional)"
+    return f"{len(found)} in the required versions: {shown}; flash-attn {flash}"
 
 
 def requirements() -> list[Requirement]:
-    """Python and the packages that training needs, from the project's file, or from its metadata once installed.
+    """Python and the packages for training, from pyproject.toml or the metadata of the installed package.
 
     Raises:
-        PackageNotFoundError: there is neither.
+        PackageNotFoundError: neither exists.
     """
     if PROJECT.exists():
         project = tomllib.loads(PROJECT.read_text())["project"]
@@ -83,7 +84,7 @@ def installed(name: str) -> str | None:
 
 
 def check_gpu(context: Context) -> Finding | str:
-    """Whether there is a GPU, with the memory that the recipe takes by arithmetic."""
+    """Whether there is a GPU with the memory that the recipe takes by estimate."""
     args, device = context.training, context.training.device
     if device.type != "cuda":
         return check_without_gpu(context)
@@ -93,34 +94,34 @@ def check_gpu(context: Context) -> Finding | str:
     found = f"{torch.cuda.get_device_name(device)}, {'bf16' if args.bf16 else 'fp32'}, "
     found += f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free; the recipe takes {words}"
     if free < 16 * context.parameters:  # weights, gradients and Adam's two moments in fp32
-        return Finding(FAIL, found, "a GPU with more memory, or end what else runs on it (nvidia-smi)")
+        return Finding(FAIL, found, "use a GPU with more memory, or stop other programs on it (nvidia-smi)")
     if free < needed:
         halved = f"--per_device_train_batch_size {batch_size // 2}"
         doubled = f" --gradient_accumulation_steps {2 * context.plan.accumulation}"
         smaller = f", or {halved}{'' if args.tokens_per_step else doubled}" if batch_size > 1 else ""
         return Finding(WARN, found, f"--gradient_checkpointing true{smaller}")
     if not args.bf16:
-        return Finding(WARN, found, "bf16 needs an NVIDIA GPU from 2020 on (A100, RTX 30), and no `bf16: false`")
+        return Finding(WARN, found, "bf16 needs an NVIDIA GPU of 2020 or later (A100, RTX 30), and no `bf16: false`")
     return found
 
 
 def check_without_gpu(context: Context) -> Finding:
-    """Whether the run is small enough for a processor."""
+    """Whether the run is small enough for a CPU."""
     on_gpu = copy(context.training)
     on_gpu.bf16 = True
     needed, _ = context.memory(on_gpu, context.data.max_seq_length)
     flops = context.tokens * context.flops
     work = f"{flops / 1e15:,.0f} PFLOP" if flops >= 1e16 else f"{flops / 1e15:.3g} PFLOP"
-    found = f"none: the run would be on the {context.training.device.type}; "
-    found += f"on a GPU in bf16 a micro-batch takes {decimal(needed)}; {work} in all"
+    found = f"none: the run would use the {context.training.device.type}; "
+    found += f"on a GPU in bf16 a micro-batch takes {decimal(needed)}; the run takes {work}"
     if (seconds := flops / CPU_SPEED) > LONG_RUN:
         found += f", {seconds / 86400:,.0f} days even at 1 TFLOP/s"
-        return Finding(FAIL, found, "a machine with a CUDA GPU, or a smaller preset and fewer max_steps")
-    return Finding(WARN, found, "none needed if the hours under throughput suit you")
+        return Finding(FAIL, found, "use a machine with a CUDA GPU, or a smaller preset and fewer max_steps")
+    return Finding(WARN, found, "none needed if the time shown at throughput is acceptable")
 
 
 def check_output_dir(context: Context) -> str:
-    """Whether the run's folder can be written to, and how fast."""
+    """Whether the run's folder is writable, and how fast."""
     check_output_folder("output_dir", context.training.output_dir)
     content, began = os.urandom(WRITTEN_BYTES), time.perf_counter()
     with tempfile.TemporaryFile(dir=existing_folder(context)) as file:
@@ -129,42 +130,40 @@ def check_output_dir(context: Context) -> str:
         os.fsync(file.fileno())
     speed = WRITTEN_BYTES / (time.perf_counter() - began)
     size = CHECKPOINT_BYTES * context.parameters
-    return (
-        f"'{context.training.output_dir}' takes {speed / 1e6:,.0f} MB/s: {size / speed:,.1f} s for a checkpoint of "
-        f"{decimal(size)} (arithmetic)"
-    )
+    checkpoint = f"{size / speed:,.1f} s for a checkpoint of {decimal(size)} (estimate)"
+    return f"'{context.training.output_dir}' writes {speed / 1e6:,.0f} MB/s: {checkpoint}"
 
 
 def check_disk(context: Context) -> Finding | str:
-    """Whether the disk holds the checkpoints that are kept, the best one, and the one that is being written."""
+    """Whether the disk can hold the retained checkpoints, the best one, and an unfinished one."""
     args = context.training
     free = shutil.disk_usage(existing_folder(context)).free
     written = ceil(1 / args.save_steps if args.save_steps < 1 else args.max_steps / args.save_steps)
     count = (args.save_total_limit or written) + 2
     needed = count * CHECKPOINT_BYTES * context.parameters
-    found = f"{decimal(free)} free; {count} checkpoints (kept, best, unfinished) take {decimal(needed)} (arithmetic)"
+    found = f"{decimal(free)} free; {count} checkpoints (retained, best, unfinished) take {decimal(needed)} (estimate)"
     if free < needed:
-        return Finding(FAIL, found, "make room, lower save_total_limit, or --output_dir on another disk")
+        return Finding(FAIL, found, "free some space, lower save_total_limit, or set --output_dir to another disk")
     return found
 
 
 def existing_folder(context: Context) -> Path:
-    """The run's folder, or its nearest parent that exists, so that the checks leave nothing behind."""
+    """The run's folder or its nearest existing parent, so that checks create no folder."""
     folder = Path(context.training.output_dir).absolute()
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 def check_monitoring(context: Context) -> str:
-    """What the recipe reports to; the arguments have been refused if it is not installed."""
+    """The trackers of the recipe; a tracker that is not installed is an input error."""
     return f"report_to: {', '.join(context.training.report_to or []) or 'none'}; metrics.jsonl is always written"
 
 
 def check_workers(context: Context) -> Finding | str:
-    """Whether data workers have processors, and shared memory for their batches."""
+    """Whether data workers have CPU cores, and shared memory for their batches."""
     workers, (batch_size, length) = context.training.dataloader_num_workers, context.size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = f"{workers} data worker(s) and the run itself on {cores} core(s)"
-    # Token ids and positions of int64, two batches ahead of the one in use.
+    found = f"{workers} data worker(s) and the main process on {cores} core(s)"
+    # Token ids and positions in int64, for the current batch and two prefetched ones.
     shared = 3 * workers * 2 * 8 * batch_size * length
     room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else shared
     if room < shared:

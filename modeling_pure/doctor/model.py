@@ -1,4 +1,4 @@
-"""Checks of the model: its size, a forward pass, some steps of training."""
+"""Checks of the model: its size, a forward pass, and training steps."""
 
 import gc
 import io
@@ -25,15 +25,15 @@ from .context import FAIL, WARN, Context, Finding, Skip
 from .machine import LONG_RUN
 
 FULL_SIZE = 401_227_776
-CPU_FLOPS, GPU_FLOPS = 1e12, 1e15  # of a stretch of steps that each takes in seconds
-STEPS = (2, 50)  # of a stretch, at least and at most
+CPU_FLOPS, GPU_FLOPS = 1e12, 1e15  # that either device does in seconds
+MIN_STEPS, MAX_STEPS = 2, 50  # to warm up, and to measure
 SMALL_LENGTH = 128
 LOSS_TOLERANCE = 0.5  # nats
-HEADROOM = 1.25  # of what a micro-batch takes by arithmetic
+HEADROOM = 1.25  # times the estimated memory of a micro-batch
 
 
 def check_model(context: Context) -> Finding | str:
-    """Whether the model can be built, and has the size that it is named after; without its weights."""
+    """Whether the model can be built and has the size of its preset; no weights are allocated."""
     count, config, preset = context.parameters, context.config, context.model.preset
     found = f"{count:,} parameters ({preset}): {config.num_hidden_layers} layers, {config.hidden_size} wide"
     if preset == "medium-large" and not context.model.model_overrides and count != FULL_SIZE:
@@ -42,7 +42,7 @@ def check_model(context: Context) -> Finding | str:
 
 
 def check_forward(context: Context) -> Finding | str:
-    """Whether a fresh model has the loss of one that knows nothing, and the memory that the forward pass takes."""
+    """Whether a new model has the loss of uniform predictions, and how much memory the forward pass takes."""
     device, config = context.training.device, context.config
     batch_size, length, size = measured_size(context)
     require_memory(context, 4 * context.parameters)
@@ -54,22 +54,22 @@ def check_forward(context: Context) -> Finding | str:
         ids = torch.randint(config.vocab_size, (batch_size, length))
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bool(context.training.bf16)):
         loss = model(input_ids=ids, labels=ids, skip_logits=True).loss.item()
-    # Logits that vary without knowing anything cost half their variance.
+    # Random logits add half their variance to the loss of uniform predictions.
     expected = math.log(config.vocab_size) + config.head_initializer_range**2 * config.hidden_size / 2
-    found = f"{size}: loss {loss:.2f}, a model that knows nothing has {expected:.2f}"
+    found = f"{size}: loss {loss:.2f}, expected {expected:.2f} of an untrained model"
     if device.type == "cuda":
         found += f"; peak {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB, without gradients"
     if not abs(loss - expected) < LOSS_TOLERANCE:
-        return Finding(FAIL, found, "another torch or driver; the tests say more: pytest tests/model")
+        return Finding(FAIL, found, "use another torch or driver; for details run pytest tests/model")
     return found
 
 
 def check_throughput(context: Context) -> Finding | str:
-    """How fast the run's own trainer is, measured on random tokens, and so how long the run takes."""
+    """The speed of the run's own trainer on random tokens, and the time that the run takes."""
     if context.quick:
-        raise Skip("not measured: --quick", "leave --quick out")
+        raise Skip("not measured: --quick", "omit --quick")
     batch_size, length, size = measured_size(context)
-    gc.collect()  # what the forward pass has used
+    gc.collect()  # frees the memory of the forward pass
     torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as folder:
         args = measured_arguments(context, batch_size, length, folder)
@@ -78,28 +78,27 @@ def check_throughput(context: Context) -> Finding | str:
             model = PureForCausalLM(context.config)
         data = RandomSequences(context.config.vocab_size, length, batch_size)
         trainer = PureTrainer(model, args, train_dataset=data, document_mask=context.data.document_mask)
-        trainer.remove_callback(trainer.stop_on_signal)  # Ctrl-C ends this at once: there is nothing to save
+        trainer.remove_callback(trainer.stop_on_signal)  # Ctrl-C stops at once, since there is nothing to save
         with redirect_stdout(io.StringIO()):
             trainer.train()
     if (fitted := trainer.micro_batch_size) < batch_size:
-        found = f"{size}: out of memory, reduced to a micro-batch of {fitted}; the run would do the same"
+        found = f"{size}: out of memory, reduced to a micro-batch of {fitted}, as the run would"
         return Finding(WARN, found, "--gradient_checkpointing true, or a smaller --per_device_train_batch_size")
     return judge_speed(context, [line for line in trainer.state.log_history if "tokens_per_second" in line][-1], size)
 
 
 def measured_arguments(context: Context, batch_size: int, length: int, folder: str) -> PureTrainingArguments:
-    """The recipe's arguments for two stretches of steps, the first to warm up, that leave nothing behind."""
+    """The recipe's arguments for as many steps to warm up as to measure, without output."""
     args = context.training
     accumulation = context.plan.accumulation if (batch_size, length) == context.size else 1
     flops = GPU_FLOPS if args.device.type == "cuda" else CPU_FLOPS
-    fewest, most = STEPS
-    stretch = min(most, max(fewest, int(flops / (accumulation * batch_size * length * context.flops))))
+    steps = min(MAX_STEPS, max(MIN_STEPS, int(flops / (accumulation * batch_size * length * context.flops))))
     return replace(
         args,
         output_dir=folder,
-        max_steps=2 * stretch,
+        max_steps=2 * steps,
         tokens_per_step=None,
-        logging_steps=stretch,
+        logging_steps=steps,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         dataloader_num_workers=0,
@@ -115,36 +114,36 @@ def measured_arguments(context: Context, batch_size: int, length: int, folder: s
 
 
 def judge_speed(context: Context, line: dict[str, float], size: str) -> Finding | str:
-    """What a log line means for the whole run."""
+    """What a log line of the trainer means for the whole run."""
     seconds = context.tokens / line["tokens_per_second"]
     found = f"{size}: {line['tokens_per_second']:,.0f} tokens/s"
     found += f", {line['mfu']:.1%} MFU" if "mfu" in line else ""
     found += f", peak {line['peak_memory_gb']:.1f} GB" if "peak_memory_gb" in line else ""
-    found += f"; {context.tokens:,} tokens would take {seconds / 3600:,.1f} h (data, validation, checkpoints aside)"
+    found += f"; {context.tokens:,} tokens would take {seconds / 3600:,.1f} h (without data, validation, checkpoints)"
     if seconds > LONG_RUN:
-        return Finding(WARN, found, "a faster GPU, with nothing else on it (nvidia-smi), or fewer max_steps")
+        return Finding(WARN, found, "use a faster or idle GPU (nvidia-smi), or fewer max_steps")
     return found
 
 
 def measured_size(context: Context) -> tuple[int, int, str]:
-    """The batch to measure, and its words: the recipe's, or one short sequence if a processor would take minutes."""
-    device, (batch_size, length), whole = context.training.device.type, context.size, ""
+    """The batch to measure, also as text: the recipe's, or one short sequence if a CPU would take minutes."""
+    device, (batch_size, length), note = context.training.device.type, context.size, ""
     if device != "cuda" and context.plan.sequences_per_step * length * context.flops > CPU_FLOPS:
-        whole = f" (the run: {batch_size} x {length})"
+        note = f" (the run: {batch_size} x {length})"
         batch_size, length = 1, min(SMALL_LENGTH, length)
-    return batch_size, length, f"{batch_size} x {length} tokens on the {device}{whole}"
+    return batch_size, length, f"{batch_size} x {length} tokens on the {device}{note}"
 
 
 def require_memory(context: Context, needed: float) -> None:
-    """Raise `Skip` if this machine has no GPU, nor so many bytes of memory with some headroom."""
+    """Raise `Skip` if this machine has neither a GPU nor `needed` bytes of memory with some headroom."""
     free = psutil.virtual_memory().available
     if context.training.device.type != "cuda" and HEADROOM * needed >= free:
         found = f"takes {decimal(int(HEADROOM * needed))} of memory, {decimal(free)} are free"
-        raise Skip(found, "a machine with a GPU")
+        raise Skip(found, "use a machine with a GPU")
 
 
 class RandomSequences(TrainingData[Any]):
-    """The same random sequences over and over, in documents of some hundred tokens; their position does not matter."""
+    """The same random sequences repeated forever, with documents of some hundred tokens."""
 
     def __init__(self, vocab_size: int, sequence_length: int, count: int) -> None:
         self.sources, self.names, self.position, self.first_worker = [], [], {}, 0
@@ -161,5 +160,5 @@ class RandomSequences(TrainingData[Any]):
                 yield {"input_ids": tokens, "source": "random", "data_state": {"worker": 0}}
 
     def progress(self, states: list[Any]) -> dict[str, Progress]:
-        """Nothing: there is no source."""
+        """Empty: there are no sources."""
         return {}

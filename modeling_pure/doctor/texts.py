@@ -1,4 +1,4 @@
-"""Checks of what a run reads: the Hub and its token, the tokenizer, every source."""
+"""Checks of what a run reads: the Hub and its token, the tokenizer, and every source."""
 
 import time
 from dataclasses import replace
@@ -18,39 +18,39 @@ from ..training import hub
 from ..training.trainer_options import seed_of_data
 from .context import WARN, Context, Finding, Skip, paths_of
 
-NOT_NEEDED = "not needed: all that the recipe names is local"
+NOT_NEEDED = "not needed: the recipe uses local files only"
 
 
 def check_hub(context: Context) -> Finding | str:
     """Whether the Hub answers."""
     if context.hub_fault:
-        cure = "connect, unset HF_HUB_OFFLINE, or point the recipe at local files"
+        cure = "connect, unset HF_HUB_OFFLINE, or use local files in the recipe"
         return Finding(WARN, context.hub_fault, cure)
     return f"{constants.ENDPOINT} answers" if context.needs_hub else NOT_NEEDED
 
 
 def check_token(context: Context) -> Finding | str:
-    """Whether there is a valid token for the Hub; a run that pushes needs one that may write."""
+    """Whether the Hub's token is valid; a run that pushes needs one with write access."""
     token = context.training.hub_token or get_token()
     if not context.needs_hub:
         return NOT_NEEDED
     if token and context.hub_fault:
-        raise Skip("there is one, and the Hub cannot be asked about it", "see Hub above")
+        raise Skip("found, but the Hub cannot be asked about it", "see Hub above")
     if context.training.push_to_hub:
         hub.check_hub(context.training)
-        return f"may write to {context.training.hub_model_id}, or create it"
+        return f"can write to {context.training.hub_model_id}, or create it"
     if not token:
-        return Finding(WARN, "none", "hf auth login, or HF_TOKEN: for pushing, and for data behind terms of use")
+        return Finding(WARN, "none", "hf auth login or HF_TOKEN; needed for pushing and for gated data sets")
     try:
-        return f"that of {HfApi().whoami(token=token)['name']}"
+        return f"belongs to {HfApi().whoami(token=token)['name']}"
     except HTTPError as error:
         unknown = isinstance(error, HfHubHTTPError) and error.response.status_code == 401
-        cure = "hf auth login --force, or remove HF_TOKEN: even public data may be refused with it"
+        cure = "hf auth login --force, or remove HF_TOKEN: the Hub may refuse even public data with it"
         return Finding(WARN, f"cannot be checked: {first_line(error)}", cure if unknown else "try again later")
 
 
 def check_tokenizer(context: Context) -> str:
-    """Whether the tokenizer can be loaded, and its ids are in the model's vocabulary."""
+    """Whether the tokenizer can be loaded and fits the model's vocabulary."""
     tokenizer, size = context.tokenizer, context.config.vocab_size
     check_vocabulary(tokenizer, size)
     name = context.data.tokenizer_name_or_path
@@ -58,7 +58,7 @@ def check_tokenizer(context: Context) -> str:
 
 
 def check_source(context: Context, source: Source) -> str:
-    """Whether a source can be opened as a run does: its validation documents, and one document for the last worker."""
+    """Whether a source opens as in a run, with its validation documents and one document for the last worker."""
     context.require_hub(paths_of(source))
     seed, workers = seed_of_data(context.training), max(1, context.training.dataloader_num_workers)
     began = time.perf_counter()
@@ -68,22 +68,20 @@ def check_source(context: Context, source: Source) -> str:
     documents = Documents(one.records, seed, workers - 1, workers, source.max_epochs, context.data.max_skipped)
     if not (texts := documents.read(1)):
         raise InputError(f"{source.key}: max_epochs leaves no text for each of {workers} data workers")
-    return (
-        f"{', '.join(source.paths)}: {len(one.validation_texts):,} validation documents and one to train on "
-        f"({len(texts[0]):,} characters) in {time.perf_counter() - began:.1f} s"
-        + (f"; {one.records.describe()}" if isinstance(one.records, ExamRecords) else "")
-    )
+    found = f"{', '.join(source.paths)}: {len(one.validation_texts):,} validation documents and one training document "
+    found += f"({len(texts[0]):,} characters) in {time.perf_counter() - began:.1f} s"
+    return f"{found}; {one.records.describe()}" if isinstance(one.records, ExamRecords) else found
 
 
 def check_outside(context: Context, source: Source) -> str:
-    """Whether a text outside the mixture can be read."""
+    """Whether a validation source outside the mixture can be read."""
     context.require_hub(source.paths)
     one = open_outside(source, validation_files([source])[source.key], context.data)
     return f"{', '.join(source.paths)}: {len(one.validation_texts):,} documents"
 
 
-def check_held_out(context: Context) -> str:
-    """Whether no file is both trained on and held out, over all sources together."""
+def check_validation(context: Context) -> str:
+    """Whether no file is used for both training and validation, over all sources together."""
     sources = [*context.sources_read, *context.data.outside]
     context.require_hub([path for one in sources for path in paths_of(one)])
     files = training_files(context.sources_read, context.data)
@@ -92,14 +90,14 @@ def check_held_out(context: Context) -> str:
 
 
 def check_questions(context: Context) -> str:
-    """Whether the questions that no document may hold can be read."""
+    """Whether the decontamination questions can be read."""
     context.require_hub(context.questions_read)
     count = sum(len(read_questions("decontaminate", path, split="test")) for path in context.questions_read)
     return f"{', '.join(context.questions_read)}: {count:,} questions"
 
 
 def check_pretokenized(context: Context) -> str:
-    """Whether a folder of pretokenized sequences is of this recipe, and holds as many as the run needs."""
+    """Whether pretokenized sequences were made with this recipe, and are enough for the run."""
     args = context.training
     data = PretokenizedMixture(context.data, context.tokenizer, seed_of_data(args))
     data.check_length(args.max_steps * context.plan.sequences_per_step)

@@ -1,4 +1,4 @@
-"""From the records of a formulation to its predictions, its accuracy, and what has to stand beside the accuracy."""
+"""Predictions and metrics of a formulation, from its records."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -7,19 +7,19 @@ import numpy as np
 
 from . import statistics
 from .formulations import Formulation, Order
-from .metrics.medqa_accuracy.medqa_accuracy import bootstrap_interval, standard_error, wilson_interval
+from .metrics.medqa_accuracy.medqa_accuracy import accuracy_with_intervals
 from .questions import Question
 from .scorers import Record
 from .tasks import Task
 
-NEAR_TIE = 1e-4  # nats: an upper bound on what rounding in fp32 changes in a log-likelihood
+NEAR_TIE = 1e-4  # nats: an upper bound on the rounding error of a log-likelihood in fp32
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What the model wrote: shares and means over all completions, lengths in tokens.
+    """Completions: shares and means over all of them, lengths in tokens.
 
-    `pass_at_k` is by k the share of questions that at least one of k samples has right.
+    `pass_at_k` maps k to the share of questions that at least one of k samples answers correctly.
     """
 
     samples: int
@@ -40,8 +40,8 @@ class Metrics:
     Attributes:
         always: accuracy of each constant answer.
         near_ties: questions whose two best options are so close that rounding may decide.
-        label_mass: probability of all labels together, the mean; of `letter`.
-        accuracy_by: accuracy by each way to compare texts, the one that counts first; of `text` and `cloze`.
+        label_mass: mean total probability of the labels; for `letter`.
+        accuracy_by: accuracy by each way to compare texts, the decisive one first; for `text` and `cloze`.
     """
 
     accuracy: float
@@ -66,12 +66,13 @@ class Metrics:
 
 @dataclass(frozen=True)
 class Scored:
-    """A formulation with its records, of each question in each of `orders`, and what follows from them.
+    """A formulation with its records, metrics and predictions.
 
     Attributes:
-        predictions: (n,), index of the option in the file's own order; -1 if there is none.
-        scores: (n, options), whose argmax the predictions are; None if text was generated.
-        averaged: (n,), predictions of the probabilities averaged over several orders of the options.
+        records: of each question in each of `orders`.
+        predictions: (n,), index of the option in the file's own order; -1 for no answer.
+        scores: (n, options), whose argmax gives the predictions; None for generated answers.
+        averaged: (n,), predictions from the probabilities averaged over several orders of the options.
     """
 
     formulation: Formulation
@@ -94,7 +95,7 @@ def measure(
     gold = np.array([question.answer for question in questions])
     if formulation.scorer == "generate":
         counts = [Counter(answer for answer in record["answers"] if answer is not None) for record in records]
-        # The most common answer, the earlier option among equals.
+        # The most common answer; of equals, the first option.
         predictions = np.array([max(sorted(count), key=count.__getitem__, default=-1) for count in counts])
         metrics = replace(
             basic_metrics(task, predictions, gold, records), generation=measure_generation(records, gold)
@@ -122,16 +123,10 @@ def measure(
 
 
 def basic_metrics(task: Task, predictions: np.ndarray, gold: np.ndarray, records: list[Record]) -> Metrics:
-    """Accuracy with its intervals, beside chance and each constant answer."""
-    correct, n = int((predictions == gold).sum()), len(gold)
+    """Accuracy with its intervals, chance, and the accuracy of each constant answer."""
     bias = statistics.label_bias(predictions, gold, task.labels)
     return Metrics(
-        accuracy=correct / n,
-        correct=correct,
-        n=n,
-        standard_error=standard_error(correct, n),
-        wilson_interval=wilson_interval(correct, n),
-        bootstrap_interval=bootstrap_interval(correct, n),
+        **accuracy_with_intervals(int((predictions == gold).sum()), len(gold)),
         balanced_accuracy=float(np.mean([recall for recall in bias.recall.values() if recall is not None])),
         chance=task.chance,
         always={label: float((gold == i).mean()) for i, label in enumerate(task.labels)},
@@ -141,10 +136,9 @@ def basic_metrics(task: Task, predictions: np.ndarray, gold: np.ndarray, records
 
 
 def score_ways(scorer: str, records: list[Record], totals: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores (n, options) by the ways to compare options, the one that counts first.
+    """Scores (n, options) by way of comparing options, the decisive one first.
 
-    Texts count by their sum, with the mean over tokens and PMI beside it; of `cloze` the mean over characters counts,
-    which is lm-evaluation-harness's acc_norm.
+    For `text` the sum decides; for `cloze` the mean over characters does, which is lm-evaluation-harness's acc_norm.
     """
     if scorer == "letter":
         return {"sum": totals}
@@ -156,7 +150,7 @@ def score_ways(scorer: str, records: list[Record], totals: np.ndarray) -> dict[s
 
 
 def measure_generation(records: list[Record], gold: np.ndarray) -> Generation:
-    """Count what was written."""
+    """Metrics of the completions."""
     samples = np.array([[-1 if answer is None else answer for answer in record["answers"]] for record in records])
     right, number = samples == gold[:, None], samples.shape[1]
 
@@ -180,7 +174,7 @@ def measure_generation(records: list[Record], gold: np.ndarray) -> Generation:
 
 
 def slices(questions: list[Question], predictions: np.ndarray) -> dict[str, statistics.Share]:
-    """Accuracy on parts of the questions: by `meta_info` if there are several kinds, and by the stem's length."""
+    """Accuracy by `meta_info`, if there are several kinds, and by quartile of the question's length in words."""
     right = predictions == np.array([question.answer for question in questions])
     kinds = np.array([question.meta_info for question in questions])
     words = np.array([len(question.question.split()) for question in questions])

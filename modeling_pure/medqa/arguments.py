@@ -1,4 +1,4 @@
-"""Evaluation arguments, and what follows from them: which formulations are asked, and how completions are drawn."""
+"""Evaluation arguments, and what follows from them: the formulations of a run, and how completions are sampled."""
 
 from dataclasses import dataclass, replace
 
@@ -21,12 +21,12 @@ from .scorers import SCORERS, Sampling
 from .tasks import TASKS, Task
 
 SPLITS = ("test", "dev", "all")
-ANSWER_TOKENS, REASONED_TOKENS = 32, 1024  # longest completions by default
+ANSWER_TOKENS, REASONED_TOKENS = 32, 1024  # default limits of a completion
 
 
 @dataclass
 class EvalArguments:
-    """Model, questions, scorers, what stands beside the accuracy, and the folder of the report."""
+    """Model, questions, scorers, comparisons, and the output folder."""
 
     model_name_or_path: str = option("runs/grpo", "causal model: a folder or a Hub id")
     task: str = option("medqa_4options", f"data set: {', '.join(TASKS)}")
@@ -36,15 +36,15 @@ class EvalArguments:
     scorer: str = option(
         "auto",
         "headline. letter: as lm-evaluation-harness; text: the options' texts, with options shown; cloze: "
-        "without; generate: what the model writes; auto: as the model was taught, or letter",
+        "without; generate: generated answers; auto: as the model was taught, or letter",
     )
-    beside: list[str] = option(["letter"], "scorers beside the headline; letter always is one")
+    beside: list[str] = option(["letter"], "further scorers to report; letter is always one")
     answer_format: str | None = option(
         None, "for generate: letter, text or reasoned; by default as the model was taught"
     )
     chat: bool = option(False, "for generate: prompt in the tokenizer's chat template")
-    passages: str | None = option(None, "open book: folder of .txt, .md, .jsonl or .parquet to take passages from")
-    num_passages: int = option(3, "for passages: how many stand before a question")
+    passages: str | None = option(None, "open book: folder of .txt, .md, .jsonl or .parquet to retrieve passages from")
+    num_passages: int = option(3, "for passages: number of passages before a question")
     permutations: int = option(1, "orders of the options, for letter and text: 1, 4 or 24")
     num_samples: int = option(0, "for generate: completions per question; 0 = one, greedy")
     temperature: float = option(1.0, "of sampled completions")
@@ -54,9 +54,9 @@ class EvalArguments:
     )
     length_penalty_min_tokens: int = option(4, "for generate: of the GRPO reward")
     train_questions: str | None = option(
-        None, "train questions, as `questions`: a BM25 baseline, and a probe of memory"
+        None, "train questions, as `questions`: adds a BM25 baseline and a test for memorisation"
     )
-    textbooks: str | None = option(None, "folder, as `passages`: a BM25 baseline over it")
+    textbooks: str | None = option(None, "folder, as `passages`: adds a BM25 baseline over it")
     compare_with: list[str] = option([], "evaluations of other models on the same questions")
     contamination: str | None = option(None, "coverage file of `pure decontaminate --coverage FILE`")
     batch_size: int = option(16, "prompts in a forward pass")
@@ -79,10 +79,10 @@ class EvalArguments:
             raise InputError(f"beside: expected scorers among {list(SCORERS)}, found {sorted(unknown)}")
         scorers = {self.scorer, *self.beside}
         if not self.data_set.has_letters and (scorers - {"auto", "letter"} or self.permutations > 1):
-            raise InputError(f"scorer: {self.task} has no lettered options; only letter with permutations 1 fits it")
+            raise InputError(f"scorer: {self.task} has no lettered options; use letter with permutations 1")
         for name in ("answer_format", "chat"):
             if getattr(self, name) and "generate" not in scorers:
-                raise InputError(f"{name}: only for what the model writes; set scorer to generate")
+                raise InputError(f"{name}: only for generated answers; set scorer to generate")
 
     @property
     def data_set(self) -> Task:
@@ -90,39 +90,37 @@ class EvalArguments:
         return TASKS[self.task]
 
     def plan(self, config: PreTrainedConfig) -> Plan:
-        """The headline, its closed-book twin, what `beside` names, and always lm-evaluation-harness's letters."""
-        taught, has_letters = taught_formats(config), self.data_set.has_letters
+        """The headline, its closed-book twin, those of `beside`, and always lm-evaluation-harness's letters."""
+        taught = tuple(taught_formats(config))
         first = headline_format(taught)
-        written = self.answer_format or ("reasoned" if "reasoned" in taught else first)
-        by_scorer = {formulation.scorer: formulation for formulation in (BY_LETTER, BY_TEXT, CLOZE)}
-        by_scorer["generate"] = Formulation("generate", written, self.chat)
-        as_taught = "generate" if first == "reasoned" else first
-        scorer = as_taught if self.scorer == "auto" else self.scorer
-        headline = replace(by_scorer[scorer if has_letters else "letter"], open_book=self.passages is not None)
+        answer_format = self.answer_format or ("reasoned" if "reasoned" in taught else first)
+        by_scorer = {each.scorer: each for each in (BY_LETTER, BY_TEXT, CLOZE)}
+        by_scorer["generate"] = Formulation("generate", answer_format, self.chat)
+        scorer = self.scorer
+        reason = f"the model was taught {' and '.join(taught)}" if taught else "the model names no answer format"
+        if not self.data_set.has_letters:
+            scorer, reason = "letter", "the only one for a data set without lettered options"
+        elif scorer == "auto":
+            scorer = "generate" if first == "reasoned" else first
+        else:
+            reason = f"chosen with --scorer; {reason}"
+        headline = replace(by_scorer[scorer], open_book=self.passages is not None)
         others = dict.fromkeys([headline.closed, *(by_scorer[name] for name in self.beside), BY_LETTER])
         others.pop(headline, None)
-        formats = dict.fromkeys(each.answer_format for each in (headline, *others) if each.answer_format)
+        formats = {each.answer_format: None for each in (headline, *others) if each.answer_format}
         if headline.answer_format != "letter":
-            formats.pop("letter", None)  # stands beside anything, whatever was taught
-        warnings = [warn_untaught(config, name) for name in formats if has_letters]
-        reason = (
-            f"the model was taught {' and '.join(taught)}" if taught else "the model names no format it was taught"
-        )
-        if not has_letters:
-            reason = "the only one for a data set without lettered options"
-        elif self.scorer != "auto":
-            reason = f"chosen with --scorer; {reason}"
-        return Plan(headline, tuple(others), tuple(taught), reason, "\n".join(filter(None, warnings)) or None)
+            formats.pop("letter", None)  # reported with every model, whatever it was taught
+        warnings = [warn_untaught(config, name) for name in formats if self.data_set.has_letters]
+        return Plan(headline, tuple(others), taught, reason, "\n".join(filter(None, warnings)) or None)
 
     def sampling(self, plan: Plan, context: int) -> Sampling:
-        """How completions are written; those with reasons are longer, but leave half of the context to the prompt."""
+        """Sampling settings. By default completions with reasons may be longer, up to half of the context."""
         longest = self.max_new_tokens
-        written = [formulation for formulation in plan.formulations if formulation.scorer == "generate"]
+        formats = [each.answer_format for each in plan.formulations if each.scorer == "generate"]
         if longest is None:
-            reasoned = any(formulation.answer_format == "reasoned" for formulation in written)
-            longest = min(REASONED_TOKENS if reasoned else ANSWER_TOKENS, context // 2)
-        if written and longest >= context:
-            raise InputError(f"max_new_tokens: {longest} leave no room for a prompt in {context}")
+            longest = min(REASONED_TOKENS if "reasoned" in formats else ANSWER_TOKENS, context // 2)
+        if formats and longest >= context:
+            raise InputError(f"max_new_tokens: {longest} leave no room for a prompt in a context of {context}")
         return Sampling(
             self.num_samples, self.temperature, self.top_p, longest, self.length_penalty_min_tokens, self.seed
         )

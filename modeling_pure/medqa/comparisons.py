@@ -1,4 +1,4 @@
-"""What stands beside an accuracy: baselines without a model, other predictions, and whether it may be memory."""
+"""What an accuracy is compared with: baselines, other predictions, contamination, and accuracy on train questions."""
 
 import json
 from dataclasses import dataclass, replace
@@ -19,44 +19,37 @@ TOP_DOCUMENTS = 10
 
 
 def simple_baselines(task: Task, questions: list[Question]) -> dict[str, np.ndarray]:
-    """Predictions (n,) by name: each label always and, if options have texts, the longest (first of equals)."""
-    found = {f"always {label}": np.full(len(questions), i) for i, label in enumerate(task.labels)}
+    """Predictions (n,) by name: each constant label, and the longest option if they have texts."""
+    predictions = {f"always {label}": np.full(len(questions), i) for i, label in enumerate(task.labels)}
     if task.has_letters:
-        found["longest option"] = np.array([np.argmax([*map(len, question.options)]) for question in questions])
-    return found
+        predictions["longest option"] = np.array([np.argmax([*map(len, one.options)]) for one in questions])
+    return predictions
 
 
-def bm25_baseline(key: str, questions: list[Question], documents: list[str]) -> np.ndarray:
-    """Predictions (n,): the option that documents mention most, together with the question.
+def bm25_baseline(questions: list[Question], index: Bm25) -> np.ndarray:
+    """Predictions (n,) of the IR baseline of the MedQA paper (Jin et al. 2020).
 
-    As in the IR baseline of the MedQA paper (Jin et al. 2020), a query is the question and an option, and its score is
-    the sum of the BM25 scores of the ten best documents. BM25 is a sum over the words of a query, so the question's
-    part is computed once. `key` is the option that the documents came from.
+    A query is the question and an option; its score is the sum of the BM25 scores of the ten best documents. BM25 is a
+    sum over the words of a query, so the question's part is computed once.
     """
-    index = Bm25(key, documents)
-    top = min(TOP_DOCUMENTS, len(documents))
+    top = min(TOP_DOCUMENTS, index.number)
     predictions = []
-    for question in tqdm(questions, desc=f"BM25, {key}", unit="question", disable=None):
+    for question in tqdm(questions, desc="BM25", unit="question", disable=None):
         stem, *options = content_words([f"{question.context} {question.question}", *question.options])
         scores = index.scores(stem) + np.array([index.scores(option) for option in options])
         predictions.append(np.partition(scores, -top, axis=-1)[:, -top:].sum(-1).argmax())
     return np.array(predictions)
 
 
-def question_documents(questions: list[Question]) -> list[str]:
-    """Train questions as documents: each with its right answer."""
-    return [f"{question.question} {question.options[question.answer]}" for question in questions]
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """One accuracy beside another; chance has no counts and no intervals.
+    """Two accuracies compared; chance has no counts and no intervals.
 
     Attributes:
         accuracy: of the other predictions, with `n` and `wilson_interval`.
         difference: of the two accuracies, with its paired bootstrap interval.
-        only_first, only_second: questions that one alone has right.
-        p_value: of the exact McNemar test, for chance of the exact binomial test; `p_holm` adjusted for all rows.
+        only_first, only_second: number of questions that only one of them has right.
+        p_value: of the exact McNemar test, for chance of the exact binomial test; `p_holm` is adjusted for all rows.
     """
 
     name: str
@@ -79,7 +72,7 @@ def with_holm(rows: list[Comparison]) -> list[Comparison]:
 def compare_predictions(
     questions: list[Question], predictions: np.ndarray, chance: float, others: dict[str, np.ndarray]
 ) -> list[Comparison]:
-    """A model beside chance and beside other predictions (n,) by name; `difference` is its accuracy less theirs."""
+    """Compare a model with chance and with other predictions (n,); `difference` is its accuracy less theirs."""
     gold = np.array([question.answer for question in questions])
     right = predictions == gold
     p_chance = p_against_chance(int(right.sum()), len(gold), chance)
@@ -90,20 +83,20 @@ def compare_predictions(
 
 
 def read_coverage(key: str, path: str, questions: list[Question]) -> Coverage:
-    """Read a coverage file; `InputError` if it is none, or was made for other questions."""
+    """Read a coverage file; `InputError` if it cannot be read or was made for other questions."""
     try:
         coverage: Coverage = json.loads(Path(path).read_text())
         found, _ = coverage["questions"], coverage["documents"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{key}: cannot read '{path}' ({type(error).__name__}: {error}); expected what "
-            "`pure decontaminate --coverage FILE` writes"
+            f"{key}: cannot read '{path}' ({type(error).__name__}: {error}); expected the output of "
+            "`pure decontaminate --coverage FILE`"
         ) from error
     missing = sum(question.digest not in found for question in questions)
     if missing:
         raise InputError(
             f"{key}: '{path}' lacks {missing} of the {len(questions)} questions; "
-            "write it again with --decontaminate on the questions to evaluate"
+            "write it again with --decontaminate set to the questions to evaluate"
         )
     return coverage
 
@@ -113,10 +106,10 @@ class Contamination:
     """How much of the questions the training text holds.
 
     Attributes:
-        documents: number read of each source.
+        documents: number of documents read, by source.
         checked, too_short, covered: numbers of questions; those too short to check count as clean.
-        mean_coverage: of those checked.
-        clean, covered_accuracy: accuracy on either kind of questions; None if there are none.
+        mean_coverage: of the checked questions.
+        clean, covered_accuracy: accuracy on clean and on covered questions; None without such questions.
     """
 
     documents: dict[str, int]
@@ -129,7 +122,7 @@ class Contamination:
 
 
 def contamination_metrics(coverage: Coverage, questions: list[Question], predictions: np.ndarray) -> Contamination:
-    """The accuracy without the questions that the training text covers."""
+    """Count covered questions, and compute the accuracy with and without them."""
     right = predictions == np.array([question.answer for question in questions])
     found = [coverage["questions"][question.digest] for question in questions]
     covered = np.array([bool(one["covered"]) for one in found])
@@ -145,21 +138,21 @@ def contamination_metrics(coverage: Coverage, questions: list[Question], predict
     )
 
 
-def probe_questions(train: list[Question], questions: list[Question]) -> list[Question]:
-    """As many train questions as there are others, the same ones in each evaluation: the first by digest."""
-    asked = {question.digest for question in questions}
-    others = [question for question in train if question.digest not in asked]
+def first_by_digest(train: list[Question], questions: list[Question]) -> list[Question]:
+    """As many train questions as there are `questions`, the same for every model: the first by digest."""
+    evaluated = {question.digest for question in questions}
+    others = [question for question in train if question.digest not in evaluated]
     return sorted(others, key=lambda question: question.digest)[: len(questions)]
 
 
 @dataclass(frozen=True)
 class Memorisation(Share):
-    """The accuracy on train questions, compared with that on the evaluated ones; p-values are two-sided.
+    """The accuracy on train questions, compared with the evaluated ones; p-values are two-sided.
 
     Attributes:
-        nll: over the options, of the train questions.
+        nll: mean over the train questions, in nats.
         accuracy_gap, accuracy_p: train less evaluated, with Fisher's exact test.
-        nll_gap, nll_p: evaluated less train (above 0 is better on train), with Welch's t-test.
+        nll_gap, nll_p: evaluated less train (positive if train is better), with Welch's t-test.
     """
 
     nll: float
@@ -172,8 +165,8 @@ class Memorisation(Share):
 def memorisation_metrics(
     train: list[Question], train_scores: np.ndarray, questions: list[Question], scores: np.ndarray
 ) -> Memorisation:
-    """Whether train questions are answered better; scores are log-likelihoods (n, options)."""
-    gold_train, gold = (np.array([question.answer for question in asked]) for asked in (train, questions))
+    """Test whether train questions are answered better; scores are log-likelihoods (n, options)."""
+    gold_train, gold = (np.array([one.answer for one in of_split]) for of_split in (train, questions))
     right_train, right = train_scores.argmax(-1) == gold_train, scores.argmax(-1) == gold
     nll_train, nll = option_nll(train_scores, gold_train), option_nll(scores, gold)
     counts = [[int(each.sum()), int((~each).sum())] for each in (right_train, right)]

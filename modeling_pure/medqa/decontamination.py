@@ -1,7 +1,7 @@
-"""Decontamination: find the documents that hold a question of an evaluation set, while they stream by.
+"""Decontamination: find documents that hold a question of an evaluation set, while they are streamed.
 
 Vignettes share stock phrases, so a single n-gram in common says little: of the 1,273 questions of MedQA's test split,
-365 share 13 words in a row with another one. What counts is how much of one question a document covers.
+365 share 13 consecutive words with another one. The criterion is how much of one question a document covers.
 """
 
 import html
@@ -29,7 +29,7 @@ UNSEEN = re.compile(
     "\U000e0000-\U000e0fff]+"
 )
 TAG = re.compile("</?[A-Za-z][^<>]*>")
-# Where a line ends, or ended, within a word; and the gap that some programs write behind a ligature.
+# A line break within a word, now or before reflowing; and the gap that some programs write after a ligature.
 BREAK = re.compile("[-\u00ac\u00ad\u2010-\u2013\ufb00-\ufb06]\\s*")
 LINE_BREAK = re.compile("(?<=\\w)[-\u00ac\u00ad\u2010-\u2013][^\\S\n]*\n\\s*(?=\\w)")
 FIRST_WORD, LAST_NO_WORD = re.compile(r"\w+"), re.compile(r".*\W")
@@ -39,23 +39,21 @@ UNSPACED = re.compile(
     "([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])"
 )
 
-# For the hash of words: a number for each letter or digit whatever its case and each byte of a letter beyond ASCII, 0
-# for any other byte.
+# For hashing words: a code for each letter (ignoring case), digit and non-ASCII byte; 0 for any other byte.
 CODES = 37 + 128
 CODE_OF_BYTE = np.zeros(256, dtype=np.int32)
 for _code, _letter in enumerate("abcdefghijklmnopqrstuvwxyz0123456789", 1):
     CODE_OF_BYTE[[ord(_letter), ord(_letter.upper())]] = _code
 CODE_OF_BYTE[128:] = np.arange(37, CODES)
 HASH_OF_PAIR = np.random.default_rng(0).integers(1 << 64, size=CODES * CODES, dtype=np.uint64)
-HASH_OF_PAIR[:CODES] = 0  # pairs that begin outside a word
+HASH_OF_PAIR[:CODES] = 0  # pairs that start outside a word
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Held(TypedDict):
     """The best match of a question over all documents: the maximum of each measure, and whether any covers it.
 
-    `coverage` is None if the question is too short to check. `source` and `record` locate the document with that
-    coverage.
+    `coverage` is None for a question too short to check. `source` and `record` locate the document with the highest.
     """
 
     coverage: float | None
@@ -66,7 +64,7 @@ class Held(TypedDict):
 
 
 class Coverage(TypedDict):
-    """A coverage file: the number of documents read, by source, and the best match of each question, by digest."""
+    """A coverage file: numbers of documents read by source, and best matches of questions by digest."""
 
     documents: dict[str, int]
     questions: dict[str, Held]
@@ -74,7 +72,7 @@ class Coverage(TypedDict):
 
 @dataclass(frozen=True)
 class Match:
-    """A question and a document: the share of its 13-grams that this holds, and the words in a row up to its end."""
+    """How much of a question a document holds: the share of its 13-grams, and the consecutive words up to its end."""
 
     question: Question
     coverage: float
@@ -82,27 +80,27 @@ class Match:
 
     @property
     def covers(self) -> bool:
-        """Whether the document holds so much of the question that it gives the question away."""
+        """Whether the document holds enough of the question to give it away."""
         return self.coverage >= COVERAGE or self.end_words >= END_WORDS
 
 
 class QuestionFinder:
-    """Finds the documents that cover a question.
+    """Finds documents that cover a question.
 
     A document covers a question when it holds at least half of the 13-grams of the question's text (without the
-    options), or its last 30 words in a row, both `normalised`. `unchecked` counts the questions of less than 13 words,
-    which cannot be checked.
+    options), or its last 30 words, after both are `normalised`. `unchecked` counts the questions with fewer than 13
+    words, which cannot be checked.
     """
 
     def __init__(self, questions: list[Question]) -> None:
         unique = {question.digest: question for question in questions}
         self.questions = list(unique.values())
-        # Words beyond ASCII cost time in every document, and are only looked for if a question has some.
+        # Words beyond ASCII cost time in every document, so they are compared only if a question has some.
         self.other_scripts = any(in_other_script(question.question) for question in self.questions)
-        # A question may come from a PDF too. Its line ends are seen; gaps are found by the words of other questions.
-        asked = [LINE_BREAK.sub("", question.question) for question in self.questions]
-        vocabulary = vocabulary_of(normalised(text, None, self.other_scripts) for text in asked)
-        texts = [normalised(text, vocabulary, self.other_scripts) for text in asked]
+        # Questions may come from PDFs, too. Line breaks are visible; gaps are found by the words of other questions.
+        unbroken = [LINE_BREAK.sub("", question.question) for question in self.questions]
+        vocabulary = vocabulary_of(normalised(text, None, self.other_scripts) for text in unbroken)
+        texts = [normalised(text, vocabulary, self.other_scripts) for text in unbroken]
         self.vocabulary = vocabulary_of(texts)
         self.grams: dict[bytes, list[tuple[int, int]]] = defaultdict(list)  # gram -> (question, place in it)
         self.gram_counts, self.ends = [], []
@@ -119,18 +117,18 @@ class QuestionFinder:
         self.unchecked = self.gram_counts.count(0)
 
     def covers(self, text: str) -> bool:
-        """Whether the document holds a question."""
+        """Whether a document covers a question."""
         return self.find(text) is not None
 
     def find(self, text: str) -> Match | None:
-        """The question that the document covers most, if it covers one."""
+        """The question that a document covers most; None if it covers none."""
         return most_covering(self.matches(text))
 
     def matches(self, text: str) -> list[Match]:
-        """Every question that shares 13 words in a row with the document."""
+        """Every question that shares 13 consecutive words with the document."""
         normal = normalised(text, self.vocabulary, self.other_scripts)
         hashes = gram_hashes(normal)
-        candidates = np.flatnonzero(self._table[hashes >> TABLE_SHIFT])  # one look-up each, and few are left
+        candidates = np.flatnonzero(self._table[hashes >> TABLE_SHIFT])  # a cheap look-up that leaves few
         places = np.searchsorted(self._hashes[:-1], hashes[candidates])
         candidates = candidates[self._hashes[places] == hashes[candidates]]
         if not len(candidates):
@@ -152,20 +150,20 @@ class QuestionFinder:
 
 
 def most_covering(matches: list[Match]) -> Match | None:
-    """Of a document's matches the one that covers most, if any does."""
+    """The match with the highest coverage among those that cover their question; None if none does."""
     covering = [match for match in matches if match.covers]
     return max(covering, key=lambda match: (match.coverage, match.end_words), default=None)
 
 
 def normalised(text: str, vocabulary: set[str] | None = None, other_scripts: bool = False) -> bytes:
-    """A text as its words are compared: as UTF-8, without the traces of PDFs and web pages.
+    """Normalise a text for comparison, as UTF-8, without artifacts of PDFs and web pages.
 
     HTML entities and tags, ligatures, full-width letters, accents and invisible characters become plain letters or are
-    removed. Letters beyond ASCII become `?`, which separates words; with `other_scripts` they stay, those of scripts
-    without spaces as a word each.
+    removed. Letters beyond ASCII become `?`, which separates words; with `other_scripts` they stay, and each letter of
+    a script without spaces is a word.
 
     Args:
-        vocabulary: words that may have been broken at the end of a line; the halves of others stay two words.
+        vocabulary: words to rejoin if a line break has split them; the halves of other words stay apart.
     """
     if "&" in text:
         text = html.unescape(html.unescape(text))  # some pages are escaped twice
@@ -176,7 +174,7 @@ def normalised(text: str, vocabulary: set[str] | None = None, other_scripts: boo
     if text.isascii():
         return text.encode()
     codes = np.frombuffer(text.encode("utf-32-le", "replace"), dtype=np.uint32)
-    odd = "".join(map(chr, np.unique(codes[codes > 127])))  # the different ones: few, and quickly found
+    odd = "".join(map(chr, np.unique(codes[codes > 127])))  # unique ones: few, and cheap to check
     if UNSEEN.search(odd) or not unicodedata.is_normalized("NFKD", odd):
         text = UNSEEN.sub("", unicodedata.normalize("NFKD", text))
     if other_scripts:
@@ -186,7 +184,7 @@ def normalised(text: str, vocabulary: set[str] | None = None, other_scripts: boo
 
 
 def joined_words(text: str, vocabulary: set[str]) -> str:
-    """A text with the words joined that a line's end, or the gap behind a ligature, has broken."""
+    """Rejoin the words that a line break, or the gap after a ligature, has split."""
     parts, done = [], 0
     for gap in BREAK.finditer(text):
         start, end = gap.start() + (gap[0] >= "\ufb00"), gap.end()
@@ -200,7 +198,7 @@ def joined_words(text: str, vocabulary: set[str]) -> str:
 
 
 def is_broken(before: str, after: re.Match[str] | None, gap: str, vocabulary: set[str]) -> bool:
-    """Whether two halves are a word of the vocabulary. A hyphen within a line may be there on purpose."""
+    """Whether two halves form a word of the vocabulary. A hyphen within a line may be intended."""
     if after is None:
         return False
     halves = [normalised(half, None, True).decode().lower() for half in (before, after[0])]
@@ -210,7 +208,7 @@ def is_broken(before: str, after: re.Match[str] | None, gap: str, vocabulary: se
 
 
 def in_other_script(text: str) -> bool:
-    """Whether most letters of a text are not ASCII, even without accents."""
+    """Whether most letters of a text are not ASCII, after removing accents."""
     letters = [letter for letter in unicodedata.normalize("NFKD", text) if letter.isalpha()]
     return sum(letter.isascii() for letter in letters) < len(letters) / 2
 
@@ -226,15 +224,15 @@ def words_of(text: bytes) -> list[bytes]:
 
 
 def gram_at(words: list[bytes], place: int) -> bytes:
-    """13 words in a row."""
+    """13 consecutive words."""
     return b" ".join(words[place : place + GRAM])
 
 
 def gram_hashes(text: bytes) -> np.ndarray:
-    """A hash of each 13-gram of a normalised text: uint64 of shape (grams,).
+    """Hashes of the 13-grams of a normalised text: uint64 (grams,).
 
-    Array operations on bytes alone, because every document passes through here. A word's hash is the sum of a random
-    number for each pair of neighbouring bytes; that of words in a row is a polynomial in those of the words.
+    Array operations on bytes only, for speed: every document is hashed. A word's hash is the sum of random numbers,
+    one for each pair of neighbouring bytes; the hash of consecutive words is a polynomial in the hashes of the words.
     """
     codes = CODE_OF_BYTE[np.frombuffer(text, dtype=np.uint8)]
     following = np.append(codes[1:], 0)
@@ -249,6 +247,6 @@ def gram_hashes(text: bytes) -> np.ndarray:
 
 
 def joined(left: np.ndarray, right: np.ndarray, words: int) -> np.ndarray:
-    """Hashes of the words of `left` followed by the `words` words of `right`."""
+    """Hashes of the words of `left`, each followed by the `words` words of `right`."""
     hashes: np.ndarray = left[: len(right)] * MULTIPLIER**words + right
     return hashes

@@ -1,11 +1,11 @@
-r"""Prompts and answers, byte for byte, in one place: pretraining text, SFT, GRPO and evaluation all use these.
+r"""Prompts and answers of pretraining texts, SFT, GRPO and evaluation, byte for byte.
 
     letter      Answer: C. Nitrofurantoin                              the letter decides
     text        Answer: Nitrofurantoin (C)                             the text decides
     reasoned    Reasoning: Pyuria ... .\nAnswer: Nitrofurantoin (C)    the last line `Answer: ...` decides
 
-Everything up to and including the first colon is the prompt, that of lm-evaluation-harness's task `medqa_4options`
-(nothing is stripped); a completion is what follows, up to and including the first token that ends one (`end_ids`).
+The prompt ends with the first colon and is that of lm-evaluation-harness's task `medqa_4options`, without stripping.
+The completion is what follows, up to and including the first end token (`end_ids`).
 """
 
 import random
@@ -24,8 +24,8 @@ from .questions import Question, option_text
 ANSWER_FORMATS = ("letter", "text", "reasoned")
 LETTER_FIRST = re.compile(r" ([A-Z])(?:\.\s|\.?\Z)")
 LETTER_LAST = re.compile(r"(.*) \([ABCD]\)", re.IGNORECASE)
-# "Ans. is 'c'", "options B and C", "(d)", "C. Something", "the second choice": how an explanation refers to an option,
-# which holds in the file's order only. Broad on purpose: a false match costs a question its shuffle and nothing else.
+# How explanations refer to options, which is valid in the file's order only: "Ans. is 'c'", "options B and C", "(d)",
+# "C. Something", "the second choice". Broad on purpose: a false match only leaves a question's options unshuffled.
 NAMES_A_LETTER = re.compile(
     r"""
     \b(ans|answer|option|choice)s?\b [^\n]{0,20}? \b[a-d]\b
@@ -41,12 +41,12 @@ NAMES_A_LETTER = re.compile(
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer that a completion gives.
+    """The answer in a completion.
 
     Attributes:
         option: index of the option; None if the completion cannot be parsed.
         contradicts: whether letter and text name different options.
-        reasoning: the text before the answer; everything if there is no answer, and empty in formats without reasons.
+        reasoning: in the format `reasoned` the text before the answer, or the whole text without an answer.
     """
 
     option: int | None
@@ -62,7 +62,7 @@ def medqa_prompt(question: Question) -> str:
 def format_prompt(
     question: Question, answer_format: str = "letter", task_prompt: Callable[[Question], str] = medqa_prompt
 ) -> str:
-    """A task's prompt up to and including `Answer:` or `Reasoning:`, with the question's passages before it."""
+    """A task's prompt up to and including `Answer:` or `Reasoning:`, after the question's passages."""
     prompt = task_prompt(question)
     if answer_format == "reasoned":
         prompt = prompt.removesuffix("Answer:") + "Reasoning:"
@@ -100,20 +100,21 @@ def format_answer(question: Question, answer_format: str = "letter") -> str:
 
 
 def text_continuation(option: str) -> str:
-    """An option as the format `text` begins with it, up to where the letter follows: ` Nitrofurantoin (`."""
+    """The answer of the format `text` up to its letter: ` Nitrofurantoin (`."""
     return f" {option_text(option)} ("
 
 
 def parse_answer(
     completion: str, options: Sequence[str], answer_format: str = "letter", finished: bool = True
 ) -> Answer:
-    r"""Parse a completion strictly, so that no letter mentioned in passing counts as an answer.
+    r"""Parse a completion strictly, so that a letter mentioned in passing does not count as an answer.
 
-    A letter needs its place (` C`, ` C. ...`). An option's text may differ in case, Unicode composition and blanks,
-    and may lack its letter; a line that holds more, or the text of two equal options, is no answer.
+    A letter must come first (` C`, ` C. ...`). An option's text may differ in case, Unicode composition and
+    whitespace, and its letter is optional; a line with more text, or with the text of two equal options, is not an
+    answer.
 
     Args:
-        finished: whether the completion ended by itself; an unfinished `reasoned` one is not parsed.
+        finished: whether the completion ended with an end token; otherwise `reasoned` is not parsed.
 
     >>> options = ("Aspirin", "Heparin", "Nitrofurantoin", "Warfarin")
     >>> parse_answer(" C. Nitrofurantoin", options).option
@@ -128,7 +129,7 @@ def parse_answer(
     if answer_format == "text":
         return by_text(completion.split("\n")[0], options)
     first, *others = completion.split("\n")
-    lines = [first.lstrip(), *others]  # a chat model's turn, too, may begin with its answer
+    lines = [first.lstrip(), *others]  # a chat model's turn may begin with its answer
     last = max((i for i, line in enumerate(lines) if line.startswith("Answer:")), default=None)
     if last is None or not finished:
         return Answer(None, reasoning=completion)
@@ -139,7 +140,7 @@ def parse_answer(
 
 
 def by_letter(completion: str, options: Sequence[str]) -> Answer:
-    """The letter at the start decides."""
+    """Parse the letter at the start of a completion."""
     match = LETTER_FIRST.match(completion)
     if not match or (letter := ascii_uppercase.index(match[1])) >= len(options):
         return Answer(None)
@@ -150,7 +151,7 @@ def by_letter(completion: str, options: Sequence[str]) -> Answer:
 
 
 def by_text(line: str, options: Sequence[str]) -> Answer:
-    """The option whose text the line holds, with or without a letter behind it; exactly, or else in any case."""
+    """Parse the option's text with an optional letter after it: an exact match, or else one that ignores case."""
     for plain in (option_text, folded):
         answers = [plain(f"{option} ({letter})") for option, letter in zip(options, ascii_uppercase, strict=False)]
         if plain(line) in answers:
@@ -164,18 +165,18 @@ def by_text(line: str, options: Sequence[str]) -> Answer:
 
 
 def only_option(text: str, options: Sequence[str], plain: Callable[[str], str]) -> int | None:
-    """The one option that is this text, both made `plain`; None if there is none, or several, or no text."""
+    """The only option equal to a text after `plain`; None for an empty text, no such option, or several."""
     found = [i for i, option in enumerate(options) if plain(text) and plain(option) == plain(text)]
     return found[0] if len(found) == 1 else None
 
 
 def folded(text: str) -> str:
-    """A text on one line, without the differences of case and Unicode composition."""
+    """A text on one line, with case and Unicode composition normalised."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", option_text(text)).casefold())
 
 
 def checked_formats(key: str, shares: Any) -> dict[str, float]:
-    """The answer formats of a recipe with their shares, which must add up to 1; a bare name has the whole share."""
+    """Check a recipe's answer formats and their shares, which must add up to 1; a single name has a share of 1."""
     shares = {shares: 1.0} if isinstance(shares, str) else shares
     are_numbers = isinstance(shares, dict) and all(
         isinstance(share, int | float) and not isinstance(share, bool) and 0 < share <= 1 for share in shares.values()
@@ -185,16 +186,16 @@ def checked_formats(key: str, shares: Any) -> dict[str, float]:
             f"{key}: expected shares of {', '.join(ANSWER_FORMATS)} that add up to 1, as {{text: 0.5, letter: 0.5}}; "
             f"found {shares!r}"
         )
-    return {name: float(shares[name]) for name in ANSWER_FORMATS if name in shares}  # in one order: draws depend on it
+    return {name: float(shares[name]) for name in ANSWER_FORMATS if name in shares}  # draws depend on the order
 
 
 def describe_formats(shares: dict[str, float]) -> str:
-    """Formats and their shares in words: `letter 50 %, text 50 %`."""
+    """Formats and their shares as text: `letter 50 %, text 50 %`."""
     return ", ".join(f"{name} {share:.0%}".replace("%", " %") for name, share in shares.items())
 
 
 def draw_format(shares: dict[str, float], question: Question, rng: random.Random) -> str:
-    """Draw a format; `reasoned` only for a question with an explanation, ValueError if there is no other."""
+    """Draw a format, `reasoned` only for a question with an explanation; ValueError if no other is left."""
     usable = {name: share for name, share in shares.items() if name != "reasoned" or question.explanation}
     if not usable:
         raise ValueError("the question has no explanation")
@@ -202,7 +203,7 @@ def draw_format(shares: dict[str, float], question: Question, rng: random.Random
 
 
 def shuffled_for(question: Question, answer_format: str, rng: random.Random) -> Question:
-    """The question with shuffled options, unless the explanation that will be shown calls them by their letters.
+    """The question with shuffled options, unless the format shows an explanation that refers to them by letter.
 
     Draws from `rng` either way, so that one question's explanation does not change another's order.
     """
@@ -212,23 +213,23 @@ def shuffled_for(question: Question, answer_format: str, rng: random.Random) -> 
 
 
 def taught_formats(config: PreTrainedConfig) -> list[str]:
-    """The formats that a checkpoint was taught, by its configuration; empty for other people's models."""
+    """The formats that a checkpoint was taught, from its configuration; empty for third-party models."""
     return list(getattr(config, "answer_formats", None) or [])
 
 
 def headline_format(formats: Collection[str]) -> str:
-    """Which of several formats a model is judged by; letters if there is none."""
+    """The format of the headline accuracy for a model that was taught several; letter if none."""
     return next((name for name in ("text", "letter", "reasoned") if name in formats), "letter")
 
 
 def teach_formats(config: PreTrainedConfig, formats: Iterable[str]) -> None:
-    """Add formats to those that a model's configuration names."""
+    """Add formats to a model's configuration."""
     taught = {*taught_formats(config), *formats}
     vars(config)["answer_formats"] = [name for name in ANSWER_FORMATS if name in taught]
 
 
 def warn_untaught(config: PreTrainedConfig, answer_format: str) -> str | None:
-    """A warning if the checkpoint names the formats it was taught, and this one is not among them."""
+    """A warning if the checkpoint's configuration names formats without this one."""
     taught = taught_formats(config)
     if not taught or answer_format in taught:
         return None
@@ -241,7 +242,7 @@ def chat_message(prompt: str) -> list[dict[str, str]]:
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
-    """A prompt in the tokenizer's chat template, up to the model's turn; encode it without special tokens."""
+    """A prompt in the tokenizer's chat template, up to the model's turn; it already holds the special tokens."""
     if not tokenizer.chat_template:
         raise InputError("chat: the tokenizer has no chat template; set chat to false")
     text = tokenizer.apply_chat_template(chat_message(prompt), tokenize=False, add_generation_prompt=True)
@@ -249,16 +250,16 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
 
 
 def from_chat(completion: str) -> str:
-    """A chat model's turn as the completion of a prompt, which begins with a blank."""
+    """A chat model's turn in the form of a completion, which starts with a space."""
     return f" {completion.lstrip()}"
 
 
 def end_ids(
     config: PreTrainedConfig | None, generation_config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase
 ) -> list[int]:
-    """Sorted ids of the tokens that end a completion: the tokenizer's, and all that the model's two files name.
+    """Sorted ids of the tokens that end a completion: the tokenizer's, and those in both configurations of the model.
 
-    An instruct model also ends turns, and only one of its files may know that.
+    Instruct models also end turns, which only one of the configurations may name.
     """
     ends = {tokenizer.eos_token_id}
     for named in (getattr(config, "eos_token_id", None), getattr(generation_config, "eos_token_id", None)):
@@ -272,8 +273,8 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def set_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """`end_tokens`, at which the model's own `generate` then also stops, after saving and loading too."""
+    """Make `generate` of a model, also after saving and loading, stop at its `end_tokens`, and return them."""
     ends = end_tokens(model, tokenizer)
-    generation: Any = model.generation_config  # never None: the model can generate
+    generation: Any = model.generation_config  # never None for a model that can generate
     generation.eos_token_id = ends if len(ends) > 1 else ends[0]
     return ends

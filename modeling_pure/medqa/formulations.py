@@ -1,9 +1,9 @@
-"""Ways to ask a question, and in which orders of its options.
+"""Formulations: ways to ask a question, and orders of its options.
 
 letter     options shown, their letters scored: lm-evaluation-harness's
 text       options shown, their texts scored as the answer format `text` writes them
 cloze      options not shown, their texts scored
-generate   the model writes, in one of the answer formats, with or without a chat template
+generate   answers generated in one of the answer formats, with or without a chat template
 """
 
 import itertools
@@ -18,7 +18,7 @@ ORDERS: dict[int, list[Order]] = {
     4: [IDENTITY[r:] + IDENTITY[:r] for r in IDENTITY],
     24: list(itertools.permutations(IDENTITY)),
 }
-"""Orders of the options by their number, the file's own first. Each option stands equally often in each place."""
+"""Orders of the options by their number, the file's own first. Each option appears equally often in each place."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Formulation:
         scorer: `letter`, `text`, `cloze` or `generate`.
         answer_format: of the prompt and the answer; None for `cloze`, which no model is taught.
         chat: whether the prompt is a turn in the tokenizer's chat template; for `generate`.
-        open_book: whether passages stand before the question.
+        open_book: whether passages precede the question.
     """
 
     scorer: str
@@ -44,8 +44,8 @@ class Formulation:
         return ", ".join([scorer, *["chat"] * self.chat, *["open book"] * self.open_book])
 
     @property
-    def sees_order(self) -> bool:
-        """Whether options are shown and scored, so that other orders of them make a difference."""
+    def depends_on_order(self) -> bool:
+        """Whether options are shown and scored, so that reordering them can change the prediction."""
         return self.scorer in ("letter", "text")
 
     @property
@@ -62,10 +62,10 @@ class Plan:
     """The formulations of a run.
 
     Args:
-        headline: the one that the report's accuracy is of; `others` stand beside it.
-        taught: formats that the model's configuration names.
+        headline: the formulation of the report's accuracy; `others` are reported with it.
+        taught: formats in the model's configuration.
         reason: why the headline is this one.
-        warning: set if a format was not taught, other than the letters that always stand beside.
+        warning: set if a format was not taught; letters that are only reported with the headline do not count.
     """
 
     headline: Formulation

@@ -1,10 +1,10 @@
 """Log-likelihoods of answers in fp32: of labels as the next token, as lm-evaluation-harness scores, and of texts.
 
-A question takes one forward pass, and the head is applied to the last positions of a batch only. Batches are sorted by
-length, so that these are few, and padded on the right without a mask, which a causal model does not need: no real
-token attends to a padded one.
+A question takes one forward pass, and the head is applied to the last positions of a batch only. Sorting by length
+keeps these positions few. Padding is on the right and needs no mask: in a causal model no real token attends to it.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,13 +23,11 @@ def letter_log_likelihoods(
 ) -> torch.Tensor:
     """Log-probabilities of " A".." D" as the next token after each MedQA question's prompt.
 
-    A prompt longer than the model's context is cut from the left, as lm-evaluation-harness does.
-
-    Args:
-        model: any causal language model; scores are exact in fp32 (in bf16 about 3 % of MedQA's questions tie).
+    Prompts longer than the model's context are truncated on the left, as in lm-evaluation-harness. The model should be
+    in fp32: in bf16 about 3 % of MedQA's questions tie.
 
     Returns:
-        float32 tensor of shape (len(questions), 4) on the CPU, in the order of `questions`.
+        float32 tensor of shape (len(questions), 4) on the CPU.
     """
 
     def score(prompts: list[str], batch: list[Question]) -> torch.Tensor:
@@ -43,15 +41,13 @@ def text_log_likelihoods(
 ) -> torch.Tensor:
     """Log-probabilities of each option's text, as the format `text` writes it, after each MedQA question's prompt.
 
-    What is scored is ` Nitrofurantoin (`, up to where the letter would follow, so that an option is not likelier for
-    being the beginning of another one. Arguments and result are those of `letter_log_likelihoods`.
+    The scored text ends where the letter would follow, as in ` Nitrofurantoin (`, so that an option that begins
+    another option has no advantage. Arguments and result are those of `letter_log_likelihoods`.
     """
 
     def score(prompts: list[str], batch: list[Question]) -> torch.Tensor:
-        contexts = [prompt for prompt in prompts for _ in LETTERS]
-        texts = [text_continuation(option) for question in batch for option in question.options]
-        sums = continuation_log_likelihoods(model, tokenizer, contexts, texts).sums
-        return torch.tensor(sums).view(len(prompts), len(LETTERS))
+        texts = [[text_continuation(option) for option in question.options] for question in batch]
+        return torch.tensor([one.sums for one in continuation_log_likelihoods(model, tokenizer, prompts, texts)])
 
     return in_batches(tokenizer, questions, max(1, batch_size // len(LETTERS)), score)
 
@@ -74,25 +70,25 @@ def in_batches(
 
 @dataclass(frozen=True)
 class Continuations:
-    """Log-likelihoods of continuations in nats (`sums`), their lengths in tokens, and whose contexts were cut."""
+    """Continuations of a context: log-likelihoods in nats, lengths in tokens, whether the context was truncated."""
 
     sums: list[float]
     lengths: list[int]
-    cut: list[bool]
+    cut: bool
 
 
 @torch.inference_mode()
 def continuation_log_likelihoods(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, contexts: list[str], continuations: list[str]
-) -> Continuations:
-    """Log-likelihoods of continuations after contexts, which are cut from the left if both are too long together."""
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, contexts: list[str], continuations: list[list[str]]
+) -> list[Continuations]:
+    """Score the continuations of each context; what is too long is truncated on the left."""
     limit = context_length(model.config, tokenizer)
-    texts = [context + continuation for context, continuation in zip(contexts, continuations, strict=True)]
-    whole, of_context = prompt_ids(tokenizer, texts), prompt_ids(tokenizer, contexts)
+    texts = [context + text for context, own in zip(contexts, continuations, strict=True) for text in own]
+    whole = prompt_ids(tokenizer, texts)
+    starts = [ids for ids, own in zip(prompt_ids(tokenizer, contexts), continuations, strict=True) for _ in own]
     rows = [ids[-limit - 1 :] for ids in whole]  # the last token is predicted, not read
     lengths = [
-        min(max(1, len(ids) - len(start)), len(row) - 1)
-        for ids, start, row in zip(whole, of_context, rows, strict=True)
+        min(max(1, len(ids) - len(start)), len(row) - 1) for ids, start, row in zip(whole, starts, rows, strict=True)
     ]
     input_ids, sizes = pad_right([row[:-1] for row in rows])
     first = sizes - torch.tensor(lengths)  # the position before a continuation's first token
@@ -103,24 +99,25 @@ def continuation_log_likelihoods(
         begin = int(first[i] - positions[0])
         targets = torch.tensor(row[-length:], device=log_probs.device)
         sums.append(log_probs[i, begin : begin + length].gather(1, targets[:, None]).sum().item())
-    return Continuations(sums, lengths, [len(ids) > limit + 1 for ids in whole])
+    ends = itertools.accumulate(map(len, continuations))
+    parts = [slice(end - len(own), end) for end, own in zip(ends, continuations, strict=True)]
+    return [Continuations(sums[p], lengths[p], any(len(ids) > limit + 1 for ids in whole[p])) for p in parts]
 
 
 @torch.inference_mode()
 def label_log_likelihoods(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], labels: Sequence[str]
 ) -> torch.Tensor:
-    """Log-likelihood of each label, after a blank, after each prompt: float32 (prompts, labels) on the CPU.
+    """Log-likelihoods of labels, each with a leading space, after prompts: float32 (prompts, labels) on the CPU.
 
-    Labels of one token each, as GPT-2's, take one forward pass; if a tokenizer splits one, each takes its own.
-    A prompt longer than the model's context is cut from the left.
+    Single-token labels, such as GPT-2's, take one forward pass a prompt; if the tokenizer splits a label, each takes
+    its own. Prompts longer than the model's context are truncated on the left.
     """
     texts = [f" {label}" for label in labels]
     label_ids = text_ids(tokenizer, texts)
     if any(len(ids) != 1 for ids in label_ids):
-        contexts = [prompt for prompt in prompts for _ in texts]
-        sums = continuation_log_likelihoods(model, tokenizer, contexts, texts * len(prompts)).sums
-        return torch.tensor(sums).view(len(prompts), len(labels))
+        scored = continuation_log_likelihoods(model, tokenizer, prompts, [texts] * len(prompts))
+        return torch.tensor([one.sums for one in scored])
     context = context_length(model.config, tokenizer)
     input_ids, lengths = pad_right([ids[-context:] for ids in prompt_ids(tokenizer, prompts)])
     positions, which = torch.unique((lengths - 1).to(model.device), return_inverse=True)
@@ -130,7 +127,7 @@ def label_log_likelihoods(
 
 
 def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
-    """Indices in batches of similar length, longest first: what does not fit in memory fails at once."""
+    """Indices in batches of similar length, longest first, so that running out of memory shows at once."""
     order = sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True)
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -149,5 +146,5 @@ def logits_at(model: torch.nn.Module, input_ids: torch.Tensor, positions: torch.
 
 
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that a model can read at once; some are bounded by their tokenizer alone."""
+    """The model's context in tokens; for some models only the tokenizer limits it."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length

@@ -1,4 +1,4 @@
-"""Open-book questions: passages from a folder of texts, found with BM25 for each question, and cut to the context."""
+"""Open-book questions: passages from a folder of texts, retrieved with BM25, and truncated to fit the context."""
 
 import re
 from bisect import bisect_left
@@ -25,29 +25,29 @@ BOOK_SUFFIXES = (".txt", ".md")
 
 
 def content_words(texts: list[str]) -> list[list[str]]:
-    """The words of each text that BM25 looks for: lower case, without English stop words, not stemmed."""
+    """The words of each text as BM25 counts them: lower case, without English stop words, not stemmed."""
     words: list[list[str]] = bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
     return words
 
 
 class Bm25:
-    """An index of documents with Lucene's BM25 scores; `InputError` with `key` if they hold only stop words."""
+    """An index of documents with Lucene's BM25 scores; `InputError` naming `key` if they hold only stop words."""
 
     def __init__(self, key: str, documents: list[str]) -> None:
         words = bm25s.tokenize(documents, stopwords="en", show_progress=False)
         if not any(map(len, words.ids)):
-            raise InputError(f"{key}: no words to look for, but for stop words")
+            raise InputError(f"{key}: the texts hold no words except stop words")
         self.number = len(documents)
         self.index = bm25s.BM25(method="lucene")
         self.index.index(words, show_progress=False)
 
     def scores(self, words: list[str]) -> np.ndarray:
-        """BM25 of each document for some words, float32 of shape (documents,); zeros if no word is known."""
+        """The BM25 scores of all documents for some words, float32 (documents,); zeros if no word is known."""
         scores: np.ndarray = self.index.get_scores(words) if words else np.zeros(self.number, dtype=np.float32)
         return scores
 
     def best(self, words: list[str], count: int) -> list[int]:
-        """At most `count` documents that hold one of the words, best first and equals in their order."""
+        """At most `count` documents that hold one of the words, best first, equals in their order."""
         scores = self.scores(words)
         count = min(count, len(scores))
         threshold = np.partition(scores, -count)[-count]
@@ -57,32 +57,32 @@ class Bm25:
 
 
 class Library:
-    """The passages of a folder's books, in an index.
+    """An index of the passages in a folder's books.
 
     Attributes:
-        left_out: number of passages left out because they cover a guarded question, or are next to one that does.
-        unguarded: number of questions too short to be looked for in the passages.
+        left_out: number of passages left out because they, or their neighbours, cover a question.
+        unchecked: number of questions too short to be looked for in the passages.
         unread: names of other files in the folder and below it.
     """
 
     def __init__(
-        self, key: str, passages: list[str], left_out: int = 0, unguarded: int = 0, unread: Sequence[str] = ()
+        self, key: str, passages: list[str], left_out: int = 0, unchecked: int = 0, unread: Sequence[str] = ()
     ) -> None:
-        self.passages, self.left_out, self.unguarded, self.unread = passages, left_out, unguarded, unread
+        self.passages, self.left_out, self.unchecked, self.unread = passages, left_out, unchecked, unread
         self.index = Bm25(key, passages)
 
     @classmethod
-    def read(cls, key: str, folder: str, guarded: list[Question]) -> "Library":
+    def read(cls, key: str, folder: str, questions: Sequence[Question] = ()) -> "Library":
         """Read the books of a folder: `.txt`, `.md`, and the column `text` of jsonl and parquet files.
 
         Args:
-            key: the option that `folder` came from; error messages name it.
-            guarded: questions that no passage may cover, by the rule of decontamination.
+            key: the option that names `folder`, for error messages.
+            questions: questions that no passage may cover, by the rule of decontamination.
 
         Raises:
-            InputError: no such folder, nothing to read in it, or all of it is left out.
+            InputError: the folder does not exist, holds nothing to read, or every passage covers a question.
         """
-        finder = QuestionFinder(guarded) if guarded else None
+        finder = QuestionFinder([*questions]) if questions else None
         kept: list[str] = []
         left_out = 0
         for text in tqdm(texts_of(key, folder), desc=f"reading {folder}", unit="text", disable=None, leave=False):
@@ -90,28 +90,28 @@ class Library:
             kept += [passage for number, passage in enumerate(split_passages(text)) if number not in covering]
             left_out += len(covering)
         if left_out and not kept:
-            raise InputError(f"{key}: all {left_out:,} passages of '{folder}' cover questions; take other books")
-        require_passages(key, folder, kept)
+            raise InputError(f"{key}: all {left_out:,} passages of '{folder}' cover questions; use other books")
+        if not kept:
+            endings = ", ".join((*BOOK_SUFFIXES, *LOCAL_BUILDERS))
+            raise InputError(f"{key}: '{folder}' holds no text; expected {endings}")
         read = {*book_files(folder)}
         unread = [file.name for file in files_below(folder) if str(file) not in read]
         return cls(key, kept, left_out, finder.unchecked if finder else 0, unread)
 
     def describe(self) -> str:
-        """Passages kept and left out, questions too short to check, and files that were not read."""
-        text = f"{len(self):,}; {self.left_out:,} that cover a question left out"
-        text += f", {self.unguarded:,} questions too short to look for" * bool(self.unguarded)
-        return text + f"; {len(self.unread):,} files not read, such as {', '.join(self.unread[:3])}" * bool(
-            self.unread
-        )
+        """Numbers of passages kept and left out, of questions too short to check, and of files not read."""
+        facts = [f"{len(self):,}; left out because they cover a question: {self.left_out:,}"]
+        if self.unchecked:
+            facts.append(f"questions too short to look for: {self.unchecked:,}")
+        if self.unread:
+            facts.append(f"files not read: {len(self.unread):,}, such as {', '.join(self.unread[:3])}")
+        return "; ".join(facts)
 
     def __len__(self) -> int:
         return len(self.passages)
 
     def retrieve(self, questions: list[Question], number: int) -> list[Question]:
-        """The questions with their `number` best passages, best first; the order of the options does not matter.
-
-        Passages without any word of the question and its options are never among them.
-        """
+        """The questions, each with up to `number` of the best passages that share a word with it or its options."""
         found = []
         for question in tqdm(questions, desc="BM25", unit="question", disable=None, leave=False):
             best = self.index.best(content_words([query_of(question)])[0], number)
@@ -120,27 +120,14 @@ class Library:
 
 
 def query_of(question: Question) -> str:
-    """All of the question, whatever the order of its options."""
+    """The text of the question and its options, whatever their order."""
     return " ".join([question.context, question.question, *sorted(question.options)])
-
-
-def textbook_passages(key: str, folder: str) -> list[str]:
-    """All passages of a folder's books; `InputError` if there is no such folder or nothing to read in it."""
-    passages = [passage for text in texts_of(key, folder) for passage in split_passages(text)]
-    require_passages(key, folder, passages)
-    return passages
-
-
-def require_passages(key: str, folder: str, passages: list[str]) -> None:
-    """Raise `InputError` if a folder's books hold no text."""
-    if not passages:
-        raise InputError(f"{key}: '{folder}' holds no text; expected {', '.join((*BOOK_SUFFIXES, *LOCAL_BUILDERS))}")
 
 
 def texts_of(key: str, folder: str) -> Iterator[str]:
     """The texts in a folder's files; `InputError` for one that cannot be read."""
     if not Path(folder).is_dir():
-        raise InputError(f"{key}: '{folder}' is no folder")
+        raise InputError(f"{key}: '{folder}' is not a folder")
     for file in book_files(folder):
         try:
             if file.lower().endswith(BOOK_SUFFIXES):
@@ -155,27 +142,27 @@ def texts_of(key: str, folder: str) -> Iterator[str]:
 
 
 def book_files(folder: str) -> list[str]:
-    """The files of a folder that are read."""
+    """The files in a folder that hold texts."""
     return [*local_files(folder, BOOK_SUFFIXES), *local_files(folder, LOCAL_BUILDERS)]
 
 
 def split_passages(text: str) -> list[str]:
-    """A text in passages of 150 words, each on one line; the last is shorter."""
+    """Split a text into passages of 150 words, each on one line; the last may be shorter."""
     words = text.split()
     return [" ".join(words[start : start + PASSAGE_WORDS]) for start in range(0, len(words), PASSAGE_WORDS)]
 
 
 def covering_passages(text: str, finder: QuestionFinder) -> set[int]:
-    """The numbers of a text's passages that overlap with a stretch of 150 words that covers a question.
+    """Indices of a text's passages that overlap with a window of 150 words that covers a question.
 
-    Stretches overlap by half: a question that two passages share is found, and what follows it may be its answer.
+    Windows overlap by half, which finds questions across two passages; the answer may follow in the second.
     """
     words = text.split()
     covering: set[int] = set()
     for start in range(0, len(words), PASSAGE_WORDS // 2):
-        stretch = words[start : start + PASSAGE_WORDS]
-        if finder.covers(" ".join(stretch)):
-            covering |= {start // PASSAGE_WORDS, (start + len(stretch) - 1) // PASSAGE_WORDS}
+        window = words[start : start + PASSAGE_WORDS]
+        if finder.covers(" ".join(window)):
+            covering |= {start // PASSAGE_WORDS, (start + len(window) - 1) // PASSAGE_WORDS}
     return covering
 
 
@@ -186,14 +173,14 @@ def fit_passages(
     prompt: Callable[[Question], str],
     templated: bool = False,
 ) -> Question:
-    """`cut_passages` to what `prompt(question)` has room for in `max_tokens`; `templated` is that of `prompt_ids`."""
+    """`cut_passages` so that `prompt(question)` has at most `max_tokens`; `templated` as in `prompt_ids`."""
     return cut_passages(question, lambda one: len(prompt_ids(tokenizer, [prompt(one)], templated)[0]) <= max_tokens)
 
 
 def cut_passages(question: Question, fits: Callable[[Question], bool]) -> Question:
     """The question with as much of its passages as `fits`.
 
-    Whole passages are kept from the best on, the first that does not fit is cut at a word, the others are dropped.
+    The best passages are kept whole, the first that does not fit is cut at a word, and the rest are dropped.
     """
     if not question.passages or fits(question):
         return question
@@ -207,13 +194,13 @@ def cut_passages(question: Question, fits: Callable[[Question], bool]) -> Questi
     def is_too_long(words: int) -> bool:
         return not fits(replace(question, passages=(*kept, passage[: ends[words]])))
 
-    words = bisect_left(range(1, len(ends) - 1), True, key=is_too_long)  # as many of them fit
+    words = bisect_left(range(1, len(ends) - 1), True, key=is_too_long)  # number of words that fit
     return replace(question, passages=(*kept, passage[: ends[words]]) if words else kept)
 
 
 @dataclass(frozen=True)
 class RetrievalMetrics:
-    """How often passages hold the right option's text and, on average, those of wrong ones; passages per question."""
+    """Shares of right and of wrong options whose text is in the passages; mean number of passages."""
 
     right_found: float
     wrong_found: float
@@ -221,7 +208,7 @@ class RetrievalMetrics:
 
 
 def retrieval_metrics(questions: list[Question]) -> RetrievalMetrics:
-    """How often the texts of the options are in the passages, on word borders and in any case; for 1 or more."""
+    """How often the passages of 1 question or more hold the options' texts, at word boundaries and ignoring case."""
     right, wrong = [], []
     for question in questions:
         passages = list(map(folded, question.passages))
@@ -232,5 +219,5 @@ def retrieval_metrics(questions: list[Question]) -> RetrievalMetrics:
 
 
 def mentions(text: str, words: str) -> bool:
-    """Whether a text holds these words, and not as parts of others."""
+    """Whether a text holds these words at word boundaries."""
     return words in text and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None

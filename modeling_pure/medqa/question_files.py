@@ -1,6 +1,6 @@
-"""Question files: the records of a file or Hub data set, and the fields of a record in every published layout.
+"""Question files: the records of files and Hub data sets, and the fields of records in every published layout.
 
-A file holds lines, an array, or sets by name, as JSON or parquet, compressed or not.
+A file holds JSON lines, an array, or several data sets by name, perhaps compressed, or parquet.
 """
 
 import json
@@ -26,7 +26,7 @@ ENDINGS = (".parquet", *TEXT, *(text + packed for text in TEXT for packed in DEC
 
 
 class FieldError(ValueError):
-    """A field is missing, has the wrong type, or an impossible value. The message names it."""
+    """A field is missing, has the wrong type, or an invalid value. The message names it."""
 
     def __init__(self, name: str, wrong: str) -> None:
         super().__init__(f"{name}: {wrong}")
@@ -35,16 +35,16 @@ class FieldError(ValueError):
 def question_records(
     key: str, path: str, config: str | None, split: str, name: str | None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each record of a Hub data set or of local files, with its place, such as `row 3 of 'dev.jsonl'`.
+    """Yield the records of a Hub data set or of local files, each with its place, such as `row 3 of 'dev.jsonl'`.
 
     Args:
-        path: a Hub id, or a local file, glob or folder of `ENDINGS` in any case. In a folder whose file names tell
-            splits apart, only those of `split` are read.
-        config: the configuration on the Hub; of a file that holds several sets, as MIRAGE's, the name of one.
-        name: the set's name if `config` gives none.
+        path: a Hub id, or a local file, glob or folder of `ENDINGS` in any case. If file names tell splits apart, only
+            those of `split` are read.
+        config: the configuration on the Hub, or the data set in a file that holds several, such as MIRAGE's.
+        name: the data set in such a file if `config` is None.
 
     Raises:
-        InputError: no such file or data set, or no records in it.
+        InputError: no such file or data set, or it holds no records.
     """
     path = str(Path(path).expanduser()) if path.startswith("~") else path
     if not looks_local(path, ENDINGS):
@@ -67,15 +67,15 @@ def question_records(
 
 
 def files_to_read(key: str, path: str, split: str) -> list[str]:
-    """The files of a split at a local path, all with known endings."""
+    """The files of a split at a local path; `InputError` for unknown endings, or if it has no such split."""
     files = require_files(key, path, local_files(path, ENDINGS))
     for file in files:
         if not file.lower().endswith(ENDINGS):
             raise InputError(f"{key}: cannot read '{file}'; expected one of {', '.join(ENDINGS)}")
     names = names_in(path, files)
-    if split == "train" and "train" not in splits_of(names).values() and Path(path).is_dir():  # a glob may mean them
+    if split == "train" and "train" not in splits_of(names).values() and Path(path).is_dir():  # a glob may name others
         found = ", ".join(names.values())
-        raise InputError(f"{key}: '{path}' holds no file of the train split, only {found}; name the file to read")
+        raise InputError(f"{key}: '{path}' holds no file of the train split, only {found}; name a file instead")
     return files_of_split(names, split)[0]
 
 
@@ -83,7 +83,7 @@ def json_records(key: str, file: str, config: str | None, name: str | None) -> l
     """The records of a file of lines, of one array, or of one object."""
     content = decompress(Path(file).read_bytes())
     try:
-        if (zero := content.find(b"\0")) >= 0:  # valid UTF-8, but no JSON
+        if (zero := content.find(b"\0")) >= 0:  # valid UTF-8, but not JSON
             raise UnicodeDecodeError("utf-8", content, zero, zero + 1, "zero byte")
         data = parse(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -97,7 +97,7 @@ def json_records(key: str, file: str, config: str | None, name: str | None) -> l
 
 
 def parse(text: str) -> Any:
-    """The one value that a text is, or the values of its lines as a list; ValueError otherwise."""
+    """Parse a text as one JSON value, or as a list of the values of its lines; ValueError if it is neither."""
     try:
         return load(text) if text.strip() else []
     except json.JSONDecodeError as error:
@@ -113,7 +113,7 @@ def parse(text: str) -> Any:
 
 
 def load(text: str) -> Any:
-    """A JSON value; ValueError also for a repeated key, of which Python would take the last."""
+    """Parse a JSON value; ValueError also for a repeated key, of which Python would take the last."""
 
     def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         counts = Counter(key for key, _ in pairs)
@@ -125,12 +125,12 @@ def load(text: str) -> Any:
 
 
 def is_question(value: Any) -> bool:
-    """Whether a value is a question, judged by its fields."""
+    """Whether a value has the fields of a question."""
     return isinstance(value, dict) and bool({"question", "sent1"} & {field.lower() for field in value})
 
 
 def records_of_object(key: str, file: str, data: Any, config: str | None, name: str | None) -> list[Any]:
-    """The records of a single question, of questions by id, or of one of several sets by name."""
+    """The records of an object: a single question, questions by id, or one of several data sets by name."""
     if isinstance(data, dict) and data:
         if is_question(data) or not all(isinstance(value, dict | list) for value in data.values()):
             return [data]
@@ -139,7 +139,7 @@ def records_of_object(key: str, file: str, data: Any, config: str | None, name: 
         only = next(iter(data)) if len(data) == 1 else None
         chosen = config or (name if name in data else only)
         if chosen not in data:
-            raise InputError(f"{key}: '{file}' holds {', '.join(data)}; name one of them as the configuration")
+            raise InputError(f"{key}: '{file}' holds {', '.join(data)}; set one of them as the configuration")
         records = [*data[chosen].values()] if isinstance(data[chosen], dict) else data[chosen]
         if any(map(is_question, records)):
             return records
@@ -148,18 +148,18 @@ def records_of_object(key: str, file: str, data: Any, config: str | None, name: 
 
 
 def checked_text(name: str, value: Any) -> str:
-    """The value of a text field."""
+    """The value of a text field; `FieldError` if it is not text."""
     if not isinstance(value, str):
         raise FieldError(name, f"expected text, found {json.dumps(value, default=str)[:40]}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise FieldError(name, "holds half of a surrogate pair, which is no character") from error
+        raise FieldError(name, "holds half of a surrogate pair, which is not a character") from error
     return value
 
 
 def checked_texts(name: str, value: Any) -> list[str]:
-    """The value of a field that holds a list of texts."""
+    """The value of a field that holds a list of texts; `FieldError` if it is not."""
     if not isinstance(value, list):
         raise FieldError(name, f"expected a list of texts, found {json.dumps(value, default=str)[:40]}")
     return [checked_text(f"{name}[{i}]", one) for i, one in enumerate(value)]
@@ -171,7 +171,7 @@ def present(record: Fields, *names: str) -> str | None:
 
 
 def required_text(record: Fields, *names: str) -> str:
-    """The text of the first of these fields that is present; it may not be blank."""
+    """The text of the first of these fields that is present; `FieldError` if none is, or it is blank."""
     if not (value := optional_text(record, *names)).strip():
         raise FieldError(present(record, *names) or names[0], "missing or empty")
     return value
@@ -184,7 +184,7 @@ def optional_text(record: Fields, *names: str) -> str:
 
 
 def four_options(record: Fields) -> list[str]:
-    """The options A to D: of `options` or `choices`, of `opa` to `opd`, or of `ending0` to `ending3`."""
+    """Options A to D, from `options` or `choices`, from `opa` to `opd`, or from `ending0` to `ending3`."""
     if name := present(record, "options", "choices"):
         expected, options = [f"{name}.{letter}" for letter in LETTERS], options_by_field(name, record[name])
     else:
@@ -193,13 +193,13 @@ def four_options(record: Fields) -> list[str]:
             name, expected = "ending0", [f"ending{i}" for i in range(len(LETTERS))]
         options = {field: record[field] for field in record if field in expected or re.fullmatch(r"ending\d+", field)}
     found = sorted(field for field, option in options.items() if option is not None)
-    if found != expected:  # five make another task; with three, lm-evaluation-harness's prompt cannot be written
+    if found != expected:  # five options are another task, and lm-evaluation-harness's prompt needs four
         raise FieldError(name, f"expected {', '.join(expected)}; found {', '.join(found) or 'none'}")
     return [checked_text(field, options[field]) for field in expected]
 
 
 def options_by_field(name: str, value: Any) -> dict[str, Any]:
-    """Options by field, such as `options.A`: of a mapping, a list of texts, or bigbio's `key` and `value`."""
+    """Options by field name, such as `options.A`, from a mapping, a list of texts, or bigbio's `key` and `value`."""
     if isinstance(value, list) and not any(isinstance(one, Mapping) for one in value):
         return {f"{name}.{letter}": option for letter, option in zip(ascii_uppercase, value, strict=False)}
     if isinstance(value, Mapping) and {*value} == {"key", "value"} and isinstance(value["key"], list):
@@ -221,9 +221,9 @@ def options_by_field(name: str, value: Any) -> dict[str, Any]:
 
 
 def right_answer(record: Fields, options: list[str]) -> int:
-    """The index of the right option: `answer_idx`, `label` or `cop`, which `answer` must agree with; or `answer`.
+    """The index of the right option, from `answer_idx`, `label`, `cop` or `answer`.
 
-    An index counts from 0 and may be a letter; `answer` may also be the option's text.
+    An index counts from 0 and may be a letter. `answer` may also be the option's text; it must agree with the others.
     """
     answers = record.get("answer")
     if isinstance(answers, list) and len(answers) == 1:  # bigbio's
@@ -234,7 +234,7 @@ def right_answer(record: Fields, options: list[str]) -> int:
         raise FieldError("answer_idx", "missing, and so is answer")
     meant = all_meant(answer, record[answer], options) if answer else []
     if name is None:
-        if len({options[index].strip() for index in meant}) > 1:  # options with the same text are as good as one
+        if len({options[index].strip() for index in meant}) > 1:  # options with the same text count as one
             raise FieldError("answer", f"{record['answer']!r} is a letter and another option's text; add answer_idx")
         return min(meant)
     index = by_index(name, record[name], len(options))
@@ -244,7 +244,7 @@ def right_answer(record: Fields, options: list[str]) -> int:
 
 
 def by_index(name: str, value: Any, number: int) -> int:
-    """The index that a letter or a whole number gives."""
+    """The index that a letter or an integer stands for."""
     if isinstance(value, str):
         letter = value.strip().upper()
         if len(letter) == 1 and letter in LETTERS[:number]:
@@ -256,7 +256,7 @@ def by_index(name: str, value: Any, number: int) -> int:
 
 
 def all_meant(name: str, value: Any, options: list[str]) -> list[int]:
-    """The indices of all options that a value may mean, at least one."""
+    """The indices of all options that a value may mean; `FieldError` if there are none."""
     texts = [i for i, option in enumerate(options) if isinstance(value, str) and option.strip() == value.strip()]
     if texts and value.strip().isdecimal():  # an option's text rather than an index
         return texts

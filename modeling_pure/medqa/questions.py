@@ -1,13 +1,13 @@
-"""Multiple-choice questions: what one is, how to read them, which split each belongs to, and flaws of the data.
+"""Multiple-choice questions: reading them, their splits, and flaws of the data.
 
-Splits are decided here and nowhere else, by a hash of the question's text. A train file falls into three parts:
+A hash of the question's text, computed only here, divides a train file into three parts:
 
-    dev       10 %, never in pretraining, never in GRPO: what models are selected on
+    dev       10 %, never in pretraining, never in GRPO: for model selection
     holdout   `grpo_holdout` of the rest (0 by default): in GRPO, never in pretraining
     train     what remains: in pretraining and in GRPO
 
-A hash depends neither on the order of the records nor on how many of them a copy of MedQA holds, so a question keeps
-its split for good. The test split is opened by eval_medqa.py alone.
+The hash does not depend on the order or number of records, so a question has the same split in every copy of MedQA.
+Only eval_medqa.py opens the test split.
 """
 
 import hashlib
@@ -34,11 +34,15 @@ ENTITY = re.compile(r"&(#\d+|#[xX][0-9a-fA-F]+|\w+);")
 
 @dataclass(frozen=True)
 class Question:
-    """One question with its options; `answer` is the index of the right one.
+    """One question with its options.
 
-    MedQA's have four options, and no other number is read from a file; the quizzes that the demo writes have two to
-    four. `meta_info` is the exam's step or a subject, `context` a text that the question is about (PubMedQA's
-    abstract), `explanation` says why the answer is right, and `passages` are those of an open-book question.
+    Attributes:
+        options: four if read from a file; the demo's quizzes have two to four.
+        answer: index of the right option.
+        meta_info: the exam's step, or a subject.
+        context: a text that the question is about (PubMedQA's abstract).
+        explanation: why the answer is right.
+        passages: of an open-book question.
     """
 
     question: str
@@ -56,7 +60,7 @@ class Question:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the question's text without outer blanks: its identity, whatever the order of its options."""
+        """The question's identity: SHA-256 of its text without surrounding whitespace; options do not matter."""
         return hashlib.sha256(self.question.strip().encode()).hexdigest()
 
     def reordered(self, order: tuple[int, ...]) -> "Question":
@@ -64,16 +68,16 @@ class Question:
         return replace(self, options=tuple(self.options[i] for i in order), answer=order.index(self.answer))
 
     def shuffled(self, rng: random.Random) -> "Question":
-        """The same question with its options in random order, so that no letter is a better guess than another."""
+        """The same question with its options in random order, so that every letter is an equally good guess."""
         return self.reordered(tuple(rng.sample(range(len(self.options)), len(self.options))))
 
 
 def question_from_record(record: Fields) -> Question:
-    """A `Question` from a record with four options.
+    """A `Question` from a record with four options; `FieldError` names a field that cannot be read.
 
-    In `GBaker/MedQA-USMLE-4-options` these are `question`, `options` by letter, `answer_idx` and `answer`; in its twin
-    `-hf`, which lm-evaluation-harness uses, `sent1`, `ending0..3`, `label`; in MedMCQA `question`, `opa..opd`, `cop`
-    (-1 if it has no answers); in MMLU `question`, `choices`, `answer`. FieldError names a field that cannot be read.
+    `GBaker/MedQA-USMLE-4-options` has `question`, `options` by letter, `answer_idx` and `answer`; its variant `-hf`,
+    which lm-evaluation-harness uses, `sent1`, `ending0..3` and `label`; MedMCQA `question`, `opa..opd` and `cop` (-1
+    without an answer); MMLU `question`, `choices` and `answer`.
     """
     text, options = question_files.required_text(record, "question", "sent1"), question_files.four_options(record)
     return Question(
@@ -97,12 +101,12 @@ def read_questions(
     """Read all questions of a Hub data set or of local files (`question_records`).
 
     Args:
-        read_record: makes a question of a record; raises FieldError, KeyError, TypeError or ValueError if it cannot.
-        columns: the fields that `read_record` needs, as an error names them.
-        name: of the set in a file that holds several.
+        read_record: converts a record; raises FieldError, KeyError, TypeError or ValueError if it cannot.
+        columns: the fields that `read_record` needs, for error messages.
+        name: of the data set in a file that holds several.
 
     Raises:
-        InputError: names the file, the record and the field that cannot be read.
+        InputError: names the file, record and field that cannot be read.
     """
 
     def read() -> list[Question]:
@@ -117,7 +121,7 @@ def read_questions(
 
     try:
         questions = ask_twice(read)
-    except (OSError, ValueError, TypeError) as error:  # of the Hub's records
+    except (OSError, ValueError, TypeError) as error:  # from records of the Hub
         raise InputError(f"{key}: cannot read '{path}': {first_line(error)}") from error
     if not questions:
         raise InputError(f"{key}: '{path}' holds no questions")
@@ -125,7 +129,7 @@ def read_questions(
 
 
 def split_of(question: Question, grpo_holdout: float = 0.0) -> str:
-    """`dev`, `holdout` or `train` for a question of a train file; duplicates of a question share a split."""
+    """The split of a question of a train file: `dev`, `holdout` or `train`; the same for duplicates."""
     position = int(question.digest[:13], 16) / 16**13
     if position < DEV_SHARE:
         return "dev"
@@ -133,23 +137,23 @@ def split_of(question: Question, grpo_holdout: float = 0.0) -> str:
 
 
 def select_split(questions: list[Question], *splits: str, grpo_holdout: float = 0.0) -> list[Question]:
-    """The questions of a train file that fall into one of `splits`, in their order."""
+    """The questions of a train file that belong to one of `splits`, in their order."""
     if not 0 <= grpo_holdout < 1:
         raise InputError(f"grpo_holdout: expected a share from 0 up to 1, found {grpo_holdout}")
     return [question for question in questions if split_of(question, grpo_holdout) in splits]
 
 
 def option_text(option: str) -> str:
-    """An option on one line, as the formats `text` and `reasoned` write it."""
+    """An option on one line, as in the formats `text` and `reasoned`."""
     return " ".join(option.split())
 
 
 @dataclass
 class Flaws:
-    """Row numbers of questions whose flaws make an accuracy mean less: counted and reported, never mended.
+    """Row numbers of flawed questions, which are reported and never corrected.
 
-    Two options with the same text (`right_option_twice`: one of them is right), an empty option, or an HTML entity
-    such as `&lt;` instead of the character.
+    Flaws are two options with the same text (`right_option_twice` if one of them is right), an empty option, and an
+    HTML entity such as `&lt;` instead of the character.
     """
 
     same_options: list[int] = field(default_factory=list)
@@ -171,12 +175,12 @@ class Flaws:
                 sentences.append(f"Questions with {title}: {len(rows)} (row{'s' * (len(rows) > 1)} {named}).")
         if self.same_options:
             twice = len(self.right_option_twice)
-            sentences[0] += f" In {twice} of them the right option is one of the two, so another answer is right too."
+            sentences[0] += f" In {twice} of them the right option is one of the two, so another answer is also right."
         return sentences
 
 
 def find_flaws(questions: list[Question]) -> Flaws:
-    """Check all questions."""
+    """Find the flaws of all questions."""
     flaws = Flaws()
     for row, question in enumerate(questions):
         texts = [unicodedata.normalize("NFC", option_text(option)) for option in question.options]
@@ -193,11 +197,7 @@ def find_flaws(questions: list[Question]) -> Flaws:
 
 
 def repeated_rows(questions: list[Question]) -> list[tuple[int, int]]:
-    """(row, earlier row) of each question whose text occurred before, whatever its options there."""
+    """Pairs (row, earlier row) of questions whose text occurred before, perhaps with other options."""
     first: dict[tuple[str, str], int] = {}
-    repeated = []
-    for row, question in enumerate(questions):
-        earlier = first.setdefault((question.digest, question.context), row)
-        if earlier != row:
-            repeated.append((row, earlier))
-    return repeated
+    pairs = [(row, first.setdefault((one.digest, one.context), row)) for row, one in enumerate(questions)]
+    return [(row, earlier) for row, earlier in pairs if earlier != row]

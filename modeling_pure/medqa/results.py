@@ -27,7 +27,7 @@ PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "evaluate", "nump
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Name and size of the model, and a digest of its weights: a score belongs to weights, not to a folder."""
+    """Name, size, and a digest of the weights, because a score belongs to weights and not to a folder."""
 
     name: str
     parameters: int
@@ -36,7 +36,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """The questions: their origin, how many have each label, pairs (row, earlier row) of repeated ones, and flaws."""
+    """The questions: origin, counts by right label, flaws, and pairs (row, earlier row) of repeated questions."""
 
     task: str
     title: str
@@ -51,7 +51,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class Headline:
-    """The formulation that `metrics` are of, why it is the headline, and what the model was taught."""
+    """The formulation of `Results.metrics`, why it is the headline, and the formats that the model was taught."""
 
     name: str
     reason: str
@@ -61,7 +61,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """An open book: its passages, those left out by decontamination, and metrics of what fits before a question."""
+    """An open book: numbers of passages kept and left out, and metrics of those that fit before the questions."""
 
     path: str
     passages: int
@@ -71,13 +71,13 @@ class Retrieval:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """One evaluation, as `eval.json` holds it.
+    """The contents of `eval.json`.
 
     Attributes:
-        metrics: of the headline; `formulations` has those of every formulation by name.
+        metrics: of the headline; `formulations` has those of all formulations by name.
         slices: accuracy on parts of the questions.
         comparisons: with chance, baselines, other evaluations and the other formulations.
-        test_runs: how often the folder has seen the test split, this time included.
+        test_runs: number of evaluations of the test split in the folder, including this one.
         seconds: wall time.
     """
 
@@ -101,10 +101,12 @@ class Results:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the files of an evaluation say: who answered which questions how.
+    """The predictions of a finished evaluation, as read from its files.
 
     Attributes:
-        formulation: name of the one that `predictions` (n,) are of; -1 stands for no answer.
+        name: of the model.
+        ids: digests of the questions.
+        formulation: name of the formulation of `predictions`, which are indices of options, -1 for no answer.
         beside: predictions of the other formulations, by name.
     """
 
@@ -117,7 +119,7 @@ class Evaluation:
     beside: dict[str, list[int]]
 
     def by(self, formulation: str) -> "Evaluation | None":
-        """The same run's answers in another formulation, if it has that."""
+        """The evaluation in another of its formulations; None if it lacks that."""
         if formulation == self.formulation:
             return self
         if formulation not in self.beside:
@@ -125,12 +127,12 @@ class Evaluation:
         return replace(self, formulation=formulation, predictions=self.beside[formulation])
 
     def require_same_questions(self, key: str, ids: list[str], gold: list[int], task: str) -> None:
-        """Raise `InputError` unless the answers are to these questions of a task, with this key, in this order."""
+        """Raise `InputError` unless questions, their order and their right answers are these."""
         if (self.task, self.ids, self.gold) != (task, ids, gold):
             shared = len(set(ids) & set(self.ids))
             raise InputError(
-                f"{key}: '{self.name}' answered {len(self.ids)} questions of {self.task}, {shared} of them among "
-                f"these {len(ids)} of {task}; only answers to the same questions, same key, same order, are comparable"
+                f"{key}: '{self.name}' has {len(self.ids)} questions of {self.task}, {shared} of them among these "
+                f"{len(ids)} of {task}; a comparison needs the same questions and answers in the same order"
             )
 
 
@@ -150,16 +152,15 @@ def data_facts(task: Task, path: str, split: str, questions: list[Question]) -> 
 
 
 def data_title(task: Task, path: str) -> str:
-    """The title of a task. A local file is named, since it may hold any questions in the task's format."""
+    """The title of a task; for local files with their names, since they may hold other questions."""
     names = ", ".join(Path(one).name for one in path.split(", "))
-    return task.title if path == task.path else f"{names}, asked as {task.title}"
+    return task.title if path == task.path else f"{names}, as {task.title}"
 
 
 def questions_digest(questions: list[Question]) -> str:
-    """SHA-256 of questions with their options, in order, answers, and passages."""
+    """SHA-256 of questions with their options in order, answers, and passages."""
     parts = [[q.question, q.options, q.answer, q.context, *q.passages] for q in questions]
-    content = json.dumps(parts, ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
 def model_facts(name: str, model: torch.nn.Module) -> ModelFacts:
@@ -181,28 +182,28 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def count_test_runs(key: str, folder: Path) -> int:
-    """How often the test split has been evaluated into this folder so far; `InputError` if that cannot be read."""
+    """Number of earlier evaluations of the test split in a folder; `InputError` if it cannot be read."""
     file = folder / RESULTS_FILE
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{key}: '{folder}' is no folder")
+        raise InputError(f"{key}: '{folder}' is not a folder")
     try:
         runs: int = json.loads(file.read_text())["test_runs"] if file.is_file() else 0
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{key}: '{file}' is damaged; it counts the runs of the test split") from error
+        raise InputError(f"{key}: '{file}' is damaged; it counts the evaluations of the test split") from error
     return runs
 
 
 def prediction_lines(
     task: Task, questions: list[Question], headline: Scored, others: list[Scored], include_text: bool
 ) -> list[dict[str, Any]]:
-    """A line for each question: its digest, never its text unless `include_text`.
+    """A line for each question, with its digest; its text only with `include_text`.
 
-    The headline's records (`log_likelihoods`, `answers`) are in the file's own order of the options; with several
-    orders, `orders` holds the log-likelihoods of each, and `averaged_prediction` is that of the probabilities averaged
-    over them. `beside` has the predictions of the other formulations.
+    The line holds the headline's record in the file's own order of the options. With several orders, `orders` holds
+    the log-likelihoods of each, and `averaged_prediction` follows from the probabilities averaged over them. `beside`
+    holds the predictions of the other formulations.
     """
     lines, num_orders = [], len(headline.orders)
-    labels = (*task.labels, None)  # the last for a prediction of -1
+    labels = (*task.labels, None)  # a prediction of -1 selects the last
     for number, question in enumerate(questions):
         records = headline.records[number * num_orders : (number + 1) * num_orders]
         own = {name: value for name, value in records[0].items() if include_text or name != "completions"}
@@ -219,13 +220,13 @@ def prediction_lines(
 
 
 def write_evaluation(folder: Path, results: Results, lines: list[dict[str, Any]]) -> None:
-    """Write `predictions.jsonl`, then `eval.json`, which marks an evaluation as complete."""
+    """Write `predictions.jsonl`, then `eval.json`, which marks the evaluation as complete."""
     write_atomically(folder / PREDICTIONS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
     write_atomically(folder / RESULTS_FILE, json.dumps(asdict(results), indent=2) + "\n")
 
 
 def read_evaluation(key: str, path: str) -> Evaluation:
-    """Read an evaluation from its folder or `eval.json`; `InputError` if its two files are not of one evaluation."""
+    """Read an evaluation from its folder or `eval.json`; `InputError` unless its two files belong together."""
     file = Path(path) / RESULTS_FILE if Path(path).is_dir() else Path(path)
     try:
         results = json.loads(file.read_text())
@@ -238,7 +239,7 @@ def read_evaluation(key: str, path: str) -> Evaluation:
         gold, predictions = (indices([line[name] for line in lines]) for name in ("gold", "prediction"))
         counts = {name: results["metrics"][name] for name in ("n", "correct")}
         if counts != {"n": len(lines), "correct": sum(map(int.__eq__, gold, predictions))}:
-            raise ValueError("its two files are of different evaluations")
+            raise ValueError("its two files belong to different evaluations")
         return Evaluation(
             name=results["model"]["name"],
             task=results["data"]["task"],
@@ -250,13 +251,13 @@ def read_evaluation(key: str, path: str) -> Evaluation:
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(
-            f"{key}: '{path}' is no evaluation ({type(error).__name__}: {error}); "
+            f"{key}: '{path}' is not an evaluation ({type(error).__name__}: {error}); "
             f"expected a folder with {RESULTS_FILE} and {PREDICTIONS_FILE}"
         ) from error
 
 
 def read_evaluations(key: str, paths: list[str], taken: tuple[str, ...] = ()) -> list[Evaluation]:
-    """Read several; one whose name is `taken`, or that of another, is called by its path."""
+    """Read several evaluations; if names repeat each other or those in `taken`, paths replace them."""
     found = [read_evaluation(key, path) for path in paths]
     names = [*taken, *(evaluation.name for evaluation in found)]
     return [

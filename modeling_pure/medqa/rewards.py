@@ -16,12 +16,7 @@ Completion = str | list[dict[str, str]]  # text, or the one turn of a conversati
 
 
 class AnswerReward:
-    """Parses the answers that completions give, for both rewards.
-
-    Args:
-        tokenizer: the model's.
-        eos_token_ids: tokens that end a completion; an unfinished answer with reasons is not parsed.
-    """
+    """Parses completions for both rewards; `eos_token_ids` are the tokens that end a completion."""
 
     columns: tuple[str, ...] = ("options", "answer_format")
 
@@ -29,7 +24,7 @@ class AnswerReward:
         self.tokenizer, self.eos_token_ids = tokenizer, {*eos_token_ids}
 
     def check(self, rows: Dataset) -> None:
-        """Raise `InputError` for records that the reward cannot read: a missing column, or an unknown format."""
+        """Raise `InputError` for a missing column or an unknown format."""
         for name in self.columns:
             if name not in rows.column_names:
                 raise InputError(f"{name}: the reward needs this column; the records have {rows.column_names}")
@@ -43,14 +38,14 @@ class AnswerReward:
         options: Sequence[Sequence[str]],
         answer_format: Sequence[str],
     ) -> list[Answer]:
-        """The answer of each completion, in the format that its prompt asks for."""
+        """The answers of completions, each in the format of its prompt."""
         return [
             parse_answer(self.text(completion, ids), choices, name, bool(ids) and ids[-1] in self.eos_token_ids)
             for completion, ids, choices, name in zip(completions, completion_ids, options, answer_format, strict=True)
         ]
 
     def text(self, completion: Completion, ids: Sequence[int]) -> str:
-        """A completion's text as it would follow a prompt: with the first blank that SentencePiece's decoder drops."""
+        """A completion's text as it follows the prompt, with the leading space that SentencePiece's decoder drops."""
         if not isinstance(completion, str):
             return from_chat(self.without_end(completion[0].get("content") or "", ids))
         completion = self.without_end(completion, ids)
@@ -58,23 +53,23 @@ class AnswerReward:
         return f" {completion}" if first.startswith("▁") and not completion.startswith(" ") else completion
 
     def without_end(self, text: str, ids: Sequence[int]) -> str:
-        """A text without the spelling of the token that ends it, which need not be a special token."""
+        """A text without the end token's spelling; the end token need not be a special token."""
         end = [token for token in ids[-1:] if token in self.eos_token_ids]
         return text.removesuffix(str(self.tokenizer.decode(end))) if end else text
 
     def tokens(self, ids: Sequence[int]) -> int:
-        """Tokens of a completion without the end-of-text token."""
+        """The number of tokens of a completion, without end tokens."""
         return sum(token not in self.eos_token_ids for token in ids)
 
 
 class Correct(AnswerReward):
-    """1.0 if the completion's answer is the right one, else 0.0; what cannot be parsed is wrong."""
+    """1.0 if the completion's answer is right, else 0.0; an answer that cannot be parsed is wrong."""
 
-    __name__ = "correct"  # TRL logs a reward function under its name
+    __name__ = "correct"  # TRL logs rewards under this name
     columns = ("answer", "options", "answer_format")
 
     def check(self, rows: Dataset) -> None:
-        """Also refuse records whose `answer` is not the index of an option: nothing would ever be right."""
+        """Also refuse records whose `answer` is not the index of an option."""
         super().check(rows)
         for answer, options in zip(rows["answer"], rows["options"], strict=True):
             check_answer(answer, options)
@@ -92,8 +87,8 @@ class Correct(AnswerReward):
     ) -> list[float]:
         """The reward of each completion.
 
-        Logs the shares that were parsed and that contradict themselves, and the rewards by format and, if `seen` says
-        which questions pretraining had, by that.
+        Logs the shares of parsed and of contradictory answers, and mean rewards by format and by `seen`, which tells
+        whether the question was in pretraining.
         """
         for right, choices in zip(answer, options, strict=True):
             check_answer(right, choices)
@@ -102,13 +97,13 @@ class Correct(AnswerReward):
         if log_metric:
             log_metric("medqa/parse_rate", fmean(found.option is not None for found in answers))
             log_metric("medqa/contradictions", fmean(found.contradicts for found in answers))
-            groups: list[Sequence[str]] = [answer_format] if len({*answer_format}) > 1 else []
+            groupings: list[Sequence[str]] = [answer_format] if len({*answer_format}) > 1 else []
             if seen:
-                groups.append(["seen" if was_seen else "unseen" for was_seen in seen])
-            for group in groups:
-                for name in sorted({*group}):
-                    of_name = [reward for reward, one in zip(rewards, group, strict=True) if one == name]
-                    log_metric(f"rewards/correct/{name}", fmean(of_name))
+                groupings.append(["seen" if was_seen else "unseen" for was_seen in seen])
+            for groups in groupings:
+                for name in sorted({*groups}):
+                    of_group = [reward for reward, group in zip(rewards, groups, strict=True) if group == name]
+                    log_metric(f"rewards/correct/{name}", fmean(of_group))
         return rewards
 
 
@@ -116,15 +111,15 @@ def check_answer(answer: Any, options: Sequence[str]) -> None:
     """Raise `InputError` if an answer is not the index of one of the options."""
     if not isinstance(answer, int) or not 0 <= answer < len(options):
         expected = f"the index of the right option, from 0 to {len(options) - 1}"
-        raise InputError(f"answer: expected {expected}, found {answer!r}; a letter's index is 'ABCD'.index(letter)")
+        raise InputError(f"answer: expected {expected}, found {answer!r}; for a letter use 'ABCD'.index(letter)")
 
 
 class LengthPenalty(AnswerReward):
-    """`max(0, (min_tokens - n) / min_tokens)` with n = the answer's tokens without the end-of-text token.
+    """`max(0, (min_tokens - n) / min_tokens)` for an answer of n tokens without the end token; 0 turns it off.
 
-    In the format `reasoned` n counts only the reasoning. The original specification names no unit and says that the
-    penalty prevents degenerate *short* answers: a bare letter, or an answer without reasons. It is in [0, 1], so at a
-    weight of -0.01 a right answer is always worth more than a wrong one. `min_tokens` 0 turns it off.
+    In the format `reasoned` n counts the reasoning only. The original specification gives no unit; the purpose it
+    names is to prevent degenerate *short* answers: a bare letter, or an answer without reasons. The penalty is in [0,
+    1], so with its weight of -0.01 a right answer is always worth more than a wrong one.
     """
 
     __name__ = "length_penalty"
@@ -152,7 +147,7 @@ class LengthPenalty(AnswerReward):
         return [max(0.0, (self.min_tokens - length) / self.min_tokens) for length in lengths]
 
     def reasoning_tokens(self, answer: Answer, ids: Sequence[int]) -> int:
-        """Tokens of the text before the answer, or of the whole completion if it has none."""
+        """The number of tokens before the answer, or of the whole completion if it has no answer."""
         if answer.option is None:
             return self.tokens(ids)
         return len(text_ids(self.tokenizer, [answer.reasoning])[0])

@@ -1,6 +1,6 @@
-"""Statistics of answers: intervals, tests, calibration, bias to a label, and what other orders of the options change.
+"""Statistics of answers: intervals, tests, calibration, label bias, and the effect of the order of the options.
 
-Arrays of predictions hold the index of an option, or -1 if there is none. Scores are log-likelihoods (n, options).
+Predictions are indices of options, -1 for no answer. Scores are log-likelihoods (n, options).
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,11 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest, chisquare, sem
 
 from .metrics.medqa_accuracy.medqa_accuracy import wilson_interval
-from .metrics.paired_mcq_comparison.paired_mcq_comparison import bootstrap_interval, exact_mcnemar
+from .metrics.paired_mcq_comparison.paired_mcq_comparison import paired as paired
 
 ALPHA = 0.05
-BINS = 10
+BINS = 10  # of the calibration error
+POINTS = 20  # of the risk-coverage curve
 Interval = tuple[float, float]
 
 
@@ -29,47 +30,27 @@ class Share:
 
 
 def share_right(right: np.ndarray) -> Share:
-    """The accuracy from which answers are right, bool (n,)."""
+    """The share of right answers, bool (n,)."""
     correct, n = int(right.sum()), len(right)
     return Share(n, correct / n, wilson_interval(correct, n))
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Two models on the same questions: the second's accuracy less the first's, and the exact McNemar test."""
-
-    difference: float
-    bootstrap_interval: Interval
-    only_first: int
-    only_second: int
-    p_value: float
-
-
-def paired(first: np.ndarray, second: np.ndarray) -> Paired:
-    """Compare which questions two models have right, bool (n,) each."""
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    interval = bootstrap_interval(only_first, only_second, len(first))
-    difference = (only_second - only_first) / len(first)
-    return Paired(difference, interval, only_first, only_second, exact_mcnemar(only_first, only_second))
-
-
 def p_against_chance(correct: int, n: int, chance: float) -> float:
-    """Two-sided p-value of the exact binomial test that right answers are guesses."""
+    """Two-sided p-value of the exact binomial test of an accuracy against chance."""
     return float(binomtest(correct, n, chance).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (Holm 1979): at a level of 5 %, a chance of 5 % that any one is wrongly below it."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, so_far = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = so_far
+    """Holm's adjusted p-values (Holm 1979), which control the chance of any false rejection."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
     return adjusted
 
 
 def in_words(difference: float, p_value: float, other: str) -> str:
-    """Whether an accuracy differs from another one, in words.
+    """Whether an accuracy differs from another, in words.
 
     >>> in_words(0.02, 0.2, "chance"), in_words(-0.1, 0.001, "always A")
     ('not distinguishable from chance (p = 0.2)', 'below always A (p = 0.001)')
@@ -79,7 +60,7 @@ def in_words(difference: float, p_value: float, other: str) -> str:
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Probability that at least one of `k` of a question's samples is right (Chen et al. 2021): unbiased.
+    """Unbiased estimate that at least one of `k` samples of a question is right (Chen et al. 2021).
 
     >>> pass_at_k(samples=4, right=1, k=2)
     0.5
@@ -88,7 +69,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def option_nll(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
-    """Nats of the right one among the options: (n,) from (n, options)."""
+    """Negative log-likelihoods (n,) of the right options among all options, in nats."""
     return -log_softmax(scores, axis=-1)[np.arange(len(gold)), gold]
 
 
@@ -96,8 +77,8 @@ def option_nll(scores: np.ndarray, gold: np.ndarray) -> np.ndarray:
 class Calibration:
     """Calibration of the probabilities among the options.
 
-    `ece` is the expected calibration error over 10 bins of equal width (Guo et al. 2017), `brier` the squared distance
-    from the right answer, summed over the options (0.75 for a guess among four), `nll` in nats (1.386 for a guess).
+    `ece` is the expected calibration error over 10 bins of equal width (Guo et al. 2017), `brier` the squared error
+    summed over the options (0.75 for a guess among four), `nll` in nats (1.386 for a guess).
     """
 
     ece: float
@@ -107,7 +88,7 @@ class Calibration:
 
 
 def calibration(scores: np.ndarray, gold: np.ndarray) -> Calibration:
-    """Calibration of scores (n, options) with the right options (n,)."""
+    """Calibration of scores (n, options) for right options (n,)."""
     probabilities = softmax(scores, axis=-1)
     confidence, right = probabilities.max(-1), scores.argmax(-1) == gold
     of_bin = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -133,22 +114,22 @@ class RiskCoverage:
     aurc: float
 
 
-def risk_coverage(scores: np.ndarray, gold: np.ndarray, points: int = 20) -> RiskCoverage:
-    """The curve at some coverages."""
+def risk_coverage(scores: np.ndarray, gold: np.ndarray) -> RiskCoverage:
+    """The curve at equally spaced coverages."""
     order = np.argsort(-softmax(scores, axis=-1).max(-1), kind="stable")
     right = (scores.argmax(-1) == gold)[order]
     n = len(right)
     accuracy = right.cumsum() / np.arange(1, n + 1)
-    taken = np.unique(np.ceil(np.arange(1, points + 1) / points * n).astype(int))
+    taken = np.unique(np.ceil(np.arange(1, POINTS + 1) / POINTS * n).astype(int))
     return RiskCoverage((taken / n).tolist(), accuracy[taken - 1].tolist(), float((1 - accuracy).mean()))
 
 
 @dataclass(frozen=True)
 class LabelBias:
-    """How often each label was predicted and was right (`confusion`: counts [gold][predicted]).
+    """How often each label was predicted and was right; `confusion` holds counts [gold][predicted].
 
-    `chi_square` and `p_value` are of the hypothesis that predictions are distributed as the key is; None if the key
-    lacks a label or nothing was predicted. The recall of a label that is never right is None, too.
+    `chi_square` and `p_value` test whether predictions are distributed as the key is; None if the key lacks a label or
+    nothing was predicted. The recall of a label that the key lacks is None.
     """
 
     predicted: dict[str, int]
@@ -160,7 +141,7 @@ class LabelBias:
 
 
 def label_bias(predictions: np.ndarray, gold: np.ndarray, labels: tuple[str, ...]) -> LabelBias:
-    """Count predictions (n,) of each label."""
+    """Count predictions (n,) by label."""
     options = range(len(labels))
     confusion = np.array([[((gold == g) & (predictions == p)).sum() for p in options] for g in options])
     predicted, key = confusion.sum(0), np.array([(gold == g).sum() for g in options])
@@ -179,10 +160,10 @@ def label_bias(predictions: np.ndarray, gold: np.ndarray, labels: tuple[str, ...
 
 @dataclass(frozen=True)
 class Permutations:
-    """Accuracies over several orders of the options; the mean of a constant letter is exactly chance.
+    """Accuracies over several orders of the options; a constant letter has a mean of exactly chance.
 
-    The standard error is over questions, `averaged_accuracy` that of the option whose probability is highest on
-    average, `consistency` the share of questions with the same predicted option in all orders.
+    The standard error is over questions. `averaged_accuracy` is that of the option with the highest mean probability,
+    `consistency` the share of questions with the same predicted option in all orders.
     """
 
     orders: int
@@ -203,7 +184,7 @@ def permutation_metrics(
         scores: (n, orders, 4), of the option in each place, or of its letter.
         gold: (n,), index of the right option in the file's own order.
     """
-    order = np.array(orders)  # order[r, place] is the option that stands there
+    order = np.array(orders)  # order[r, place] is the option in that place
     chosen = order[np.arange(len(orders)), scores.argmax(-1)]  # (n, orders)
     right = chosen == gold[:, None]
     averaged = option_probabilities(scores, order).mean(1).argmax(-1)

@@ -1,6 +1,7 @@
-"""The data sets to evaluate on, each a declaration: where it is, how a record is read, its prompt, its answers.
+"""The evaluation data sets: location, record layout, prompt and labels of each.
 
-Prompts and answers are lm-evaluation-harness's (0.4.13, zero-shot), byte for byte, so that accuracies are comparable.
+Prompts and labels are those of lm-evaluation-harness (0.4.13, zero-shot), byte for byte, so that accuracies are
+comparable.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,12 +18,12 @@ class Task:
 
     Args:
         name: lm-evaluation-harness's name of the task.
-        path, config, split: where it is on the Hub; local files may replace it.
+        path, config, split: location on the Hub; local files may replace it.
         prompt: the text up to and including `Answer:`, to which `format_prompt` adds passages.
-        read_record: makes a question of a record.
-        columns: the fields of a record, as an error names them if one is missing.
-        labels: what may follow the prompt, in the order of a question's options.
-        set_name: its name in a file that holds several sets; MIRAGE's "mmlu" has six subjects in one.
+        read_record: converts a record to a question.
+        columns: the fields of a record, for error messages.
+        labels: the possible continuations of the prompt, in the order of the options.
+        set_name: its name in a file that holds several data sets; None for MMLU, whose subjects MIRAGE joins.
     """
 
     name: str
@@ -38,22 +39,22 @@ class Task:
 
     @property
     def chance(self) -> float:
-        """Accuracy of a guess without looking."""
+        """The expected accuracy of random answers."""
         return 1 / len(self.labels)
 
     @property
     def has_letters(self) -> bool:
-        """Whether options are named by letters, so that their order can be changed."""
+        """Whether letters name the options, so that their order can change."""
         return self.labels == tuple(LETTERS)
 
     def read(self, key: str, path: str | None, config: str | None = None, split: str | None = None) -> list[Question]:
-        """The questions of local files or a Hub data set, by default those of the declaration."""
+        """Read the questions of local files or a Hub data set; by default the task's own."""
         path, config = (path, config) if path else (self.path, config or self.config)
         return read_questions(key, path, config, split or self.split, self.read_record, self.columns, self.set_name)
 
 
 def medmcqa_prompt(question: Question) -> str:
-    """MedQA's prompt with a line `Choices:`."""
+    """MedQA's prompt with an additional line `Choices:`."""
     return f"Question: {question.question}\nChoices:\n{format_options(question)}Answer:"
 
 
@@ -61,11 +62,11 @@ DECISIONS = ("yes", "no", "maybe")
 
 
 def pubmedqa_question(record: Fields) -> Question:
-    """From any of three layouts: upper-case columns, lower-case columns, or `contexts` within `context`."""
+    """A question from any of three layouts: upper-case columns, lower-case columns, or `contexts` within `context`."""
     record = {name.lower(): value for name, value in record.items()}
     question, decision = required_text(record, "question"), required_text(record, "final_decision")
     if decision not in DECISIONS:
-        raise FieldError("final_decision", f"{decision!r} is none of {', '.join(DECISIONS)}")
+        raise FieldError("final_decision", f"{decision!r} is not one of {', '.join(DECISIONS)}")
     name, contexts = "contexts", record.get("contexts")
     if contexts is None:
         nested = record.get("context")
@@ -80,7 +81,7 @@ def pubmedqa_prompt(question: Question) -> str:
 
 
 def mmlu(subject: str) -> Task:
-    """One of MMLU's subjects, whose prompt begins by naming it."""
+    """One of MMLU's subjects, which its prompt names first."""
     words = subject.replace("_", " ")
     head = f"The following are multiple choice questions (with answers) about {words}.\n\n"
 
@@ -100,35 +101,26 @@ MEDQA = Task(
     set_name="medqa",
 )
 MEDMCQA = Task(
-    "medmcqa",
-    "MedMCQA",
-    "openlifescienceai/medmcqa",
-    None,
-    "validation",
-    medmcqa_prompt,
-    set_name="medmcqa",
+    "medmcqa", "MedMCQA", "openlifescienceai/medmcqa", None, "validation", medmcqa_prompt, set_name="medmcqa"
 )
 PUBMEDQA = Task(
     "pubmedqa",
     "PubMedQA",
     "qiaojin/PubMedQA",
     "pqa_labeled",
-    "train",  # its only split: all 1,000 labelled questions, of which lm-evaluation-harness takes 500
+    "train",  # its only split: all 1,000 labelled questions, of which lm-evaluation-harness uses 500
     pubmedqa_prompt,
     pubmedqa_question,
     "'question', a list 'contexts' and 'final_decision'",
     DECISIONS,
     "pubmedqa",
 )
-MMLU_MEDICAL = tuple(
-    mmlu(subject)
-    for subject in (
-        "anatomy",
-        "clinical_knowledge",
-        "college_biology",
-        "college_medicine",
-        "medical_genetics",
-        "professional_medicine",
-    )
+MMLU_MEDICAL = (
+    mmlu("anatomy"),
+    mmlu("clinical_knowledge"),
+    mmlu("college_biology"),
+    mmlu("college_medicine"),
+    mmlu("medical_genetics"),
+    mmlu("professional_medicine"),
 )
 TASKS = {task.name: task for task in (MEDQA, MEDMCQA, PUBMEDQA, *MMLU_MEDICAL)}

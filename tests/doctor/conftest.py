@@ -1,4 +1,4 @@
-"""A recipe on the shared tiny sources, and what the checks look at when they are given it."""
+"""A recipe on the shared tiny sources, and the context of the checks for it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.scripts.conftest import SHAPE
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory, tokenizer_folder, sources) -> Path:
-    """A run of 12 steps of 4 rows of 64 tokens."""
+    """A run of 12 steps of 4 sequences of 64 tokens."""
     folder = tmp_path_factory.mktemp("doctor")
     facts = {
         "output_dir": str(folder / "runs" / "pretrain"),
@@ -39,6 +39,6 @@ def context(recipe) -> Callable[..., Context]:
 
 
 def find(name: str, context: Context) -> Finding:
-    """What the check called `name` finds."""
+    """The finding of the check `name`."""
     (check,) = [check for check in checks(context) if check.name == name]
     return check.run(context)

@@ -1,4 +1,4 @@
-"""The command as people start it: its table and its exit codes, with and without a Hub."""
+"""The command's table and exit codes, with and without a Hub."""
 
 import json
 import re
@@ -24,15 +24,15 @@ STATUS = re.compile(r"^(pass|warn|fail|skipped) +(\S+(?: \S+)*) {2,}(.*)$")
 
 
 def run(*options, expect: int, **environment: str) -> tuple[dict[str, tuple[str, str]], str]:
-    """Start the command; returns status and finding of each check by its name, and all that was said."""
+    """Start the command; returns status and finding of each check by name, and the whole output."""
     result = start_and_wait("-m", "modeling_pure", "doctor", *options, expect=expect, **environment)
-    said = result.stdout + result.stderr
+    output = result.stdout + result.stderr
     lines = [match for line in result.stdout.splitlines() if (match := STATUS.match(line))]
-    return {match[2]: (match[1], match[3].strip()) for match in lines}, said
+    return {match[2]: (match[1], match[3].strip()) for match in lines}, output
 
 
 def local_hub(endpoint: str, home: Path) -> dict[str, str]:
-    """The environment of a process whose Hub is at another address, and who has downloaded nothing."""
+    """The environment of a process with another Hub endpoint and an empty cache."""
     return {
         "HF_ENDPOINT": endpoint,
         "HF_HUB_OFFLINE": "0",
@@ -55,7 +55,7 @@ def test_help_needs_no_recipe(tmp_path, monkeypatch, capsys):
         doctor.read_context([])
 
 
-def test_a_recipe_on_local_files_is_found_fit_and_nothing_is_left_behind(recipe):
+def test_a_local_recipe_passes_and_nothing_is_left_behind(recipe):
     output_dir = Path(yaml.safe_load(recipe.read_text())["output_dir"])
     checks, _ = run("--config", recipe, expect=0)
     assert {status for status, _ in checks.values()} <= {PASS, WARN}
@@ -71,16 +71,16 @@ def test_a_recipe_on_local_files_is_found_fit_and_nothing_is_left_behind(recipe)
     assert not list(recipe.parent.glob("tmp*"))
 
 
-def test_without_the_hub_what_is_on_it_is_skipped_and_a_missing_file_fails(recipe, tmp_path):
+def test_without_the_hub_its_checks_are_skipped_and_a_missing_file_fails(recipe, tmp_path):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and never listens: every connection is refused
+        taken.bind(("127.0.0.1", 0))  # does not listen, so every connection is refused
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
         hub = [
             *("--tokenizer_name_or_path", "owner/tokenizer", "--sources.finepdfs.path", "owner/texts"),
             *("--sources.usmle.path", "owner/questions", "--decontaminate", "owner/questions"),
             *("--sources.c4.path", tmp_path / "gone.jsonl"),
         ]
-        checks, said = run("--config", recipe, "--quick", *hub, expect=1, **local_hub(endpoint, tmp_path))
+        checks, output = run("--config", recipe, "--quick", *hub, expect=1, **local_hub(endpoint, tmp_path))
     assert checks["Hub"][0] == WARN
     assert endpoint in checks["Hub"][1]
     skipped = ["token", "tokenizer", "sources.finepdfs", "sources.usmle", "files", "decontaminate", "throughput"]
@@ -88,10 +88,10 @@ def test_without_the_hub_what_is_on_it_is_skipped_and_a_missing_file_fails(recip
     assert [name for name, (status, _) in checks.items() if status == FAIL] == ["sources.c4"]
     assert re.match(rf"sources\.c4: .*'{tmp_path / 'gone.jsonl'}'", checks["sources.c4"][1])
     assert checks["model"][0] == checks["forward pass"][0] == PASS
-    assert TOKEN not in said
+    assert TOKEN not in output
 
 
-def test_a_hub_that_answers_is_read_as_training_would(recipe, corpus, tmp_path):
+def test_a_working_hub_is_read_as_in_training(recipe, corpus, tmp_path):
     hub = tmp_path / "hub"
     for name, file in (("texts", "c4.jsonl"), ("questions", "questions.jsonl")):
         (hub / "owner" / name).mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_a_hub_that_answers_is_read_as_training_would(recipe, corpus, tmp_path):
     server = FileServer(hub)
     options = ["--sources.c4.path", "owner/texts", "--sources.usmle.path", "owner/questions"]
     options += ["--sources.finepdfs.path", "owner/nowhere"]
-    checks, said = run("--config", recipe, "--quick", *options, expect=1, **local_hub(server.url, tmp_path / "home"))
+    checks, output = run("--config", recipe, "--quick", *options, expect=1, **local_hub(server.url, tmp_path / "home"))
     server.stop()
     assert checks["Hub"][0] == checks["token"][0] == PASS
     assert server.url in checks["Hub"][1]
@@ -110,7 +110,7 @@ def test_a_hub_that_answers_is_read_as_training_would(recipe, corpus, tmp_path):
     assert checks["sources.finepdfs"][0] == FAIL
     assert re.match(r"sources\.finepdfs: .*'owner/nowhere'", checks["sources.finepdfs"][1])
     assert server.sent > 0
-    assert TOKEN not in said
+    assert TOKEN not in output
 
 
 @pytest.mark.parametrize(
@@ -130,23 +130,23 @@ def test_bad_input_is_one_line(options, message, recipe, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["doctor", *given])
     with pytest.raises(SystemExit) as stop:
         run_script(doctor.main, "doctor")
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert stop.value.code == 2
-    assert said.out == ""
-    assert re.match(f"doctor: error: {message}", said.err)
-    assert said.err.count("\n") == 1
+    assert output.out == ""
+    assert re.match(f"doctor: error: {message}", output.err)
+    assert output.err.count("\n") == 1
 
 
 def test_bad_input_ends_the_process_with_2_and_trl_is_not_needed(recipe):
     python = [sys.executable, "-X", "importtime", "-m"]
     command = [*python, "modeling_pure", "doctor", "--config", recipe, "--max_step", "2"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    imports, said = [], []
+    imports, output = [], []
     for line in result.stderr.splitlines():
-        (imports if line.startswith("import time:") else said).append(line)
+        (imports if line.startswith("import time:") else output).append(line)
     assert result.returncode == 2
     assert result.stdout == ""
-    (line,) = said
+    (line,) = output
     assert re.match(r"pure doctor: error: .*'--max_step'.*'--max_steps'", line)
     imported = {line.split("|")[-1].strip().split(".")[0] for line in imports}
     assert "transformers" in imported

@@ -1,4 +1,4 @@
-"""What is found about the machine, each kind of failure made to happen."""
+"""Findings about the machine, with each kind of failure provoked."""
 
 import re
 import shutil
@@ -22,7 +22,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A device that says of itself what a GPU would: name, and free memory in bytes."""
+    """Pretend that the device is a GPU with a name and free memory in bytes."""
 
     def gpu(free: float, name: str = "NVIDIA A100-SXM4-80GB") -> None:
         monkeypatch.setattr(PureTrainingArguments, "device", torch.device("cuda"))
@@ -33,14 +33,14 @@ def gpu(monkeypatch):
 
 
 def full_size(context, *options):
-    """The recipe with the real model, rows and steps, in bf16."""
+    """The recipe with the real model, batch and steps, in bf16."""
     real = ["--preset", "medium-large", "--model_overrides", "{}", "--max_seq_length", 2048, "--max_steps", 61035]
     context = context(*real, "--per_device_train_batch_size", 16, "--gradient_accumulation_steps", 1, *options)
     context.training.bf16 = True
     return context
 
 
-def test_memory_of_a_gpu_is_held_against_the_arithmetic_of_the_run(context, gpu):
+def test_gpu_memory_is_compared_with_the_estimate(context, gpu):
     full = full_size(context)
     for free, status, cure in (
         (84e9, PASS, ""),
@@ -60,7 +60,7 @@ def test_memory_of_a_gpu_is_held_against_the_arithmetic_of_the_run(context, gpu)
     assert "54.3" in numbers_in(find("GPU", full).found)
 
 
-def test_a_run_without_a_gpu_is_refused_only_where_a_processor_cannot_do_it(context):
+def test_a_run_without_a_gpu_fails_only_if_a_cpu_is_too_slow(context):
     finding = find("GPU", context())
     assert finding.status == WARN
     assert "cpu" in finding.found
@@ -70,7 +70,7 @@ def test_a_run_without_a_gpu_is_refused_only_where_a_processor_cannot_do_it(cont
     assert {"31.2", "5,252", "61"} <= {*numbers_in(finding.found)}
 
 
-def test_torch_for_cpus_on_a_machine_with_an_nvidia_driver_is_told(context, monkeypatch, tmp_path):
+def test_cpu_torch_on_a_machine_with_an_nvidia_driver_is_reported(context, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.version, "hip", None)
     driver = tmp_path / "version"
@@ -122,7 +122,7 @@ def test_packages_of_an_installed_project_are_those_of_its_metadata(context, mon
     assert find("packages", context()).status == SKIPPED
 
 
-def test_a_folder_that_cannot_be_written_fails_by_its_name(context, tmp_path):
+def test_a_folder_that_is_not_writable_is_named(context, tmp_path):
     finding = find("output_dir", context("--output_dir", tmp_path / "new" / "run"))
     assert finding.status == PASS
     assert "MB/s" in finding.found
@@ -138,11 +138,11 @@ def test_a_folder_that_cannot_be_written_fails_by_its_name(context, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_disk_has_to_hold_the_checkpoints_kept_the_best_and_the_unfinished(context, monkeypatch):
+def test_disk_space_for_retained_best_and_unfinished_checkpoints(context, monkeypatch):
     for options, count in (
         (["--save_total_limit", 3], 5),
         (["--save_total_limit", 1], 3),
-        (["--save_steps", 4], 5),  # kept by default: 3
+        (["--save_steps", 4], 5),  # default save_total_limit: 3
     ):
         with_limit = context(*options)
         needed = count * 12 * with_limit.parameters
@@ -158,7 +158,7 @@ def test_a_disk_has_to_hold_the_checkpoints_kept_the_best_and_the_unfinished(con
     assert str(10 + 2) in numbers_in(find("disk", unlimited).found)
 
 
-def test_what_a_run_reports_to_has_to_be_there(context):
+def test_trackers_must_be_installed(context):
     assert find("monitoring", context()).found.startswith("report_to: tensorboard")
     assert find("monitoring", context("--report_to", "none")).status == PASS
     missing = min(set(INTEGRATION_TO_CALLBACK) - set(get_available_reporting_integrations()))

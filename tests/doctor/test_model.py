@@ -1,4 +1,4 @@
-"""What is found about the model: its size, its first loss, its speed; each kind of failure made to happen."""
+"""Findings about the model: size, first loss and speed, with each kind of failure provoked."""
 
 import re
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from tests.conftest import numbers_in
 from tests.doctor.conftest import find
 
 
-def test_the_full_model_is_counted_and_held_against_its_number(context, monkeypatch):
+def test_the_full_model_must_have_its_number_of_parameters(context, monkeypatch):
     full = context("--preset", "medium-large", "--model_overrides", "{}")
     assert {"401,227,776", "20", "1152"} <= {*numbers_in(find("model", full).found)}
     monkeypatch.setattr(model, "FULL_SIZE", 1)
@@ -25,17 +25,17 @@ def test_the_full_model_is_counted_and_held_against_its_number(context, monkeypa
 
 
 @pytest.mark.parametrize("spread", [0.001, 0.1, 0.3])
-def test_the_first_loss_is_that_of_a_model_that_knows_nothing(spread, context):
+def test_the_first_loss_is_that_of_uniform_predictions(spread, context):
     small = context("--model_overrides.head_initializer_range", spread)
     finding = find("forward pass", small)
     assert finding.status == PASS
-    rows, length, loss, expected = map(float, numbers_in(finding.found))
-    assert (rows, length) == (2, 64)
+    sequences, length, loss, expected = map(float, numbers_in(finding.found))
+    assert (sequences, length) == (2, 64)
     assert abs(loss - expected) < 0.2
     assert expected >= round(6.238, 2)
 
 
-def test_a_model_that_computes_nonsense_fails(context, monkeypatch):
+def test_a_model_with_a_wrong_loss_fails(context, monkeypatch):
     forward = PureRMSNorm.forward
     monkeypatch.setattr(PureRMSNorm, "forward", lambda self, states: 1000 * forward(self, states))
     assert find("forward pass", context("--model_overrides.head_initializer_range", 0.1)).status == FAIL
@@ -46,7 +46,7 @@ def test_a_model_that_computes_nonsense_fails(context, monkeypatch):
 
 
 def limit_rows(monkeypatch, most: int) -> None:
-    """Let every pass of more rows run out of memory."""
+    """Let every larger micro-batch run out of memory."""
     forward = PureForCausalLM.forward
 
     def limited(self, input_ids=None, **kwargs):
@@ -57,19 +57,19 @@ def limit_rows(monkeypatch, most: int) -> None:
     monkeypatch.setattr(PureForCausalLM, "forward", limited)
 
 
-def test_memory_that_runs_out_is_a_line(context, monkeypatch):
+def test_running_out_of_memory_is_one_line(context, monkeypatch):
     limit_rows(monkeypatch, 1)
     assert find("forward pass", context()).found.endswith("CUDA out of memory. Tried to allocate 2 GiB.")
     finding = find("throughput", context())
     assert finding.status == WARN
-    assert numbers_in(finding.found) == ["2", "64", "1"]  # one row fits
+    assert numbers_in(finding.found) == ["2", "64", "1"]  # one sequence fits
     limit_rows(monkeypatch, 0)
     finding = find("throughput", context())
     assert finding.status == FAIL
     assert "--gradient_checkpointing true" in finding.found
 
 
-def test_a_model_that_a_machine_has_no_memory_for_is_not_built(context, monkeypatch):
+def test_a_model_that_exceeds_the_memory_is_not_built(context, monkeypatch):
     small = context()
     there = SimpleNamespace(available=6 * small.parameters)  # enough for a forward pass
     monkeypatch.setattr(model.psutil, "virtual_memory", lambda: there)
@@ -81,7 +81,7 @@ def test_a_model_that_a_machine_has_no_memory_for_is_not_built(context, monkeypa
     assert decimal(there.available) in finding.found
 
 
-def test_steps_are_timed_at_the_size_of_the_run_or_say_so(context, monkeypatch):
+def test_steps_are_timed_at_the_run_s_size_or_a_smaller_one_is_reported(context, monkeypatch):
     finding = find("throughput", context("--document_mask", "true", "--optimizer", "muon"))
     assert finding.status == PASS
     assert re.match(r"2 x 64 .* [\d,]+ tokens/s", finding.found)
@@ -92,7 +92,7 @@ def test_steps_are_timed_at_the_size_of_the_run_or_say_so(context, monkeypatch):
     assert find("throughput", context("--quick")).status == SKIPPED
 
 
-def test_hours_are_those_of_the_whole_run(context):
+def test_the_estimated_time_is_that_of_the_whole_run(context):
     run = context("--max_steps", 1_000_000)  # x 256 tokens
     for speed, status, hours in ((1000, WARN, "71.1 h"), (2000, PASS, "35.6 h")):
         line = {"tokens_per_second": speed, "mfu": 0.416, "peak_memory_gb": 31.04}
@@ -101,6 +101,6 @@ def test_hours_are_those_of_the_whole_run(context):
         assert re.search(rf"\b{speed:,} tokens/s.* 41\.6% .* 31\.0 GB.* 256,000,000 .* {hours}", finding.found)
 
 
-def test_a_schedule_that_the_trainer_refuses_fails_before_the_run_does(context):
+def test_a_schedule_that_the_trainer_refuses_fails_here(context):
     with pytest.raises(InputError, match=r"^lr_scheduler_kwargs: .*no_such"):
         context("--lr_scheduler_kwargs", "{no_such: 1}")

@@ -1,4 +1,4 @@
-"""What is found about sources, tokenizer and Hub, each kind of failure made to happen."""
+"""Findings about sources, tokenizer and Hub, with each kind of failure provoked."""
 
 import json
 import re
@@ -21,14 +21,14 @@ from tests.hub_server import HubServer
 TOKEN = "hf_not_to_be_seen"
 
 
-@pytest.mark.parametrize(("name", "held_out"), [("finepdfs", "40"), ("usmle", "13")])
-def test_a_source_is_read_as_training_reads_it(name, held_out, context):
+@pytest.mark.parametrize(("name", "validation"), [("finepdfs", "40"), ("usmle", "13")])
+def test_a_source_is_read_as_in_training(name, validation, context):
     finding = find(f"sources.{name}", context())
     assert finding.status == PASS
-    assert held_out in numbers_in(finding.found.split(": ")[1])
+    assert validation in numbers_in(finding.found.split(": ")[1])
 
 
-def test_exam_text_is_read_in_the_formats_and_with_the_books_of_the_recipe(context, tmp_path):
+def test_exam_text_has_the_formats_and_passages_of_the_recipe(context, tmp_path):
     finding = find("sources.usmle", context("--sources.usmle.answer_formats", "{text: 0.75, letter: 0.25}"))
     assert finding.status == PASS
     assert {"75", "25"} <= {*numbers_in(finding.found)}
@@ -49,7 +49,7 @@ def test_exam_text_is_read_in_the_formats_and_with_the_books_of_the_recipe(conte
         (["--sources.c4.path", "http://127.0.0.1:9/x.jsonl"], r"sources\.c4: .*'http://127\.0\.0\.1:9/x\.jsonl'"),
     ],
 )
-def test_a_source_that_cannot_be_read_fails_by_its_key(options, message, context):
+def test_a_source_that_cannot_be_read_is_named_by_its_key(options, message, context):
     broken = context(*options, "--streaming_timeout", "0.1")
     finding = find("sources.c4", broken)
     assert finding.status == FAIL
@@ -59,19 +59,19 @@ def test_a_source_that_cannot_be_read_fails_by_its_key(options, message, context
     assert find("sources.fineweb_edu", broken).status == PASS
 
 
-def test_a_file_that_two_sources_share_is_found(context, corpus):
+def test_a_file_shared_by_two_sources_fails(context, corpus):
     assert find("files", context()).status == PASS
     finding = find("files", context("--sources.c4.validation_path", corpus / "finepdfs.jsonl"))
     assert finding.status == FAIL
     assert re.match(r"sources\.c4\.validation_path: .*finepdfs\.jsonl' of sources\.finepdfs", finding.found)
 
 
-def test_servers_are_not_waited_for_as_long_as_by_a_run(context):
+def test_server_timeouts_are_shorter_than_in_a_run(context):
     assert context().data.streaming_timeout == 5
     assert context("--streaming_timeout", 2).data.streaming_timeout == 2
 
 
-def test_texts_outside_the_mixture_and_questions_are_read_too(context, corpus, tmp_path):
+def test_validation_sources_and_decontamination_questions_are_read(context, corpus, tmp_path):
     outside = write_jsonl(tmp_path / "outside.jsonl", [{"text": "fever"}, {"text": "cough"}])
     questions = corpus / "questions.jsonl"
     good = context("--validation_sources", f"{{wiki: {{path: {outside}}}}}", "--decontaminate", questions)
@@ -87,7 +87,7 @@ def test_texts_outside_the_mixture_and_questions_are_read_too(context, corpus, t
     assert re.match(rf"decontaminate: .*\b0\b.*'{outside}'", finding.found)
 
 
-def test_a_vocabulary_that_is_too_small_fails_and_the_model_is_looked_at_all_the_same(context):
+def test_a_vocabulary_that_is_too_small_fails_and_the_model_is_still_checked(context):
     assert numbers_in(find("tokenizer", context()).found)[-2:] == ["401", "512"]  # tokens, vocabulary
     small = context("--model_overrides", "{vocab_size: 400}")
     finding = find("tokenizer", small)
@@ -100,42 +100,42 @@ def test_a_vocabulary_that_is_too_small_fails_and_the_model_is_looked_at_all_the
     assert re.match("tokenizer_name_or_path: .*'/nowhere'", finding.found)
 
 
-def test_packed_rows_take_the_place_of_the_sources(context, tmp_path):
+def test_pretokenized_sequences_replace_the_sources(context, tmp_path):
     unpacked = context("--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1)
     mixture = Mixture(unpacked.data, unpacked.tokenizer)
     facts = fixed_settings(unpacked.data, unpacked.tokenizer, 0)
     (tmp_path / FACTS_FILE).write_text(json.dumps({"settings": facts, "sequences_per_file": SEQUENCES_PER_FILE}))
     write_mixture(tmp_path, mixture, 12)
     options = ["--pretokenized_dir", tmp_path, "--per_device_train_batch_size", 1, "--gradient_accumulation_steps", 1]
-    packed = context(*options)
-    assert numbers_in(find("pretokenized_dir", packed).found.replace(str(tmp_path), "")) == ["12"]
-    names = [check.name for check in checks(packed)]
+    pretokenized = context(*options)
+    assert numbers_in(find("pretokenized_dir", pretokenized).found.replace(str(tmp_path), "")) == ["12"]
+    names = [check.name for check in checks(pretokenized)]
     assert "pretokenized_dir" in names
     assert not [name for name in names if name.startswith("sources.")]
-    asked = [check.name for check in checks(context(*options, "--medqa_dev_questions", 5))]
-    assert [name for name in asked if name.startswith("sources.")] == ["sources.usmle"]
+    with_dev = [check.name for check in checks(context(*options, "--medqa_dev_questions", 5))]
+    assert [name for name in with_dev if name.startswith("sources.")] == ["sources.usmle"]
     finding = find("pretokenized_dir", context(*options, "--max_steps", 13))
     assert finding.status == FAIL
     assert re.match(r"pretokenized_dir: .*\b12\b.*\b13\b", finding.found)
     sequences_file(tmp_path, 0).write_bytes(b"no arrow")
-    finding = find("pretokenized_dir", packed)
+    finding = find("pretokenized_dir", pretokenized)
     assert finding.status == FAIL
     assert finding.found.startswith("pretokenized_dir: ")
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A server in the place of the Hub, for this process, with nobody's token."""
+    """A server in place of the Hub for this process, without a token."""
     (tmp_path / "api").mkdir()
     (tmp_path / "api" / "whoami-v2").write_text('{"name": "somebody"}')
     server = FileServer(tmp_path)
-    take_for_the_hub(server.url, tmp_path, monkeypatch)
+    use_as_hub(server.url, tmp_path, monkeypatch)
     yield server
     server.stop()
 
 
-def take_for_the_hub(url: str, tmp_path: Path, monkeypatch) -> None:
-    """Have this process take a server for the Hub, and know no token."""
+def use_as_hub(url: str, tmp_path: Path, monkeypatch) -> None:
+    """Make this process use a server as the Hub, without a token."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -148,7 +148,7 @@ PUSH = ["--push_to_hub", "true", "--hub_model_id", "user/pure"]
 READ = ["--sources.c4.path", "owner/c4"]
 
 
-def test_a_run_that_reads_is_warned_of_a_token_that_is_missing_or_invalid(context, hub, monkeypatch):
+def test_a_missing_or_invalid_token_is_a_warning_for_a_run_that_reads(context, hub, monkeypatch):
     options, bad = READ, WARN
     finding = find("token", context(*options))
     assert finding.status == bad
@@ -170,9 +170,9 @@ def test_a_run_that_reads_is_warned_of_a_token_that_is_missing_or_invalid(contex
     assert "hf auth login" not in finding.cure
 
 
-def test_a_run_that_is_pushed_fails_without_the_right_to(context, tmp_path, monkeypatch):
+def test_a_run_that_pushes_fails_without_permission(context, tmp_path, monkeypatch):
     hub = HubServer()
-    take_for_the_hub(hub.url, tmp_path, monkeypatch)
+    use_as_hub(hub.url, tmp_path, monkeypatch)
     assert find("token", context(*PUSH)).status == FAIL
     finding = find("token", context(*PUSH, "--hub_token", "hf_writes"))
     assert finding.status == PASS
@@ -188,7 +188,7 @@ def test_a_run_that_is_pushed_fails_without_the_right_to(context, tmp_path, monk
     hub.stop()
 
 
-def test_a_hub_that_does_not_answer_or_must_not_be_asked_is_told_once(context, hub, monkeypatch):
+def test_an_unavailable_or_disabled_hub_is_reported_once(context, hub, monkeypatch):
     finding = find("Hub", context(*READ))
     assert finding.status == PASS
     assert hub.url in finding.found
@@ -199,7 +199,7 @@ def test_a_hub_that_does_not_answer_or_must_not_be_asked_is_told_once(context, h
         assert re.match(rf"{hub.url} .*\b{status}\b", finding.found)
     monkeypatch.setattr(context_module, "HUB_SECONDS", 0.05)
     hub.failures = lambda method, path: Failure(delay=0.5)
-    for _ in range(2):  # an answer that comes too late, and none
+    for _ in range(2):  # an answer that is too late, and none
         finding = find("Hub", context(*READ))
         assert finding.status == WARN
         assert f"{hub.url}: " in finding.found
@@ -226,5 +226,5 @@ def test_a_hub_that_does_not_answer_or_must_not_be_asked_is_told_once(context, h
         ("runs/demo/world/tokenizer", False),
     ],
 )
-def test_what_is_read_from_the_hub(path, expected):
+def test_which_paths_are_on_the_hub(path, expected):
     assert on_hub(path) is expected

@@ -1,4 +1,4 @@
-"""A small random model that prefers something, and BM25 word by word."""
+"""A small random model with distinct logits, and a plain implementation of BM25."""
 
 import math
 from collections import Counter
@@ -11,7 +11,7 @@ from modeling_pure import PureConfig, PureForCausalLM
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    """With the real initial scales every logit is near zero."""
+    """Its initial scales are larger than usual, or every logit would be near zero."""
     torch.manual_seed(0)
     config = PureConfig.from_preset(
         "tiny", hidden_size=64, intermediate_size=160, initializer_range=0.1, head_initializer_range=0.1

@@ -1,4 +1,4 @@
-"""What records come to, beside the accuracy that counts."""
+"""Metrics that are computed from records."""
 
 from dataclasses import asdict
 from itertools import combinations
@@ -17,7 +17,7 @@ REASONED = Formulation("generate", "reasoned")
 
 
 @given(st.data())
-def test_pass_at_k_is_the_share_of_all_draws_that_hold_a_right_one(data):
+def test_pass_at_k_equals_the_share_of_draws_with_a_right_sample(data):
     samples = data.draw(st.integers(1, 8))
     right = [data.draw(st.booleans()) for _ in range(samples)]
     for k in range(1, samples + 1):
@@ -52,7 +52,7 @@ def test_completions_are_counted(questions):
     assert found["pass_at_k"] == pytest.approx(expected)
 
 
-def test_formats_without_reasons_have_no_length_of_them(questions):
+def test_formats_without_reasons_have_no_reasoning_length(questions):
     records = [written([0], question.answer) for question in questions]
     found = asdict(measure(MEDQA, questions, REASONED, records, ORDERS[1]).metrics.generation)
     assert found["mean_reasoning_length"] is None
@@ -60,8 +60,8 @@ def test_formats_without_reasons_have_no_length_of_them(questions):
 
 
 @pytest.mark.parametrize("orders", [1, 4])
-def test_texts_are_chosen_by_sum(questions, orders):
-    """Each way prefers another option; the sum counts, and is the one whose order effects are measured."""
+def test_the_sum_decides_between_texts(questions, orders):
+    """Each way prefers another option; the sum decides, also for the effects of order."""
     record = {
         "log_likelihoods": [-4.0, -5.0, -6.0, -9.0],  # per token -2, -1, -6, -9; less the next -3, -1, 14, -5
         "tokens": [2, 5, 1, 1],

@@ -24,7 +24,7 @@ def test_a_guess_has_the_known_values():
     assert measured.bins == [{"confidence": 0.25, "accuracy": 0.25, "n": 8}]
 
 
-def test_a_sure_and_wrong_model_is_as_bad_as_can_be_and_still_a_number():
+def test_a_confidently_wrong_model_has_the_worst_finite_values():
     measured = calibration(np.array([[0.0, -2000, -2000, -2000]] * 3), np.array([1, 2, 3]))
     assert measured.ece == 1
     assert measured.brier == 2
@@ -49,7 +49,7 @@ def test_scores_are_those_of_plain_loops(seed):
 
 
 @given(st.integers(0, 10_000))
-def test_accuracy_over_coverage_ends_at_the_accuracy(seed):
+def test_risk_coverage_curve_ends_at_the_accuracy(seed):
     scores, gold = random_answers(seed, n=37)
     curve = risk_coverage(scores, gold)
     right = scores.argmax(-1) == gold
@@ -70,7 +70,7 @@ def test_confusion_and_recall_are_scikit_learns():
     assert list(bias.recall.values()) == pytest.approx(recall.tolist())
 
 
-def test_a_constant_letter_is_seen():
+def test_a_constant_letter_is_significant():
     gold = np.arange(400) % 4
     assert label_bias(np.zeros(400, int), gold, LETTERS).p_value < 1e-12
     even = label_bias(gold[::-1], gold, LETTERS)
@@ -78,7 +78,7 @@ def test_a_constant_letter_is_seen():
     assert even.p_value == 1
 
 
-def test_what_cannot_be_tested_is_null():
+def test_undefined_statistics_are_none():
     gold = np.array([0, 0, 1, 1])
     bias = label_bias(np.array([0, -1, 1, 1]), gold, LETTERS)
     assert bias.p_value is None

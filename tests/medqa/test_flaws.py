@@ -1,4 +1,4 @@
-"""Flaws of questions are found by row and said in words."""
+"""Flaws of questions are found by row and described in sentences."""
 
 from modeling_pure.medqa.questions import Flaws, Question, find_flaws
 
@@ -24,7 +24,7 @@ def test_flaws_are_counted_by_row():
     )
 
 
-def test_each_flaw_is_a_sentence():
+def test_each_flaw_has_a_sentence():
     assert find_flaws([SOUND]).describe() == []
     bad = Question("&amp;", ("a", "a", "", "c"), 1)
     sentences = find_flaws([SOUND, *[bad] * 7]).describe()

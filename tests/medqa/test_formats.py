@@ -42,7 +42,7 @@ def test_the_prompt_is_that_of_lm_evaluation_harness(stem, options, answer):
     assert format_prompt(question, "reasoned") == expected.removesuffix("Answer:") + "Reasoning:"
 
 
-def test_passages_stand_before_the_prompt():
+def test_passages_precede_the_prompt():
     question = Question("Which?", OPTIONS, 0, passages=("One.", "Two."))
     for prompt in (format_prompt(question), format_prompt(question, "reasoned"), format_stem(question)):
         assert prompt.startswith("Passage 1: One.\nPassage 2: Two.\nQuestion: Which?\n")
@@ -68,7 +68,7 @@ def test_our_own_answers_are_parsed(options, answer, answer_format, explanation)
 
 
 @given(text, st.sampled_from(ANSWER_FORMATS))
-def test_no_completion_ends_in_an_error(completion, answer_format):
+def test_any_completion_can_be_parsed(completion, answer_format):
     assert parse_answer(completion, OPTIONS, answer_format).option in (None, 0, 1, 2, 3)
 
 
@@ -94,7 +94,7 @@ def test_no_completion_ends_in_an_error(completion, answer_format):
         (" Nitrofurantoin (C)", None),
     ],
 )
-def test_of_letters_anything_else_is_unparsed(completion, answer):
+def test_anything_but_a_leading_letter_is_not_parsed(completion, answer):
     assert parse_answer(completion, OPTIONS).option == answer
 
 
@@ -102,7 +102,7 @@ def test_of_letters_anything_else_is_unparsed(completion, answer):
     ("completion", "answer", "contradicts"),
     [
         (" Nitrofurantoin (C)", 2, False),
-        (" Nitrofurantoin", 2, False),  # its letter cut off
+        (" Nitrofurantoin", 2, False),  # without its letter
         (" Nitrofurantoin (A)", 2, True),
         (" nitrofurantoin (a)", 2, True),
         (" nitrofurantoin (C)", 2, False),
@@ -127,7 +127,7 @@ def test_of_letters_anything_else_is_unparsed(completion, answer):
         ("\n Nitrofurantoin (C)", None, False),
     ],
 )
-def test_of_texts_the_text_decides(completion, answer, contradicts):
+def test_the_text_decides_over_the_letter(completion, answer, contradicts):
     found = parse_answer(completion, OPTIONS, "text")
     assert (found.option, found.contradicts) == (answer, contradicts)
 
@@ -135,12 +135,12 @@ def test_of_texts_the_text_decides(completion, answer, contradicts):
 @pytest.mark.parametrize(
     ("options", "completion", "answer"),
     [
-        (("pH", "PH", "Ph", "x"), " PH (B)", 1),  # case tells these apart
+        (("pH", "PH", "Ph", "x"), " PH (B)", 1),  # case distinguishes these
         (("pH", "PH", "Ph", "x"), " ph", None),
-        (("same", "same", "other", "x"), " same (B)", 1),  # its own letter tells these apart
+        (("same", "same", "other", "x"), " same (B)", 1),  # its own letter distinguishes these
         (("same", "same", "other", "x"), " same (C)", None),
         (("same", "same", "other", "x"), " same", None),
-        (("mg", "MG", "g", "kg"), " MG (A)", 1),  # the text to the letter, not the letter
+        (("mg", "MG", "g", "kg"), " MG (A)", 1),  # an exact text, not the letter
         (("", "b", "c", "d"), "", None),
         (("", "b", "c", "d"), " (A)", 0),
         (("x", "x (A)", "y", "z"), " x (A)", 0),
@@ -153,7 +153,7 @@ def test_of_texts_the_text_decides(completion, answer, contradicts):
         (("one\u2028line", "b", "c", "d"), " one line (A)", 0),
     ],
 )
-def test_options_that_look_alike_are_told_apart_or_not_taken(options, completion, answer):
+def test_similar_options_are_distinguished_or_not_parsed(options, completion, answer):
     assert parse_answer(completion, options, "text").option == answer
     assert parse_answer(f" Because.\nAnswer:{completion}", options, "reasoned").option == answer
 
@@ -166,22 +166,22 @@ def test_options_that_look_alike_are_told_apart_or_not_taken(options, completion
         (" Pyuria.\nAnswer: C", 2),
         (" A. Vitamin is wrong, and so is Vitamin K (B).\nAnswer: Nitrofurantoin (C)", 2),
         (" First.\nAnswer: Vitamin (A)\nNo.\nAnswer: Nitrofurantoin (C)", 2),  # the last line decides
-        (" First.\nAnswer: Nitrofurantoin (C)\nAnswer: one of these", None),  # also where it is no answer
+        (" First.\nAnswer: Nitrofurantoin (C)\nAnswer: one of these", None),  # even if it is not an answer
         (" First.\nAnswer: Nitrofurantoin (C)\nThat is all.", 2),
         (" The Answer: Nitrofurantoin (C)", None),  # not at the start of a line
         (" Pyuria.\n Answer: Nitrofurantoin (C)", None),
         (" Pyuria.\nanswer: Nitrofurantoin (C)", None),
-        (" Pyuria.\u2028Answer: Nitrofurantoin (C)", None),  # no end of a line
+        (" Pyuria.\u2028Answer: Nitrofurantoin (C)", None),  # not a line break
         (" Pyuria.\n\nAnswer: nitrofurantoin (C)", 2),
         (" Nitrofurantoin (C)", None),
         (" C. Nitrofurantoin", None),
-        ("Answer: Nitrofurantoin (C)", 2),  # without any reason
-        (" Answer: Nitrofurantoin (C)", 2),  # as a chat model's turn becomes
+        ("Answer: Nitrofurantoin (C)", 2),  # without reasons
+        (" Answer: Nitrofurantoin (C)", 2),  # the form of a chat model's turn
         ("\nAnswer:", None),
         ("", None),
     ],
 )
-def test_of_reasons_the_last_answer_line_decides(completion, answer):
+def test_the_last_answer_line_decides_after_reasons(completion, answer):
     assert parse_answer(completion, OPTIONS, "reasoned").option == answer
 
 
@@ -216,12 +216,12 @@ def test_more_options_have_more_letters():
     "shares",
     [{}, {"text": 0.5}, {"words": 1.0}, {"text": "1"}, {"text": True}, {"text": 1.5, "letter": -0.5}, 3, None],
 )
-def test_shares_that_are_none_are_refused(shares):
+def test_invalid_shares_are_refused(shares):
     with pytest.raises(InputError, match=r"^answer_formats: "):
         checked_formats("answer_formats", shares)
 
 
-def test_shares_are_kept():
+def test_drawn_formats_have_their_shares():
     assert checked_formats("answer_formats", "text") == {"text": 1.0}
     shares = checked_formats("answer_formats", {"text": 0.25, "letter": 0.75})
     rng, question = random.Random(0), Question("?", OPTIONS, 0)
@@ -229,7 +229,7 @@ def test_shares_are_kept():
     assert abs(drawn.count("text") / 4000 - 0.25) < 0.03
 
 
-def test_a_question_without_explanation_is_not_asked_for_reasons():
+def test_a_question_without_explanation_never_gets_the_format_reasoned():
     rng, bare = random.Random(0), Question("?", OPTIONS, 0)
     assert {draw_format({"reasoned": 0.9, "text": 0.1}, bare, rng) for _ in range(50)} == {"text"}
     with pytest.raises(ValueError, match="explanation"):
@@ -259,14 +259,14 @@ def test_a_question_without_explanation_is_not_asked_for_reasons():
         ("Hepatitis B, a DNA virus", True),
     ],
 )
-def test_options_that_an_explanation_calls_by_letter_keep_their_places(explanation, moves):
+def test_options_that_an_explanation_names_by_letter_keep_their_places(explanation, moves):
     question = Question("?", OPTIONS, 0, explanation=explanation)
     orders = {shuffled_for(question, "reasoned", random.Random(seed)).options for seed in range(20)}
     assert (len(orders) > 1) == moves
     assert len({shuffled_for(question, "text", random.Random(seed)).options for seed in range(20)}) > 1
 
 
-def test_a_configuration_says_what_was_taught(tmp_path):
+def test_a_configuration_holds_the_taught_formats(tmp_path):
     config = PureConfig.from_preset("tiny")
     assert taught_formats(config) == []
     assert warn_untaught(config, "text") is None

@@ -1,4 +1,4 @@
-"""Which formulations a run asks, and which one is its headline."""
+"""The formulations of a run, and its headline."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def names(found: Plan) -> list[str]:
         (["reasoned"], ["generate reasoned", "letter"]),
     ],
 )
-def test_the_headline_is_what_was_taught_and_letters_stand_beside_it(taught, expected):
+def test_the_headline_follows_what_was_taught_and_letters_are_always_reported(taught, expected):
     found = plan(taught)
     assert names(found) == expected
     assert found.warning is None
@@ -50,11 +50,11 @@ def test_the_headline_is_what_was_taught_and_letters_stand_beside_it(taught, exp
         ({"task": "pubmedqa", "passages": "books"}, ["letter, open book", "letter"]),
     ],
 )
-def test_what_stands_beside_is_asked_once_and_without_books(options, expected):
+def test_further_formulations_run_once_and_without_passages(options, expected):
     assert names(plan(["text"], **options)) == expected
 
 
-def test_reasons_that_were_taught_are_what_is_written():
+def test_generation_prefers_taught_reasons():
     assert names(plan(["letter", "text", "reasoned"], beside=["generate"])) == ["text", "generate reasoned", "letter"]
 
 
@@ -66,11 +66,11 @@ def test_reasons_that_were_taught_are_what_is_written():
         ({"scorer": "generate", "answer_format": "reasoned"}, True),
         ({"scorer": "generate", "answer_format": "text"}, False),
         ({"beside": ["generate"], "answer_format": "reasoned"}, True),
-        ({"beside": ["letter"]}, False),  # letters stand beside anything
-        ({"scorer": "cloze"}, False),  # no model is taught that
+        ({"beside": ["letter"]}, False),  # letters are always reported
+        ({"scorer": "cloze"}, False),  # no model is taught cloze
         ({"task": "pubmedqa"}, False),
     ],
 )
-def test_an_untaught_format_is_warned_of(options, warned):
+def test_an_untaught_format_gets_a_warning(options, warned):
     assert bool(plan(["text"], **options).warning) == warned
     assert plan([], **options).warning is None

@@ -1,4 +1,4 @@
-"""The journal of several processes is that of one; threads stand for processes and meet where results are gathered."""
+"""Several processes write the same journal as one; threads simulate processes and meet where results are gathered."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +15,12 @@ from modeling_pure.medqa.scorers import Batches, NotFinite
 BATCHES = [[4, 2], [0, 6], [1, 5], [3, 7], [8]]
 
 
-class Asking:
-    """Evaluates nine questions on several processes, whose records say which batch they came in."""
+class Evaluators:
+    """Evaluates nine questions on several processes; records hold their batch."""
 
     def __init__(self, monkeypatch, folder, number: int, bad: int | None = None) -> None:
         self.folder, self.number, self.bad = folder, number, bad
-        self.asked: list[list[int]] = []
+        self.scored: list[list[int]] = []
         self.parts: dict[int, list] = {}
         self.barrier, self.local = threading.Barrier(number, timeout=20), threading.local()
         for module in (scorers, journal_module):
@@ -42,8 +42,8 @@ class Asking:
     def broadcast(self, own: list) -> list:
         return [dict(one) for one in self.gather(own if self.local.rank == 0 else [])]
 
-    def ask(self, batch: list[int]) -> list[dict]:
-        self.asked.append(batch)
+    def score(self, batch: list[int]) -> list[dict]:
+        self.scored.append(batch)
         if self.bad in batch:
             raise NotFinite(self.bad)
         return [{"log_likelihoods": [i / 3], "batch": batch} for i in batch]
@@ -52,7 +52,7 @@ class Asking:
         self.local.rank = rank
         journal = Journal(self.folder, {"model": "m"})
         try:
-            return journal.collect(Batches(BATCHES, self.ask))
+            return journal.collect(Batches(BATCHES, self.score))
         except InputError as error:
             return str(error)
 
@@ -67,38 +67,38 @@ class Asking:
 
 
 @pytest.fixture
-def alone(monkeypatch, tmp_path) -> Asking:
-    asking = Asking(monkeypatch, tmp_path / "alone", 1)
-    (asking.records,) = asking.run()
-    return asking
+def alone(monkeypatch, tmp_path) -> Evaluators:
+    evaluators = Evaluators(monkeypatch, tmp_path / "alone", 1)
+    (evaluators.records,) = evaluators.run()
+    return evaluators
 
 
 @pytest.mark.parametrize("number", [2, 3, 7])
-def test_batches_are_shared_out_whole_and_written_in_the_order_of_one(number, alone, monkeypatch, tmp_path):
-    asking = Asking(monkeypatch, tmp_path / "shared", number)
-    assert asking.run() == [alone.records] * number
-    assert sorted(asking.asked) == sorted(BATCHES)
-    assert asking.file.read_bytes() == alone.file.read_bytes()
+def test_processes_divide_whole_batches_and_write_in_the_order_of_one(number, alone, monkeypatch, tmp_path):
+    evaluators = Evaluators(monkeypatch, tmp_path / "shared", number)
+    assert evaluators.run() == [alone.records] * number
+    assert sorted(evaluators.scored) == sorted(BATCHES)
+    assert evaluators.file.read_bytes() == alone.file.read_bytes()
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("kept", [1, 2, 4, 9])
-def test_any_number_of_processes_goes_on_with_whole_batches(number, kept, alone, monkeypatch, tmp_path):
-    """Also where a batch was half written down: its rest is asked beside the questions that it would have been."""
+def test_any_number_of_processes_resumes_with_whole_batches(number, kept, alone, monkeypatch, tmp_path):
+    """Also if a batch was half written: the whole batch is scored again."""
     folder = tmp_path / "stopped"
     folder.mkdir()
     lines = alone.file.read_bytes().splitlines(keepends=True)
     (folder / alone.file.name).write_bytes(b"".join(lines[: 1 + kept]) + lines[-1][:9])
-    asking = Asking(monkeypatch, folder, number)
-    assert asking.run() == [alone.records] * number
-    assert sorted(asking.asked) == sorted(BATCHES[kept // 2 :] if kept < 9 else [])
-    assert asking.file.read_bytes() == alone.file.read_bytes()
+    evaluators = Evaluators(monkeypatch, folder, number)
+    assert evaluators.run() == [alone.records] * number
+    assert sorted(evaluators.scored) == sorted(BATCHES[kept // 2 :] if kept < 9 else [])
+    assert evaluators.file.read_bytes() == alone.file.read_bytes()
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_what_one_process_cannot_score_ends_all_and_keeps_what_came_before(number, alone, monkeypatch, tmp_path):
-    asking = Asking(monkeypatch, tmp_path / "bad", number, bad=5)
-    first, *others = asking.run()
+def test_a_failed_batch_stops_all_processes_and_keeps_earlier_records(number, alone, monkeypatch, tmp_path):
+    evaluators = Evaluators(monkeypatch, tmp_path / "bad", number, bad=5)
+    first, *others = evaluators.run()
     assert "row 5" in first
     assert others == [first] * (number - 1)
-    assert asking.file.read_bytes() == b"".join(alone.file.read_bytes().splitlines(keepends=True)[:5])
+    assert evaluators.file.read_bytes() == b"".join(alone.file.read_bytes().splitlines(keepends=True)[:5])

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness 0.4.13, its stock tasks with nothing but the file replaced, on the same model: the peer.
+"""Against lm-evaluation-harness 0.4.13: its stock tasks on a local file, with the same model.
 
 Prompts are compared byte for byte, log-likelihoods to 1e-4 nats (fp32, other batch shapes), predictions, accuracy and
 standard error exactly.
@@ -32,7 +32,7 @@ def run_lm_eval(model, tokenizer, folder: Path, task: dict) -> tuple[dict, list[
         tasks=[task["task"]],
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         log_samples=True,
-        bootstrap_iters=1,  # the standard error of a mean is a formula; with 0 there is none
+        bootstrap_iters=1,  # the standard error of a mean needs no bootstrap, but 0 omits it
     )
     return result["results"][task["task"]], sorted(result["samples"][task["task"]], key=lambda s: s["doc_id"])
 
@@ -53,7 +53,7 @@ def stock_task(name: str, stock: str, data: Path) -> dict:
 
 
 def rows_of(name: str, questions) -> list[dict]:
-    """The questions in the format of each data set, with blanks where the real ones have some."""
+    """The questions in the format of each data set, with whitespace as in the real ones."""
     if name == "medqa_4options":
         return [
             {"id": str(i), "sent1": f"{q.question} ", "sent2": "", "label": q.answer}
@@ -91,8 +91,8 @@ STOCK_FILES = {
 
 @pytest.mark.parametrize("name", [name for name in TASKS if not name.startswith("mmlu")] + ["mmlu_college_medicine"])
 def test_letter_scores_are_lm_evals(name, model, tokenizer, questions, tmp_path):
-    asked_rows = questions if name == "medqa_4options" else questions[:40]
-    data, task = write_jsonl(tmp_path / "test.jsonl", rows_of(name, asked_rows)), TASKS[name]
+    chosen = questions if name == "medqa_4options" else questions[:40]
+    data, task = write_jsonl(tmp_path / "test.jsonl", rows_of(name, chosen)), TASKS[name]
     theirs, samples = run_lm_eval(model, tokenizer, tmp_path, stock_task(name, STOCK_FILES[name], data))
     read = task.read("questions", str(data))
     records = [record for _, record in sorted(score_letters(ScorerSettings(model, tokenizer, task, 5), read))]
@@ -106,8 +106,8 @@ def test_letter_scores_are_lm_evals(name, model, tokenizer, questions, tmp_path)
     assert scored.metrics.standard_error == pytest.approx(theirs["acc_stderr,none"], abs=1e-12)
 
 
-def test_a_token_that_begins_every_text_is_there_in_both(model, tokenizer, questions, tmp_path):
-    """As Llama's is; a model of others was trained with it."""
+def test_a_prepended_token_is_scored_as_in_lm_eval(model, tokenizer, questions, tmp_path):
+    """Llama has such a token, and third-party models are trained with it."""
     begins, task = adding(tokenizer, front="<|pad|>"), TASKS["medmcqa"]
     data = write_jsonl(tmp_path / "test.jsonl", rows_of("medmcqa", questions[:20]))
     _, samples = run_lm_eval(model, begins, tmp_path, stock_task("medmcqa", STOCK_FILES["medmcqa"], data))
@@ -117,7 +117,7 @@ def test_a_token_that_begins_every_text_is_there_in_both(model, tokenizer, quest
 
 
 @pytest.mark.parametrize("name", [task.name for task in MMLU_MEDICAL])
-def test_every_subject_of_mmlu_is_asked_as_lm_eval_asks_it(name, questions):
+def test_prompts_of_mmlu_subjects_are_lm_evals(name, questions):
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -131,7 +131,7 @@ def test_every_subject_of_mmlu_is_asked_as_lm_eval_asks_it(name, questions):
 
 
 def test_cloze_scores_are_lm_evals(model, tokenizer, questions, tmp_path):
-    """The option's text after the stem: its accuracy is lm-eval's acc, by characters its acc_norm."""
+    """The option's text after the question: accuracy by sum is lm-eval's acc, by characters its acc_norm."""
     longer = [replace(q, options=tuple(f"{o} and " * k + o for k, o in enumerate(q.options))) for q in questions[:40]]
     rows = [question_row(question) | {"choices": list(question.options)} for question in longer]
     data = write_jsonl(tmp_path / "test.jsonl", rows)

@@ -11,7 +11,7 @@ from tests.conftest import adding
 
 @torch.no_grad()
 def one_by_one(model, tokenizer, questions) -> torch.Tensor:
-    """The plain way: whole logits of each prompt by itself."""
+    """One forward pass with all logits for each prompt."""
     letters = [tokenizer(f" {letter}").input_ids[0] for letter in "ABCD"]
     rows = []
     for question in questions:
@@ -24,7 +24,7 @@ def one_by_one(model, tokenizer, questions) -> torch.Tensor:
 def test_batches_score_like_single_prompts(model, tokenizer, questions, batch_size):
     stems = [Question(q.question * (1 + i % 5), q.options, q.answer) for i, q in enumerate(questions[:40])]
     scores = letter_log_likelihoods(model, tokenizer, stems, batch_size)
-    # fp32: kernels for other batch shapes add in another order, about 1e-6 at these magnitudes.
+    # Kernels add in another order for other batch shapes, about 1e-6 in fp32 at these magnitudes.
     torch.testing.assert_close(scores, one_by_one(model, tokenizer, stems), atol=1e-5, rtol=0)
 
 
@@ -38,12 +38,12 @@ def test_a_prompt_longer_than_the_context_is_cut_from_the_left(model, tokenizer,
     torch.testing.assert_close(letter_log_likelihoods(model, tokenizer, [long])[0], logits[letters], atol=1e-5, rtol=0)
 
 
-def test_batches_hold_neighbours_longest_first():
+def test_batches_are_sorted_by_length_longest_first():
     assert sorted_batches([3, 9, 5, 9, 1], 2) == [[1, 3], [2, 0], [4]]
 
 
 class SplitsD:
-    """A tokenizer that knows no token " D"."""
+    """A tokenizer without a token " D"."""
 
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
@@ -60,7 +60,7 @@ class SplitsD:
         return ids
 
 
-def test_a_letter_of_two_tokens_is_scored_by_both(model, tokenizer, questions):
+def test_a_letter_of_two_tokens_is_scored_by_both_tokens(model, tokenizer, questions):
     splits = SplitsD(tokenizer)
     assert len(splits(" D").input_ids) == 2
     scores = letter_log_likelihoods(model, splits, questions[:6], batch_size=4)
@@ -75,10 +75,10 @@ def test_a_letter_of_two_tokens_is_scored_by_both(model, tokenizer, questions):
 
 
 @pytest.mark.parametrize("log_likelihoods", [letter_log_likelihoods, text_log_likelihoods])
-def test_an_end_that_the_tokenizer_appends_changes_no_score(log_likelihoods, model, tokenizer, questions):
+def test_an_appended_end_token_changes_no_score(log_likelihoods, model, tokenizer, questions):
     appends = adding(tokenizer, back=tokenizer.eos_token)
     assert appends("a").input_ids[-1] == tokenizer.eos_token_id
     expected = log_likelihoods(model, tokenizer, questions[:10])
     assert torch.equal(log_likelihoods(model, appends, questions[:10]), expected)
     begins = log_likelihoods(model, adding(tokenizer, front="<|pad|>"), questions[:10])
-    assert not torch.allclose(begins, expected, atol=1e-3)  # a model of others was trained with it
+    assert not torch.allclose(begins, expected, atol=1e-3)  # third-party models are trained with it

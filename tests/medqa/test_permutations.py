@@ -1,4 +1,4 @@
-"""Other orders of the options: a constant letter scores exactly chance, and an option that is known always wins."""
+"""Orders of the options: a constant letter scores exactly chance, and a known option wins in all of them."""
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from modeling_pure.medqa.statistics import option_probabilities, permutation_met
 
 
 def scores_of(questions, orders, prefer) -> np.ndarray:
-    """Log-likelihoods (n, orders, 4) of a model that gives each place of a question what `prefer` says."""
-    asked = [question.reordered(order) for question in questions for order in orders]
-    return np.array([prefer(question) for question in asked], float).reshape(len(questions), len(orders), 4)
+    """Log-likelihoods (n, orders, 4) of a model whose scores of a question are `prefer(question)`."""
+    reordered = [question.reordered(order) for question in questions for order in orders]
+    return np.array([prefer(question) for question in reordered], float).reshape(len(questions), len(orders), 4)
 
 
 @pytest.mark.parametrize("number", [4, 24])
@@ -29,8 +29,8 @@ def test_a_constant_letter_scores_exactly_chance(questions, number, letter):
 
 
 @pytest.mark.parametrize("number", [1, 4, 24])
-def test_who_looks_at_options_alone_is_consistent(questions, number):
-    """The last word in the alphabet is the last in every order; averaging changes nothing."""
+def test_a_model_that_ignores_order_is_consistent(questions, number):
+    """It prefers the alphabetically last option in every order, so that averaging changes nothing."""
     orders = ORDERS[number]
 
     def prefer(question):
@@ -75,7 +75,7 @@ def test_probabilities_follow_the_options_of_any_number():
     assert found == pytest.approx(np.broadcast_to(of_option, (1, 5, 5)))
 
 
-def test_orders_are_all_different_and_begin_with_the_files_own():
+def test_orders_are_distinct_and_start_with_the_files_own():
     for number, orders in ORDERS.items():
         assert len(set(orders)) == number
         assert orders[0] == (0, 1, 2, 3)

@@ -1,4 +1,4 @@
-"""Question files as people have them: one list of questions, whatever the file, the layout and the packing."""
+"""Question files give the same questions in every format, layout and compression."""
 
 import bz2
 import gzip
@@ -17,12 +17,12 @@ from tests.conftest import question_row, write_jsonl
 
 def zstandard(content: bytes) -> bytes:
     sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as packed:
-        packed.write(content)
+    with pa.CompressedOutputStream(sink, "zstd") as compressed:
+        compressed.write(content)
     return sink.getvalue().to_pybytes()
 
 
-PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard}
+COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard}
 
 
 def as_lines(rows):
@@ -99,15 +99,15 @@ def same(found, questions):
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
 def test_files_of_every_kind(content, ending, questions, tmp_path):
     path, rows = tmp_path / f"exam{ending}", [question_row(q) for q in questions[:5]]
-    packing = ending.lower().removeprefix(".jsonl").removeprefix(".ndjson").removeprefix(".json")
-    path.write_bytes(PACK[packing](content(rows).encode()))
+    compression = ending.lower().removeprefix(".jsonl").removeprefix(".ndjson").removeprefix(".json")
+    path.write_bytes(COMPRESS[compression](content(rows).encode()))
     assert same(read_questions("questions", str(path)), questions[:5])
     assert same(read_questions("questions", str(tmp_path)), questions[:5])
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".PARQUET"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_rows_of_every_layout(layout, ending, questions, tmp_path):
+def test_records_of_every_layout(layout, ending, questions, tmp_path):
     path, rows = tmp_path / f"exam{ending}", [layout(q) for q in questions]
     if ending == ".jsonl":
         write_jsonl(path, rows)
@@ -117,14 +117,14 @@ def test_rows_of_every_layout(layout, ending, questions, tmp_path):
     assert same(TASKS["medmcqa"].read("questions", str(path)), questions)
 
 
-def test_of_several_sets_the_one_that_is_asked_for(questions, tmp_path):
+def test_one_of_several_data_sets_is_selected_by_name(questions, tmp_path):
     sets = {name: by_id([question_row(questions[i])]) for i, name in enumerate(("medqa", "medmcqa", "mmlu", "mine"))}
     path = tmp_path / "benchmark.json"
     path.write_text(json.dumps(sets))
     assert read_questions("questions", str(path)) == questions[:1]
     assert TASKS["medmcqa"].read("questions", str(path)) == questions[1:2]
     assert TASKS["medmcqa"].read("questions", str(path), "mine") == questions[3:4]
-    for task, config in (("mmlu_anatomy", None), ("medmcqa", "none")):  # the six subjects are one set there
+    for task, config in (("mmlu_anatomy", None), ("medmcqa", "none")):  # the file joins the six subjects
         with pytest.raises(InputError, match=r"^questions: .*benchmark\.json' .*\bmmlu\b"):
             TASKS[task].read("questions", str(path), config)
     del sets["medqa"]["0000"]["answer_idx"], sets["medqa"]["0000"]["answer"]
@@ -151,7 +151,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
-def test_a_field_of_the_wrong_type_is_named_with_its_row(field, value, questions, tmp_path):
+def test_a_field_of_the_wrong_type_is_named_with_its_record(field, value, questions, tmp_path):
     rows = [question_row(q) for q in questions[:3]]
     rows[1][field] = value
     path = write_jsonl(tmp_path / "exam.jsonl", rows)
@@ -178,7 +178,7 @@ def test_a_field_of_the_wrong_type_is_named_with_its_row(field, value, questions
         ("medmcqa", {"exp": 3}, "exp"),
     ],
 )
-def test_so_it_is_in_every_task(task, row, field, tmp_path):
+def test_wrong_fields_are_named_in_every_task(task, row, field, tmp_path):
     good = {
         "pubmedqa": {"question": "Q?", "contexts": ["First."], "final_decision": "yes"},
         "mmlu_anatomy": {"question": "Q?", "choices": ["w", "x", "y", "z"], "answer": 3},
@@ -189,7 +189,7 @@ def test_so_it_is_in_every_task(task, row, field, tmp_path):
         TASKS[task].read("questions", str(path))
 
 
-def test_a_letter_that_is_another_options_text_needs_its_index(questions, tmp_path):
+def test_an_ambiguous_letter_needs_an_index(questions, tmp_path):
     row = {"question": "Which blood group?", "options": ["B", "A", "AB", "0"], "answer": "A"}
     path = write_jsonl(tmp_path / "exam.jsonl", [row])
     with pytest.raises(InputError, match=r"^questions: row 0 .*\banswer_idx\b"):
@@ -212,18 +212,18 @@ def test_a_letter_that_is_another_options_text_needs_its_index(questions, tmp_pa
         (b"7", "holds no questions"),
     ],
 )
-def test_what_is_no_question_file_says_so(content, named, tmp_path):
+def test_a_file_without_questions_is_refused(content, named, tmp_path):
     path = tmp_path / "exam.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"^questions: .*exam\.json'.*{named}|^questions: row 0 of"):
         read_questions("questions", str(path))
 
 
-@pytest.mark.parametrize("ending", [*PACK, ".parquet"])
-def test_a_file_that_was_cut_off_says_so(ending, questions, tmp_path):
-    path = tmp_path / (f"exam.jsonl{ending}" if ending in PACK else "exam.parquet")
-    if ending in PACK:
-        path.write_bytes(PACK[ending](as_lines([question_row(q) for q in questions]).encode())[:-40])
+@pytest.mark.parametrize("ending", [*COMPRESS, ".parquet"])
+def test_a_truncated_file_is_refused(ending, questions, tmp_path):
+    path = tmp_path / (f"exam.jsonl{ending}" if ending in COMPRESS else "exam.parquet")
+    if ending in COMPRESS:
+        path.write_bytes(COMPRESS[ending](as_lines([question_row(q) for q in questions]).encode())[:-40])
     else:
         pq.write_table(pa.table({"question": ["x"]}), path)
         path.write_bytes(path.read_bytes()[:-9])
@@ -231,7 +231,7 @@ def test_a_file_that_was_cut_off_says_so(ending, questions, tmp_path):
         read_questions("questions", str(path))
 
 
-def test_the_content_says_how_a_file_is_packed(questions, tmp_path):
+def test_compression_is_detected_from_the_content(questions, tmp_path):
     rows = as_lines([question_row(q) for q in questions[:3]]).encode()
     (tmp_path / "plain.jsonl").write_bytes(gzip.compress(rows[:100]) + gzip.compress(rows[100:]))
     (tmp_path / "plain.jsonl.gz").write_bytes(rows)
@@ -254,7 +254,7 @@ def test_a_clone_of_a_hub_data_set(questions, tmp_path):
     assert read_questions("questions", str(tmp_path), split="test") == questions[1:2]
 
 
-def test_of_a_folder_with_all_splits_one_is_read(questions, tmp_path):
+def test_only_one_split_of_a_folder_is_read(questions, tmp_path):
     for i, name in enumerate(("US_train", "dev", "test-00000-of-00001")):
         write_jsonl(tmp_path / f"{name}.jsonl", [question_row(questions[i])])
     for i, split in enumerate(("train", "validation", "test")):
@@ -265,7 +265,7 @@ def test_of_a_folder_with_all_splits_one_is_read(questions, tmp_path):
     assert read_questions("questions", str(tmp_path / "test*")) == questions[2:3]  # named by the user
 
 
-def test_a_hub_that_does_not_find_a_file_while_it_is_read_is_asked_again(questions, monkeypatch):
+def test_a_file_that_the_hub_does_not_find_is_requested_again(questions, monkeypatch):
     calls = []
 
     class Rows:

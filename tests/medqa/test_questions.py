@@ -1,4 +1,4 @@
-"""Both published layouts give the same questions; what is not a question is named by file and row."""
+"""Both published layouts give the same questions; errors name file and record."""
 
 import random
 
@@ -40,7 +40,7 @@ def test_both_layouts_give_the_same_questions(tmp_path, questions):
     ],
     ids=str,
 )
-def test_a_row_that_is_no_question_is_named(tmp_path, questions, change):
+def test_an_invalid_record_is_named(tmp_path, questions, change):
     rows = [question_row(q) for q in questions[:3]]
     rows[2].update(change)
     path = write_jsonl(tmp_path / "bad.jsonl", rows)
@@ -48,8 +48,8 @@ def test_a_row_that_is_no_question_is_named(tmp_path, questions, change):
         read_questions("questions", str(path))
 
 
-def test_a_row_of_five_options_is_named_however_late_it_comes(tmp_path, questions):
-    """Rows are read in blocks of 10 MB, and columns are those of the first block."""
+def test_a_late_record_with_five_options_is_named(tmp_path, questions):
+    """Files are read in blocks of 10 MB, and the first block determines the columns."""
     rows = [question_row(q) | {"meta_info": "x" * 200_000} for q in questions[:80]]
     rows[79]["options"]["E"] = "fifth"
     path = write_jsonl(tmp_path / "late.jsonl", rows)
@@ -64,7 +64,7 @@ def test_five_endings_are_named(tmp_path, questions):
         read_questions("questions", str(path))
 
 
-def test_a_question_asked_again_is_known_by_its_rows(questions):
+def test_repeated_questions_are_found_by_row(questions):
     again = questions[1].shuffled(random.Random(0))
     other_options = Question(questions[0].question, ("a", "b", "c", "d"), 0)
     assert repeated_rows([*questions[:3], again, other_options, questions[2]]) == [(3, 1), (4, 0), (5, 2)]

@@ -1,4 +1,4 @@
-"""The reward is `correct * 1.0 - length_penalty * 0.01`, and no length ever outweighs being right."""
+"""The reward is `correct * 1.0 - length_penalty * 0.01`, and no penalty outweighs a right answer."""
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ OPTIONS = ["aspirin", "heparin", "insulin", "statin"]
 
 @pytest.fixture
 def correct(tokenizer):
-    """The reward, given texts and right answers in one format; all completions end unless `ids` says otherwise."""
+    """The reward of texts in one format; all completions are finished unless `ids` are given."""
     reward = Correct(tokenizer, [EOS, TURN_ENDS])
 
     def call(completions, answer, answer_format="letter", ids=None, **kwargs):
@@ -54,14 +54,14 @@ def test_unfinished_reasons_are_wrong_and_a_turn_may_end_them(correct):
     assert correct([" insulin (C)"], [2], "text", [[5, 6]]) == [1.0]
 
 
-def test_a_turn_of_a_conversation_is_read_as_text(correct):
+def test_a_chat_turn_is_parsed_as_text(correct):
     turns = [[{"role": "assistant", "content": text}] for text in ("C. insulin", "C", "aspirin", "")]
     assert correct(turns, [2] * 4) == [1.0, 1.0, 0.0, 0.0]
     turns = [[{"role": "assistant", "content": "insulin (C)"}], [{"role": "assistant"}]]
     assert correct(turns, [2] * 2, "text") == [1.0, 0.0]
 
 
-def test_a_blank_that_a_decoder_drops_is_put_back():
+def test_a_leading_space_that_the_decoder_drops_is_restored():
     bpe = Tokenizer(models.BPE({"▁A": 0, ".": 1, "B": 2, "</s>": 3}, []))
     bpe.decoder = decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>")
@@ -77,7 +77,7 @@ def test_a_bare_letter_is_penalised_and_a_full_answer_is_not(tokenizer):
     assert penalty(tokenizer, 4, ids) == [0.75, 0.0, 1.0, 0.5, 0.5]
 
 
-def test_of_reasons_only_the_reasoning_counts(tokenizer):
+def test_only_the_reasoning_counts_in_the_format_reasoned(tokenizer):
     answer = "\nAnswer: insulin (C)"
     count = len(tokenizer(" Sugar is high").input_ids)
     ids = [[*range(10, 30), EOS]] * 3 + [[10, 11]]
@@ -86,7 +86,7 @@ def test_of_reasons_only_the_reasoning_counts(tokenizer):
     assert penalty(tokenizer, 2 * count, ids, completions, "reasoned") == pytest.approx(expected)
 
 
-def test_zero_turns_it_off(tokenizer):
+def test_a_minimum_of_zero_disables_the_penalty(tokenizer):
     assert penalty(tokenizer, 0, [[EOS], [1]]) == [0.0, 0.0]
 
 

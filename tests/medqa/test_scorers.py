@@ -1,4 +1,4 @@
-"""The scorers against plain ways of computing the same."""
+"""The scorers against plain implementations."""
 
 import copy
 from dataclasses import replace
@@ -56,7 +56,7 @@ def log_likelihood(settings, context: str, continuation: str) -> float:
 
 
 @pytest.mark.parametrize("formulation", [CLOZE, BY_TEXT], ids=["cloze", "text"])
-def test_scores_of_texts_are_those_of_single_texts(settings, mixed, formulation):
+def test_text_scores_match_single_forward_passes(settings, mixed, formulation):
     shown = formulation == BY_TEXT
     for question, record in zip(mixed, records_of(replace(settings, formulation=formulation), mixed), strict=True):
         prompt = format_prompt(question) if shown else format_stem(question)
@@ -70,7 +70,7 @@ def test_scores_of_texts_are_those_of_single_texts(settings, mixed, formulation)
         assert not record["cut"]
 
 
-def test_texts_are_asked_with_the_prompt_of_the_task(settings, mixed):
+def test_texts_follow_the_prompt_of_the_task(settings, mixed):
     other = replace(settings, task=MEDMCQA, formulation=BY_TEXT)
     (record,) = records_of(other, mixed[1:2])
     expected = [log_likelihood(settings, MEDMCQA.prompt(mixed[1]), f" {option} (") for option in mixed[1].options]
@@ -78,7 +78,7 @@ def test_texts_are_asked_with_the_prompt_of_the_task(settings, mixed):
 
 
 @pytest.mark.parametrize("answer_format", WRITTEN)
-def test_greedy_completions_are_those_of_a_plain_loop(settings, mixed, answer_format):
+def test_greedy_completions_match_a_plain_loop(settings, mixed, answer_format):
     eos = settings.tokenizer.eos_token_id
     writing = replace(settings, formulation=WRITTEN[answer_format])
     for question, record in zip(mixed[:6], records_of(writing, mixed[:6]), strict=True):
@@ -94,7 +94,7 @@ def test_greedy_completions_are_those_of_a_plain_loop(settings, mixed, answer_fo
         assert record["lengths"] == [sum(token != eos for token in written)]
 
 
-def test_a_question_of_three_words_cannot_fill_the_room_of_an_answer(writing, questions):
+def test_a_long_prompt_is_cut_to_leave_room_for_the_answer(writing, questions):
     long = replace(questions[0], question="fever " * 600)
     (record,) = records_of(writing, [long])
     assert record["cut"]
@@ -122,7 +122,7 @@ def test_records_do_not_depend_on_the_batch(settings, mixed, scorer):
 
 
 def test_samples_are_drawn_question_by_question(writing, mixed):
-    """What is left to do after a stop is drawn as it would have been; another seed draws otherwise."""
+    """Samples after a resume are the same as without a stop; another seed gives other samples."""
     sampling = Sampling(num_samples=4, temperature=1.5, max_new_tokens=6)
     drawing, other = replace(writing, sampling=sampling), replace(writing, sampling=replace(sampling, seed=1))
     whole = records_of(drawing, mixed[:5])
@@ -132,7 +132,7 @@ def test_samples_are_drawn_question_by_question(writing, mixed):
 
 
 class Writes:
-    """A model that writes the same tokens after every prompt; keeps what it was given."""
+    """A model that generates the same tokens for every prompt and stores its inputs."""
 
     def __init__(self, model, ids, ends=None):
         self.config, self.device, self.ids = model.config, model.device, ids
@@ -155,7 +155,7 @@ def test_the_reward_is_grpos(writing, questions):
     assert penalty == 0.75
 
 
-def test_reasons_are_counted_apart_from_the_answer(settings, questions):
+def test_reasoning_length_excludes_the_answer(settings, questions):
     question, tokenizer = questions[0], settings.tokenizer
     right = question.options[question.answer]
     wrong = "ABCD"[(question.answer + 1) % 4]
@@ -172,7 +172,7 @@ def test_reasons_are_counted_apart_from_the_answer(settings, questions):
     assert cut_off["reasoning_lengths"] == [len(ids)]
 
 
-def test_every_token_that_ends_a_turn_ends_a_completion(writing, questions):
+def test_every_end_token_ends_a_completion(writing, questions):
     eos, (turn,) = writing.tokenizer.eos_token_id, writing.tokenizer("?").input_ids
     ids = [*writing.tokenizer(" B").input_ids, turn, *writing.tokenizer(" A").input_ids, eos]
     model = Writes(writing.model, ids, ends=[turn])
@@ -182,8 +182,8 @@ def test_every_token_that_ends_a_turn_ends_a_completion(writing, questions):
 
 
 @pytest.mark.parametrize("answer_format", WRITTEN)
-def test_a_chat_is_one_turn_in_the_tokenizers_template(settings, questions, answer_format):
-    """The template writes the special tokens; what a turn says is parsed as if it followed the prompt."""
+def test_a_chat_prompt_is_one_turn_of_the_template(settings, questions, answer_format):
+    """The template holds the special tokens; a turn is parsed like a completion."""
     tokenizer = copy.deepcopy(settings.tokenizer)
     tokenizer.chat_template = TEMPLATE
     question, eos = questions[0], tokenizer.eos_token

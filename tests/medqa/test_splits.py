@@ -1,4 +1,4 @@
-"""A question's side of the split depends on its text alone."""
+"""A question's split depends on its text only."""
 
 import random
 
@@ -11,7 +11,7 @@ def many(n: int = 4000):
     return [make_question(rng, number) for number in range(n)]
 
 
-def test_shares_are_what_they_are_called():
+def test_splits_have_their_shares():
     questions = many()
     counts = {split: len(select_split(questions, split, grpo_holdout=0.5)) for split in ("dev", "holdout", "train")}
     assert sum(counts.values()) == len(questions)

@@ -1,4 +1,4 @@
-"""Many tests at once, and what they say in words."""
+"""Multiple tests, and their results in words."""
 
 import numpy as np
 from hypothesis import given
@@ -9,8 +9,8 @@ from modeling_pure.medqa.statistics import holm, in_words, p_against_chance
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-def test_holm_rejects_what_stepping_down_rejects(p_values):
-    """The definition: go up from the smallest p and stop at the first above alpha / (how many are left)."""
+def test_holm_agrees_with_the_step_down_procedure(p_values):
+    """The definition: from the smallest p-value on, stop at the first above alpha / (number left)."""
     adjusted = holm(p_values)
     for alpha in (0.01, 0.05, 0.2):
         rejected = set()
@@ -29,12 +29,12 @@ def test_one_test_needs_no_adjustment():
 
 
 def test_chance_on_medqa():
-    """With 1,273 questions 27.4 % is where a two-sided test at 5 % begins to see a difference."""
+    """With 1,273 questions a two-sided test at 5 % is significant from 27.4 % on."""
     assert p_against_chance(348, 1273, 0.25) > 0.05 > p_against_chance(350, 1273, 0.25)
     assert p_against_chance(4, 16, 0.25) == 1.0
 
 
-def test_words_say_on_which_side():
+def test_words_give_the_direction_of_a_difference():
     above, below, either = (in_words(*found, "chance") for found in ((0.1, 0.001), (-0.1, 0.001), (0.1, 0.05)))
     assert [side in words for words in (above, below, either) for side in ("above", "below")] == [
         *(True, False),

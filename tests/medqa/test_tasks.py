@@ -1,4 +1,4 @@
-"""Rows of each data set become questions; what is none is refused."""
+"""Records of each data set become questions, and invalid ones are refused."""
 
 import pytest
 
@@ -66,6 +66,6 @@ def test_mmlu(tmp_path):
     ],
     ids=str,
 )
-def test_what_is_no_question_is_named(tmp_path, name, change):
+def test_an_invalid_question_is_named(tmp_path, name, change):
     with pytest.raises(InputError, match=r"^questions: row 0 .*rows\.jsonl' "):
         read(tmp_path, name, {**ROWS[name], **change})

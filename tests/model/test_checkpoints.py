@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from modeling_pure import PureConfig, PureForCausalLM, PureModel
 from modeling_pure.configuration_pure import AUTO_MAP, HUB_FILES
 
-# Runs where `modeling_pure` cannot be imported: a reader who has nothing but the checkpoint folders.
+# Runs without `modeling_pure`, with the checkpoint folders only.
 READER = """
 import json, sys
 from pathlib import Path
@@ -57,13 +57,13 @@ def read(folder):
 for name in ("plain", "fsdp"):
     lm = read(work / name)
 import torch.distributed.fsdp
-# What fully_shard does to the class; here the class is itself remote code, which is saved by another road.
+# fully_shard renames the class; here the class is remote code, which is saved differently.
 lm.__class__ = type("FSDPPureForCausalLM", (type(lm),), {"__module__": torch.distributed.fsdp.fully_shard.__module__})
 lm.save_pretrained(work / "again")
 read(work / "again")
 lm.base_model.save_pretrained(work / "base_again")
 AutoModel.from_pretrained(work / "base_again", trust_remote_code=True)
-# As programs that merge weights do: a configuration whose model was never loaded.
+# A configuration without a loaded model, as in programs that merge weights.
 AutoConfig.from_pretrained(work / "source", trust_remote_code=True).save_pretrained(work / "config_alone")
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 report["in_table"] = type(lm).__bases__[0].__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
@@ -94,7 +94,7 @@ def save_with_fsdp2(model: PureForCausalLM, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
-    """Folders `plain`, `fsdp` and `again`, each read in a clean process; `outputs.pt` and `report.json` say how."""
+    """Folders `plain`, `fsdp` and `again`, each loaded in a clean process into `outputs.pt` and `report.json`."""
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
     fields = {"num_real_tokens": 2040, "initializer_range": 0.1, "head_initializer_range": 0.1}
@@ -123,7 +123,7 @@ def test_clean_process_loads_all_three_classes_with_equal_outputs(work, name):
     assert report["classes"] == ["PureConfig", "PureModel", "PureForCausalLM", "PureForCausalLM"]
     assert set(report["modules"]) == {"transformers_modules"}
     assert report["suppressed"] == [1, *range(2040, 2048)]
-    # Remote code too must reach every leaf with its own scale.
+    # Remote code must also initialise every leaf with its own scale.
     assert report["head_std"] == pytest.approx(0.1, rel=0.02)
     for output, expected in zip(torch.load(work / name / "outputs.pt"), torch.load(work / "expected.pt"), strict=True):
         assert torch.equal(output, expected)
@@ -139,7 +139,7 @@ def test_checkpoint_holds_our_code_and_no_other(work, name):
         assert (work / name / file).read_bytes() == (package / file).read_bytes()
 
 
-def test_remote_code_stands_in_the_table_of_causal_models(work):
+def test_remote_code_is_in_the_table_of_causal_models(work):
     assert json.loads((work / "report.json").read_text())["in_table"]
 
 

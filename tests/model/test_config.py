@@ -62,7 +62,7 @@ def test_preset_overrides_and_unknown_preset():
     ],
 )
 def test_impossible_shapes_are_refused_with_the_reason(fields, message):
-    # Depending on its version huggingface_hub wraps the ValueError of a validator in one of its own kind.
+    # Some versions of huggingface_hub wrap the ValueError of a validator in their own error.
     with pytest.raises(Exception, match=message):
         PureConfig(**fields)
 
@@ -88,7 +88,7 @@ def test_impossible_shapes_are_refused_with_the_reason(fields, message):
     ],
 )
 def test_rope_parameters_that_cannot_work_are_refused(rope, message):
-    """Of most of these transformers only warns."""
+    """Transformers only warns about most of these."""
     with pytest.raises(Exception, match=f"rope_parameters: .*{message}"):
         PureConfig(rope_parameters=rope)
 
@@ -106,7 +106,7 @@ def test_rope_parameters_that_cannot_work_are_refused(rope, message):
         ({"num_real_tokens": 65}, "num_real_tokens"),
     ],
 )
-def test_what_the_constructor_refuses_every_way_in_refuses(tmp_path, fields, message):
+def test_every_way_to_make_a_configuration_validates_it(tmp_path, fields, message):
     config = PureConfig.from_preset("tiny", vocab_size=64, pad_token_id=63)
     PureForCausalLM(config).save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
@@ -165,10 +165,10 @@ def test_wrong_types_are_refused():
 
 
 @pytest.mark.parametrize("vocab_size", [1, 99, 50_000, 60_000])
-def test_another_vocabulary_alone_is_all_real(tmp_path, vocab_size):
+def test_all_tokens_of_another_vocabulary_are_real(tmp_path, vocab_size):
     config = PureConfig(vocab_size=vocab_size)
     assert (config.num_real_tokens, config.real_tokens) == (None, vocab_size)
-    # GPT-2's ids remain where there are such rows.
+    # GPT-2's ids stay if the vocabulary has such rows.
     present = vocab_size > 50_257
     assert (config.eos_token_id, config.pad_token_id) == ((50_256, 50_257) if present else (None, None))
     assert config.suppressed_tokens == ([50_257] if present else [])
@@ -177,7 +177,7 @@ def test_another_vocabulary_alone_is_all_real(tmp_path, vocab_size):
     assert PureConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
-def test_what_is_given_is_no_default(tmp_path):
+def test_explicit_values_override_defaults(tmp_path):
     config = PureConfig(vocab_size=60_000, num_real_tokens=50_258)
     assert config.suppressed_tokens == [50_257, *range(50_258, 60_000)]
     config.save_pretrained(tmp_path)
@@ -193,9 +193,9 @@ def test_auto_map_always_names_all_three_classes():
     assert set(AUTO_MAP) == {"AutoConfig", "AutoModel", "AutoModelForCausalLM"}
 
 
-def test_config_json_round_trip_and_code_beside_it(tmp_path):
+def test_config_json_round_trip_with_its_code(tmp_path):
     config = PureConfig.from_preset("tiny", vocab_size=1000, num_real_tokens=990, eos_token_id=[0, 5])
-    config.auto_map["AutoModelForCausalLM"] = "_fsdp_init.FSDPPureForCausalLM"  # what FSDP2 makes transformers write
+    config.auto_map["AutoModelForCausalLM"] = "_fsdp_init.FSDPPureForCausalLM"  # written by transformers under FSDP2
     config.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["config.json", *HUB_FILES])
     assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == AUTO_MAP
@@ -207,7 +207,7 @@ def test_config_json_round_trip_and_code_beside_it(tmp_path):
     [
         ({}, [1]),
         ({"vocab_size": 2050, "num_real_tokens": 2047}, [1, 2047, 2048, 2049]),
-        ({"pad_token_id": 0}, []),  # pad = eos: suppressing it would make every answer endless
+        ({"pad_token_id": 0}, []),  # pad = eos: if suppressed, no answer would end
         ({"pad_token_id": 3, "eos_token_id": [0, 3]}, []),
         ({"pad_token_id": None}, []),
     ],

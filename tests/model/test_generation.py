@@ -1,4 +1,4 @@
-"""Decoding gives the same text by every road, and never a token that cannot be read."""
+"""All ways of decoding give the same text, and never a token that cannot be decoded."""
 
 import json
 
@@ -14,7 +14,7 @@ GREEDY = {"max_new_tokens": 10, "do_sample": False}
 
 @pytest.fixture
 def spare_model() -> PureForCausalLM:
-    """A tokenizer of 40 tokens in a vocabulary of 64: 24 of the rows are spare."""
+    """A tokenizer of 40 tokens in a vocabulary of 64: 24 rows are spare."""
     torch.manual_seed(0)
     return PureForCausalLM(PureConfig.from_preset("tiny", vocab_size=64, num_real_tokens=40)).eval()
 
@@ -48,7 +48,7 @@ def test_every_cache_gives_the_same_greedy_tokens(model, ids, how):
     assert model.config.num_hidden_layers == 4
 
 
-def test_a_model_runs_as_many_layers_as_its_configuration_says(model, ids):
+def test_a_model_runs_the_number_of_layers_in_its_configuration(model, ids):
     model.config.num_hidden_layers = 2
     found = model(ids)
     assert len(found.past_key_values) == 2
@@ -66,7 +66,7 @@ def test_continuous_batching_gives_the_same_greedy_tokens(model, ids):
 
 
 def test_beams_follow_their_cache(model, ids):
-    """Beams change places at every step, and their cached keys have to move with them."""
+    """Beams are reordered at every step, and their cached keys with them."""
     how = {**GREEDY, "num_beams": 3, "max_new_tokens": 6}
     beams = model.generate(ids, **how)
     assert torch.equal(beams, model.generate(ids, **how, use_cache=False))
@@ -74,7 +74,7 @@ def test_beams_follow_their_cache(model, ids):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_left_padded_prompts_give_what_they_give_alone(model, ids, implementation):
+def test_left_padded_prompts_generate_the_same_as_alone(model, ids, implementation):
     model.set_attn_implementation(implementation)
     lengths = (24, 11)
     prompts = [ids[row, :length] for row, length in enumerate(lengths)]
@@ -86,7 +86,7 @@ def test_left_padded_prompts_give_what_they_give_alone(model, ids, implementatio
         assert torch.equal(together[row, 24:], model.generate(prompt[None], **GREEDY)[0, len(prompt) :])
 
 
-def test_logits_to_keep_and_a_cached_step_equal_the_full_pass(model, ids):
+def test_logits_to_keep_and_a_cached_step_equal_the_full_forward(model, ids):
     with torch.no_grad():
         full = model(ids).logits
         torch.testing.assert_close(model(ids, logits_to_keep=3).logits, full[:, -3:], rtol=0, atol=1e-5)
@@ -97,8 +97,8 @@ def test_logits_to_keep_and_a_cached_step_equal_the_full_pass(model, ids):
     torch.testing.assert_close(torch.cat(parts, dim=1), full, rtol=0, atol=2e-5)
 
 
-def test_under_autocast_a_cache_holds_its_dtype_and_a_cached_step_equals_the_full_pass(model, ids):
-    """Rotary leaves keys in float32, and a cache takes the dtype of its first keys for its values, too."""
+def test_under_autocast_a_cache_keeps_its_dtype_and_a_cached_step_equals_the_full_forward(model, ids):
+    """Rotary embedding leaves keys in float32, and a cache uses the dtype of its first keys also for values."""
     cache = DynamicCache(config=model.config)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = model(ids).logits[:, -1]
@@ -124,13 +124,13 @@ def spare_share(model: PureForCausalLM, **kwargs) -> float:
 
 def test_spare_and_pad_ids_are_never_sampled(spare_model):
     assert spare_share(spare_model) == 0
-    # A trainer brings a GenerationConfig of its own; what it leaves open comes from the model.
+    # A trainer has its own GenerationConfig; the model's supplies what it does not set.
     assert spare_share(spare_model, generation_config=GenerationConfig(temperature=1.5, top_p=1.0)) == 0
     spare_model.generation_config.suppress_tokens = None
     assert spare_share(spare_model) > 0.3
 
 
-def test_continuous_batching_draws_no_spare_ids_with_settings_of_ones_own(spare_model):
+def test_continuous_batching_with_a_custom_config_draws_no_spare_ids(spare_model):
     with torch.no_grad():
         states = spare_model.model(torch.tensor([[5, 6, 7]])).last_hidden_state[0, -1]
         spare_model.lm_head.weight.zero_()
@@ -155,14 +155,14 @@ def test_suppression_survives_saving_loading_and_a_lost_generation_config(spare_
     assert spare_share(loaded) == 0
 
 
-def test_tokens_in_spare_rows_can_be_generated_as_soon_as_they_are_known(spare_model, tmp_path):
-    """Tokens that a tokenizer gets later take spare rows: by their number, or by the call that everybody makes."""
+def test_tokens_in_spare_rows_can_be_generated_once_they_are_real(spare_model, tmp_path):
+    """Tokens added later take spare rows, by `num_real_tokens` or by `resize_token_embeddings`."""
     spare_model.config.num_real_tokens = 42
     assert spare_model.generation_config.suppress_tokens == [1, *range(42, 64)]
     spare_model.resize_token_embeddings(45, pad_to_multiple_of=64)
     assert (spare_model.config.vocab_size, spare_model.config.num_real_tokens) == (64, 45)
     assert spare_model.generation_config.suppress_tokens == [1, *range(45, 64)]
-    spare_model.lm_head.weight.data[44] *= 100  # half of all logits of this token are the largest by far
+    spare_model.lm_head.weight.data[44] *= 100  # half of the time this token has by far the largest logit
     prompt = torch.randint(2, 40, (64, 4), generator=torch.Generator().manual_seed(1))
     assert (spare_model.generate(prompt, max_new_tokens=1, do_sample=False)[:, 4:] == 44).any()
     spare_model.save_pretrained(tmp_path)
@@ -178,7 +178,7 @@ def test_tokens_in_spare_rows_can_be_generated_as_soon_as_they_are_known(spare_m
 @pytest.mark.parametrize(
     ("arguments", "rows", "real"),
     [
-        ((30,), 30, None),  # fewer than there were real tokens
+        ((30,), 30, None),  # fewer than the real tokens
         ((42,), 42, None),
         ((80,), 80, None),
         ((64,), 64, None),
@@ -226,8 +226,8 @@ def test_a_vocabulary_that_would_lose_a_special_token_is_not_resized():
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_token_that_is_added_after_training_can_be_generated(tmp_path, again):
-    """An end-of-turn token, say: without it no turn would end."""
+def test_a_token_added_after_training_can_be_generated(tmp_path, again):
+    """For example an end-of-turn token, without which no turn would end."""
     torch.manual_seed(0)
     model = PureForCausalLM(PureConfig.from_preset("tiny", vocab_size=448, num_real_tokens=401)).eval()
     model.save_pretrained(tmp_path)
@@ -244,7 +244,7 @@ def test_a_token_that_is_added_after_training_can_be_generated(tmp_path, again):
     assert model.config.vocab_size == 448
 
 
-def test_suppressed_tokens_that_somebody_chose_stay_theirs(spare_model, tmp_path):
+def test_explicit_suppressed_tokens_are_kept(spare_model, tmp_path):
     spare_model.generation_config.suppress_tokens = [1, 7, *range(40, 64)]
     spare_model.config.num_real_tokens = 42
     assert spare_model.generation_config.suppress_tokens == [1, 7, *range(40, 64)]
@@ -270,7 +270,7 @@ def test_suppressed_tokens_that_somebody_chose_stay_theirs(spare_model, tmp_path
     ],
 )
 @pytest.mark.parametrize("edited", [False, True])
-def test_a_vocabulary_that_changes_when_a_model_is_loaded_is_followed(
+def test_suppressed_tokens_follow_a_vocabulary_that_changes_on_loading(
     spare_model, tmp_path, changes, suppressed, edited
 ):
     spare_model.save_pretrained(tmp_path)

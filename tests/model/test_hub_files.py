@@ -1,4 +1,4 @@
-"""The files that travel with every checkpoint must stand alone, and importing the package must stay cheap."""
+"""The files in every checkpoint are self-contained, and importing the package is cheap."""
 
 import ast
 import os
@@ -26,7 +26,7 @@ def parse(name: str) -> ast.Module:
 
 
 @pytest.mark.parametrize("name", HUB_FILES)
-def test_hub_file_imports_only_what_every_reader_has(name):
+def test_hub_files_import_only_what_every_user_has(name):
     siblings = {Path(file).stem for file in HUB_FILES}
     for node in ast.walk(parse(name)):
         if isinstance(node, ast.Import):
@@ -40,8 +40,8 @@ def test_hub_file_imports_only_what_every_reader_has(name):
 
 
 @pytest.mark.parametrize("name", ["configuration_pure.py", "modeling_pure.py"])
-def test_transformers_finds_every_file_from_each_that_is_loaded(name):
-    """It finds them by text, and a configuration that it loads alone is saved with the code of the model."""
+def test_transformers_finds_every_file_from_each_entry_point(name):
+    """It finds imports by text, and saves a configuration that was loaded alone with the model's code."""
     assert {Path(file).name for file in get_relative_import_files(PACKAGE / name)} == set(HUB_FILES)
 
 
@@ -58,7 +58,7 @@ def test_a_push_uploads_weights_configuration_and_code(model, monkeypatch):
     assert not [name for name in pushed if name.endswith((".bin", ".pt", ".pkl"))]
 
 
-def test_another_module_s_configuration_makes_a_model(ids):
+def test_a_configuration_of_another_module_makes_a_model(ids):
     """From a local folder, configuration and model come from two modules, so there are two classes PureConfig."""
     spec = spec_from_file_location("other_configuration", PACKAGE / "configuration_pure.py")
     spec.loader.exec_module(other := module_from_spec(spec))
@@ -83,7 +83,7 @@ def test_attention_has_the_form_vllm_reads():
 
 def test_importing_the_package_loads_no_training_or_plotting_library():
     heavy = {"trl", "datasets", "matplotlib", "peft", "evaluate", "pandas"}
-    # What transformers brings in by itself (scipy, for one) is not ours to answer for.
+    # Transformers itself imports others, such as scipy.
     program = (
         "import sys, torch, transformers; from transformers import AutoModelForCausalLM, GenerationMixin; "
         "before = set(sys.modules); import modeling_pure; print(*(set(sys.modules) - before))"

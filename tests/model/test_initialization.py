@@ -1,4 +1,4 @@
-"""How the weights start, that every leaf really gets its own scale, and rotary frequencies that stay exact."""
+"""Initial weights, with a scale for every leaf, and exact rotary frequencies."""
 
 import math
 

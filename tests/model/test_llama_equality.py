@@ -65,7 +65,7 @@ def test_num_items_in_batch_reaches_the_loss(peer):
     torch.testing.assert_close(ours, pure(ids, labels=ids).loss * 78 / 100)
 
 
-def test_queries_and_keys_are_normalised_only_if_asked():
+def test_queries_and_keys_are_normalised_only_with_qk_norm():
     for peer, expected in (("llama", False), ("qwen3", True)):
         pure, _ = make_pair("sdpa", peer=peer)
         parameters = pure.num_parameters()

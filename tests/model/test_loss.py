@@ -1,4 +1,4 @@
-"""The loss without logits is the loss with them, and so are its gradients; and there really are no logits."""
+"""Without logits, loss and gradients are the same, and no tensor holds all logits."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ VOCAB, HIDDEN = 2048, 128
 
 
 class Shapes(TorchDispatchMode):
-    """Notes the shape of every tensor that is made."""
+    """Records the shape of every new tensor."""
 
     def __init__(self):
         super().__init__()
@@ -29,14 +29,14 @@ class Shapes(TorchDispatchMode):
 
     @property
     def logit_rows(self) -> int:
-        """Tokens in the largest tensor of tokens x vocabulary; the transposed weight of the head is none."""
+        """Tokens in the largest tensor of tokens x vocabulary, except the transposed weight of the head."""
         rows = [torch.Size(shape).numel() // VOCAB for shape in self.made if shape[-1:] == (VOCAB,)]
         return max(count for count in rows if count != HIDDEN)
 
 
 @pytest.fixture
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Two rows of ids, and labels of which some are left out, the whole end of a row among them."""
+    """Two sequences of ids, and labels with some ignored, among them the end of a sequence."""
     ids = torch.randint(2, VOCAB, (2, 40), generator=torch.Generator().manual_seed(1))
     labels = ids.masked_fill(ids % 5 == 0, -100)
     labels[1, 30:] = -100
@@ -56,8 +56,8 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("chunk", [7, 32, 80, 4096])
 @pytest.mark.parametrize("num_items", [None, 57])
-def test_it_is_the_plain_loss_in_float32(model, batch, monkeypatch, chunk, num_items):
-    """To 1e-6: sums over the vocabulary and over chunks are taken in another order, and nothing else differs."""
+def test_float32_loss_equals_the_plain_loss(model, batch, monkeypatch, chunk, num_items):
+    """To 1e-6: only the order of sums over vocabulary and chunks differs."""
     monkeypatch.setattr(loss_pure, "CHUNK_TOKENS", chunk)
     kwargs = {} if num_items is None else {"num_items_in_batch": torch.tensor(num_items)}
     plain, expected = loss_and_gradients(model, *batch, scale=3.0, **kwargs)
@@ -73,8 +73,8 @@ def test_it_is_the_plain_loss_in_float32(model, batch, monkeypatch, chunk, num_i
     } == {}
 
 
-def test_in_bfloat16_it_is_as_close_to_float32_as_the_plain_loss_is(model, batch):
-    """Both round logits and their gradient to 8 bits, so neither can be nearer than that; ours may not be farther.
+def test_bfloat16_loss_is_as_accurate_as_the_plain_loss(model, batch):
+    """Both round logits and gradients to 8 bits; our error must not be larger.
 
     A tenth is allowed for luck: the two round in another order.
     """
@@ -102,7 +102,7 @@ def test_no_tensor_holds_more_logits_than_a_chunk(model, batch, monkeypatch, tra
     assert ours.logit_rows == 16
 
 
-def test_nats_of_each_token_are_those_of_the_plain_loss(model, batch):
+def test_nats_per_token_equal_the_plain_loss(model, batch):
     ids, labels = batch
     with torch.no_grad():
         nats = model.eval()(ids, labels=labels, reduction="none").loss
@@ -115,8 +115,8 @@ def test_nats_of_each_token_are_those_of_the_plain_loss(model, batch):
 
 @pytest.mark.parametrize("given", ["shift_labels", "ignore_index"])
 @pytest.mark.parametrize("num_items", [None, 57])
-def test_labels_are_read_as_transformers_reads_them(model, batch, given, num_items):
-    """Sequence parallelism shifts labels before it cuts a row, and a tokenizer's pad id may mark what is skipped."""
+def test_labels_are_interpreted_as_in_transformers(model, batch, given, num_items):
+    """Sequence parallelism shifts labels before it splits a sequence, and a pad id may mark ignored labels."""
     ids, labels = batch
     if given == "shift_labels":
         kwargs = {"labels": ids, "shift_labels": labels.roll(3, 1)}
@@ -144,7 +144,7 @@ def test_labels_give_loss_and_logits_unless_logits_are_skipped(model, batch, tra
     torch.testing.assert_close(*last, rtol=1e-6, atol=0)
 
 
-def test_a_head_that_does_not_learn_gets_no_gradient(model, batch):
+def test_a_frozen_head_gets_no_gradient(model, batch):
     _, expected = loss_and_gradients(model.train(), *batch, skip_logits=True)
     model.lm_head.requires_grad_(False)
     _, found = loss_and_gradients(model, *batch, skip_logits=True)
@@ -152,8 +152,8 @@ def test_a_head_that_does_not_learn_gets_no_gradient(model, batch):
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def test_an_adapter_on_the_head_is_not_passed_over(model, batch):
-    """The weight of an adapted head is only a part of what it computes."""
+def test_an_adapter_on_the_head_is_used(model, batch):
+    """An adapted head computes more than its weight."""
     from peft import LoraConfig, get_peft_model
 
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["lm_head"])).train()
@@ -167,7 +167,7 @@ def test_an_adapter_on_the_head_is_not_passed_over(model, batch):
     assert all(p.grad.any() for name, p in adapted.named_parameters() if "lora" in name)
 
 
-def test_what_cannot_be_given_is_refused(model, batch):
+def test_invalid_combinations_are_refused(model, batch):
     for kwargs in ({"reduction": "sum"}, {"skip_logits": True}, {"reduction": "none"}):
         with pytest.raises(ValueError, match=next(iter(kwargs))):
             model(batch[0], **kwargs)
@@ -212,7 +212,7 @@ HEADS = {
 
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_that_is_more_than_its_weight_gives_the_loss_of_its_logits(model, batch, name):
-    """To the bit: it goes through them."""
+    """Equal to the last bit, because it is computed from them."""
     plain = model(batch[0], labels=batch[1]).loss
     changed = HEADS[name](model.lm_head)
     if type(changed) is Louder:
@@ -228,7 +228,7 @@ def test_a_head_that_is_more_than_its_weight_gives_the_loss_of_its_logits(model,
     torch.testing.assert_close(nats.sum() / (batch[1][:, 1:] != -100).sum(), through.loss, rtol=1e-6, atol=0)
 
 
-def test_a_hook_of_every_module_is_one_of_the_head(model, batch):
+def test_global_hooks_apply_to_the_head(model, batch):
     hook = nn.modules.module.register_module_forward_hook(
         lambda module, given, out: 1.5 * out if module is model.lm_head else None
     )
@@ -240,7 +240,7 @@ def test_a_hook_of_every_module_is_one_of_the_head(model, batch):
     assert found[0] != model(batch[0], labels=batch[1]).loss
 
 
-def test_a_head_on_the_disk_trains_what_is_not(model, batch, tmp_path):
+def test_a_head_offloaded_to_disk_trains_the_other_weights(model, batch, tmp_path):
     model.save_pretrained(tmp_path)
     expected, gradients = loss_and_gradients(model, *batch)
     places = {"device_map": {"model": "cpu", "lm_head": "disk"}, "offload_folder": tmp_path / "disk"}
@@ -254,7 +254,7 @@ def test_a_head_on_the_disk_trains_what_is_not(model, batch, tmp_path):
 @pytest.mark.parametrize(
     "given", [{"ignore_index": 7}, {"shift_labels": True}, {"unknown": 1}, {"loss_function": True}, {"dtype": True}]
 )
-def test_what_a_loss_is_told_counts_without_logits_too(model, batch, given):
+def test_loss_keywords_apply_without_logits_too(model, batch, given):
     ids, labels = batch
     if "loss_function" in given:
         model.loss_function = lambda logits, labels, **kwargs: logits.square().mean()
@@ -264,7 +264,7 @@ def test_what_a_loss_is_told_counts_without_logits_too(model, batch, given):
     elif "shift_labels" in given:
         given = {"shift_labels": labels.roll(3, 1)}
     elif "dtype" in given:
-        model.half()  # the gradient of a mean over 79 logits, let alone 30,000, is finer than float16
+        model.half()  # float16 cannot resolve the gradient of a mean over 79 logits, let alone 30,000
         given = {}
     through, expected = loss_and_gradients(model, ids, labels, **given)
     ours, found = loss_and_gradients(model, ids, labels, skip_logits=True, **given)
@@ -280,8 +280,8 @@ def test_labels_outside_the_vocabulary_are_errors(model, batch, wrong):
             model(batch[0], labels=labels, **how)
 
 
-def test_gradients_of_gradients_are_those_of_the_plain_loss(model, batch):
-    """The two norms of a gradient penalty, by the same double backward pass."""
+def test_second_derivatives_equal_those_of_the_plain_loss(model, batch):
+    """The two norms of a gradient penalty, by a double backward pass."""
     model.set_attn_implementation("eager")  # fused attention has no second derivative
     found = []
     for skip in (False, True):
@@ -293,7 +293,7 @@ def test_gradients_of_gradients_are_those_of_the_plain_loss(model, batch):
     assert max(relative_error(*pair) for pair in zip(*found, strict=True)) < 1e-5
 
 
-def test_gradients_of_each_row_by_transforms_are_those_of_a_loop(model, batch):
+def test_per_sample_gradients_equal_those_of_a_loop(model, batch):
     weights = {name: p.detach() for name, p in model.named_parameters()}
 
     def loss(weights, ids, labels):

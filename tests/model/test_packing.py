@@ -1,4 +1,4 @@
-"""Which positions see which: packed documents, masks that are not built, and the three attention paths."""
+"""Which positions attend to which: packed documents, unnecessary masks, and the three attention paths."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ LENGTHS = (9, 15)
 
 @pytest.fixture
 def positions() -> torch.Tensor:
-    """Two documents in every row of 24."""
+    """Two documents in every sequence of 24."""
     return torch.cat([torch.arange(length) for length in LENGTHS]).repeat(2, 1)
 
 
 @pytest.fixture
 def attention_calls(model, monkeypatch) -> list[dict]:
-    """What every layer hands to sdpa from here on."""
+    """The arguments of every later call of sdpa."""
     calls = []
 
     def recording(module, query, key, value, attention_mask, **kwargs):
@@ -41,7 +41,7 @@ def separate_logits(model, ids: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("use_cache", [None, True, False])
 @pytest.mark.parametrize("training", [True, False])
 def test_packed_documents_equal_separate_ones(model, ids, positions, implementation, use_cache, training):
-    """With `config.use_cache` at its default of true, Llama-style code lets the documents see each other here."""
+    """With `config.use_cache` at its default of true, Llama-style code lets documents attend to each other."""
     assert model.config.use_cache
     model.set_attn_implementation(implementation)
     model.train(training)
@@ -53,7 +53,7 @@ def test_packed_documents_equal_separate_ones(model, ids, positions, implementat
     assert (one_document - separate)[:, LENGTHS[0] :].abs().max() > 0.1
 
 
-def test_no_gradient_crosses_the_border(model, ids, positions):
+def test_no_gradient_crosses_document_boundaries(model, ids, positions):
     model.train()
     embeds = model.get_input_embeddings()(ids).detach().requires_grad_()
     model(inputs_embeds=embeds, position_ids=positions).logits[:, LENGTHS[0] :].sum().backward()
@@ -62,7 +62,7 @@ def test_no_gradient_crosses_the_border(model, ids, positions):
 
 
 def test_position_ids_change_the_result(model, ids):
-    # Rotary embedding sees distances only: a shift changes nothing, a stretch does.
+    # Rotary embedding depends on distances only: a shift changes nothing, a stretch does.
     usual = torch.arange(24)[None]
     with torch.no_grad():
         plain, shifted, stretched = (model(ids, position_ids=p).logits for p in (usual, usual + 7, usual.flip(1)))
@@ -70,7 +70,7 @@ def test_position_ids_change_the_result(model, ids):
     assert (plain - stretched).abs().max() > 0.1
 
 
-def test_no_mask_is_built_without_need(model, ids, positions, attention_calls):
+def test_no_unnecessary_mask_is_built(model, ids, positions, attention_calls):
     with torch.no_grad():
         for training in (True, False):
             model.train(training)
@@ -116,7 +116,7 @@ def test_flex_attention_equals_sdpa(model, ids, positions):
         torch.testing.assert_close(*logits, rtol=0, atol=2e-5)
 
 
-def test_weights_and_hidden_states_can_be_asked_for(model, ids):
+def test_attentions_and_hidden_states_can_be_returned(model, ids):
     model.set_attn_implementation("eager")
     with torch.no_grad():
         outputs = model(ids, output_attentions=True, output_hidden_states=True)
@@ -127,21 +127,21 @@ def test_weights_and_hidden_states_can_be_asked_for(model, ids):
 
 
 def varlen_reference(module, query, key, value, attention_mask, scaling, cu_seq_lens_q, cu_seq_lens_k, **kwargs):
-    """What flash attention does with packed rows: flatten the batch, then attend inside each length."""
+    """Flash attention on packed sequences: flatten the batch, then attend within each length."""
     assert attention_mask is None
     assert kwargs["max_length_q"] == kwargs["max_length_k"] == max(LENGTHS)
     batch, length = query.shape[0], query.shape[2]
     flat = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
-    pieces = zip(*[states.split(cu_seq_lens_q.diff().tolist()) for states in flat], strict=True)
+    documents = zip(*[states.split(cu_seq_lens_q.diff().tolist()) for states in flat], strict=True)
     outputs = [
-        sdpa_attention_forward(module, *[states.transpose(0, 1)[None] for states in piece], None, scaling=scaling)[0]
-        for piece in pieces
+        sdpa_attention_forward(module, *[states.transpose(0, 1)[None] for states in one], None, scaling=scaling)[0]
+        for one in documents
     ]
     return torch.cat(outputs, dim=1).view(batch, length, *outputs[0].shape[2:]), None
 
 
-def test_flash_attention_is_told_the_lengths_of_a_packed_batch(model, ids, positions, monkeypatch):
-    """Transformers itself detects packing in a batch of one only; more rows would silently mix their documents."""
+def test_flash_attention_gets_the_lengths_of_a_packed_batch(model, ids, positions, monkeypatch):
+    """Transformers detects packing only in a batch of one; larger batches would silently mix documents."""
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "flash_reference", varlen_reference)
     model.config._attn_implementation = "flash_reference"
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_flash_attention_is_told_the_lengths_of_a_packed_batch(model, ids, posit
 
 @pytest.mark.parametrize("name", ["my_varlen", "my_flash", "mine"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_registered_attention_gets_the_mask_that_it_registered(model, ids, positions, monkeypatch, name, packed):
+def test_a_registered_attention_gets_its_registered_mask(model, ids, positions, monkeypatch, name, packed):
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, name, eager_attention_forward)
     monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, name, eager_mask)
     lengths = torch.tensor([0, 9, 24, 33, 48], dtype=torch.int32)
@@ -166,7 +166,7 @@ def test_a_registered_attention_gets_the_mask_that_it_registered(model, ids, pos
         torch.testing.assert_close(model(ids, **inputs).logits, expected, rtol=0, atol=2e-5)
 
 
-def test_documents_of_one_token_have_borders_of_their_own():
+def test_documents_of_one_token_have_their_own_boundaries():
     lengths = packed_lengths(torch.tensor([[0, 0, 0, 1, 2, 0], [0, 1, 0, 1, 0, 0]]))
     assert lengths["cu_seq_lens_q"].tolist() == lengths["cu_seq_lens_k"].tolist() == [0, 1, 2, 5, 6, 8, 10, 11, 12]
     assert lengths["max_length_q"] == lengths["max_length_k"] == 3

@@ -1,4 +1,4 @@
-"""RoPE scaled for longer sequences is that of transformers' Llama, to the last bit, wherever positions are used."""
+"""Scaled RoPE equals that of transformers' Llama to the last bit, wherever positions are used."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from modeling_pure import PureConfig, PureForCausalLM, PureModel
 from modeling_pure.modeling_pure import PureRotaryEmbedding
 from modeling_pure.training.kernels import compile_layers
 
-LENGTH, ORIGINAL = 48, 24  # positions that the model has, and those that yarn, longrope and llama3 start from
+LENGTH, ORIGINAL = 48, 24  # the context, and the original context of yarn, longrope and llama3
 SHAPE = {
     "vocab_size": 128,
     "hidden_size": 128,
@@ -65,8 +65,8 @@ def tokens(length: int, rows: int = 2) -> torch.Tensor:
 @pytest.mark.parametrize("rope_type", ROPE)
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_logits_are_those_of_llama_within_and_beyond_the_length(rope_type, implementation, dtype):
-    """Short, long and short again: what a long batch changes must not stay for the next one."""
+def test_logits_equal_llama_within_and_beyond_the_context(rope_type, implementation, dtype):
+    """Short, long and short again: a long batch must not affect the next one."""
     pure, llama = make_pair(rope_type, implementation, dtype)
     plain, _ = make_pair("default", implementation, dtype)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_logits_are_those_of_llama_within_and_beyond_the_length(rope_type, imple
 
 
 @pytest.mark.parametrize("rope_type", ROPE)
-def test_gradients_packing_and_padding_are_those_of_llama(rope_type):
+def test_gradients_packing_and_padding_equal_llama(rope_type):
     pure, llama = make_pair(rope_type)
     ids = tokens(70)
     for twin in (pure, llama):
@@ -100,7 +100,7 @@ def test_gradients_packing_and_padding_are_those_of_llama(rope_type):
 @pytest.mark.parametrize(
     "how", [{}, {"num_beams": 2}, {"cache_implementation": "static", "disable_compile": True}], ids=str
 )
-def test_cached_generation_past_the_length_is_that_of_llama(rope_type, how):
+def test_cached_generation_beyond_the_context_equals_llama(rope_type, how):
     pure, llama = make_pair(rope_type)
     greedy = {"max_new_tokens": 60, "do_sample": False, "pad_token_id": 1, **how}
     mask = torch.ones(2, 12, dtype=torch.long)
@@ -111,7 +111,7 @@ def test_cached_generation_past_the_length_is_that_of_llama(rope_type, how):
 
 
 @pytest.mark.parametrize("rope_type", [name for name in ROPE if name not in LENGTH_BOUND])
-def test_a_cached_step_beyond_the_length_equals_the_full_pass(rope_type):
+def test_a_cached_step_beyond_the_context_equals_the_full_forward(rope_type):
     pure, _ = make_pair(rope_type)
     ids, cache = tokens(100), DynamicCache(config=pure.config)
     with torch.no_grad():
@@ -120,8 +120,8 @@ def test_a_cached_step_beyond_the_length_equals_the_full_pass(rope_type):
 
 
 @pytest.mark.parametrize("rope_type", ROPE)
-def test_a_folder_keeps_the_rope_and_can_be_given_one(rope_type, tmp_path):
-    """Loading fills what is not stored, the frequencies among it, on a model without memory."""
+def test_a_saved_model_keeps_its_rope_and_takes_another(rope_type, tmp_path):
+    """Loading computes what is not stored, such as frequencies, after building on the meta device."""
     pure, _ = make_pair(rope_type)
     plain, _ = make_pair("default")
     plain.load_state_dict(pure.state_dict())
@@ -130,24 +130,24 @@ def test_a_folder_keeps_the_rope_and_can_be_given_one(rope_type, tmp_path):
     ids = tokens(70)
     loaded = PureForCausalLM.from_pretrained(tmp_path / "scaled")
     changed = PureForCausalLM.from_pretrained(tmp_path / "plain", rope_parameters=rope(rope_type))
-    legacy = {"type": rope_type, **ROPE[rope_type]}  # and theta is the folder's
+    legacy = {"type": rope_type, **ROPE[rope_type]}  # theta comes from the folder
     by_old_name = PureForCausalLM.from_pretrained(tmp_path / "plain", rope_scaling=legacy)
     with torch.no_grad():
-        for length in (70, 20):  # after a long batch, a short one turns as it did before
+        for length in (70, 20):  # a short batch after a long one has the same frequencies as before
             expected = pure(ids[:, :length]).logits
             for model in (loaded, changed, by_old_name):
                 assert torch.equal(model(ids[:, :length]).logits, expected)
                 assert torch.equal(model.model.rotary_emb.inv_freq, pure.model.rotary_emb.inv_freq)
         half, other = (one.to(torch.bfloat16)(ids).logits for one in (loaded, changed))
     assert torch.equal(half, other)
-    # Where the length is not reached, the frequencies are those of a new model.
+    # Within the context, the frequencies are those of a new model.
     short = PureForCausalLM.from_pretrained(tmp_path / "scaled", dtype=torch.bfloat16)
     assert torch.equal(short.model.rotary_emb.inv_freq, make_pair(rope_type)[0].model.rotary_emb.inv_freq)
 
 
 @pytest.mark.parametrize("rope_type", ["yarn", "dynamic"])
 def test_compiled_layers_compute_the_same(rope_type, monkeypatch):
-    """Frequencies are found outside of the layers, so that no layer is compiled once more when they change."""
+    """Frequencies are computed outside the layers, so that layers are not recompiled when they change."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     pure, _ = make_pair(rope_type)
@@ -166,7 +166,7 @@ def test_compiled_layers_compute_the_same(rope_type, monkeypatch):
 
 
 def set_compiled(module: torch.nn.Module) -> None:
-    """`module.compile()` without the C++ compiler: the graph is found, and run as it is."""
+    """`module.compile()` without the C++ compiler: the graph is traced, and runs as it is."""
     module._compiled_call_impl = torch.compile(module._call_impl, backend="eager")
 
 
@@ -177,15 +177,15 @@ def frequencies(rope_type: str, length: int, **parameters) -> tuple[torch.Tensor
     return cos[0], sin[0]
 
 
-def test_what_each_type_does_to_the_turns():
-    """What transformers' shared tests ask of every model's rotary embedding."""
+def test_frequencies_of_each_rope_type():
+    """As in transformers' shared tests of rotary embeddings."""
     plain_short, plain_long = (frequencies("default", length) for length in (10, 72))
     for short, long in zip(plain_short, plain_long, strict=True):
         assert torch.equal(short, long[:10])
-    # linear: position 10 i turns as position i did
+    # linear: position 10 i equals position i before
     for plain, linear in zip(plain_long, frequencies("linear", 72, factor=10), strict=True):
         torch.testing.assert_close(linear[::10], plain[:8], rtol=1e-5, atol=1e-6)
-    # dynamic: nothing happens up to the length, and everything turns more slowly beyond
+    # dynamic: unchanged within the context, lower frequencies beyond
     for plain, dynamic in zip(plain_short, frequencies("dynamic", 10, factor=10), strict=True):
         assert torch.equal(dynamic, plain)
     for plain, dynamic in zip(plain_long, frequencies("dynamic", 72, factor=10), strict=True):
@@ -197,7 +197,7 @@ def test_what_each_type_does_to_the_turns():
     assert (rotary.inv_freq[1:] < before[1:]).all()
     rotary(torch.zeros(1), torch.arange(10)[None])
     assert torch.equal(rotary.inv_freq, before)
-    # yarn: everything is another at once
+    # yarn: all positions change
     yarn_short, yarn_long = (frequencies("yarn", length, factor=10.0) for length in (10, 72))
     for plain, short, long in zip(plain_short, yarn_short, yarn_long, strict=True):
         assert torch.equal(short, long[:10])
@@ -205,7 +205,7 @@ def test_what_each_type_does_to_the_turns():
 
 
 @pytest.mark.parametrize("rope_type", ["linear", "dynamic", "yarn"])
-def test_a_configuration_can_be_given_another_rope_before_a_model_is_made(rope_type):
+def test_a_configuration_takes_another_rope_before_a_model_is_built(rope_type):
     config = PureConfig(**SHAPE)
     outputs = []
     for parameters in ({"rope_type": "default"}, {"rope_type": rope_type, "factor": 10.0}):
@@ -219,8 +219,8 @@ def test_a_configuration_can_be_given_another_rope_before_a_model_is_made(rope_t
     assert not torch.allclose(plain_long, long, atol=1e-5)
 
 
-def test_a_configuration_of_defaults_computes():
-    """Only the size of the vocabulary is known, and special tokens come later."""
+def test_a_default_configuration_works():
+    """Only the vocabulary size is given, and special tokens are set later."""
     config = PureConfig(**{name: SHAPE[name] for name in ("vocab_size", "num_hidden_layers")}, intermediate_size=32)
     config.bos_token_id = config.eos_token_id = config.pad_token_id = 0
     with torch.no_grad():

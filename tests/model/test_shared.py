@@ -1,4 +1,4 @@
-"""Pure passes the tests that transformers runs on each of its own models, where these are at hand.
+"""Pure passes the tests that transformers runs on its own models, if they are available.
 
 `TRANSFORMERS_TESTS=DIR`, the folder `tests` of a checkout of the installed version, with `parameterized` installed.
 """
@@ -14,7 +14,7 @@ import pytest
 FOLDER = os.environ.get("TRANSFORMERS_TESTS", "")
 ROOT = Path(__file__).parents[2]
 
-# In an interpreter of its own, where `tests` is the package of transformers.
+# In a separate interpreter, where `tests` is transformers' package.
 PROGRAM = '''
 import importlib
 import unittest
@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from modeling_pure import PureConfig, PureForCausalLM, PureModel
 
-# The mixins tell base models and language models apart by these names.
+# The mixins distinguish base models and language models by these names.
 MODEL_MAPPING_NAMES["pure"], MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["pure"] = "PureModel", "PureForCausalLM"
 shared, common, configurations = (
     importlib.import_module("{package}." + name)
@@ -33,7 +33,7 @@ shared, common, configurations = (
 
 
 class PureTester:
-    """A small model and a batch, as the mixins ask for them."""
+    """A small model and a batch, as the mixins expect them."""
 
     is_training = True
     batch_size, seq_length = 5, 7

@@ -1,4 +1,4 @@
-"""`tp_plan="auto"`: two processes that hold half of each projection compute what one computes."""
+"""`tp_plan="auto"`: two processes with half of each projection compute the same as one."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 
-# Runs in each of two processes that torchrun starts.
+# Runs in both processes of torchrun.
 SHARDED = """
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ torch.save(logits, work / f"logits{torch.distributed.get_rank()}.pt")
 """
 
 
-def test_two_processes_compute_what_one_does(model, ids, tmp_path):
+def test_two_processes_compute_the_same_as_one(model, ids, tmp_path):
     model.save_pretrained(tmp_path / "model")
     torch.save(ids, tmp_path / "ids.pt")
     (tmp_path / "sharded.py").write_text(SHARDED)
@@ -38,5 +38,5 @@ def test_two_processes_compute_what_one_does(model, ids, tmp_path):
     with torch.no_grad():
         expected = model(ids).logits
     for rank in (0, 1):
-        # Partial sums are added in another order: rounding of fp32 only.
+        # Only the order of partial sums differs, by fp32 rounding.
         torch.testing.assert_close(torch.load(tmp_path / f"logits{rank}.pt"), expected, rtol=0, atol=5e-5)

@@ -1,4 +1,4 @@
-"""What training leans on: recomputation, compilation and adapters change nothing but the cost."""
+"""Recomputation, compilation and adapters change only the cost of training."""
 
 import pytest
 import torch
@@ -23,11 +23,11 @@ def test_gradient_checkpointing_gives_the_same_gradients(model, ids, use_reentra
     model.train()
     inputs = {"position_ids": torch.cat([torch.arange(9), torch.arange(15)])[None].repeat(2, 1)} if packed else {}
     plain_loss, plain = loss_and_gradients(model, ids, **inputs)
-    passes = []
-    model.model.layers[0].self_attn.register_forward_hook(lambda *_: passes.append(1))
+    calls = []
+    model.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
     model.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
     loss, gradients = loss_and_gradients(model, ids, **inputs)
-    assert len(passes) == 2  # computed again in the backward pass, so checkpointing was really on
+    assert len(calls) == 2  # recomputed in the backward pass, so checkpointing was on
     assert torch.equal(loss, plain_loss)
     assert [name for name in plain if not torch.equal(plain[name], gradients[name])] == []
 
@@ -47,7 +47,7 @@ def test_full_graph_of_the_whole_model_forward_and_backward(model, ids):
 
 @needs_compiler
 def test_layers_compiled_to_kernels_forward_and_backward(model, ids):
-    """Regional compilation, as training uses it. One layer: its kernels take half a minute to build."""
+    """Regional compilation, as in training, of one layer, whose kernels take half a minute to build."""
     model.train()
     model.model.layers = model.model.layers[:1]
     layer = model.model.layers[0]
@@ -67,7 +67,7 @@ def test_layers_compiled_to_kernels_forward_and_backward(model, ids):
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_compiled_graph_is_one_and_has_a_mask_only_when_packed(model, ids, packed):
-    """A mask would keep sdpa from its flash kernel in every compiled training step."""
+    """With a mask, sdpa would not use its flash kernel in compiled training steps."""
     masks, graphs = [], []
 
     def backend(graph, example_inputs):
@@ -85,7 +85,7 @@ def test_compiled_graph_is_one_and_has_a_mask_only_when_packed(model, ids, packe
     assert all((mask is not None) == packed for mask in masks)
 
 
-def test_a_loss_makes_no_cache_unless_one_is_asked_for(model, ids):
+def test_a_loss_makes_no_cache_by_default(model, ids):
     with torch.no_grad():
         assert model(ids, labels=ids).past_key_values is None
         assert model(ids, labels=ids, use_cache=True).past_key_values is not None
@@ -153,7 +153,7 @@ def test_lora_trains_reloads_and_merges(model, ids, tmp_path):
     assert (untrained - trained).abs().max() > 0.1
 
 
-def test_label_smoothing_of_the_stock_trainer_is_that_of_llama(tmp_path):
+def test_label_smoothing_of_the_stock_trainer_equals_llama(tmp_path):
     """Trainer shifts the labels of the classes in transformers' table of causal models."""
     losses = []
     for model in make_pair("sdpa"):
@@ -163,8 +163,8 @@ def test_label_smoothing_of_the_stock_trainer_is_that_of_llama(tmp_path):
     assert torch.equal(*losses)
 
 
-def test_an_export_through_torchscript_knows_every_operation(model, ids, tmp_path, monkeypatch):
-    """Writing the file takes the onnx package, converting the graph does not."""
+def test_torchscript_export_supports_every_operation(model, ids, tmp_path, monkeypatch):
+    """Only writing the file needs the onnx package."""
     monkeypatch.setattr("torch.onnx._internal.torchscript_exporter.onnx_proto_utils._add_onnxscript_fn", keep_bytes)
     inputs = {"attention_mask": torch.ones_like(ids), "use_cache": False, "return_dict": False}
     torch.onnx.export(model, (ids,), tmp_path / "model.onnx", kwargs=inputs, dynamo=False)
@@ -176,14 +176,14 @@ def keep_bytes(model_bytes: bytes, custom_opsets: object) -> bytes:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_norm_that_is_exported_is_the_same_norm(model, monkeypatch, dtype):
+def test_the_exported_norm_is_equal(model, monkeypatch, dtype):
     states = torch.randn(2, 8, 128).to(dtype)
     expected = model.model.norm(states)
     monkeypatch.setattr("torch.onnx.is_in_onnx_export", lambda: True)
     torch.testing.assert_close(model.model.norm(states), expected, rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
 
 
-def test_what_trl_and_accelerate_read_is_there(model, ids):
+def test_attributes_that_trl_and_accelerate_read(model, ids):
     assert model.base_model is model.model
     assert model.get_output_embeddings() is model.lm_head
     assert model.lm_head.bias is None
@@ -194,4 +194,4 @@ def test_what_trl_and_accelerate_read_is_there(model, ids):
     with torch.no_grad():
         states = model.base_model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         assert torch.equal(model.lm_head(states.last_hidden_state), model(ids).logits)
-    assert model.loss_type == "ForCausalLM"  # by this Trainer knows that labels are shifted inside
+    assert model.loss_type == "ForCausalLM"  # tells Trainer that the model shifts labels

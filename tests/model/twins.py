@@ -1,4 +1,4 @@
-"""A Pure and a Llama (or a Qwen3) of the same weights, and what tests that compare them share."""
+"""A Pure and a Llama (or a Qwen3) with the same weights, and helpers of tests that compare them."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from modeling_pure import PureConfig, PureForCausalLM
 PEERS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 Twins = tuple[PureForCausalLM, PreTrainedModel]
 PAD = 1
-SMALL_BATCHES = {  # continuous batching takes most of the memory otherwise
+SMALL_BATCHES = {  # otherwise continuous batching takes most of the memory
     "continuous_batching_config": ContinuousBatchingConfig(num_blocks=16, max_batch_tokens=64),
     "progress_bar": False,
 }
@@ -52,14 +52,14 @@ def make_pair(implementation: str, dtype: torch.dtype = torch.float32, peer: str
 
 
 def padded(ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The second prompt is shorter: its beginning is padding."""
+    """The second prompt is shorter and starts with padding."""
     ids, mask = ids.clone(), torch.ones_like(ids)
     ids[1, :9], mask[1, :9] = PAD, 0
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
-    """Equal to the last bit, whatever they hold."""
+    """Assert equality to the last bit, for any structure."""
     if isinstance(ours, torch.Tensor):
         assert ours.shape == theirs.shape
         assert torch.equal(ours.nan_to_num(), theirs.nan_to_num())

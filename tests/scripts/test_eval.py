@@ -1,4 +1,4 @@
-"""Evaluation from the command line: what it writes, that it goes on after a stop, and what it refuses."""
+"""Evaluation from the command line: its files, resuming after a stop, and errors."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_results_and_predictions_agree(pretrained, corpus, questions, tmp_path):
     ]
 
 
-def test_reports_say_what_the_results_say_and_hold_no_question(evaluate, questions, tmp_path):
+def test_reports_agree_with_the_results_and_hold_no_question(evaluate, questions, tmp_path):
     _, results = evaluate(tmp_path, "--permutations", "4")
     accuracy = f"{100 * results['metrics']['accuracy']:.1f} %"
     mean = f"{100 * results['metrics']['permutations']['mean_accuracy']:.1f} %"
@@ -68,7 +68,7 @@ def test_reports_say_what_the_results_say_and_hold_no_question(evaluate, questio
     assert predictions_of(tmp_path)[0]["question"] == questions[0].question
 
 
-def test_dev_is_the_part_that_training_never_sees(evaluate, corpus, tmp_path):
+def test_dev_questions_are_never_trained_on(evaluate, corpus, tmp_path):
     from modeling_pure.data.arguments import Source
     from modeling_pure.data.opening import split_questions
 
@@ -79,14 +79,14 @@ def test_dev_is_the_part_that_training_never_sees(evaluate, corpus, tmp_path):
     assert not dev & train
 
 
-def test_runs_of_the_test_split_are_counted(evaluate, tmp_path):
+def test_evaluations_of_the_test_split_are_counted(evaluate, tmp_path):
     assert [evaluate(tmp_path, split="test")[1]["test_runs"] for _ in range(2)] == [1, 2]
     assert evaluate(tmp_path)[1]["test_runs"] == 2
 
 
 @pytest.mark.parametrize("permutations", ["1", "4"])
 def test_any_batch_size_gives_the_same_predictions(evaluate, tmp_path, permutations):
-    """fp32: log-likelihoods to 1e-5 nats; predictions exactly where no two options are nearer than that."""
+    """fp32: log-likelihoods to 1e-5 nats; predictions exactly unless two options are closer than that."""
     found = []
     for size in ("1", "7", "64"):
         _, results = evaluate(tmp_path / size, "--batch_size", size, "--permutations", permutations)
@@ -99,7 +99,7 @@ def test_any_batch_size_gives_the_same_predictions(evaluate, tmp_path, permutati
             assert second["log_likelihoods"] == pytest.approx(first["log_likelihoods"], abs=1e-5)
 
 
-def test_a_killed_evaluation_goes_on_and_scores_nothing_twice(evaluate, pretrained, corpus, tmp_path, monkeypatch):
+def test_a_killed_evaluation_resumes_and_scores_nothing_twice(evaluate, pretrained, corpus, tmp_path, monkeypatch):
     _, straight = evaluate(tmp_path / "straight", "--batch_size", "1", "--permutations", "24")
     stopped = tmp_path / "stopped"
     options = ["--questions", corpus / "questions.jsonl", "--split", "all", "--output_dir", stopped]
@@ -108,19 +108,19 @@ def test_a_killed_evaluation_goes_on_and_scores_nothing_twice(evaluate, pretrain
     assert not (stopped / "eval.json").exists()
     (journal,) = stopped.glob("records-*.unfinished.jsonl")
     with journal.open("a") as file:
-        file.write('{"item": 7, "log_lik')  # a line that was cut off
+        file.write('{"item": 7, "log_lik')  # a truncated line
     held = len(journal.read_text().splitlines()) - 2
-    asked = []
+    new_prompts = []
     scored = scorers.label_log_likelihoods
 
     def counting(model, tokenizer, prompts, labels):
-        asked.extend(prompts)
+        new_prompts.extend(prompts)
         return scored(model, tokenizer, prompts, labels)
 
     monkeypatch.setattr(scorers, "label_log_likelihoods", counting)
     _, resumed = evaluate(stopped, "--batch_size", "1", "--permutations", "24")
     assert held > 0
-    assert len(asked) == 120 * 24 - held
+    assert len(new_prompts) == 120 * 24 - held
     assert resumed["metrics"] == straight["metrics"]
     assert not journal.exists()
     assert predictions_of(stopped) == predictions_of(tmp_path / "straight")
@@ -131,7 +131,7 @@ EVERYTHING += ["--batch_size", "7", "--permutations", "4"]
 
 
 def files_of(folder) -> dict[str, str]:
-    """The files of an evaluation, without its folder and its time."""
+    """The files of an evaluation, without folder and time."""
     texts = {file.name: file.read_text() for file in folder.iterdir() if file.suffix in (".json", ".jsonl", ".md")}
     return {
         name: re.sub(r"\"seconds\": .*|\| time .*", "", text.replace(str(folder), "")) for name, text in texts.items()
@@ -139,9 +139,7 @@ def files_of(folder) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_processes_share_an_evaluation_and_any_number_goes_on_as_one(
-    evaluate, pretrained, corpus, tmp_path, monkeypatch
-):
+def test_processes_share_an_evaluation_and_any_number_resumes_it(evaluate, pretrained, corpus, tmp_path, monkeypatch):
     """Two processes are killed and three continue: the journal and all files equal those of one process."""
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     journals = {}
@@ -180,8 +178,8 @@ def test_processes_share_an_evaluation_and_any_number_goes_on_as_one(
 
 
 @pytest.mark.slow
-def test_a_question_that_one_process_cannot_score_ends_all_with_its_row(pretrained, corpus, tmp_path):
-    """The shortest question is asked last, by one of three."""
+def test_a_question_that_one_process_cannot_score_stops_all_and_is_named(pretrained, corpus, tmp_path):
+    """The shortest question comes last, on one of three processes."""
     model = tmp_path / "model"
     shutil.copytree(pretrained, model, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
     rows = [json.loads(line) for line in (corpus / "questions.jsonl").read_text().splitlines()][:7]
@@ -205,7 +203,7 @@ def test_a_question_that_one_process_cannot_score_ends_all_with_its_row(pretrain
     assert len(left.read_text().splitlines()) == 1 + 6
 
 
-def test_what_another_evaluation_left_is_neither_taken_over_nor_lost(evaluate, tmp_path, monkeypatch):
+def test_records_of_another_evaluation_are_neither_used_nor_deleted(evaluate, tmp_path, monkeypatch):
     monkeypatch.setitem(scorers.SCORERS, "cloze", stops_after_one)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path, "--scorer", "cloze")
@@ -215,8 +213,8 @@ def test_what_another_evaluation_left_is_neither_taken_over_nor_lost(evaluate, t
     assert list(tmp_path.glob("records-*")) == [left]
 
 
-def test_everything_beside_the_accuracy(evaluate, train_here, corpus, questions, tmp_path):
-    """Baselines, another evaluation, contamination and the probe of memory, in one table and in the files."""
+def test_everything_that_is_reported_with_the_accuracy(evaluate, train_here, corpus, questions, tmp_path):
+    """Baselines, another evaluation, contamination and memorisation, in one table and in the files."""
     books = tmp_path / "books"
     books.mkdir()
     (books / "one.txt").write_text("aspirin helps in fever. " * 200)
@@ -236,7 +234,7 @@ def test_everything_beside_the_accuracy(evaluate, train_here, corpus, questions,
         *("--train_questions", corpus / "questions.jsonl", "--contamination", tmp_path / "coverage.json"),
     )
     rows = {row["name"]: row for row in results["comparisons"]}
-    twin = rows[str(tmp_path / "before")]  # the same model: called by its path
+    twin = rows[str(tmp_path / "before")]  # the same model, so named by its path
     assert (twin["only_first"], twin["only_second"], twin["p_value"], twin["difference"]) == (0, 0, 1, 0)
     for name in ("BM25 over train questions", "BM25 over textbooks"):
         assert rows[name]["n"] == 120
@@ -247,27 +245,27 @@ def test_everything_beside_the_accuracy(evaluate, train_here, corpus, questions,
     assert found["covered"] == found["covered_accuracy"]["n"] == 3
     assert found["clean"]["n"] == 117
     assert found["checked"] + found["too_short"] == 120
-    assert results["memorisation"] is None  # every train question is among those that are asked
+    assert results["memorisation"] is None  # every train question is among the evaluated ones
     assert "BM25 over textbooks" in (tmp_path / "after" / "report.html").read_text()
 
 
-def test_the_probe_of_memory_asks_train_questions(evaluate, corpus, questions, tmp_path):
+def test_memorisation_is_measured_on_train_questions(evaluate, corpus, questions, tmp_path):
     _, results = evaluate(tmp_path, "--train_questions", corpus / "questions.jsonl", split="dev")
-    probe, metrics = results["memorisation"], results["metrics"]
-    assert probe["n"] == metrics["n"] < 120
-    assert probe["accuracy_gap"] == probe["accuracy"] - metrics["accuracy"]
-    assert probe["nll_gap"] == pytest.approx(metrics["calibration"]["nll"] - probe["nll"])
-    right = [round(part["accuracy"] * part["n"]) for part in (probe, metrics)]
-    table = [[one, part["n"] - one] for one, part in zip(right, (probe, metrics), strict=True)]
-    assert probe["accuracy_p"] == pytest.approx(fisher_exact(table).pvalue)
-    assert 0 < probe["nll_p"] < 1
+    memorisation, metrics = results["memorisation"], results["metrics"]
+    assert memorisation["n"] == metrics["n"] < 120
+    assert memorisation["accuracy_gap"] == memorisation["accuracy"] - metrics["accuracy"]
+    assert memorisation["nll_gap"] == pytest.approx(metrics["calibration"]["nll"] - memorisation["nll"])
+    right = [round(part["accuracy"] * part["n"]) for part in (memorisation, metrics)]
+    table = [[one, part["n"] - one] for one, part in zip(right, (memorisation, metrics), strict=True)]
+    assert memorisation["accuracy_p"] == pytest.approx(fisher_exact(table).pvalue)
+    assert 0 < memorisation["nll_p"] < 1
     report = (tmp_path / "report.md").read_text()
     for name in ("accuracy_p", "nll_p"):
-        assert f"{probe[name]:.2g}" in report
+        assert f"{memorisation[name]:.2g}" in report
 
 
 @pytest.mark.parametrize("scorer", ["cloze", "generate"])
-def test_other_scorers_leave_the_same_files(evaluate, tmp_path, scorer):
+def test_other_scorers_write_the_same_files(evaluate, tmp_path, scorer):
     _, results = evaluate(tmp_path, "--scorer", scorer, "--num_samples", "2", "--max_new_tokens", "4")
     right = [line["gold"] == line["prediction"] for line in predictions_of(tmp_path)]
     assert results["metrics"]["accuracy"] == sum(right) / 120
@@ -283,7 +281,7 @@ def test_other_scorers_leave_the_same_files(evaluate, tmp_path, scorer):
     assert (tmp_path / "report.html").exists()
 
 
-def test_a_card_has_the_accuracy_and_the_hub_reads_it(evaluate, pretrained, tmp_path):
+def test_the_card_has_the_accuracy_in_the_hubs_format(evaluate, pretrained, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(pretrained, model, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
     before = ModelCard.load(model / "README.md").text
@@ -326,7 +324,7 @@ def test_evaluations_are_compared_from_their_files(evaluate, train_here, tmp_pat
     assert train_here(tmp_path / "a", script=compare, expect=2).err.count("error: ") == 1
 
 
-def test_prompts_that_are_cut_and_questions_that_repeat_are_counted(evaluate, questions, tmp_path):
+def test_truncated_prompts_and_repeated_questions_are_counted(evaluate, questions, tmp_path):
     rows = [question_row(question) for question in questions[:20]]
     rows[4]["question"] = "fever " * 300 + rows[4]["question"]
     rows[7]["options"] = dict.fromkeys("ABCD", "R&amp;D")
@@ -343,7 +341,7 @@ def test_prompts_that_are_cut_and_questions_that_repeat_are_counted(evaluate, qu
 
 
 @pytest.mark.parametrize("scorer", ["letter", "cloze", "generate", "sampled"])
-def test_weights_that_are_no_numbers_are_no_score(evaluate, pretrained, tmp_path, scorer):
+def test_weights_that_are_not_finite_are_refused(evaluate, pretrained, tmp_path, scorer):
     model = tmp_path / "model"
     shutil.copytree(pretrained, model, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
     weights = load_file(model / "model.safetensors")
@@ -360,7 +358,7 @@ def test_an_answer_as_long_as_the_context_is_refused(evaluate, tmp_path):
     assert re.search(r"error: max_new_tokens: 256 .*\b256\b", message)
 
 
-def test_files_that_are_not_of_one_evaluation_are_refused(evaluate, train_here, tmp_path):
+def test_files_of_different_evaluations_are_refused(evaluate, train_here, tmp_path):
     for name, scorer in (("a", "letter"), ("b", "cloze")):
         evaluate(tmp_path / name, "--scorer", scorer)
     (tmp_path / "a" / "predictions.jsonl").write_bytes((tmp_path / "b" / "predictions.jsonl").read_bytes())
@@ -370,8 +368,8 @@ def test_files_that_are_not_of_one_evaluation_are_refused(evaluate, train_here, 
     assert re.search(rf"error: output_dir: '{tmp_path / 'a' / 'eval.json'}' ", evaluate(tmp_path / "a", expect=2)[1])
 
 
-def test_odd_characters_survive(evaluate, questions, tmp_path):
-    """Line separators of Unicode, which some ways of splitting lines take for ends of lines."""
+def test_unicode_line_separators_are_kept(evaluate, questions, tmp_path):
+    """Unicode line separators, at which str.splitlines would split."""
     rows = [question_row(question) for question in questions[:9]]
     rows[3]["question"] += "\u2028Which?\u0085\x1e"
     path = write_jsonl(tmp_path / "odd.jsonl", rows)
@@ -426,8 +424,8 @@ def test_files_about_other_questions_are_refused(evaluate, questions, tmp_path):
     assert re.search(f"error: questions: '{path}' ", evaluate(tmp_path / "all", "--questions", path, expect=2)[1])
 
 
-def test_other_data_sets_are_declarations(evaluate, questions, tmp_path):
-    """MedMCQA and PubMedQA through the same code; slices are by subject where a data set tells it."""
+def test_other_data_sets(evaluate, questions, tmp_path):
+    """MedMCQA and PubMedQA through the same code; with slices by subject if the data set has subjects."""
     rows = [
         {"question": q.question, "cop": q.answer, "subject_name": ("Surgery", "Anatomy")[i % 2]}
         | {f"op{letter}": option for letter, option in zip("abcd", q.options, strict=True)}

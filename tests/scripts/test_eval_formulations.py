@@ -1,4 +1,4 @@
-"""Evaluation in several formulations: each as if it were alone, side by side, with a headline that was taught."""
+"""Evaluation in several formulations: independent of each other, with the taught one as headline."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def taught(pretrained, tmp_path):
 
 @pytest.fixture
 def books(tmp_path, questions):
-    """A passage with the right option of each of the first 20 questions, one with a wrong one of those after them."""
+    """A passage with the right option for each of the first 20 questions, and with a wrong one for the others."""
     lines = [
         {"text": f"{question.question} {question.options[(question.answer + (i >= 20)) % 4]}".replace("given?", "")}
         for i, question in enumerate(questions[:40])
@@ -43,7 +43,7 @@ def books(tmp_path, questions):
     return tmp_path / "books"
 
 
-def test_each_formulation_is_what_it_would_be_alone(evaluate, train_here, tmp_path):
+def test_each_formulation_equals_a_run_with_it_alone(evaluate, train_here, tmp_path):
     writing = ["--answer_format", "text", "--max_new_tokens", "4", "--num_samples", "2"]
     orders = ["--permutations", "4"]
     beside = ["--scorer", "text", "--beside", "cloze", "generate"]
@@ -78,7 +78,7 @@ def test_each_formulation_is_what_it_would_be_alone(evaluate, train_here, tmp_pa
     assert re.search(r"error: --formulation: .*\['letter'\].*'cloze'$", message.rstrip())
 
 
-def test_the_headline_is_the_taught_format_and_stands_in_the_card(evaluate, taught, tmp_path):
+def test_the_headline_is_the_taught_format_also_in_the_card(evaluate, taught, tmp_path):
     model = taught("text")
     _, results = evaluate(tmp_path / "eval", model=model, split="dev")
     assert results["headline"]["name"] == "text"
@@ -105,7 +105,7 @@ def test_other_evaluations_are_compared_in_the_same_formulation(evaluate, tmp_pa
     assert rows["generate"]["name"] == f"{tmp_path / 'before'} (cloze)"
 
 
-def test_a_stop_within_any_formulation_loses_no_record(evaluate, tmp_path, monkeypatch):
+def test_a_stop_in_any_formulation_loses_no_record(evaluate, tmp_path, monkeypatch):
     options = ["--scorer", "text", "--batch_size", "4", "--permutations", "4", "--include_text", "true"]
     evaluate(tmp_path / "straight", *options, split="dev")
     scored = []
@@ -145,7 +145,7 @@ def test_a_stop_within_any_formulation_loses_no_record(evaluate, tmp_path, monke
     assert not [*(tmp_path / "stopped").glob("records-*")]
 
 
-def test_a_texts_probe_of_memory_asks_by_text(evaluate, corpus, tmp_path):
+def test_memorisation_is_measured_by_text_for_a_text_headline(evaluate, corpus, tmp_path):
     train = ["--train_questions", corpus / "questions.jsonl"]
     _, results = evaluate(tmp_path / "text", "--scorer", "text", *train, split="dev")
     _, letters = evaluate(tmp_path / "letter", *train, split="dev")
@@ -155,7 +155,7 @@ def test_a_texts_probe_of_memory_asks_by_text(evaluate, corpus, tmp_path):
     assert evaluate(tmp_path / "cloze", "--scorer", "cloze", *train, split="dev")[1]["memorisation"] is None
 
 
-def test_reasons_are_written_in_half_of_the_context(evaluate, taught, tmp_path):
+def test_reasons_may_take_half_of_the_context(evaluate, taught, tmp_path):
     _, results = evaluate(tmp_path / "eval", "--num_samples", "2", model=taught("reasoned"), split="dev")
     assert results["headline"]["name"] == "generate reasoned"
     assert results["config"]["max_new_tokens"] == 128
@@ -168,7 +168,7 @@ def test_reasons_are_written_in_half_of_the_context(evaluate, taught, tmp_path):
         assert part in report
 
 
-def test_a_chat_model_is_asked_in_its_template(evaluate, taught, questions, tmp_path, monkeypatch):
+def test_a_chat_model_is_prompted_in_its_template(evaluate, taught, questions, tmp_path, monkeypatch):
     template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
     prompts = []
     written = scorers.ScorerSettings.prompt
@@ -183,7 +183,7 @@ def test_a_chat_model_is_asked_in_its_template(evaluate, taught, questions, tmp_
     assert prompts == [f"<{prompt}>" for prompt in plain] + plain
 
 
-def test_open_book_stands_beside_closed_book(evaluate, books, questions, tmp_path):
+def test_open_book_is_reported_with_closed_book(evaluate, books, questions, tmp_path):
     options = ["--passages", books, "--num_passages", "1"]
     printed, results = evaluate(tmp_path / "open", "--scorer", "text", *options)
     assert [*results["formulations"]] == ["text, open book", "text", "letter"]
@@ -212,7 +212,7 @@ def test_passages_leave_room_for_the_answer(evaluate, books, tmp_path, scorer):
 
 
 def test_other_passages_are_another_evaluation(evaluate, books, tmp_path, monkeypatch):
-    """Records asked with other books are not taken over."""
+    """Records of other passages are not used."""
     options = ["--passages", books, "--num_passages", "1"]
 
     with monkeypatch.context() as patch:

@@ -1,7 +1,7 @@
-"""Two metrics of the `evaluate` library, and what our trainers report.
+"""Two modules of the `evaluate` library, and the metrics of our trainers.
 
-Each folder is a module that `evaluate.load(FOLDER)` loads by its path; it needs numpy and scipy, and can be pushed to
-the Hub as it is.
+`evaluate.load(FOLDER)` loads each folder by its path. The modules need only numpy and scipy and can be pushed to the
+Hub.
 """
 
 from pathlib import Path
@@ -20,8 +20,8 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
     Args:
         prediction: `predictions` of shape (n, options), a log-likelihood or logit for each option, and `label_ids`
-            (n,), the index of the right one; the first option wins a tie. If one is not finite, all metrics are nan:
-            an argmax over nan would look like an answer.
+            (n,), the index of the right one; the first option wins a tie. If a score is not finite, all metrics are
+            nan.
     """
     scores, gold = np.asarray(prediction.predictions, dtype=np.float64), np.asarray(prediction.label_ids)
     if not np.isfinite(scores).all():

@@ -1,4 +1,4 @@
-"""The two `evaluate` modules: loaded by path, against scipy, brute force, and the resampling they stand for."""
+"""The two `evaluate` modules: loaded by path, against scipy, brute force, and resampling."""
 
 import ast
 import subprocess
@@ -23,7 +23,7 @@ NAMES = ("medqa_accuracy", "paired_mcq_comparison")
 
 @cache
 def load_metric(name: str) -> evaluate.EvaluationModule:
-    """A module loaded by its path, without a file for its input."""
+    """Load a module by its path, without a file for its input."""
     return evaluate.load(str(FOLDER / name), keep_in_memory=True)
 
 
@@ -66,7 +66,7 @@ def test_mcnemar_is_scipys_binomial_test(only_first, only_second):
 
 
 @given(answers, st.data())
-def test_a_comparison_counts_what_only_one_has_right(first, data):
+def test_a_comparison_counts_questions_that_only_one_has_right(first, data):
     size = {"min_size": len(first), "max_size": len(first)}
     second = data.draw(st.lists(st.integers(-1, 3), **size))
     gold = data.draw(st.lists(st.integers(0, 3), **size))
@@ -79,8 +79,8 @@ def test_a_comparison_counts_what_only_one_has_right(first, data):
     assert low <= result["difference"] <= high
 
 
-def test_bootstraps_are_those_of_resampled_questions():
-    """Counts are drawn from the distribution that resampling gives; two seeds differ by as much as the two ways."""
+def test_bootstraps_match_resampled_questions():
+    """Counts have the distribution of resampled questions; two seeds differ as much as the two methods."""
     rng = np.random.default_rng(1)
     first, second = rng.random(300) < 0.4, rng.random(300) < 0.55
     picks = rng.integers(0, 300, (20_000, 300))
@@ -100,7 +100,7 @@ def test_a_seed_decides_the_bootstrap():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_to_measure_is_an_error(name):
+def test_no_predictions_is_an_error(name):
     columns = ["predictions"] if name == "medqa_accuracy" else ["predictions1", "predictions2"]
     with pytest.raises(ValueError, match=f"^{name}: "):
         load_metric(name).compute(references=[], **{column: [] for column in columns})
@@ -128,14 +128,14 @@ def test_a_module_needs_numpy_and_scipy_and_one_import_a_line(name):
 
 
 def test_modules_travel_with_the_package():
-    """What `pip install` copies holds both folders."""
+    """`pip install` copies both folders."""
     root = Path(__file__).parents[3]
     find = "import setuptools; print(*setuptools.find_packages(include=['modeling_pure*']))"
     found = subprocess.run([sys.executable, "-c", find], cwd=root, capture_output=True, text=True, check=True)
     assert {f"modeling_pure.medqa.metrics.{name}" for name in NAMES} <= set(found.stdout.split())
 
 
-def test_compute_metrics_is_what_a_trainer_wants():
+def test_compute_metrics_for_a_trainer():
     logits = np.array([[2.0, 0, 0, 0], [0, 0, 0, 0], [0, 5.0, 0, 0]])
     metrics = compute_metrics(EvalPrediction(logits, np.array([0, 0, 2])))
     assert metrics["accuracy"] == 2 / 3  # the tie goes to the first

@@ -50,14 +50,14 @@ FAULTS = [
         "modeling_pure/doctor/context.py",
         "if remote and self.hub_fault:",
         "if not remote and self.hub_fault:",
-        "tests/doctor/test_texts.py -k told_once",
+        "tests/doctor/test_texts.py -k reported_once",
     ),
     Fault(
         "an error of a library ends the doctor",
         "modeling_pure/doctor/context.py",
         "except Exception as error:",
         "except KeyError as error:",
-        "tests/doctor/test_model.py -k memory_that_runs_out",
+        "tests/doctor/test_model.py -k running_out_of_memory",
     ),
     Fault(
         "the demo's texts tell what its held-out questions ask",

@@ -113,8 +113,8 @@ FAULTS = [
     Fault(
         "every process writes the journal",
         MEDQA + "journal.py",
-        "        if not self.is_kept_here:\n            return\n",
-        "",
+        "        if self.is_main:\n",
+        "        if True:\n",
         "tests/medqa/test_journal.py",
     ),
     Fault(

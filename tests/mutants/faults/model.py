@@ -69,7 +69,7 @@ FAULTS = [
     Fault(
         "models take a configuration that changed after its check",
         "modeling_pure/modeling_pure.py",
-        "        config.validate()  # fields may have changed since it was made\n",
+        "        config.validate()  # fields may have changed since its construction\n",
         "",
         "tests/model/test_config.py",
     ),
@@ -156,7 +156,7 @@ FAULTS = [
         "modeling_pure/modeling_pure.py",
         "ours = self.loss_function is ForCausalLMLoss and kwargs.keys() <= LOSS_KEYWORDS",
         "ours = kwargs.keys() <= LOSS_KEYWORDS",
-        "tests/model/test_loss.py -k what_a_loss_is_told",
+        "tests/model/test_loss.py -k loss_keywords",
     ),
     Fault(
         "a negative label is the first token",

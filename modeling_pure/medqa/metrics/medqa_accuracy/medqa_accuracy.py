@@ -1,4 +1,4 @@
-"""Accuracy on multiple-choice questions with three measures of its uncertainty. Needs numpy and scipy."""
+"""Accuracy on multiple-choice questions with three measures of its uncertainty."""
 
 from math import sqrt
 from typing import Any
@@ -14,15 +14,15 @@ interval, and the recall of each option, whose mean is chance for any constant a
 """
 _KWARGS_DESCRIPTION = """
 Args:
-    predictions (list of int): index of the predicted option; -1 if there is none, which is wrong.
+    predictions (list of int): index of the predicted option; -1 for no answer, which is wrong.
     references (list of int): index of the right option.
     confidence_level (float): of both intervals, 0.95 by default.
-    n_resamples (int): bootstrap resamples, 10,000 by default; 0 leaves the bootstrap interval out.
+    n_resamples (int): bootstrap resamples, 10,000 by default; 0 omits the bootstrap interval.
     seed (int): of the bootstrap.
 
 Returns:
     accuracy, correct, n, standard_error, wilson_interval [low, high], bootstrap_interval [low, high],
-    recall {option: share of its questions that were answered right}, balanced_accuracy (mean recall).
+    recall {option: accuracy on the questions whose answer it is}, balanced_accuracy (mean recall).
 
 Examples:
     >>> metric = evaluate.load("modeling_pure/medqa/metrics/medqa_accuracy")  # doctest: +SKIP
@@ -57,20 +57,25 @@ class MedqaAccuracy(evaluate.Metric):
             raise ValueError("medqa_accuracy: no predictions")
         gold = np.asarray(references)
         right = np.asarray(predictions) == gold
-        correct, n = int(right.sum()), len(right)
         recall = {str(option): float(right[gold == option].mean()) for option in np.unique(gold)}
-        measured: dict[str, Any] = {
-            "accuracy": correct / n,
-            "correct": correct,
-            "n": n,
-            "standard_error": standard_error(correct, n),
-            "wilson_interval": list(wilson_interval(correct, n, confidence_level)),
-            "recall": recall,
-            "balanced_accuracy": float(np.mean(list(recall.values()))),
-        }
-        if n_resamples:
-            measured["bootstrap_interval"] = list(bootstrap_interval(correct, n, n_resamples, confidence_level, seed))
-        return measured
+        measured = accuracy_with_intervals(int(right.sum()), len(right), confidence_level, n_resamples, seed)
+        return {**measured, "recall": recall, "balanced_accuracy": float(np.mean(list(recall.values())))}
+
+
+def accuracy_with_intervals(
+    correct: int, n: int, confidence_level: float = 0.95, n_resamples: int = 10_000, seed: int = 0
+) -> dict[str, Any]:
+    """`accuracy`, `correct`, `n`, `standard_error`, `wilson_interval` and, with resamples, `bootstrap_interval`."""
+    measured: dict[str, Any] = {
+        "accuracy": correct / n,
+        "correct": correct,
+        "n": n,
+        "standard_error": standard_error(correct, n),
+        "wilson_interval": wilson_interval(correct, n, confidence_level),
+    }
+    if n_resamples:
+        measured["bootstrap_interval"] = bootstrap_interval(correct, n, n_resamples, confidence_level, seed)
+    return measured
 
 
 def standard_error(correct: int, n: int) -> float:
@@ -90,8 +95,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of an accuracy (Efron 1979).
 
-    The number of right answers in a resample of n questions is binomial with the accuracy as its probability, so
-    resamples are drawn as such numbers: the same distribution, without an array of questions.
+    The number of right answers in a resample of n questions is binomial with the accuracy as its probability, so it is
+    drawn directly, with the same distribution as resampled questions.
     """
     share = np.random.default_rng(seed).binomial(n, correct / n, n_resamples) / n
     low, high = np.quantile(share, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
