@@ -31,9 +31,6 @@ class NumberedRecords:
     def locate(self, shard: int, number: int) -> str:
         return f"{shard} {number}"
 
-    def tokens_per_epoch(self, tokenize, sample: list[str]) -> float:
-        return 0.0
-
     def texts(self, epochs: int) -> list[str]:
         return sorted(
             f"{epoch} {shard} {row}"

@@ -127,7 +127,7 @@ def test_a_text_file_has_no_byte_order_mark(tmp_path):
         ("null", "null"),
         ('""', "empty"),
         ('"  "', "2 blanks"),
-        ('["x"]', "list of 1, .* text"),
+        ('["x"]', "list of 1 .*text"),
         ('{"content": "x"}', r"object of \['content'\]"),
         ("5", "number 5"),
         ("true", "true or false"),

@@ -49,7 +49,6 @@ def test_documents_go_on_from_a_saved_state(sizes, num_workers, cuts):
         state = through_checkpoint(documents.state_dict())
         documents = Documents(rows, 0, num_workers - 1, num_workers)
         documents.load_state_dict(state)
-        assert documents.records_read == documents.documents_read + documents.skipped.total()
         assert documents.documents_read == len(seen)
     assert seen == straight
 
@@ -119,7 +118,6 @@ def test_held_out_rows_are_counted_and_not_given(corpus):
     documents = Documents(text_rows(corpus / "c4.jsonl", validation_records={0: 3, 1: 2}), max_epochs=1)
     assert len(read_all(documents)) == 295
     assert documents.skipped == {"validation document": 5}
-    assert documents.records_read == 300
 
 
 def test_a_source_without_text_for_every_worker_is_named(tmp_path):

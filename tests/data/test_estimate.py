@@ -13,6 +13,11 @@ import pytest
 from tests.conftest import WORDS
 
 
+def tokens_per_epoch(mixture, source: int = 0) -> float:
+    opened = mixture.data.sources[source]
+    return opened.records.tokens_per_epoch(mixture.tokenize, opened.validation_texts)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz", "jsonl.bz2", "txt"])
 @pytest.mark.parametrize("files", [1, 3])
 def test_the_estimate_is_near_the_count(make_mixture, tmp_path, tmp_path_factory, kind, files):
@@ -35,7 +40,7 @@ def test_the_estimate_is_near_the_count(make_mixture, tmp_path, tmp_path_factory
     mixture = make_mixture({"text": source})
     documents = ["\n".join(texts)] if kind == "txt" else texts
     tokens = sum(map(len, mixture.tokenize(documents)))
-    assert abs(mixture.data.sources[0].tokens_per_epoch(mixture.tokenize) / tokens - 1) < 0.15
+    assert abs(tokens_per_epoch(mixture) / tokens - 1) < 0.15
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz"])
@@ -48,7 +53,7 @@ def test_a_large_file_is_sampled(make_mixture, tmp_path, monkeypatch, kind):
     path.write_bytes(gzip.compress(lines) if kind.endswith("gz") else lines)
     mixture = make_mixture({"text": {"path": str(path), "weight": 1}})
     tokens = sum(map(len, mixture.tokenize(texts)))
-    estimate = mixture.data.sources[0].tokens_per_epoch(mixture.tokenize)
+    estimate = tokens_per_epoch(mixture)
     assert estimate != tokens
     assert abs(estimate / tokens - 1) < 0.25
 
@@ -57,7 +62,7 @@ def test_questions_are_counted(make_mixture):
     mixture = make_mixture()
     usmle = mixture.data.sources[-1]
     texts = [text for _, text in usmle.records.read(0, 0, 0)]
-    assert usmle.tokens_per_epoch(mixture.tokenize) == sum(map(len, mixture.tokenize(texts)))
+    assert tokens_per_epoch(mixture, -1) == sum(map(len, mixture.tokenize(texts)))
 
 
 def test_a_broken_or_empty_first_file_is_passed_over(make_mixture, tmp_path):
@@ -67,7 +72,7 @@ def test_a_broken_or_empty_first_file_is_passed_over(make_mixture, tmp_path):
     pq.write_table(pa.table({"text": texts}), tmp_path / "c.parquet")
     mixture = make_mixture({"text": {"path": str(tmp_path), "weight": 1}}, skip_broken_files=True)
     tokens = sum(map(len, mixture.tokenize(texts)))
-    assert 0.8 * tokens <= mixture.data.sources[0].tokens_per_epoch(mixture.tokenize) < 1.2 * tokens
+    assert 0.8 * tokens <= tokens_per_epoch(mixture) < 1.2 * tokens
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
@@ -83,4 +88,4 @@ def test_rows_without_text_are_not_expected(make_mixture, tmp_path, kind):
             (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     mixture = make_mixture({"text": {"path": str(tmp_path), "weight": 1, "validation_documents": 20}})
     tokens = 4 * sum(map(len, mixture.tokenize(texts[::4])))
-    assert abs(mixture.data.sources[0].tokens_per_epoch(mixture.tokenize) / tokens - 1) < 0.15
+    assert abs(tokens_per_epoch(mixture) / tokens - 1) < 0.15

@@ -8,6 +8,7 @@ from modeling_pure.data.decoders import read_shard
 from modeling_pure.data.shards import Shard, split_files
 from modeling_pure.errors import InputError
 from modeling_pure.files import ask_hub, find_files, identity, split_of
+from modeling_pure.medqa.question_files import files_to_read
 from modeling_pure.records import open_records
 from tests.conftest import write_jsonl
 
@@ -161,12 +162,11 @@ def test_a_split_in_the_middle_of_names_is_told_by_the_file_beside_it(tmp_path, 
     assert held_out.taken == sorted(f"{tmp_path}/{other.format(10 + number)}.jsonl" for number in range(3))
 
 
-def test_questions_are_read_of_the_split_that_is_asked_for(tmp_path):
-    for name in ("train", "dev", "test"):
-        write_jsonl(tmp_path / f"{name}.jsonl", [{"name": name}])
+def test_questions_are_those_of_the_requested_split(tmp_path):
+    files = {name: str(write_jsonl(tmp_path / f"{name}.jsonl", [{"name": name}])) for name in ("train", "dev", "test")}
     for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
-        assert [row["name"] for row in open_records("questions", str(tmp_path), split=split)] == [name]
-    assert [row["name"] for row in open_records("questions", str(tmp_path / "dev.jsonl"))] == ["dev"]
+        assert files_to_read("questions", str(tmp_path), split) == [files[name]]
+    assert files_to_read("questions", files["dev"], "train") == [files["dev"]]
 
 
 def test_what_a_folder_holds_beside_its_text_is_said(tmp_path):

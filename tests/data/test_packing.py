@@ -42,7 +42,7 @@ def test_every_token_of_every_document_comes_out_once_and_in_order(tokenizer, se
     drawn = all_rows(rows)
     tokens = np.concatenate([*drawn, rows._tokens])
     assert rows.leftover == len(rows._tokens) < sequence_length
-    assert rows.tokens_read == len(tokens) == len(drawn) * sequence_length + rows.leftover
+    assert len(tokens) == len(drawn) * sequence_length + rows.leftover
     documents = Documents(LongRows([6, 9]), max_epochs=2)
     expected = [shard for text in documents.read(10**9) for shard in DocumentTokenizer(tokenizer)([text])]
     np.testing.assert_array_equal(tokens, np.concatenate(expected))

@@ -160,10 +160,11 @@ def test_progress_counts_the_rows_of_all_ranks(open_pretokenized):
     assert sum(done["sequences"] for done in drawn.values()) == 12
 
 
-def test_a_second_run_takes_up_whole_files_and_writes_the_others_anew(make_mixture, tmp_path):
-    write_mixture(tmp_path, make_mixture(), count=50, sequences_per_file=20)
+def test_a_second_run_keeps_full_files_and_rewrites_the_others(make_mixture, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_pure.data.pretokenized.SEQUENCES_PER_FILE", 20)
+    write_mixture(tmp_path, make_mixture(), count=50)
     first = (tmp_path / "sequences-00000.arrow").stat().st_mtime_ns
-    write_mixture(tmp_path, make_mixture(), count=90, sequences_per_file=20)
+    write_mixture(tmp_path, make_mixture(), count=90)
     assert (tmp_path / "sequences-00000.arrow").stat().st_mtime_ns == first
     rows = np.concatenate([token_ids(open_table(file)) for file in sorted(tmp_path.glob("*.arrow"))])
     np.testing.assert_array_equal(rows, straight(make_mixture, 90))
@@ -207,7 +208,7 @@ def test_rows_with_answers_in_other_formats_are_refused(packed, sources, tokeniz
 
 
 def test_what_cannot_be_packed_or_read_is_refused(open_pretokenized, packed, recipe, tmp_path):
-    with pytest.raises(InputError, match=f"^pretokenized_dir: '{tmp_path}' "):
+    with pytest.raises(InputError, match=f"^pretokenized_dir: .*'{tmp_path}'"):
         open_pretokenized(folder=tmp_path)
     with pytest.raises(InputError, match=r"^pretokenized_dir: .*\b150\b.*\b151\b"):
         open_pretokenized().check_length(151)
