@@ -17,9 +17,9 @@ from .errors import InputError, first_line
 
 T = TypeVar("T")
 LINES = (".jsonl", ".json", ".ndjson")
-DOCUMENTS = (".txt",)  # each file is one document
+DOCUMENTS = (".txt",)  # a file is one document
 SUFFIXES = (".parquet", *DOCUMENTS, *LINES, *(line + compression for line in LINES for compression in DECOMPRESSORS))
-# Files in a data set's folder that hold no data.
+# Files in the folder of a data set that are not data.
 METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainset"), "train"),

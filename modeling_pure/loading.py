@@ -1,4 +1,4 @@
-"""Load models by folder or Hub id; what cannot be loaded raises `InputError`."""
+"""Load models by folder or Hub id; raise `InputError` for those that cannot be loaded."""
 
 import json
 from pathlib import Path

@@ -51,7 +51,7 @@ class Recipe:
         """The differences from a resolved recipe, such as `sources.c4.weight: 0.3, was 0.2`.
 
         Args:
-            allowed: changes are allowed, except of what the tensors depend on.
+            allowed: report only changes that the tensors depend on.
         """
         keys = self.tensors if allowed else (*self.tensors, *self.fixed)
         return [line for key in keys for line in differences(key, before.get(key), self.resolved.get(key))]

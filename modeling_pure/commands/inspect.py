@@ -6,7 +6,6 @@ Reads the first sequences as a training run with one worker does, and shows actu
 documents, epochs of the whole run, skipped records, and a sequence of each source as text.
 """
 
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from tqdm import tqdm
 
+from ..console import print_table
 from ..data.mixture import Mixture
 from ..data.states import MixtureState
 from ..errors import InputError, run_script
@@ -81,17 +78,12 @@ def read_sample(mixture: Mixture, count: int) -> Sample:
 
 def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: int) -> None:
     """Print a table of sources, the speed, the files, and a text of each source."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    total = sum(map(len, sample.sequences.values()))
-    table = Table(title=f"{total:,} sequences of {mixture.sequence_length:,} tokens")
-    table.add_column("source")
-    for heading in ("share", "actual", "documents", "tokens, median (max)", "skipped", "epoch", "run"):
-        table.add_column(heading, justify="right")
+    total, rows = sum(map(len, sample.sequences.values())), []
     for name, one in mixture.opened.items():
         lengths = sample.document_lengths(name)
         skipped = sample.state["sources"][name]["read"]["skipped"]
         tokens = one.records.tokens_per_epoch(mixture.tokenize, one.validation_texts)
-        table.add_row(
+        row = [
             name,
             f"{float(one.source.weight):.2%}",
             f"{len(sample.sequences.get(name, [])) / total:.2%}",
@@ -100,16 +92,18 @@ def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: 
             ", ".join(f"{count:,} {reason}" for reason, count in skipped.items()) or "0",
             f"about {tokens / 1e6:,.2f}M tokens",
             f"about {run_tokens * float(one.source.weight) / tokens:,.2f} epochs",
-        )
-    console.print(table)
+        ]
+        rows.append(row)
+    head = ["source", "share", "actual", "documents", "tokens, median (max)", "skipped", "epoch", "run"]
+    print_table(f"{total:,} sequences of {mixture.sequence_length:,} tokens", head, rows)
     tokens = total * mixture.sequence_length / sample.seconds
     documents = sum(len(sample.document_lengths(name)) for name in sample.sequences) / sample.seconds
-    console.print(f"{tokens:,.0f} tokens/s, {documents:,.0f} documents/s with one worker, including opening the files")
+    print(f"{tokens:,.0f} tokens/s, {documents:,.0f} documents/s with one worker, including opening the files")
     for name, described in mixture.data.describe().items():
-        console.print(f"{name}: {escape(described)}")
+        print(f"{name}: {described}")
     for name, sequences in sample.sequences.items():
         text = str(mixture.tokenizer.decode(sequences[-1]))[:characters]
-        console.print(f"\n[bold]{name}[/bold], start of a sequence:\n{escape(text)}", highlight=False)
+        print(f"\n{name}, start of a sequence:\n{text}")
 
 
 def draw_sample(mixture: Mixture, sample: Sample, picture: str) -> None:

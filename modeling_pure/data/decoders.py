@@ -27,7 +27,6 @@ GIT_LFS = b"version https://git-lfs"
 ONE_DOCUMENT = "a .txt file is one document: write each document to its own file, or to a line of a .jsonl file"
 BETWEEN_OBJECTS = re.compile(r"[\s,\[\]]*")
 CHUNK = 1 << 20
-KINDS = {str: "text", bool: "true or false", dict: "an object", list: "a list", type(None): "null"}
 
 
 @dataclass(frozen=True)
@@ -142,9 +141,9 @@ def text_of_object(record: bytes | dict[str, Any], column: str) -> str | Fault:
     except (ValueError, RecursionError) as error:
         return Fault("not JSON", first_line(error))
     if not isinstance(fields, dict):
-        return Fault("no text", f"it is {described(fields)}, not an object")
+        return Fault("no text", f"expected an object, found {json.dumps(fields)[:60]}")
     if column not in fields:
-        return Fault("no text", f"it has no '{column}', only {sorted(fields)}")
+        return Fault("no text", f"no '{column}', only {sorted(fields)}")
     return to_text(fields[column])
 
 
@@ -157,24 +156,13 @@ def to_text(value: object) -> str | Fault:
     try:
         text = value.decode() if isinstance(value, bytes) else value
         if not isinstance(text, str) or not text.strip():
-            return Fault("no text", f"it is {described(text)}")
+            return Fault("no text", f"found {json.dumps(text)[:60]}")
         text.encode()  # fails for half of a surrogate pair, which JSON allows
     except UnicodeError as error:
         return Fault("not UTF-8", first_line(error), len(value) if isinstance(value, bytes) else 0)
     if len(text) > MAX_CHARACTERS:
         return Fault("too long", f"{len(text):,} characters")
     return text
-
-
-def described(value: object) -> str:
-    """Describe a value that is not text for an error message."""
-    if isinstance(value, str):
-        return f"{len(value):,} blanks" if value else "empty"
-    if isinstance(value, dict):
-        return f"an object of {sorted(value)}"
-    if isinstance(value, list) and value:
-        return f"a list of {len(value):,} that begins with {KINDS.get(type(value[0]), f'the number {value[0]}')}"
-    return KINDS.get(type(value), f"the number {value}")
 
 
 # ---- lines and arrays -----------------------------------------------------------------------------------------------
@@ -274,13 +262,13 @@ def parquet_records(
 
 
 def check_column(key: str, path: str, schema: pa.Schema, column: str) -> None:
-    """Raise `SourceFailed` if a parquet file has no column of that name, or one that holds no text."""
+    """Raise `SourceFailed` if a parquet file has no column of that name, or one that is not text."""
     if column not in schema.names:
         raise SourceFailed(f"{key}: '{path}' has no column '{column}'; its columns are {schema.names}")
     kind = schema.field(column).type
-    held = kind.value_type if pa.types.is_dictionary(kind) else kind
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    if not any(is_kind(held) for is_kind in (*text, pa.types.is_binary, pa.types.is_large_binary)):
+    if not any(is_kind(value) for is_kind in (*text, pa.types.is_binary, pa.types.is_large_binary)):
         raise SourceFailed(f"{key}: column '{column}' of '{path}' is {kind}, not text; name a text column, or add one")
 
 

@@ -6,10 +6,10 @@ epoch belongs to one worker, even if there are only a few files. A position is t
 and a worker has read all of its records before its position. When the number of workers changes, the positions also
 determine which records are still unread.
 
-The limit on losses is in documents, and is the same for any number of workers. A record counts as one document per 4
-KB, because it may be a whole file that was not written as lines. Workers that share their shards by records see the
-same records, and each stops where a single worker would. The losses of workers of whole shards are summed when the run
-logs.
+The limit on losses is in documents, and is the same for any number of workers. Every 4 KB of a record count as one
+document, because the record may be a whole file that was not written as lines. Workers that share their shards by
+records see the same records, and each stops where a single worker would. The losses of workers of whole shards are
+summed when the run logs.
 """
 
 import random
@@ -98,7 +98,7 @@ class Documents:
         self._failure: SourceFailed | None = None
 
     def read(self, characters: int, count: int = 256) -> list[str]:
-        """The next documents: at most `count`, and none after `characters`. An empty list ends the source.
+        """The next `count` documents, or fewer with `characters` characters in all; none if the source is exhausted.
 
         Raises:
             SourceFailed: the source cannot be read, too much of it is lost, or it has no document for this worker.
@@ -208,12 +208,12 @@ class Documents:
 
 
 def redistribute_documents(states: list[DocumentsState], first: bool) -> DocumentsState:
-    """The state from which each of a new number of workers resumes, given the states of all former workers.
+    """The state from which one of a new number of workers resumes, given the states of all former workers.
 
     Args:
-        first: this is the one worker that takes over the counts.
+        first: whether it is the one that takes over the counts.
     """
-    slowest = min(states, key=lambda state: state["position"])  # its `earlier` also covers its epoch
+    slowest = min(states, key=lambda state: state["position"])  # the `earlier` of others may omit its epoch
     return {
         "position": [slowest["position"][0], 0, 0],
         "earlier": [*slowest["earlier"], [len(states), [state["position"] for state in states]]],

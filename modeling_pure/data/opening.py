@@ -269,6 +269,6 @@ def exam_files(source: Source) -> SourceFiles:
     (path,), found = source.paths, SourceFiles()
     if looks_local(path, ENDINGS):
         found.taken = files_to_read(source.key, path, "train")
-        beside = map(str, files_below(path)) if Path(path).is_dir() else []
-        found.leave_out("not questions to train on", [file for file in beside if file not in found.taken])
+        others = map(str, files_below(path)) if Path(path).is_dir() else []
+        found.leave_out("not questions to train on", [file for file in others if file not in found.taken])
     return found

@@ -70,14 +70,14 @@ class PackedSequences:
 
 
 def redistribute_sequences(states: list[PackedSequencesState], first: bool) -> PackedSequencesState:
-    """The state from which each of a new number of workers resumes, given the states of all former workers.
+    """The state from which one of a new number of workers resumes, given the states of all former workers.
 
     The last window of every former worker is read again; the `first` new worker takes over the tokens left over.
     """
     documents = redistribute_documents([state["documents"] for state in states], first)
     return {
         "documents": documents,
-        "remainder": [token for state in states if first for token in state["remainder"]],
+        "remainder": [token for state in (states if first else []) for token in state["remainder"]],
         "drawn": 0,
         "read": sum_counts([documents]),
     }

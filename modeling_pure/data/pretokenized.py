@@ -41,7 +41,7 @@ def check_settings(folder: Path, expected: dict[str, Any]) -> None:
     try:
         settings = json.loads((folder / FACTS_FILE).read_text())["settings"]
     except (OSError, ValueError) as error:
-        raise InputError(f"pretokenized_dir: no pretokenized sequences in '{folder}': {first_line(error)}") from error
+        raise InputError(f"pretokenized_dir: '{folder}' has no pretokenized sequences: {first_line(error)}") from error
     for key, value in expected.items():
         if (written := settings.get(key)) != value:
             raise InputError(f"pretokenized_dir: '{folder}' was written with another {key} ({written}, not {value})")

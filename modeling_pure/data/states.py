@@ -21,7 +21,7 @@ from .arguments import DataArguments
 
 
 class LostDocuments(TypedDict):
-    """The documents lost so far in an epoch; a record of more than 4 KB counts as one document for each 4 KB.
+    """The documents lost so far in an epoch; every 4 KB of a long record count as one document.
 
     `documents` counts all that were read and `unusable` those that are lost. `behind` counts those after a damaged
     page of the current shard, which join `unusable` at its end. `broken` is the share of the source in truncated

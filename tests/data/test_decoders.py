@@ -125,15 +125,15 @@ def test_a_text_file_has_no_byte_order_mark(tmp_path):
     ("value", "found"),
     [
         ("null", "null"),
-        ('""', "empty"),
-        ('"  "', "2 blanks"),
-        ('["x"]', "list of 1 .*text"),
-        ('{"content": "x"}', r"object of \['content'\]"),
-        ("5", "number 5"),
-        ("true", "true or false"),
+        ('""', '""'),
+        ('"  "', '"  "'),
+        ('["x"]', r'\["x"\]'),
+        ('{"content": "x"}', r'\{"content": "x"\}'),
+        ("5", "5"),
+        ("true", "true"),
     ],
 )
-def test_what_was_found_instead_of_text_is_said(tmp_path, value, found):
+def test_a_fault_describes_what_was_found_instead_of_text(tmp_path, value, found):
     (tmp_path / "a.jsonl").write_text(f'{{"text": {value}}}\n')
     (fault,) = texts(tmp_path / "a.jsonl")
     assert fault.reason == "no text"

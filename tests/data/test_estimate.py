@@ -35,8 +35,8 @@ def test_the_estimate_is_near_the_count(make_mixture, tmp_path, tmp_path_factory
         else:
             compress = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.bz2": bz2.compress}[kind]
             path.write_bytes(compress(lines))
-    held_out = shutil.copy(path, tmp_path_factory.mktemp("held_out"))
-    source = {"path": str(tmp_path), "weight": 1, "validation_path": str(held_out)}
+    validation = shutil.copy(path, tmp_path_factory.mktemp("validation"))
+    source = {"path": str(tmp_path), "weight": 1, "validation_path": str(validation)}
     mixture = make_mixture({"text": source})
     documents = ["\n".join(texts)] if kind == "txt" else texts
     tokens = sum(map(len, mixture.tokenize(documents)))
@@ -65,7 +65,7 @@ def test_questions_are_counted(make_mixture):
     assert tokens_per_epoch(mixture, -1) == sum(map(len, mixture.tokenize(texts)))
 
 
-def test_a_broken_or_empty_first_file_is_passed_over(make_mixture, tmp_path):
+def test_a_broken_or_empty_first_file_is_skipped(make_mixture, tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 without an end")
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "b.parquet")
     texts = [f"fever {i}" for i in range(500)]
@@ -76,16 +76,16 @@ def test_a_broken_or_empty_first_file_is_passed_over(make_mixture, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
-def test_rows_without_text_are_not_expected(make_mixture, tmp_path, kind):
+def test_records_without_text_are_not_expected(make_mixture, tmp_path, kind):
     texts = [f"fever {i} " + "cough " * 20 for i in range(2000)]
     for file in range(4):
-        rows = [{"text": text if i % 4 == 0 else None, "id": i} for i, text in enumerate(texts)]
+        records = [{"text": text if i % 4 == 0 else None, "id": i} for i, text in enumerate(texts)]
         if kind == "parquet":
-            pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{file}.parquet")
+            pq.write_table(pa.Table.from_pylist(records), tmp_path / f"{file}.parquet")
         elif kind == "json":
-            (tmp_path / f"{file}.json").write_text(json.dumps(rows))
+            (tmp_path / f"{file}.json").write_text(json.dumps(records))
         else:
-            (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     mixture = make_mixture({"text": {"path": str(tmp_path), "weight": 1, "validation_documents": 20}})
     tokens = 4 * sum(map(len, mixture.tokenize(texts[::4])))
     assert abs(tokens_per_epoch(mixture) / tokens - 1) < 0.15

@@ -44,28 +44,28 @@ configs:
 
 
 class Job(NamedTuple):
-    """A mixture to read: so many rows by so many workers."""
+    """A mixture to read: a number of sequences by a number of workers."""
 
     sources: dict
-    rows: int
+    sequences: int
     workers: int = 0
     arguments: dict = {}
 
 
-def read_rows(job: Job, tokenizer_folder: str) -> dict:
-    """The rows' sources and digests, and the error that ended them if one did."""
+def read_sequences(job: Job, tokenizer_folder: str) -> dict:
+    """The sequences' sources and digests, and the error that ended them if one did."""
     arguments = DataArguments(sources=job.sources, max_seq_length=1024, **job.arguments)
-    rows, error = [], None
+    sequences, error = [], None
     try:
         mixture = Mixture(arguments, load_tokenizer("tokenizer", tokenizer_folder), seed=1)
         loader = DataLoader(mixture, batch_size=None, num_workers=job.workers)
-        rows.extend(
-            [row["source"], hashlib.sha256(row["input_ids"].numpy().tobytes()).hexdigest()]
-            for row in islice(loader, job.rows)
+        sequences.extend(
+            [sequence["source"], hashlib.sha256(sequence["input_ids"].numpy().tobytes()).hexdigest()]
+            for sequence in islice(loader, job.sequences)
         )
     except Exception as caught:  # of any kind: the tests say which it should be
         error = [type(caught).__name__, str(caught)]
-    return {"rows": rows, "error": error}
+    return {"sequences": sequences, "error": error}
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     time.sleep = lambda seconds: sleep(min(seconds, 0.01))
     AbstractBufferedFile.DEFAULT_BLOCK_SIZE = 1 << 16  # ask for little more than is needed: many requests
     tokenizer_folder, jobs = json.load(sys.stdin)
-    print(json.dumps({name: read_rows(Job(*job), tokenizer_folder) for name, job in jobs.items()}))
+    print(json.dumps({name: read_sequences(Job(*job), tokenizer_folder) for name, job in jobs.items()}))
 
 
 def noise(rng: random.Random, count: int) -> str:
@@ -218,12 +218,12 @@ def local(hub: Path, job: Job) -> Job:
 def test_a_mixture_over_a_failing_hub_is_that_of_the_local_files(run, hub, tokenizer_folder):
     result = run.results["mixture"]
     assert result["error"] is None
-    assert result == read_rows(local(hub, JOBS["mixture"]), str(tokenizer_folder))
-    assert {source for source, _ in result["rows"]} == {"table", "c4"}
+    assert result == read_sequences(local(hub, JOBS["mixture"]), str(tokenizer_folder))
+    assert {source for source, _ in result["sequences"]} == {"table", "c4"}
 
 
 def test_a_pattern_of_urls_stands_for_its_files(run, hub, tokenizer_folder):
-    assert run.results["pattern"] == read_rows(local(hub, JOBS["pattern"]), str(tokenizer_folder))
+    assert run.results["pattern"] == read_sequences(local(hub, JOBS["pattern"]), str(tokenizer_folder))
 
 
 @pytest.mark.parametrize("name", ["table/data/train-00000-of-00002.parquet", "c4/en/c4-train.00001-of-00002.json.gz"])
@@ -243,16 +243,16 @@ def test_a_file_that_goes_away_stops_the_run_by_name(run, hub, tokenizer_folder)
     assert re.match(rf"sources\.gone: .*'hf://datasets/owner/gone@{COMMIT}/train-00001\.parquet' .*\b404\b", message)
     assert "streaming_timeout" not in message  # not tried again
     assert "\n" not in message
-    assert "gone" in dict(result["rows"])
-    job = local(hub, JOBS["stop"])._replace(rows=len(result["rows"]))
-    assert result["rows"] == read_rows(job, str(tokenizer_folder))["rows"]
+    assert "gone" in dict(result["sequences"])
+    job = local(hub, JOBS["stop"])._replace(sequences=len(result["sequences"]))
+    assert result["sequences"] == read_sequences(job, str(tokenizer_folder))["sequences"]
 
 
 def test_a_file_that_goes_away_leaves_its_share_to_the_other_sources(run):
-    result, stopped = run.results["redistribute"], run.results["stop"]["rows"]
+    result, stopped = run.results["redistribute"], run.results["stop"]["sequences"]
     assert result["error"] is None
-    assert result["rows"][: len(stopped)] == stopped
-    assert {source for source, _ in result["rows"][len(stopped) :]} == {"c4"}
+    assert result["sequences"][: len(stopped)] == stopped
+    assert {source for source, _ in result["sequences"][len(stopped) :]} == {"c4"}
     assert re.search(r"sources\.gone .*sources\.gone: .*\b404\b", run.log)
 
 

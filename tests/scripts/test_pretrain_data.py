@@ -1,4 +1,4 @@
-"""Pretraining and its data from the command line: other workers, packed rows, faults, what is said and logged."""
+"""Pretraining and its data from the command line: other workers, pretokenized sequences, faults, output and logs."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ from tests.scripts.conftest import kill_once_written, metrics
 from tests.scripts.runs import same_weights, start_from, train
 
 
-def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
+def test_tokens_and_epochs_of_every_source_are_logged(pretrained, sources):
     line = [line for line in metrics(pretrained) if "loss" in line][-1]
     tokens = {name: line[f"tokens/{name}"] for name in sources}
     assert sum(tokens.values()) == line["tokens"] == 12 * 256
@@ -26,7 +26,7 @@ def test_tokens_and_passes_of_every_source_are_logged(pretrained, sources):
         assert f"skipped/{name}" in line
 
 
-def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, sources, tmp_path):
+def test_the_run_prints_the_epochs_of_each_source(pretrain_recipe, sources, tmp_path):
     output = train(pretrain_recipe, tmp_path, "--max_steps", "1", "--max_seq_length", "8").stdout
     for name in sources:
         line = next(line for line in output.splitlines() if line.strip().startswith(name))
@@ -35,7 +35,7 @@ def test_the_run_says_how_often_it_will_read_each_source(pretrain_recipe, source
             assert re.search(rf"\bfiles of {name}\b.*\b1 file, \d", output)
 
 
-def test_other_workers_go_on_and_the_run_says_so(pretrained, pretrain_recipe, sources, tmp_path):
+def test_other_workers_resume_and_the_run_reports_it(pretrained, pretrain_recipe, sources, tmp_path):
     folder = start_from(pretrained, tmp_path, 8)
     output = train(pretrain_recipe, folder, "--dataloader_num_workers", "3").stdout
     # Ranks and workers before, and now.
@@ -44,7 +44,7 @@ def test_other_workers_go_on_and_the_run_says_so(pretrained, pretrain_recipe, so
     assert sum(line[f"tokens/{name}"] for name in sources) == line["tokens"] == 12 * 256
 
 
-def test_a_run_says_which_answers_it_was_taught(pretrained, packed, pretrain_recipe, tmp_path, train_here):
+def test_a_run_records_its_answer_formats(pretrained, pretokenized, pretrain_recipe, tmp_path, train_here):
     assert json.loads((pretrained / "config.json").read_text())["answer_formats"] == ["letter"]
     options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "1"]
     options += ["--sources.usmle.answer_formats", "{text: 0.75, letter: 0.25}"]
@@ -52,33 +52,35 @@ def test_a_run_says_which_answers_it_was_taught(pretrained, packed, pretrain_rec
     assert re.search(r"\busmle\b.*\bletter 25\b.*\btext 75\b", output)
     assert json.loads((tmp_path / "config.json").read_text())["answer_formats"] == ["letter", "text"]
     assert "| letter, text |" in (tmp_path / "README.md").read_text()
-    _, error = train_here(*options, "--output_dir", tmp_path / "packed", "--pretokenized_dir", packed, expect=2)
+    _, error = train_here(
+        *options, "--output_dir", tmp_path / "pretokenized", "--pretokenized_dir", pretokenized, expect=2
+    )
     assert re.search(r"error: pretokenized_dir: .*\bsources\b", error)
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory, pretrain_recipe):
-    folder = tmp_path_factory.mktemp("packed")
+def pretokenized(tmp_path_factory, pretrain_recipe):
+    folder = tmp_path_factory.mktemp("pretokenized")
     run("-m", "modeling_pure.commands.pretokenize", "--config", pretrain_recipe, "--out", folder)
     return folder
 
 
-def test_packed_rows_train_the_same_model(packed, pretrained, pretrain_recipe, tmp_path):
-    output = train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed).stdout
-    assert re.search(rf"\b48\b.*{packed}", output)
+def test_pretokenized_sequences_train_the_same_model(pretokenized, pretrained, pretrain_recipe, tmp_path):
+    output = train(pretrain_recipe, tmp_path, "--pretokenized_dir", pretokenized).stdout
+    assert re.search(rf"\b48\b.*{pretokenized}", output)
     assert same_weights(pretrained, tmp_path)
 
 
-def test_a_packed_run_goes_on_exactly_with_other_workers(packed, pretrained, pretrain_recipe, tmp_path):
-    train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--dataloader_num_workers", "2")
+def test_a_pretokenized_run_resumes_exactly_with_other_workers(pretokenized, pretrained, pretrain_recipe, tmp_path):
+    train(pretrain_recipe, tmp_path, "--pretokenized_dir", pretokenized, "--dataloader_num_workers", "2")
     shutil.rmtree(tmp_path / "checkpoint-12")
     (tmp_path / "model.safetensors").unlink()
-    train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--dataloader_num_workers", "0")
+    train(pretrain_recipe, tmp_path, "--pretokenized_dir", pretokenized, "--dataloader_num_workers", "0")
     assert same_weights(pretrained, tmp_path)
 
 
-def test_a_run_that_needs_more_than_was_packed_is_refused(packed, pretrain_recipe, tmp_path):
-    error = train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--max_steps", "13", expect=2).stderr
+def test_a_run_that_needs_more_than_was_pretokenized_is_refused(pretokenized, pretrain_recipe, tmp_path):
+    error = train(pretrain_recipe, tmp_path, "--pretokenized_dir", pretokenized, "--max_steps", "13", expect=2).stderr
     assert re.search(r"error: pretokenized_dir: .*\b48\b.*\b52\b", error)
 
 
@@ -138,7 +140,7 @@ def test_a_source_that_goes_bad_stops_the_run_after_a_checkpoint(pretrain_recipe
     assert steps == list(range(1, 21))
 
 
-def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
+def test_a_mixture_is_inspected(pretrain_recipe, tmp_path):
     picture = tmp_path / "mixture.png"
     command = [
         "-m",
@@ -152,9 +154,9 @@ def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
     ]
     output = run(*command).stdout
     for name, share in (("finepdfs", "45.00%"), ("fineweb_edu", "25.00%"), ("c4", "20.00%"), ("usmle", "10.00%")):
-        (line,) = [line for line in output.splitlines() if f"│ {name}" in line]
+        (line,) = [line for line in output.splitlines() if line.startswith(f"{name} ")]
         assert line.count(share) == 2
-        assert ("40" in numbers_in(line)) == (name != "usmle")  # held out
+        assert ("40" in numbers_in(line)) == (name != "usmle")  # validation documents
         assert re.search(rf"^{name}\b.*:$", output, re.M)  # and a text of it
     assert "tokens/s" in output
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -66,8 +66,8 @@ def test_evaluation_recipes_are_read_and_measure_what_grpo_wrote(path):
     assert args.split in SPLITS
 
 
-def test_the_a100_recipe_reads_two_billion_tokens_in_the_shares_of_the_seed():
-    """Whole steps of 16 rows fill 2 billion tokens, of which 50 million are warm-up."""
+def test_the_a100_recipe_reads_two_billion_tokens_in_the_specified_shares():
+    """Whole steps of 16 sequences fill 2 billion tokens, of which 50 million are warm-up."""
     _, data, training = parse_pretrain("--config", str(ROOT / "recipes/a100_2day/pretrain.yaml"))
     tokens_per_step = training.batch_plan(data.max_seq_length).sequences_per_step * data.max_seq_length
     assert training.max_steps == 2_000_000_000 // tokens_per_step
@@ -102,7 +102,7 @@ def test_a_step_is_the_same_on_any_number_of_gpus(monkeypatch, processes):
         assert plan.micro_batch_size == grpo.per_device_train_batch_size == min(32, 128 // processes)
 
 
-def test_what_processes_cannot_share_is_refused(monkeypatch):
+def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
     monkeypatch.setattr(PureTrainingArguments, "world_size", 3)
     monkeypatch.setenv("WORLD_SIZE", "3")
     recipe = ["--config", str(ROOT / "recipes/a100_2day/pretrain.yaml")]
@@ -116,23 +116,25 @@ def test_what_processes_cannot_share_is_refused(monkeypatch):
         PureGRPOConfig(use_cpu=True)
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):  # the latter two by accelerate
         monkeypatch.delenv(name)
-    with pytest.raises(InputError, match=r"^updates_per_rollout: .*\b3\b.*\b5$"):  # of 4 passes each, for 3 rounds
+    with pytest.raises(
+        InputError, match=r"^updates_per_rollout: .*\b3\b.*\b5$"
+    ):  # of 4 micro-batches each, for 3 rounds
         PureGRPOConfig(use_cpu=True, updates_per_rollout=5, num_iterations=3)
     monkeypatch.setattr(PureTrainingArguments, "world_size", 1)
     with pytest.raises(InputError, match=r"^gradient_accumulation_steps: 3 .*\b16\b.*\b16\b"):
         plan_of(*recipe, "--gradient_accumulation_steps", "3")
 
 
-@given(rows=st.integers(1, 200), at_most=st.integers(1, 64))
-def test_passes_are_equal_and_as_few_as_may_be(rows, at_most):
-    plan = BatchPlan.divide("tokens_per_step", rows, 1, at_most)
+@given(sequences=st.integers(1, 200), at_most=st.integers(1, 64))
+def test_micro_batches_are_equal_and_as_few_as_possible(sequences, at_most):
+    plan = BatchPlan.divide("tokens_per_step", sequences, 1, at_most)
     size = plan.micro_batch_size
-    assert size * plan.accumulation == rows == plan.sequences_per_step
+    assert size * plan.accumulation == sequences == plan.sequences_per_step
     assert size <= at_most
-    assert not any(rows % larger == 0 for larger in range(size + 1, at_most + 1))
+    assert not any(sequences % larger == 0 for larger in range(size + 1, at_most + 1))
 
 
-def test_a_pass_fits_the_cards_that_its_recipe_is_for():
+def test_a_micro_batch_fits_the_cards_that_its_recipe_is_for():
     """By the design's arithmetic: 34 kB for each token and layer in bf16, and a chunk of logits at 12 bytes each."""
     fixed = 16 * 401_227_776 + 12 * CHUNK_TOKENS * 50_304
     for name, card in (("a100_2day", 40e9), ("24gb", 24e9)):
@@ -147,7 +149,7 @@ def test_a_pass_fits_the_cards_that_its_recipe_is_for():
     assert needed == pytest.approx(fixed + (20 * 2 * 1_152 + 34_000) * tokens, rel=0.01)
 
 
-def test_the_command_line_has_the_last_word(tmp_path):
+def test_the_command_line_takes_precedence(tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text("max_steps: 7\nlearning_rate: 1e-3\nsources:\n  c4: {path: a, weight: 1.0}\nbf16: false\n")
     _, data, training = parse_pretrain(
