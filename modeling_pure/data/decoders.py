@@ -5,6 +5,7 @@ import io
 import json
 import random
 import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
@@ -141,7 +142,7 @@ def text_of_object(record: bytes | dict[str, Any], column: str) -> str | Fault:
     except (ValueError, RecursionError) as error:
         return Fault("not JSON", first_line(error))
     if not isinstance(fields, dict):
-        return Fault("no text", f"expected an object, found {json.dumps(fields)[:60]}")
+        return Fault("no text", f"expected an object, found {reprlib.repr(fields)}")
     if column not in fields:
         return Fault("no text", f"no '{column}', only {sorted(fields)}")
     return to_text(fields[column])
@@ -156,7 +157,7 @@ def to_text(value: object) -> str | Fault:
     try:
         text = value.decode() if isinstance(value, bytes) else value
         if not isinstance(text, str) or not text.strip():
-            return Fault("no text", f"found {json.dumps(text)[:60]}")
+            return Fault("no text", f"found {reprlib.repr(text)}")
         text.encode()  # fails for half of a surrogate pair, which JSON allows
     except UnicodeError as error:
         return Fault("not UTF-8", first_line(error), len(value) if isinstance(value, bytes) else 0)

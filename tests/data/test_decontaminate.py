@@ -1,4 +1,4 @@
-"""A document that holds an evaluation question is found; one that shares stock phrases with it is not."""
+"""A document that contains an evaluation question is found; one that only shares stock phrases is not."""
 
 import json
 import random
@@ -111,7 +111,7 @@ def test_no_layout_of_a_pdf_or_a_page_hides_a_question(layout, other_scripts):
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if not re.search("within|gaps|belongs", name)])
 def test_a_question_in_the_layout_of_a_page_is_found_in_plain_text(layout):
-    """A word that is broken within a line of the question stays broken: nothing tells what it is."""
+    """A word that is broken within a line of the question stays broken, because nothing identifies it."""
     finder = QuestionFinder([Question(LAYOUTS[layout](PDF_QUESTION.question), ("a", "b", "c", "d"), 0), *QUESTIONS])
     assert finder.find(PDF_QUESTION.question).coverage == 1
 
@@ -243,7 +243,7 @@ def test_the_command_reports_which_documents_would_go(tmp_path):
 
 
 def test_the_most_that_any_document_holds_of_a_question_is_kept():
-    """Of two documents the one with more; a question that nobody holds has 0, one that is too short null."""
+    """The document with the most counts; a question in no document has 0, and one that is too short has null."""
     words = QUESTIONS[0].question.split()
     grams = len(words) - GRAM + 1
     texts = [" ".join(words[:20]), " ".join(words[:30]), " ".join(words[-30:]), "nothing"]

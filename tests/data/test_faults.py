@@ -77,7 +77,7 @@ def write_lines(file: Path, lines: list[bytes]) -> Path:
 
 
 def write_parquet(file: Path, texts: list[str | bytes | None], group_rows: int = GROUP_ROWS) -> Path:
-    """Texts, or bytes that claim to be text, as a parquet file with small pages."""
+    """Texts, or bytes declared as text, as a parquet file with small pages."""
     values = pa.array([text.encode() if isinstance(text, str) else text for text in texts], pa.binary())
     column = pa.Array.from_buffers(pa.string(), len(values), values.buffers(), values.null_count)
     file.parent.mkdir(exist_ok=True)
@@ -218,7 +218,7 @@ def test_a_bad_value_in_parquet_loses_one_record(tmp_path, value, reason):
 
 
 def damage(file: Path, group: int, share: float) -> None:
-    """Overwrite 48 bytes of a row group's text so far into it."""
+    """Overwrite 48 bytes of a row group's text, at a share of its size."""
     chunk = pq.ParquetFile(file).metadata.row_group(group).column(0)
     place = chunk.data_page_offset + int(chunk.total_compressed_size * share)
     data = bytearray(file.read_bytes())
@@ -365,7 +365,7 @@ def test_a_few_bad_rows_in_many_epochs_do_not_add_up(tmp_path):
 
 @pytest.fixture
 def two_sources(tmp_path) -> dict:
-    """A sound source, and one of two files of which the second can be spoiled; 400 documents each."""
+    """A good source, and one of two files, the second of which a test spoils."""
     write_lines(tmp_path / "sound.jsonl", LINES)
     write_lines(tmp_path / "web" / "a.jsonl", LINES[:200])
     write_lines(tmp_path / "web" / "b.jsonl", LINES[200:400])

@@ -1,4 +1,4 @@
-"""Data sets of the Hub are read as their local copies are, over its protocol and whatever the network does."""
+"""Hub data sets are read like their local copies, over the Hub's protocol and whatever the network does."""
 
 import base64
 import gzip
@@ -69,7 +69,7 @@ def read_sequences(job: Job, tokenizer_folder: str) -> dict:
 
 
 def main() -> None:
-    """Read the jobs of the standard input in this process, where the Hub is the one that the environment names."""
+    """Run the jobs of the standard input in this process, whose environment names the Hub."""
     import time
 
     from fsspec.spec import AbstractBufferedFile
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def noise(rng: random.Random, count: int) -> str:
-    """So many characters that do not compress well."""
+    """A number of characters that do not compress well."""
     return base64.b64encode(rng.randbytes(count)).decode()[:count]
 
 
@@ -95,7 +95,7 @@ def write_lines(file: Path, name: str, rng: random.Random) -> None:
 
 
 def write_table(file: Path, name: str, rng: random.Random, characters: int) -> None:
-    """800 documents in row groups of 200, with another column between those of the text."""
+    """800 documents in row groups of 200, with another column between the texts."""
     file.parent.mkdir(parents=True, exist_ok=True)
     texts = [f"{name} {i} {noise(rng, characters)}" for i in range(800)]
     table = pa.table({"text": texts, "url": [noise(rng, 1500) for _ in texts]})
@@ -118,7 +118,7 @@ def hub(tmp_path_factory) -> Path:
 
 
 class Network:
-    """What goes wrong, by file: at its first and later requests."""
+    """The failures of each file, at its first and later requests."""
 
     def __init__(self, server: FileServer):
         self.server = server
@@ -163,7 +163,7 @@ JOBS = {
 
 
 class Run(NamedTuple):
-    """What a process read of a hub that fails."""
+    """What a process read from a failing Hub."""
 
     results: dict[str, dict]
     log: str
@@ -172,7 +172,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def run(hub, tokenizer_folder, tmp_path_factory) -> Run:
-    """All jobs, read in a process of their own: the Hub's address is read when its library is imported."""
+    """All jobs, run in their own process: the Hub's address is read when its library is imported."""
     server = FileServer(hub)
     network = Network(server)
     server.failures = network.fail
@@ -227,16 +227,16 @@ def test_a_pattern_of_urls_stands_for_its_files(run, hub, tokenizer_folder):
 
 
 @pytest.mark.parametrize("name", ["table/data/train-00000-of-00002.parquet", "c4/en/c4-train.00001-of-00002.json.gz"])
-def test_an_outage_was_longer_than_the_library_of_the_hub_tries(run, name):
+def test_an_outage_outlasts_the_retries_of_the_hub_library(run, name):
     source, _, path = name.partition("/")
     assert f"sources.{source}: 'hf://datasets/owner/{source}@{COMMIT}/{path}' " in run.log
 
 
-def test_all_that_could_go_wrong_did(run):
+def test_every_planned_failure_happened(run):
     assert not any(run.plans.values())
 
 
-def test_a_file_that_goes_away_stops_the_run_by_name(run, hub, tokenizer_folder):
+def test_a_file_that_disappears_stops_the_run_by_name(run, hub, tokenizer_folder):
     result = run.results["stop"]
     kind, message = result["error"]
     assert kind == "SourceFailed"
@@ -248,7 +248,7 @@ def test_a_file_that_goes_away_stops_the_run_by_name(run, hub, tokenizer_folder)
     assert result["sequences"] == read_sequences(job, str(tokenizer_folder))["sequences"]
 
 
-def test_a_file_that_goes_away_leaves_its_share_to_the_other_sources(run):
+def test_a_file_that_disappears_leaves_its_share_to_the_other_sources(run):
     result, stopped = run.results["redistribute"], run.results["stop"]["sequences"]
     assert result["error"] is None
     assert result["sequences"][: len(stopped)] == stopped

@@ -23,7 +23,7 @@ WHOLE = [25] * 40  # shards that are assigned whole
 
 
 def outcome(records: NumberedRecords, worker: int = 0, num_workers: int = 1, state=None) -> tuple[int, str | None]:
-    """The documents of one epoch, and the number that the error which ended it begins with."""
+    """The documents of one epoch, and the first number in the error that ended it."""
     documents = Documents(records, 0, worker, num_workers, max_epochs=1)
     if state:
         documents.load_state_dict(through_checkpoint(state))
@@ -37,7 +37,7 @@ def outcome(records: NumberedRecords, worker: int = 0, num_workers: int = 1, sta
 
 
 def bad_records(share: float) -> frozenset[int]:
-    """The numbers of so many records of a thousand, spread evenly."""
+    """The numbers of a share of a thousand records, spread evenly."""
     return frozenset(record for record in range(1000) if int(record * share) < int((record + 1) * share))
 
 
@@ -66,7 +66,7 @@ def test_a_resumed_worker_stops_where_it_would_have(cut):
 
 @pytest.mark.parametrize(("bad", "stops"), [(2, False), (10, True)])
 def test_what_all_workers_of_whole_shards_lose_is_summed(make_mixture, tmp_path, bad, stops):
-    """In each of 32 files of 25 lines are so many bad ones: up to 80 of a worker's 200, which alone would be free."""
+    """Each of 32 files of 25 lines has some bad ones: up to 80 of a worker's 200, which are free for one."""
     for file in range(32):
         lines = ["{" if i < bad else json.dumps({"text": f"fever {file} {i} " + "x " * 20}) for i in range(25)]
         (tmp_path / f"{file:02d}.jsonl").write_text("\n".join(lines) + "\n")

@@ -94,14 +94,14 @@ def test_a_source_that_holds_out_all_it_has_is_refused(make_mixture, tmp_path, m
 
 
 def write_texts(folder: Path, *names: str) -> list[str]:
-    """Files of 30 documents that say where they are from, as paths."""
+    """Paths of files with 30 documents that name their origin."""
     for name in names:
         write_jsonl(folder / f"{name}.jsonl", [{"text": f"{name} {i}", "title": f"title {i}"} for i in range(30)])
     return [str(folder / f"{name}.jsonl") for name in names]
 
 
 def read_all(mixture: Mixture) -> list[str]:
-    """All documents of one epoch over every source."""
+    """All documents of one epoch of every source."""
     return [text for name in mixture.names for text in mixture.packed_source(name).documents.read(10**9, 10**5)]
 
 

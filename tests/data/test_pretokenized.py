@@ -41,7 +41,7 @@ def pretokenize(recipe, folder, *options) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def pretokenized(recipe, tmp_path_factory):
-    """The folder that the command writes."""
+    """The folder that the command wrote."""
     folder = tmp_path_factory.mktemp("pretokenized")
     result = pretokenize(recipe, folder)
     assert result.returncode == 0, result.stderr

@@ -35,14 +35,14 @@ SUFFIXES = [".jsonl", ".jsonl.gz", ".parquet"]
 
 
 class Clock:
-    """Time in which only our own retries sleep, so that minutes pass at once."""
+    """A clock that only our own retries advance, so that minutes pass at once."""
 
     def __init__(self):
         self.now = 0.0
         self.alarms: list[tuple[float, Callable[[], None]]] = []
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass, and what is due happen."""
+        """Advance the clock, and run the alarms that are due."""
         self.now += seconds
         for due, call in list(self.alarms):
             if due <= self.now:
@@ -52,7 +52,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    """The clock that retries go by."""
+    """The clock of the retries."""
     clock = Clock()
     monkeypatch.setattr(tenacity, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=clock.sleep))
@@ -61,7 +61,7 @@ def clock(monkeypatch) -> Clock:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """The same 3,000 documents, 3.6 MB, in files of each kind: several requests for each."""
+    """The same 3,000 documents, 3.6 MB, in a file of each kind that takes several requests."""
     folder, rng = tmp_path_factory.mktemp("web"), random.Random(0)
     texts = [f"document {i}: {rng.randbytes(600).hex()}" for i in range(RECORDS)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
@@ -73,7 +73,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(folder, monkeypatch) -> Iterator[FileServer]:
-    """A server over that folder, read by a client that asks for little more than it needs."""
+    """A server over that folder, for a client that requests little more than it needs."""
     monkeypatch.setattr(fsspec_http, "DEFAULT_BLOCK_SIZE", 1 << 16)
     fsspec_http.HTTPFileSystem.clear_instance_cache()
     server = FileServer(folder)
@@ -87,7 +87,7 @@ def read(path: Path | str, start: int = 0, count: int | None = None) -> list[tup
 
 
 def from_the_second_request_on(until: Callable[[], bool], failure: Failure) -> Callable[[str, str], Failure | None]:
-    """One GET goes well, so that the reader is in the middle of the file; then all requests fail for a time."""
+    """One GET succeeds, so that reading stops in the middle of the file; then all requests fail for a time."""
     gets = []
 
     def fail(method: str, path: str) -> Failure | None:
@@ -197,7 +197,7 @@ def test_a_file_that_is_missing_for_a_moment_is_requested_again(server, clock, f
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("status", [404, 401, 403])
-def test_a_file_that_goes_away_under_way_fails_at_once(server, clock, status, suffix):
+def test_a_file_that_disappears_fails_at_once(server, clock, status, suffix):
     server.failures = from_the_second_request_on(lambda: False, Failure(status))
     with pytest.raises(SourceFailed) as error:
         read(f"{server.url}/web{suffix}")
@@ -325,5 +325,5 @@ def test_a_pattern_that_no_file_matches_is_an_input_error(server, path):
 
 
 def assert_message(error: pytest.ExceptionInfo, pattern: str) -> None:
-    """The whole message, one line, matches."""
+    """The whole message is one line that matches."""
     assert re.fullmatch(pattern, str(error.value)), str(error.value)

@@ -1,4 +1,4 @@
-"""Exam text in the answer formats of a recipe: each question draws its own, at every epoch."""
+"""Exam text in the answer formats of a recipe: each question draws a format in every epoch."""
 
 import random
 import re
@@ -24,7 +24,7 @@ SHARES = {"letter": 0.25, "text": 0.25, "reasoned": 0.5}
 
 @pytest.fixture
 def explained(questions) -> list[Question]:
-    """Every other question has an explanation, which calls no option by its letter."""
+    """Every other question has an explanation that mentions no letter."""
     return [replace(one, explanation="Pyuria. So it is." if i % 2 else "") for i, one in enumerate(questions)]
 
 
@@ -33,7 +33,7 @@ def texts_of(records: ExamRecords, epoch: int = 0) -> dict[int, str]:
 
 
 def format_of(text: str) -> str:
-    """The format of an exam text, by what stands after the options."""
+    """The format of an exam text, by the text after the options."""
     if "\nReasoning:" in text:
         return "reasoned"
     return "letter" if text.split("\nAnswer: ")[1][1] == "." else "text"
