@@ -4,8 +4,8 @@
 
 Questions are asked in the format that the model was taught, the headline, and by letter as in lm-evaluation-harness,
 in fp32. The output folder holds report.html, report.md, eval.json and predictions.jsonl; `pure compare` compares such
-folders. Several processes (`accelerate launch eval_medqa.py`, torchrun) share the questions. The same command, with any
-number of processes, resumes a stopped run without scoring anything twice.
+folders. Several processes (`accelerate launch eval_medqa.py`, torchrun) share the questions. The same command, with
+any number of processes, resumes a stopped run without scoring anything twice.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Compressed files, by suffix or by their first bytes."""
+"""Decompress files, by suffix or by their first bytes."""
 
 import bz2
 import gzip
@@ -10,15 +10,15 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-ZSTD_BYTES = 1 << 16  # so much of a file that breaks off is lost with its end
+ZSTD_BYTES = 1 << 16  # of a truncated file, up to this much before its end is lost
 
 
 def open_zstd(file: BinaryIO) -> io.BufferedReader:
-    """A zstd file as bytes, frame after frame; OSError if it breaks off or is damaged."""
+    """Open a zstd file of one or more frames; reading raises `OSError` if it is truncated or damaged."""
     return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"), ZSTD_BYTES)
 
 
-# Each gives the bytes of an open file, which it leaves open.
+# Each opens a stream over an open file, and does not close that file.
 DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -30,10 +30,10 @@ DECOMPRESSION_ERRORS = (EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 def decompress(content: bytes) -> bytes:
-    """Decompress content according to its first bytes; other content is returned as it is.
+    """Decompress content according to its first bytes; other content is returned unchanged.
 
     Raises:
-        DECOMPRESSION_ERRORS: the content breaks off or is damaged.
+        DECOMPRESSION_ERRORS: the content is truncated or damaged.
     """
     suffix = next((suffix for start, suffix in FIRST_BYTES.items() if content.startswith(start)), None)
     if suffix is None:

@@ -9,19 +9,19 @@ from typing import NoReturn
 
 
 class InputError(Exception):
-    """The user's input cannot be used. The message is one line: key, file or record, what is wrong, and the cure."""
+    """The user's input cannot be used. The message is one line: key, file or record, the fault, and its cure."""
 
 
 class RunStopped(Exception):
-    """A run under way stops by a rule of this project. The message is one line, as that of `InputError`."""
+    """A rule of this project stops a running job. The message is one line, as for `InputError`."""
 
 
 class RankLost(Exception):
-    """Another process of the run hangs or has ended. The message is one line."""
+    """Another process of the run hangs or has exited. The message is one line."""
 
 
 class RunInterrupted(Exception):
-    """A signal has stopped the run after a checkpoint; the exit code is the one a shell reports for the signal."""
+    """A signal stopped the run after a checkpoint. The exit code is the one that a shell reports for the signal."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
@@ -33,9 +33,9 @@ EXIT_CODES: dict[type[Exception], int] = {RankLost: 1, InputError: 2, RunStopped
 
 
 def run_script(main: Callable[[], int | None], name: str) -> NoReturn:
-    """Run a script's `main` and exit with its code; the errors above are printed as one line."""
+    """Run a script's `main` and exit with its code; print the errors above as one line."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # for terminals limited to ASCII
+        if isinstance(stream, TextIOWrapper):  # a terminal may support only ASCII
             stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # of TRL's code, not the user's
     try:
@@ -55,12 +55,12 @@ def run_script(main: Callable[[], int | None], name: str) -> NoReturn:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error; from a data-loader worker, the last line of a traceback: `module.Class: message`."""
+    """The message of an error. From a data-loader worker it ends a traceback, as `module.Class: message`."""
     line = str(error).splitlines()[-1]
     return line.removeprefix(f"{type(error).__module__}.{type(error).__qualname__}: ")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's message, with the next one if it only announces the reason by a colon."""
+    """The first line of a library's message, and the second if the first ends with a colon."""
     first, *others = str(error).strip().split("\n")
     return f"{first} {others[0].strip()}" if others and first.endswith(":") else first

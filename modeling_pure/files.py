@@ -1,4 +1,4 @@
-"""Which files a path of a recipe names: on this machine, at a URL, or in a data set of the Hub."""
+"""Find the files of a path: local, at a URL, or in a Hub data set."""
 
 import os
 import re
@@ -19,7 +19,7 @@ T = TypeVar("T")
 LINES = (".jsonl", ".json", ".ndjson")
 DOCUMENTS = (".txt",)  # a file is one document
 SUFFIXES = (".parquet", *DOCUMENTS, *LINES, *(line + compression for line in LINES for compression in DECOMPRESSORS))
-# Files beside the data in a data set's folder.
+# Files in the folder of a data set that are not data.
 METADATA_FILES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json")
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainset"), "train"),
@@ -31,19 +31,19 @@ NOT_WORDS = ("of", "json", "jsonl", "ndjson", "parquet", "txt", "gz", "bz", "xz"
 
 @dataclass
 class SourceFiles:
-    """The files of a source, local paths or URLs, and the names of others on its paths, by why they are not taken."""
+    """The files of a source, as local paths or URLs, and the files on its paths that were left out, by reason."""
 
     taken: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     remark: str = ""
 
     def leave_out(self, reason: str, files: list[str]) -> None:
-        """Record skipped files under the reason."""
+        """Add files that were left out for a reason."""
         if files:
             self.left_out.setdefault(reason, []).extend(files)
 
     def describe(self) -> str:
-        """Describe the files for the start-up block: how many, their size, and what was left out and why."""
+        """Describe the files for the start-up block: their number and size, what was left out, and why."""
         described = f"{len(self.taken):,} file{'s' * (len(self.taken) != 1)}"
         if all("://" not in file for file in self.taken):
             described += f", {decimal(sum(map(os.path.getsize, self.taken)))}"
@@ -54,7 +54,7 @@ class SourceFiles:
 
 
 def described_names(files: list[str]) -> str:
-    """A few names, or the number of files by their suffixes."""
+    """The names of up to three files; of more, their number by suffix."""
     if len(files) <= 3:
         return ", ".join(PurePath(file).name for file in files)
     counts = Counter("".join(PurePath(file).suffixes[-2:]) or PurePath(file).name for file in files)
@@ -62,7 +62,7 @@ def described_names(files: list[str]) -> str:
 
 
 def lower_name(path: str) -> str:
-    """A path or URL in lower case, without the URL's query: where its suffix is looked for."""
+    """A path or URL in lower case and without the URL's query, to look up its suffix."""
     return (path.split("?")[0] if "://" in path else path).lower()
 
 
@@ -74,13 +74,16 @@ def is_document(path: str) -> bool:
 def find_files(
     key: str, paths: list[str], config: str | None = None, splits: tuple[str, ...] = ("train",)
 ) -> SourceFiles:
-    """The files of a source, each once; `InputError` if there is none, or one cannot be streamed.
+    """Find the files of a source, each once.
 
     Args:
-        key: the recipe key that error messages name.
-        paths: each a local file, glob or folder, a URL (a glob too, if its file system can list), or a Hub id.
-        config: the Hub data set's configuration.
-        splits: if there are several splits, the first of these that exists is taken.
+        key: the recipe key, for error messages.
+        paths: local files, globs or folders, URLs (globs too, if their file system can list files), or Hub ids.
+        config: the configuration of a Hub data set.
+        splits: the splits to look for; the first that exists is taken.
+
+    Raises:
+        InputError: there is no file, or one of a kind that cannot be streamed.
     """
     found = SourceFiles()
     known: set[object] = set()
@@ -89,7 +92,7 @@ def find_files(
             if not lower_name(file).endswith(SUFFIXES):
                 raise InputError(f"{key}: cannot stream '{file}'; expected one of {', '.join(SUFFIXES)}")
             if identity(file) in known:
-                found.leave_out("taken already, by another path", [file])
+                found.leave_out("already taken through another path", [file])
             else:
                 found.taken.append(file)
                 known.add(identity(file))
@@ -97,7 +100,7 @@ def find_files(
 
 
 def identity(file: str) -> object:
-    """What all paths and links to one file have in common; on the Hub, all its revisions."""
+    """A key that is the same for all paths and links to one file, or for all revisions of a Hub file."""
     local = file.removeprefix("file://")
     if "://" in local:
         return re.sub(r"^(hf://datasets/[^/]+/[^/@]+)@[^/]+", r"\1", local)
@@ -109,7 +112,7 @@ def identity(file: str) -> object:
 
 
 def files_of_path(key: str, path: str, config: str | None, splits: tuple[str, ...], found: SourceFiles) -> list[str]:
-    """The files that one path of a source stands for; others that it holds are noted in `found`."""
+    """The files of one path of a source; files that are left out are added to `found`."""
     if "://" in path:
         return files_of_url(key, path, splits, found)
     if looks_local(path, SUFFIXES):
@@ -118,13 +121,13 @@ def files_of_path(key: str, path: str, config: str | None, splits: tuple[str, ..
 
 
 def files_of_url(key: str, path: str, splits: tuple[str, ...], found: SourceFiles) -> list[str]:
-    """The file at a URL, or those that a URL with a glob matches."""
+    """The file at a URL, or the files that match a URL with a glob."""
     try:
         filesystem, inner = fsspec.core.url_to_fs(path)
         if "*" not in path or (path.startswith("file://") and os.path.exists(inner)):
             return [path]
         files = [filesystem.unstrip_protocol(file) for file in sorted(filesystem.glob(inner))]
-    except Exception as error:  # of any file system's library
+    except Exception as error:  # each file system's library has its own errors
         raise InputError(f"{key}: cannot list '{path}': {first_line(error)}") from error
     if not files:
         raise InputError(f"{key}: no file matches '{path}'")
@@ -142,25 +145,23 @@ def files_of_local_path(key: str, path: str, splits: tuple[str, ...], found: Sou
         if not files:
             there = f"it holds {described_names(unread)}" if unread else "it is empty"
             raise InputError(f"{key}: no file in '{path}' can be read: {there}; expected one of {', '.join(SUFFIXES)}")
-        found.leave_out("not of a kind that is read", unread)
-        found.leave_out("in folders below; name them in path to take them", readable)
+        found.leave_out("unsupported kind of file", unread)
+        found.leave_out("in subfolders; add them to path to include them", readable)
     elif len(files) > 1:
-        found.leave_out("not of a kind that is read", [file for file in files if Path(file).name in METADATA_FILES])
+        found.leave_out("unsupported kind of file", [file for file in files if Path(file).name in METADATA_FILES])
         files = [file for file in files if Path(file).name not in METADATA_FILES]
     return require_files(key, path, named_files(names_in(path, files), splits, found))
 
 
 def named_files(names: dict[str, str], splits: tuple[str, ...], found: SourceFiles) -> list[str]:
-    """Of a path's files those of the first split that exists, if names tell splits apart."""
-    present = {*splits_of(names).values()}
-    split = next((split for split in splits if split in present), splits[-1])
-    taken, others = files_of_split(names, split)
-    found.leave_out(f"not of the {split} split, by their names", others)
+    """The files of the first split that exists, if the names tell splits apart."""
+    taken, others = files_of_split(names, *splits)
+    found.leave_out("another split, by name", others)
     return taken
 
 
 def hub_files(key: str, path: str, config: str | None, splits: tuple[str, ...], found: SourceFiles) -> list[str]:
-    """The files of a split of a Hub data set, as `datasets` finds them, pinned to the newest commit."""
+    """The files of a split of a Hub data set, as `datasets` finds them, pinned to the latest commit."""
     from datasets import load_dataset_builder
 
     files = ask_hub(key, path, lambda: load_dataset_builder(path, config)).config.data_files
@@ -176,31 +177,31 @@ def hub_files(key: str, path: str, config: str | None, splits: tuple[str, ...], 
 
 
 def ask_hub(key: str, path: str, call: Callable[[], T]) -> T:
-    """Make a call about a Hub data set; `InputError` if it fails."""
+    """Make a call about a Hub data set; raises `InputError` if it fails."""
     try:
         return ask_twice(call)
-    except Exception as error:  # OSErrors, ValueErrors and whatever the HTTP library calls a lost connection
+    except Exception as error:  # OSError, ValueError, and the HTTP library's own errors for a lost connection
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[:2])  # the second line lists the configurations if one is needed
+        reason = " ".join(lines[:2])  # the second line lists the configurations if one has to be chosen
         raise InputError(f"{key}: cannot open Hub data set '{path}': {reason}") from error
 
 
 def ask_twice(call: Callable[[], T]) -> T:
-    """Make a call, and repeat it if it raises `FileNotFoundError`, which a busy Hub may cause."""
+    """Make a call, and retry it once after `FileNotFoundError`, which a busy Hub may cause."""
     try:
         return call()
     except FileNotFoundError:
         return call()
 
 
-# ---- files on this machine, and the splits that their names tell ---------------------------------------------------
+# ---- local files, and splits by name --------------------------------------------------------------------------------
 
 
 def local_files(path: str, suffixes: Iterable[str]) -> list[str]:
-    """The files that a local `path` stands for, sorted.
+    """The files of a local file, glob or folder, sorted.
 
-    A path that exists is a file or a folder, whatever characters it has, and so is the part of a glob that exists. A
-    folder stands for the files in it with one of the `suffixes`; if it has none, for those in the folders below it.
+    A path that exists is not a glob, whatever characters it contains; neither is the leading part of a path that
+    exists. Of a folder, the files with one of the `suffixes` are taken; if it has none, those in its subfolders.
     """
     if os.path.isdir(path):
         found = [str(file) for file in files_below(path) if has_suffix(file, suffixes)]
@@ -210,7 +211,7 @@ def local_files(path: str, suffixes: Iterable[str]) -> list[str]:
 
 
 def files_below(folder: str) -> list[Path]:
-    """All files in a folder and below it that are not hidden, sorted."""
+    """All files in a folder and its subfolders that are not hidden, sorted."""
     return sorted(
         file
         for file in Path(folder).rglob("*")
@@ -219,19 +220,20 @@ def files_below(folder: str) -> list[Path]:
 
 
 def has_suffix(file: Path, suffixes: Iterable[str]) -> bool:
-    """Whether a file in a folder is data of one of these kinds."""
+    """Whether a file has one of the suffixes and is not metadata."""
     return file.name.lower().endswith(tuple(suffixes)) and file.name not in METADATA_FILES
 
 
 def existing_part(path: str) -> Path:
-    """The longest beginning of a path that exists."""
+    """The longest leading part of a path that exists."""
     return next(part for part in (Path(path), *Path(path).parents) if os.path.exists(part))
 
 
 def split_of(name: str) -> str | None:
-    """The split that a path names: `train`, `validation`, `test`, or None.
+    """The split that a path names (`train`, `validation` or `test`), or None.
 
-    It is the first or last word of a folder or of the file: `c4-train.00000-of-00512.json.gz`, `test/a.jsonl`.
+    The name of a split is the first or last word of a folder or file: `c4-train.00000-of-00512.json.gz`,
+    `test/a.jsonl`.
     """
     for part in PurePath(name).parts:
         words = [word for word in re.findall("[a-z]+", part.lower()) if word not in NOT_WORDS]
@@ -241,42 +243,45 @@ def split_of(name: str) -> str | None:
     return None
 
 
-def files_of_split(names: dict[str, str], split: str = "train") -> tuple[list[str], list[str]]:
-    """The files of a split, and the others.
+def files_of_split(names: dict[str, str], *splits: str) -> tuple[list[str], list[str]]:
+    """The files of the first of the `splits` that exists, and the other files.
 
-    Files that name no split belong to the train split. If no file is of the split, all are taken.
+    Files that name no split belong to the train split. If none of the splits exists, all files are taken.
 
     Args:
-        names: the files of one path, each with its path in the folder that they have in common.
+        names: the files of one path, each with its path relative to their common folder.
     """
-    splits = splits_of(names)
-    of_split = {file for file in names if splits[file] == split} or set(names)
-    return [file for file in names if file in of_split], [file for file in names if file not in of_split]
+    split_by_file = splits_of(names)
+    split = next((split for split in splits if split in split_by_file.values()), None)
+    taken = [file for file in names if split in (None, split_by_file[file])]
+    others = [file for file in names if split not in (None, split_by_file[file])]
+    return taken, others
 
 
 def splits_of(names: dict[str, str]) -> dict[str, str]:
-    """The split of each file: of the word in which its name differs from another file's, or else of `split_of`.
+    """The split of each file: by the one word in which its name differs from another's, or else by `split_of`.
 
-    Beside `corpus_train_v2.jsonl`, and only there, `corpus_test_v2.jsonl` names a split.
+    `corpus_test_v2.jsonl` names a split only if there is a `corpus_train_v2.jsonl`, too.
     """
-    alike: dict[str, dict[str, str]] = defaultdict(dict)
+    by_pattern: dict[str, dict[str, str]] = defaultdict(dict)
     for file, name in names.items():
         name = re.sub("[0-9]+", "0", name.lower())
         for word in re.finditer("[a-z]+", name):
             if word[0] in SPLIT_WORDS:
-                alike[f"{name[: word.start()]}*{name[word.end() :]}"][file] = SPLIT_WORDS[word[0]]
-    told = {file: split for splits in alike.values() if len({*splits.values()}) > 1 for file, split in splits.items()}
-    return {file: told.get(file) or split_of(name) or "train" for file, name in names.items()}
+                by_pattern[f"{name[: word.start()]}*{name[word.end() :]}"][file] = SPLIT_WORDS[word[0]]
+    groups = (splits for splits in by_pattern.values() if len({*splits.values()}) > 1)
+    found = {file: split for splits in groups for file, split in splits.items()}
+    return {file: found.get(file) or split_of(name) or "train" for file, name in names.items()}
 
 
 def names_in(path: str, files: list[str]) -> dict[str, str]:
-    """The files of a local path, each with its path in the folder."""
+    """The files of a local path, each with its path relative to the folder."""
     folder = existing_part(path)
     return {file: os.path.relpath(file, folder) for file in files}
 
 
 def looks_local(path: str, suffixes: Iterable[str]) -> bool:
-    """Whether `path` can only be meant as local: it exists, has a data file's suffix, or starts like a path."""
+    """Whether `path` must be local: it exists, ends like a data file, or starts with `.`, `/` or `~`."""
     return bool(
         os.path.exists(path)
         or local_files(path, suffixes)
@@ -286,12 +291,12 @@ def looks_local(path: str, suffixes: Iterable[str]) -> bool:
 
 
 def require_files(key: str, path: str, files: list[str]) -> list[str]:
-    """The local `files` of a `path`; `InputError` if there is none, or one is empty or a dead link."""
+    """Return the local `files` of a `path`; raises `InputError` if there is none, or one is empty or a dead link."""
     if not files:
         raise InputError(f"{key}: no file matches '{path}'")
     for file in files:
         if not os.path.exists(file):
-            raise InputError(f"{key}: '{file}' is a link to a file that is not there")
+            raise InputError(f"{key}: '{file}' is a link to a file that does not exist")
         if os.path.getsize(file) == 0:
             raise InputError(f"{key}: '{file}' is empty")
     return files

@@ -1,4 +1,4 @@
-"""Loads models by name: a folder without one is refused first, and a library's error becomes one line."""
+"""Load models by folder or Hub id; raise `InputError` for those that cannot be loaded."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ ADAPTER_FILE = "adapter_config.json"
 
 
 def check_model(key: str, name_or_path: str) -> None:
-    """Raise `InputError` if a local `name_or_path` is not a folder with a model whose weights files can be read."""
+    """Raise `InputError` if a local `name_or_path` is not a folder with a model and readable weights."""
     folder = Path(name_or_path)
     looks_local = folder.exists() or name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1
     if not looks_local:
@@ -35,7 +35,7 @@ def check_model(key: str, name_or_path: str) -> None:
 
 
 def merge_command(adapter: Path) -> str:
-    """The command that merges an adapter into its base model, in a folder beside it."""
+    """The command that merges an adapter into its base model and saves the result in a folder beside it."""
     try:
         base = json.loads((adapter / ADAPTER_FILE).read_text())["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -50,7 +50,7 @@ def merge_command(adapter: Path) -> str:
 
 
 def load_pretrained(key: str, kind: Any, name: str, trust_remote_code: bool, **options: Any) -> Any:
-    """What an Auto class loads from a model's folder or Hub id; `InputError` names the option `key` if it cannot."""
+    """Load a model or tokenizer through an Auto class; raises `InputError` with the option `key` if that fails."""
     try:
         return kind.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
@@ -58,7 +58,7 @@ def load_pretrained(key: str, kind: Any, name: str, trust_remote_code: bool, **o
 
 
 def load_model(key: str, name: str, trust_remote_code: bool) -> PreTrainedModel:
-    """A causal model in fp32: in bf16 about 3 % of MedQA's questions tie, and ties go to the earlier letter."""
+    """Load a causal model in fp32: in bf16, two options tie in about 3 % of MedQA's questions."""
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True}
     model: PreTrainedModel = load_pretrained(key, AutoModelForCausalLM, name, trust_remote_code, **options)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,9 +1,11 @@
-"""Checks of option values that all argument classes share. Each raises `InputError` with the option's name."""
+"""Checks of option values. Each raises `InputError` with the name of the option; None passes unless stated."""
 
 import argparse
+import contextlib
 import inspect
 import math
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import field, fields
 from pathlib import Path
@@ -11,19 +13,19 @@ from typing import Any, NoReturn
 
 from .errors import InputError
 
-LARGEST_SEED = 2**32 - 1  # numpy's
-AS_WRITTEN = argparse.RawDescriptionHelpFormatter
+LARGEST = sys.float_info.max
+LARGEST_SEED = 2**32 - 1  # NumPy's limit
 
 
 def option(default: Any, help_text: str) -> Any:
-    """A dataclass field with the text that `--help` shows; a list is the same object for all instances."""
+    """A dataclass field with the text that `--help` shows; all instances share a list that is the default."""
     if isinstance(default, list):
         return field(default_factory=lambda: default, metadata={"help": help_text})
     return field(default=default, metadata={"help": help_text})
 
 
 class OneLineErrors:
-    """Lets an `argparse.ArgumentParser` raise `InputError`, instead of printing its usage and exiting."""
+    """Makes an `argparse.ArgumentParser` raise `InputError` instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         """Raise `InputError`."""
@@ -31,14 +33,15 @@ class OneLineErrors:
 
 
 class CommandLine(OneLineErrors, argparse.ArgumentParser):
-    """A parser of a command without a recipe."""
+    """The parser of a command that takes no recipe."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(description=description, formatter_class=AS_WRITTEN, allow_abbrev=False)
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter, allow_abbrev=False)
 
 
 def stated_options(kind: type[Any]) -> list[str]:
-    """The options that a dataclass and our classes below it state, without those of a library's class."""
+    """The options that our own dataclasses declare, without those inherited from a library's class."""
     ours = [one for one in kind.__mro__ if one.__module__.partition(".")[0] not in ("transformers", "trl", "builtins")]
     names = {one.name for one in fields(kind)}
     return [
@@ -47,7 +50,7 @@ def stated_options(kind: type[Any]) -> list[str]:
 
 
 def check_texts(options: Any, *may_be_empty: str) -> None:
-    """Raise `InputError` if an option that `options` states is an empty text or a list with one, unless by default."""
+    """Refuse an empty string, alone or in a list, for each of our own options whose default it is not."""
     stated = stated_options(type(options))
     for one in fields(options):
         name, value = one.name, getattr(options, one.name)
@@ -58,7 +61,7 @@ def check_texts(options: Any, *may_be_empty: str) -> None:
 
 
 def check_choices(options: Any, **choices: Iterable[Any]) -> None:
-    """Raise `InputError` unless each named option is one of its choices; None passes if it is the default."""
+    """Refuse a value that is not one of its choices, None too unless it is one of them."""
     for name, allowed in choices.items():
         value = getattr(options, name)
         known = [getattr(choice, "value", choice) for choice in allowed]
@@ -66,44 +69,42 @@ def check_choices(options: Any, **choices: Iterable[Any]) -> None:
             raise InputError(f"{name}: expected one of {known}, found {value!r}")
 
 
-def check_numbers(options: Any, **least: float) -> None:
-    """Raise `InputError` unless each named option is a finite number of at least this value; None passes."""
-    for name, smallest in least.items():
+def check_range(options: Any, names: Iterable[str], smallest: float, largest: float, expected: str) -> None:
+    """Refuse a value outside [smallest, largest]."""
+    for name in names:
         value = getattr(options, name)
-        if value is not None and not smallest <= value < math.inf:
-            raise InputError(f"{name}: expected a number of {smallest:g} or more, found {value}")
+        if value is not None and not smallest <= value <= largest:
+            raise InputError(f"{name}: expected {expected}, found {value}")
+
+
+def check_numbers(options: Any, **least: float) -> None:
+    """Refuse a number below the given one, or infinity."""
+    for name, smallest in least.items():
+        check_range(options, [name], smallest, LARGEST, f"a number of {smallest:g} or more")
 
 
 def check_above_zero(options: Any, *names: str) -> None:
-    """Raise `InputError` unless each named option is a finite number above 0; None passes."""
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"{name}: expected a number above 0, found {value}")
+    """Refuse 0, negative numbers and infinity."""
+    check_range(options, names, math.ulp(0), LARGEST, "a number above 0")
 
 
 def check_shares(options: Any, *names: str) -> None:
-    """Raise `InputError` unless each named option is a number from 0 to 1; None passes."""
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and not 0 <= value <= 1:
-            raise InputError(f"{name}: expected a share from 0 to 1, found {value}")
+    """Refuse a number outside [0, 1]."""
+    check_range(options, names, 0, 1, "a share from 0 to 1")
 
 
 def check_seeds(options: Any, *names: str) -> None:
-    """Raise `InputError` unless each named option is a seed that Python, NumPy and PyTorch accept; None passes."""
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and not 0 <= value <= LARGEST_SEED:
-            raise InputError(f"{name}: expected a seed from 0 to {LARGEST_SEED:,}, found {value}")
+    """Refuse a seed that Python, NumPy or PyTorch does not accept."""
+    check_range(options, names, 0, LARGEST_SEED, f"a seed from 0 to {LARGEST_SEED:,}")
 
 
 def check_output_folder(name: str, folder: str) -> None:
-    """Raise `InputError` unless a folder can be created and written to; nothing is written."""
+    """Refuse a folder that cannot be created or written to, without writing anything."""
     try:
-        place = Path(folder).expanduser().absolute()
-        while not exists(place):
-            place = place.parent
+        path = Path(folder).expanduser().absolute()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()
+        place = next(place for place in (path, *path.parents) if os.path.lexists(place))
         is_folder, writable = place.is_dir(), os.access(place, os.W_OK | os.X_OK)
     except (OSError, ValueError, RuntimeError) as error:  # a name that is too long, a zero byte, an unknown ~user
         raise InputError(f"{name}: cannot use '{folder[:80]!r}': {error}") from error
@@ -114,18 +115,9 @@ def check_output_folder(name: str, folder: str) -> None:
 
 
 def check_output_file(name: str, file: str) -> None:
-    """Raise `InputError` unless a file can be written in an existing folder; nothing is written."""
+    """Refuse a file that cannot be written or has no folder yet, without writing anything."""
     check_output_folder(name, str(Path(file).parent))
     if not Path(file).parent.is_dir():
-        raise InputError(f"{name}: no folder '{Path(file).parent}' for this file; make it first")
+        raise InputError(f"{name}: no folder '{Path(file).parent}' for this file; create it first")
     if Path(file).is_dir():
         raise InputError(f"{name}: '{file}' is a folder; expected a file to write")
-
-
-def exists(place: Path) -> bool:
-    """Whether a path leads to something; raises `OSError` or `ValueError` if it never can."""
-    try:
-        place.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True

@@ -2,8 +2,8 @@
 
     pure pretrain --config recipes/local/pretrain.yaml --max_steps 300 --sources.c4.path '/c4/*.parquet'
 
-A key that holds a mapping (`sources`) takes dotted overrides; `null` is None in both. `--help` shows the options that
-our own dataclasses state; all others of the Hugging Face class below them are accepted too.
+Dots address the keys of a mapping such as `sources`; `null` is None in both. `--help` shows the options that our own
+dataclasses declare; every other option of the Hugging Face class they extend is accepted too.
 """
 
 import argparse
@@ -20,22 +20,22 @@ from transformers import HfArgumentParser
 
 from .errors import InputError, first_line
 from .options import OneLineErrors, stated_options
-from .plain_yaml import RecipeLoader, refuse_ambiguous
+from .plain_yaml import RecipeLoader, load_recipe, refuse_ambiguous
 
 LIBRARY_ERRORS = (ValueError, TypeError, ImportError, OSError)
-ONE_START = ("resume_from_checkpoint", "allow_recipe_change")
-MAY_MOVE = ("path", "validation_path", "passages")  # of a source, whose data say themselves whether they are the same
+ONE_START = ("resume_from_checkpoint", "allow_recipe_change")  # options of one launch, not of the run
+MAY_MOVE = ("path", "validation_path", "passages")  # of a source: the data are compared instead
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe merged from file and command line, without secrets and what belongs to one start of a run.
+    """A recipe merged from file and command line, without secrets and the options of one launch.
 
     Attributes:
-        options: as they were given, with the defaults of those that our dataclasses state; `--config` reads them.
-        resolved: the same as a run uses them, and all of `fixed`.
-        fixed: names that must not change when a run resumes, or its curve is that of no run.
-        tensors: names that the tensors of a checkpoint depend on.
+        options: the given options and the defaults of our own, as `--config` reads them.
+        resolved: their values as the run uses them, and those of `fixed`.
+        fixed: names of options that must not change on resume: the curve would be meaningless.
+        tensors: names of options that the tensors of a checkpoint depend on.
     """
 
     options: dict[str, Any]
@@ -44,28 +44,28 @@ class Recipe:
     tensors: tuple[str, ...] = ()
 
     def resolve(self, **values: Any) -> "Recipe":
-        """The recipe with values that are known only once its parts have been read."""
+        """The recipe with values that are known only once its inputs have been read."""
         return dataclasses.replace(self, resolved=self.resolved | values)
 
     def changes(self, before: dict[str, Any], allowed: bool) -> list[str]:
-        """What differs from a resolved recipe: `sources.c4.weight: 0.3, was 0.2`.
+        """The differences from a resolved recipe, such as `sources.c4.weight: 0.3, was 0.2`.
 
         Args:
-            allowed: look only at what the tensors depend on.
+            allowed: report only changes that the tensors depend on.
         """
         keys = self.tensors if allowed else (*self.tensors, *self.fixed)
         return [line for key in keys for line in differences(key, before.get(key), self.resolved.get(key))]
 
 
 class HelpPage(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the default of each option, and the script's description as it was written."""
+    """Shows the default of each option, and keeps the line breaks of the script's description."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=110)
 
 
 class RecipeParser(OneLineErrors, HfArgumentParser):
-    """Reads one or more dataclasses from `--config FILE.yaml` and the command line, which takes precedence."""
+    """Fills dataclasses from `--config FILE.yaml` and the command line, which takes precedence."""
 
     dataclass_types: list[Any]
 
@@ -100,12 +100,12 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
                 action.type = mapping_as_json
             elif "str" in hint and ("bool" in hint or "False" in hint):
                 action.type = word_or_bool
-        # The page follows our own order, not that of the class below.
+        # `--help` lists our options in the order of our dataclasses.
         page = self._optionals._group_actions
         page.sort(key=lambda action: shown.index(action.dest) if action.dest in shown else len(shown))
 
     def parse_recipe(self, argv: list[str]) -> tuple[Any, ...]:
-        """The dataclasses filled from `argv`; raises `InputError` for an unknown key or a value of the wrong kind."""
+        """Fill the dataclasses from `argv`; raises `InputError` for an unknown key or a value of the wrong type."""
         path, overrides, options = split_arguments(argv)
         recipe = read_recipe(path) if path else {}
         known = [action.dest for action in self._actions]
@@ -116,8 +116,8 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             override(recipe, dotted, value)
         names = (option.lstrip("-").partition("=")[0].replace("-", "_") for option in options)
         self.given = {*recipe, *names}
-        # Recipe values pass through the same checks as the command line, which follows them and so takes precedence.
-        exact = argparse.Namespace()  # what no text expresses: null, lists that may be empty, mappings
+        # Values of the recipe are parsed as arguments, before those of the command line, which so take precedence.
+        exact = argparse.Namespace()  # values that no argument can express: None, empty lists, mappings
         arguments = [text for key, value in recipe.items() for text in self.as_arguments(key, value, exact)]
         parsed, unknown = self.parse_known_args(arguments + options, exact)
         if unknown or (unknown := [f"--{key}" for key in recipe if key not in known]):
@@ -129,7 +129,7 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
             raise InputError(self.naming(first_line(error), self.values)) from error
 
     def naming(self, message: str, values: dict[str, Any]) -> str:
-        """A library's message with the option that it is about: the given one without which it is not raised."""
+        """Prefix a library's message with the option that causes it: the one whose default avoids the error."""
         for name in sorted(self.given & values.keys()):
             if name in message:
                 return message
@@ -140,10 +140,10 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
         return message
 
     def as_arguments(self, key: str, value: Any, exact: argparse.Namespace) -> list[str]:
-        """A recipe entry as command-line arguments; what no text expresses is put into `exact` instead.
+        """Turn a recipe entry into command-line arguments; values that these cannot express are set on `exact`.
 
         Raises:
-            InputError: a value of another kind than the option's, or a word that may be true or false.
+            InputError: the value has another type than the option, or a word in it may mean true or false.
         """
         hint = self.hints.get(key, "")
         if value is None:
@@ -172,7 +172,7 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
         return [f"--{key}={value}"]
 
     def merged_recipe(self, parsed: tuple[Any, ...]) -> Recipe:
-        """The recipe that the last `parse_recipe` came to."""
+        """The merged recipe of the last `parse_recipe`, which returned `parsed`."""
         fixed, tensors = (
             tuple(name for kind in self.dataclass_types for name in getattr(kind, names, ()))
             for names in ("FIXED", "TENSORS")
@@ -190,7 +190,7 @@ class RecipeParser(OneLineErrors, HfArgumentParser):
 
 
 def without_tokens(value: Any) -> Any:
-    """An option's value without tokens of the Hub, which a mapping, or one written as JSON, may hold."""
+    """An option's value without Hub tokens, which a mapping, or a JSON text of one, may hold."""
     if isinstance(value, str) and value.startswith("{"):
         with contextlib.suppress(ValueError):
             value = json.loads(value)
@@ -200,12 +200,12 @@ def without_tokens(value: Any) -> Any:
 
 
 def differences(key: str, before: Any, now: Any) -> list[str]:
-    """Where two values of a key differ, mapping by mapping."""
+    """The differences between two values of a key; mappings are compared key by key."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = [name for name in {**before, **now} if name not in MAY_MOVE]
         return [line for name in names for line in differences(f"{key}.{name}", before.get(name), now.get(name))]
     if isinstance(before, dict) or isinstance(now, dict):
-        return [f"{key}: gone" if now is None else f"{key}: new"]
+        return [f"{key}: removed" if now is None else f"{key}: new"]
     return [] if before == now else [f"{key}: {now}, was {before}"]
 
 
@@ -216,7 +216,7 @@ def suggestion(word: str, known: list[str]) -> str:
 
 
 def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]], list[str]]:
-    """The recipe's path, the overrides that are YAML (dotted ones, and null), and the other arguments."""
+    """Split into the recipe's path, the overrides to read as YAML (dotted names, and null), and other arguments."""
     path: str | None = None
     overrides: list[tuple[str, str]] = []
     options: list[str] = []
@@ -234,7 +234,7 @@ def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]],
             value = rest.pop(0)
         if name == "--config":
             if path is not None:
-                raise InputError(f"--config: given twice, '{path}' and '{value}'; put both into one recipe")
+                raise InputError(f"--config: found two, '{path}' and '{value}'; merge them into one recipe")
             path = value
         else:
             overrides.append((name[2:] if "." in name else name[2:].replace("-", "_"), value))
@@ -242,11 +242,11 @@ def split_arguments(argv: list[str]) -> tuple[str | None, list[tuple[str, str]],
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """A recipe file as a mapping from options to texts, mappings, lists and None."""
+    """Read a recipe file into a mapping from options to texts, mappings, lists and None."""
     if not Path(path).is_file():
         raise InputError(f"--config: no such recipe '{path}'")
     try:
-        recipe = RecipeLoader(Path(path).read_text(encoding="utf-8-sig")).construct_recipe()
+        recipe = load_recipe(Path(path).read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     except InputError as error:
@@ -257,13 +257,13 @@ def read_recipe(path: str) -> dict[str, Any]:
 
 
 def override(recipe: dict[str, Any], dotted: str, value: str) -> None:
-    """Set `a.b.c` in nested mappings; the value is read as YAML, so numbers and null are what they look like."""
+    """Set `a.b.c` in nested mappings to a value that is read as YAML."""
     *parents, last = dotted.split(".")
     for parent in parents:
         recipe[parent] = {} if recipe.get(parent) is None else recipe[parent]
         recipe = recipe[parent]
         if not isinstance(recipe, dict):
-            raise InputError(f"--{dotted}: '{parent}' holds no mapping")
+            raise InputError(f"--{dotted}: '{parent}' is not a mapping")
     try:
         recipe[last] = parse_value(value)
     except InputError as error:
@@ -271,7 +271,7 @@ def override(recipe: dict[str, Any], dotted: str, value: str) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """A value written as JSON or YAML; other text as it is, such as the glob *.parquet."""
+    """Parse JSON or YAML; other text, such as the glob *.parquet, is returned unchanged."""
     try:
         return yaml.load(text, RecipeLoader)
     except yaml.YAMLError:
@@ -279,17 +279,17 @@ def parse_value(text: str) -> Any:
 
 
 def word_or_bool(text: str) -> str | bool:
-    """True or false, or another word."""
+    """Parse true or false; another word is returned unchanged."""
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def mapping_as_json(text: str) -> str:
-    """A mapping written as JSON or YAML, as JSON, which transformers parses; any other text as it is."""
+    """Turn a YAML mapping into JSON, which transformers parses; other text is returned unchanged."""
     return json.dumps(parse_mapping(text)) if text.startswith("{") else text
 
 
 def parse_mapping(text: str) -> dict[str, Any]:
-    """A mapping written as JSON or YAML."""
+    """Parse a mapping written as JSON or YAML."""
     try:
         value = parse_value(text)
         refuse_ambiguous("mapping", value)

@@ -1,41 +1,29 @@
-"""Records of a Hub data set, or of local parquet and jsonl files: one recipe field names either."""
+"""Records of Hub data sets and of local parquet and JSON files, streamed."""
 
 from collections.abc import Iterable
 from glob import escape
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
-from .files import ask_hub, files_of_split, local_files, looks_local, names_in, require_files
+from .files import ask_hub
 
 LOCAL_BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
 def open_records(key: str, path: str, config: str | None = None, split: str = "train") -> Iterable[dict[str, Any]]:
-    """Open a Hub data set or local files, streaming.
+    """Open a local file with one of the suffixes in `LOCAL_BUILDERS`, or else a Hub data set, as an `IterableDataset`.
 
     Args:
-        key: the recipe key that `path` came from; error messages name it.
-        path: a Hub id such as `allenai/c4`, or a local file, glob or folder of `.parquet`, `.jsonl`, `.json`.
-            If names of the files tell splits apart, those of `split` are read.
-        config: the Hub data set's configuration name (`en` for C4); unused for local files.
-        split: the split; local files that name no split are train.
-
-    Returns:
-        `datasets.IterableDataset`
+        key: the recipe key that `path` came from, for error messages.
+        path: a local file, or a Hub id such as `allenai/c4`.
+        config, split: of a Hub data set: the name of its configuration (`en` for C4), and the split.
 
     Raises:
-        InputError: no such file, an unknown kind of file, or the Hub has no such data set.
+        InputError: the Hub has no such data set, configuration or split.
     """
     from datasets import load_dataset
 
-    path = str(Path(path).expanduser()) if path.startswith("~") else path
-    if looks_local(path, LOCAL_BUILDERS):
-        files, _ = files_of_split(names_in(path, local_files(path, LOCAL_BUILDERS)), split)
-        require_files(key, path, files)
-        suffixes = {Path(file).suffix.lower() for file in files}
-        builders = {LOCAL_BUILDERS.get(suffix) for suffix in suffixes}
-        if len(builders) != 1 or None in builders:
-            raise InputError(f"{key}: '{path}' holds {sorted(suffixes)}; expected one of {sorted(LOCAL_BUILDERS)}")
-        return load_dataset(builders.pop(), data_files=[escape(file) for file in files], split="train", streaming=True)
+    if Path(path).is_file():
+        builder = LOCAL_BUILDERS[Path(path).suffix.lower()]
+        return load_dataset(builder, data_files=escape(path), split="train", streaming=True)
     return ask_hub(key, path, lambda: load_dataset(path, config, split=split, streaming=True))

@@ -1,4 +1,4 @@
-"""What stops a script becomes one line and an exit code, also where a data-loader worker met it."""
+"""An error that stops a script becomes one line and an exit code, also from a data-loader worker."""
 
 import io
 import sys
@@ -11,7 +11,7 @@ from modeling_pure.errors import InputError, RunStopped, first_line, run_script
 
 
 class Unreadable(IterableDataset):
-    """Raises what a source raises that cannot be read."""
+    """Raises the error of a source that cannot be read."""
 
     def __init__(self, kind: type):
         self.kind = kind
@@ -42,7 +42,7 @@ def test_a_workers_error_is_one_line_too(kind, code, num_workers, capsys):
     assert capsys.readouterr().err == "script: error: sources.c4: cannot read 'x.parquet' after row 7\n"
 
 
-def test_a_terminal_that_knows_ascii_only_gets_every_line(monkeypatch):
+def test_an_ascii_terminal_gets_every_line(monkeypatch):
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])

@@ -1,13 +1,13 @@
-"""Report which documents of a recipe's sources hold an evaluation question, and so would be left out.
+"""Report the documents of a recipe's sources that contain an evaluation question, and so would be left out.
 
     pure decontaminate --config RECIPE [--documents 10000] [--report hits.jsonl]
         [--coverage coverage.json]
 
-For files without a recipe:
+Without a recipe, name the files:
 
     --sources.mine.path 'mine/*.parquet' --sources.mine.weight 1 --decontaminate medqa/dev.jsonl
 
-The coverage file holds how much of each question the text holds; `pure eval --contamination` reads it.
+The coverage file says how much of each question the documents contain; `pure eval --contamination` reads it.
 """
 
 import json
@@ -27,16 +27,16 @@ from ..medqa.decontamination import Coverage, Held, Match, QuestionFinder, most_
 from ..options import check_numbers, check_output_file, check_texts, option
 from . import parse_recipe
 
-NOTHING: Held = {"coverage": 0.0, "end_words": 0, "covered": False}  # of a question that no document holds
+NOTHING: Held = {"coverage": 0.0, "end_words": 0, "covered": False}  # for a question that no document contains
 
 
 @dataclass
 class ReportArguments:
-    """Options of this command beside the recipe."""
+    """Options of this command, in addition to the recipe."""
 
-    documents: int = option(10_000, "documents to read of each source, 0 for all")
-    report: str | None = option(None, "jsonl file for the documents that would be dropped")
-    coverage: str | None = option(None, "json file for how much of each question the documents hold")
+    documents: int = option(10_000, "number of documents to read from each source; 0 reads all")
+    report: str | None = option(None, "jsonl file to write: the documents that would be left out")
+    coverage: str | None = option(None, "json file to write: how much of each question the documents contain")
 
     def __post_init__(self) -> None:
         check_texts(self)
@@ -47,13 +47,13 @@ class ReportArguments:
 
 
 def main() -> None:
-    """For each source of a recipe, report the documents that hold an evaluation question."""
+    """Report the documents of each source that contain an evaluation question."""
     recipe = parse_recipe(ReportArguments, __doc__)
     data, options = open_sources(recipe.arguments.mixture, recipe.arguments, recipe.seed), recipe.options
     if not data.evaluation_questions:
-        raise InputError("decontaminate: expected a file or Hub id of evaluation questions, or a medqa source")
+        raise InputError("decontaminate: no questions; set it to a file or Hub id, or add a medqa source")
     finder = QuestionFinder(data.evaluation_questions)
-    print(f"{len(finder.questions):,} evaluation questions, {finder.unchecked:,} of them too short to be checked")
+    print(f"{len(finder.questions):,} evaluation questions, {finder.unchecked:,} of them too short to check")
     best: dict[str, Held] = {}
     hits: list[dict[str, Any]] = []
     read: dict[str, int] = {}
@@ -65,17 +65,20 @@ def main() -> None:
         print(f"{options.report}: {len(hits):,} documents")
     if options.coverage:
         write_atomically(Path(options.coverage), json.dumps(coverage_facts(finder, read, best), indent=1) + "\n")
-        shared = f"{len(best):,} of {len(finder.questions):,} questions share 13 words in a row with a document"
+        shared = f"{len(best):,} of {len(finder.questions):,} questions share 13 consecutive words with a document"
         print(f"{options.coverage}: {shared}")
 
 
 def report_source(
     records: Records, finder: QuestionFinder, documents: int, best: dict[str, Held]
 ) -> tuple[list[dict[str, Any]], int]:
-    """Read up to `documents` documents of a source, print how many hold a question; returns which, and how many.
+    """Read up to `documents` documents of a source, and print how many contain a question.
 
     Args:
-        best: by digest of a question, the most that any document so far holds of it; updated.
+        best: by digest of a question, the most that any document contains of it; updated here.
+
+    Returns:
+        The documents that contain a question, and the number of documents read.
     """
     hits: list[dict[str, Any]] = []
     read = 0
@@ -88,12 +91,12 @@ def report_source(
             found = {"coverage": round(most.coverage, 3), "end_words": most.end_words}
             hits.append({**where, "question": most.question.digest, **found})
     questions = len({hit["question"] for hit in hits})
-    print(f"{records.key}: {len(hits):,} of {read:,} documents hold an evaluation question ({questions:,} different)")
+    print(f"{records.key}: {len(hits):,} of {read:,} documents contain one of {questions:,} evaluation questions")
     return hits, read
 
 
 def documents_of(records: Records, documents: int) -> Iterator[tuple[dict[str, str], str]]:
-    """Up to `documents` texts of a source (0: all), each with its `source` and `record`."""
+    """Yield up to `documents` texts of a source (0: all), each after its `source` and `record`."""
     texts = (
         ({"source": records.key.removeprefix("sources."), "record": records.locate(shard, number)}, text)
         for shard in range(records.num_shards)
@@ -104,7 +107,7 @@ def documents_of(records: Records, documents: int) -> Iterator[tuple[dict[str, s
 
 
 def note_best(best: dict[str, Held], match: Match, where: dict[str, str]) -> None:
-    """Keep the highest coverage and the longest end of a question, and the document of the first."""
+    """Update the highest coverage of a question, with its document, and the longest end."""
     known = best.get(match.question.digest, NOTHING)
     held: Held = known.copy()
     if match.coverage > (known["coverage"] or 0.0):
@@ -116,7 +119,7 @@ def note_best(best: dict[str, Held], match: Match, where: dict[str, str]) -> Non
 
 
 def coverage_facts(finder: QuestionFinder, read: dict[str, int], best: dict[str, Held]) -> Coverage:
-    """The content of the coverage file: documents read of each source, and each question; null if it is too short."""
+    """The content of the coverage file. The coverage of a question that is too short is null."""
     too_short: Held = {**NOTHING, "coverage": None}
     questions = {
         question.digest: best.get(question.digest, NOTHING if grams else too_short)

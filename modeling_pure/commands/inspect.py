@@ -1,12 +1,11 @@
-"""Look at a recipe's mixture before money is spent on it.
+"""Inspect a recipe's mixture before spending money on a run.
 
     pure inspect --config RECIPE [--sequences 400] [--picture mixture.png]
 
-Reads the first sequences as training would (one worker), and shows the proportions reached, the speed of one core,
-lengths of documents, epochs of the whole run, what was skipped, and a sequence of each source as text.
+Reads the first sequences as a training run with one worker does, and shows actual proportions, speed, lengths of
+documents, epochs of the whole run, skipped records, and a sequence of each source as text.
 """
 
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from tqdm import tqdm
 
+from ..console import print_table
 from ..data.mixture import Mixture
 from ..data.states import MixtureState
 from ..errors import InputError
@@ -28,10 +25,10 @@ from . import parse_recipe
 
 @dataclass
 class InspectArguments:
-    """Options of this command beside the recipe."""
+    """Options of this command, in addition to the recipe."""
 
-    sequences: int = option(400, "sequences to read")
-    sample_characters: int = option(400, "characters shown of a sequence of each source")
+    sequences: int = option(400, "number of sequences to read")
+    sample_characters: int = option(400, "characters to show of one sequence of each source")
     picture: str = option("mixture.png", "file for the picture: .png, .svg or .pdf")
 
     def __post_init__(self) -> None:
@@ -44,7 +41,7 @@ class InspectArguments:
 
 @dataclass
 class Sample:
-    """The first sequences of a mixture by source, the seconds they took, and the state after them."""
+    """The first sequences of a mixture by source, the time that reading them took, and the state after them."""
 
     sequences: dict[str, list[np.ndarray]]
     seconds: float
@@ -52,7 +49,7 @@ class Sample:
     document_end: int
 
     def document_lengths(self, name: str) -> list[int]:
-        """Tokens of the documents that end in the sequences of one source, which follow each other."""
+        """Numbers of tokens of the documents that end in the consecutive sequences of one source."""
         if name not in self.sequences:
             return []
         ends = np.flatnonzero(np.concatenate(self.sequences[name]) == self.document_end)
@@ -61,7 +58,7 @@ class Sample:
 
 
 def main() -> None:
-    """Read, print and draw a sample."""
+    """Read, print and plot a sample."""
     recipe = parse_recipe(InspectArguments, __doc__)
     options, mixture = recipe.options, Mixture(recipe.arguments, recipe.tokenizer(), recipe.seed)
     sample = read_sample(mixture, options.sequences)
@@ -71,7 +68,7 @@ def main() -> None:
 
 
 def read_sample(mixture: Mixture, count: int) -> Sample:
-    """The first `count` sequences of the first worker."""
+    """Read the first `count` sequences of one worker."""
     sequences: dict[str, list[np.ndarray]] = defaultdict(list)
     start, stream = time.perf_counter(), islice(mixture.sequences_of_worker(), count)
     for one in tqdm(stream, total=count, unit="seq", desc="reading", disable=None):
@@ -80,18 +77,13 @@ def read_sample(mixture: Mixture, count: int) -> Sample:
 
 
 def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: int) -> None:
-    """Print a table, the speed, the files, and a text of each source."""
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    total = sum(map(len, sample.sequences.values()))
-    table = Table(title=f"{total:,} sequences of {mixture.sequence_length:,} tokens")
-    table.add_column("source")
-    for heading in ("share", "reached", "documents", "tokens, median (max)", "skipped", "epoch", "run"):
-        table.add_column(heading, justify="right")
+    """Print a table of sources, the speed, the files, and a text of each source."""
+    total, rows = sum(map(len, sample.sequences.values())), []
     for name, one in mixture.opened.items():
         lengths = sample.document_lengths(name)
         skipped = sample.state["sources"][name]["read"]["skipped"]
-        tokens = one.tokens_per_epoch(mixture.tokenize)
-        table.add_row(
+        tokens = one.records.tokens_per_epoch(mixture.tokenize, one.validation_texts)
+        row = [
             name,
             f"{float(one.source.weight):.2%}",
             f"{len(sample.sequences.get(name, [])) / total:.2%}",
@@ -100,20 +92,22 @@ def print_sample(mixture: Mixture, sample: Sample, run_tokens: int, characters: 
             ", ".join(f"{count:,} {reason}" for reason, count in skipped.items()) or "0",
             f"about {tokens / 1e6:,.2f}M tokens",
             f"about {run_tokens * float(one.source.weight) / tokens:,.2f} epochs",
-        )
-    console.print(table)
+        ]
+        rows.append(row)
+    head = ["source", "share", "actual", "documents", "tokens, median (max)", "skipped", "epoch", "run"]
+    print_table(f"{total:,} sequences of {mixture.sequence_length:,} tokens", head, rows)
     tokens = total * mixture.sequence_length / sample.seconds
     documents = sum(len(sample.document_lengths(name)) for name in sample.sequences) / sample.seconds
-    console.print(f"{tokens:,.0f} tokens/s, {documents:,.0f} documents/s with one worker, opening the files included")
+    print(f"{tokens:,.0f} tokens/s, {documents:,.0f} documents/s with one worker, including opening the files")
     for name, described in mixture.data.describe().items():
-        console.print(f"{name}: {escape(described)}")
+        print(f"{name}: {described}")
     for name, sequences in sample.sequences.items():
         text = str(mixture.tokenizer.decode(sequences[-1]))[:characters]
-        console.print(f"\n[bold]{name}[/bold], beginning of a sequence:\n{escape(text)}", highlight=False)
+        print(f"\n{name}, start of a sequence:\n{text}")
 
 
 def draw_sample(mixture: Mixture, sample: Sample, picture: str) -> None:
-    """Draw the shares reached, and the lengths of documents."""
+    """Plot the shares of sources, and the lengths of documents."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -125,7 +119,7 @@ def draw_sample(mixture: Mixture, sample: Sample, picture: str) -> None:
     expected = [float(source.weight) * sum(reached) for source in mixture.sources]
     places = np.arange(len(names))
     shares.bar(places - 0.2, expected, 0.4, label="recipe")
-    shares.bar(places + 0.2, reached, 0.4, label="reached")
+    shares.bar(places + 0.2, reached, 0.4, label="actual")
     shares.set_xticks(places, names)
     shares.set(title="shares", ylabel="sequences")
     shares.legend()

@@ -1,10 +1,10 @@
-"""Write the sequences of a recipe's mixture once, so that training reads them without tokenizing.
+"""Write the sequences of a recipe's mixture to a folder, so that training reads them without tokenizing.
 
     pure pretokenize --config RECIPE --out DIR
     pure pretrain --config RECIPE --pretokenized_dir DIR
 
-Writes as many sequences as the recipe's max_steps take on one device, or --sequences, and the validation sequences.
-The same command resumes. The folder needs nothing else: neither the sources nor a network.
+Writes the sequences that max_steps of the recipe takes, or --sequences, and the validation sequences. The same command
+resumes. Training then needs neither the sources nor a network.
 """
 
 import json
@@ -16,11 +16,9 @@ from ..data.arguments import fixed_settings
 from ..data.mixture import Mixture
 from ..data.pretokenized import (
     FACTS_FILE,
-    SEQUENCES_PER_FILE,
     VALIDATION_FILE,
-    PretokenizedFacts,
+    check_settings,
     count_sequences,
-    read_facts,
     write_mixture,
     write_sequences,
 )
@@ -31,10 +29,10 @@ from . import parse_recipe
 
 @dataclass
 class PretokenizeArguments:
-    """Options of this command beside the recipe."""
+    """Options of this command, in addition to the recipe."""
 
     out: str | None = option(None, "folder for the sequences")
-    sequences: int | None = option(None, "sequences to write; by default those that the recipe's run takes")
+    sequences: int | None = option(None, "number of sequences to write; by default, as many as the recipe's run takes")
 
     def __post_init__(self) -> None:
         check_texts(self)
@@ -44,25 +42,24 @@ class PretokenizeArguments:
 
 
 def main() -> None:
-    """Write what the folder does not hold yet."""
+    """Write the sequences that the folder does not contain yet."""
     recipe = parse_recipe(PretokenizeArguments, __doc__)
     if not recipe.options.out:
-        raise InputError("out: expected a folder for the sequences")
+        raise InputError("out: missing; set it to a folder for the sequences")
     folder, count = Path(recipe.options.out), recipe.options.sequences or recipe.sequences
     tokenizer = recipe.tokenizer()
     settings = fixed_settings(recipe.arguments, tokenizer, recipe.seed)
     if (folder / FACTS_FILE).exists():
-        read_facts(folder, settings)
-    if (written := count_sequences(folder, SEQUENCES_PER_FILE)) >= count:
-        print(f"{folder}: has {written:,} sequences already")
+        check_settings(folder, settings)
+    if (written := count_sequences(folder)) >= count:
+        print(f"{folder}: already has {written:,} sequences")
         return
     mixture = Mixture(recipe.arguments, tokenizer, recipe.seed)
     validation = mixture.validation_sequences()
     for name, described in mixture.data.describe().items():
         print(f"{name}: {described}")
     folder.mkdir(parents=True, exist_ok=True)
-    facts: PretokenizedFacts = {"settings": settings, "sequences_per_file": SEQUENCES_PER_FILE}
-    write_atomically(folder / FACTS_FILE, json.dumps(facts, indent=2))
+    write_atomically(folder / FACTS_FILE, json.dumps({"settings": settings}, indent=2))
     write_sequences(folder / VALIDATION_FILE, validation, mixture.validation_names)
     state = write_mixture(folder, mixture, count)
     print(f"{folder}: {count:,} sequences of {mixture.sequence_length:,} tokens")

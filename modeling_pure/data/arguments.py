@@ -1,4 +1,4 @@
-"""Data options of a recipe and the sources it names, checked before anything is read."""
+"""The data options and the sources of a recipe, checked before anything is read."""
 
 import hashlib
 from dataclasses import asdict, dataclass, fields
@@ -19,8 +19,8 @@ TEXT_FIELDS = ("config", "column", "validation_path", "passages")
 COUNT_FIELDS = ("validation_documents", "max_epochs", "num_passages")
 NUM_PASSAGES, PASSAGES_SHARE = 3, 0.5
 
-# The options that the sequences depend on: they must not change when a run resumes. The fields of a source in
-# `recipe.MAY_MOVE` may change: what is found there is compared instead (`position_settings`).
+# The options that the sequences depend on must not change on resume. Of a source, the fields in `recipe.MAY_MOVE` may
+# change: the records that they lead to are compared instead (`position_settings`).
 FIXED_OPTIONS = ("sources", "max_seq_length", "grpo_holdout", "decontaminate")
 POSITION_FIELDS = ("weight", "format", "column", "validation_documents", "answer_formats", "passages_share")
 
@@ -29,37 +29,39 @@ POSITION_FIELDS = ("weight", "format", "column", "validation_documents", "answer
 class DataArguments:
     """The text that a run trains on."""
 
-    # What must not change when a run resumes.
+    # Options that must not change on resume.
     FIXED: ClassVar = (*FIXED_OPTIONS, "document_mask")
 
     tokenizer_name_or_path: str = option("openai-community/gpt2", "tokenizer: a Hub id or a folder")
     sources: dict[str, Any] | None = option(
         None, "the mixture: name -> {path, weight, config, format, column, max_epochs, ...}"
     )
-    max_seq_length: int = option(2048, "tokens of a sequence")
-    document_mask: bool = option(False, "keep the documents of a sequence from attending to each other")
-    validation_sequences: int = option(200, "validation sequences at most, in the mixture's proportions")
+    max_seq_length: int = option(2048, "tokens per sequence")
+    document_mask: bool = option(False, "stop tokens from attending to other documents of their sequence")
+    validation_sequences: int = option(200, "maximum number of validation sequences, in the mixture's proportions")
     validation_sources: dict[str, Any] | None = option(
-        None, "texts outside the mixture to validate on too: name -> {path, config, column, ...}"
+        None, "more texts to validate on, outside the mixture: name -> {path, config, column, ...}"
     )
-    medqa_dev_questions: int = option(0, "dev questions of the medqa source to answer at each validation, at most")
-    grpo_holdout: float = option(0.0, "share of the train questions kept out of pretraining for GRPO, 0 to 1")
+    medqa_dev_questions: int = option(0, "maximum number of medqa dev questions to answer at each validation")
+    grpo_holdout: float = option(0.0, "share of the train questions reserved for GRPO, 0 to 1")
     decontaminate: list[str] | None = option(
         None,
-        "MedQA-format files or Hub ids (their test split): documents that hold one of their questions are "
-        "left out, as are those that hold a dev question of a medqa source",
+        "files in MedQA's format, or Hub ids (their test split): documents that contain one of these questions, or a "
+        "dev question of a medqa source, are left out",
     )
     max_skipped: float = option(
         0.05,
-        "share of a source's documents that may be unusable, beyond the first 100, and of its files "
-        "that may break off",
+        "share of a source's documents that may be unusable, beyond the first 100; also the share of the source that "
+        "may be in truncated files",
     )
-    skip_broken_files: bool = option(False, "leave out files that cannot be opened at all instead of stopping")
+    skip_broken_files: bool = option(False, "leave out files that cannot be opened, instead of stopping")
     on_source_failure: str = option(
-        "stop", "when a source can no longer be read: stop, or redistribute its share to the others"
+        "stop", "what to do when a source can no longer be read: stop, or redistribute its share to the others"
     )
-    streaming_timeout: float = option(300.0, "seconds for which a failing read from the network is retried")
-    pretokenized_dir: str | None = option(None, "read the sequences that `pure pretokenize` wrote to this folder")
+    streaming_timeout: float = option(300.0, "seconds to retry a failing read from the network")
+    pretokenized_dir: str | None = option(
+        None, "folder of sequences written by `pure pretokenize`, to read instead of the sources"
+    )
 
     def __post_init__(self) -> None:
         check_texts(self)
@@ -69,38 +71,38 @@ class DataArguments:
         check_above_zero(self, "streaming_timeout")
 
     def check_sources(self) -> None:
-        """Raise `InputError` if a source, of the mixture or outside it, is wrong by itself: nothing is read."""
+        """Raise `InputError` if the description of a source is wrong; nothing is read."""
         parse_validation_sources(self.validation_sources or {}, self.mixture)
 
     @cached_property
     def mixture(self) -> "list[Source]":
-        """The checked `sources`, in the recipe's order; `InputError` names a wrong key."""
+        """The checked `sources`, in the order of the recipe; `InputError` names a wrong key."""
         return parse_sources(self.sources)
 
     @cached_property
     def outside(self) -> "list[Source]":
-        """The checked `validation_sources`: texts outside the mixture; `InputError` names a wrong key."""
+        """The checked `validation_sources`; `InputError` names a wrong key."""
         return parse_validation_sources(self.validation_sources, self.mixture) if self.validation_sources else []
 
 
 @dataclass(frozen=True)
 class Source:
-    """One source of the mixture; the recipe holds a mapping of these fields under the source's name.
+    """A source of the mixture. The recipe maps the name of each source to these fields.
 
     Args:
-        path: a Hub id, a URL, or local files (a file, a glob or a folder); or a list of these.
-        weight: the source's share of all training tokens; the weights of a recipe add up to 1.
-        config: the Hub data set's configuration (`en` for C4).
-        format: `text` reads a column of text; `medqa` writes each question as the exam prompt with its answer.
-        answer_formats: how the questions of a medqa source are answered, with the share of each format.
-        passages: folder of books for a medqa source. The `num_passages` (3) best passages for a question precede a
-            share of the questions (`passages_share`, 0.5). All three are None without books.
-        column: the column that holds the text.
-        validation_path: validation documents of this source; by default the first `validation_documents` documents of
-            a text source, and the questions of a medqa source that `medqa.questions` calls dev.
-        validation_documents: how many documents of a text source are read for validation at most.
-        max_epochs: how often a document is read at most; then the other sources get this one's share, in proportion.
-        section: the mapping of the recipe that the source stands in.
+        path: a Hub id, a URL, a local file, glob or folder; or a list of these.
+        weight: share of all training tokens; the weights of a recipe add up to 1.
+        config: configuration of a Hub data set (`en` for C4).
+        format: `text` reads a column of text; `medqa` writes each question as an exam prompt with its answer.
+        answer_formats: answer formats of a medqa source, with their shares; None for text.
+        passages: folder of books for a medqa source. A share of the questions (`passages_share`, 0.5) comes after the
+            `num_passages` (3) passages that fit it best. All three are None without books.
+        column: column of a text source that holds the text.
+        validation_path: validation documents; by default the first `validation_documents` documents of a text source,
+            and the dev questions of a medqa source.
+        validation_documents: maximum number of validation documents of a text source.
+        max_epochs: maximum number of epochs; afterwards the other sources get this source's share, in proportion.
+        section: the option of the recipe that contains the source.
     """
 
     name: str
@@ -108,7 +110,7 @@ class Source:
     weight: Fraction
     config: str | None = None
     format: str = "text"
-    answer_formats: dict[str, float] | None = None  # None for text
+    answer_formats: dict[str, float] | None = None
     passages: str | None = None
     num_passages: int | None = None
     passages_share: float | None = None
@@ -120,23 +122,23 @@ class Source:
 
     @property
     def key(self) -> str:
-        """The recipe key that error messages name."""
+        """The recipe key, for error messages."""
         return f"{self.section}.{self.name}"
 
     @property
     def paths(self) -> list[str]:
-        """All paths."""
+        """All paths of the source."""
         return [self.path] if isinstance(self.path, str) else self.path
 
     def facts(self) -> dict[str, Any]:
-        """All fields as plain values, including those that the recipe leaves out."""
+        """All fields as plain values, including defaults."""
         facts = {**asdict(self), "weight": float(self.weight)}
         del facts["section"]
         return facts
 
 
 def parse_sources(sources: dict[str, Any] | None) -> list[Source]:
-    """Check the recipe's `sources` mapping; `InputError` names the key and what was expected."""
+    """Check the recipe's `sources`; `InputError` names a wrong key."""
     if not isinstance(sources, dict) or not sources:
         raise InputError("sources: expected a mapping of source names, each with 'path' and 'weight'")
     parsed = [parse_source(f"sources.{name}", entry) for name, entry in sources.items()]
@@ -148,7 +150,7 @@ def parse_sources(sources: dict[str, Any] | None) -> list[Source]:
 
 
 def parse_validation_sources(entries: dict[str, Any], mixture: list[Source]) -> list[Source]:
-    """Check the recipe's `validation_sources`: text sources outside the mixture, with a path and no weight."""
+    """Check the recipe's `validation_sources`: text sources without a weight."""
     sources = []
     for name, entry in entries.items():
         key = f"validation_sources.{name}"
@@ -161,7 +163,7 @@ def parse_validation_sources(entries: dict[str, Any], mixture: list[Source]) -> 
 
 
 def parse_source(key: str, entry: dict[str, Any]) -> Source:
-    """Check one source, by its key in the recipe."""
+    """Check one source, given its key in the recipe."""
     section, name = key.split(".", 1)
     if not isinstance(entry, dict):
         raise InputError(f"{key}: expected a mapping with 'path' and 'weight', found {entry!r}")
@@ -171,7 +173,7 @@ def parse_source(key: str, entry: dict[str, Any]) -> Source:
     for required in ("path", "weight"):
         if entry.get(required) is None:
             raise InputError(f"{key}.{required}: missing")
-    check_kinds(key, entry)
+    check_types(key, entry)
     weight = share(f"{key}.weight", entry["weight"])
     if entry.get("format", "text") not in FORMATS:
         raise InputError(f"{key}.format: expected one of {list(FORMATS)}, found {entry['format']!r}")
@@ -179,8 +181,8 @@ def parse_source(key: str, entry: dict[str, Any]) -> Source:
     return Source(**{**entry, **checked, "name": name, "weight": weight, "section": section})
 
 
-def check_kinds(key: str, entry: dict[str, Any]) -> None:
-    """Raise `InputError` if a field of a source has a value of another kind than expected."""
+def check_types(key: str, entry: dict[str, Any]) -> None:
+    """Raise `InputError` if a field of a source has a value of the wrong type."""
     paths = entry["path"] if isinstance(entry["path"], list) else [entry["path"]]
     if not paths or not all(isinstance(path, str) for path in paths):
         raise InputError(f"{key}.path: expected text or a list of texts, found {entry['path']!r}")
@@ -196,7 +198,7 @@ def check_kinds(key: str, entry: dict[str, Any]) -> None:
 
 
 def share(key: str, value: Any) -> Fraction:
-    """A share above 0 and up to 1, exact: through its decimal text, 0.45 becomes 9/20."""
+    """Parse an exact share above 0 and up to 1: from its decimal text, 0.45 becomes 9/20."""
     try:
         exact = Fraction(str(value))
     except (ValueError, ZeroDivisionError):
@@ -207,7 +209,7 @@ def share(key: str, value: Any) -> Fraction:
 
 
 def source_formats(key: str, entry: dict[str, Any]) -> dict[str, float] | None:
-    """The answer formats of a source: letters only unless a medqa source names others."""
+    """The answer formats of a source: letters by default for medqa, None for text."""
     formats = entry.get("answer_formats")
     if entry.get("format") == "medqa":
         return checked_formats(f"{key}.answer_formats", "letter" if formats is None else formats)
@@ -217,7 +219,7 @@ def source_formats(key: str, entry: dict[str, Any]) -> dict[str, float] | None:
 
 
 def source_passages(key: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """The options of a source's books, with their defaults; empty if it has none."""
+    """The options of a source's books, with defaults; empty without books."""
     folder = entry.get("passages")
     if folder == "":
         raise InputError(f"{key}.passages: empty; set it to a folder of books, or remove it")
@@ -234,26 +236,26 @@ def source_passages(key: str, entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def integer_weights(sources: list[Source]) -> dict[str, int]:
-    """The weights as the smallest integers in the same proportion: 45/25/20/10 % gives 9, 5, 4, 2."""
+    """The weights as the smallest integers in the same proportions: 45/25/20/10 % gives 9, 5, 4, 2."""
     denominator = lcm(*(source.weight.denominator for source in sources))
     return {source.name: int(source.weight * denominator) for source in sources}
 
 
 def fixed_settings(arguments: DataArguments, tokenizer: PreTrainedTokenizerBase, seed: int) -> dict[str, Any]:
-    """The settings that the sequences depend on, by recipe key: those of a folder of pretokenized sequences."""
+    """The settings that the sequences depend on, by recipe key."""
     return {
         **{name: getattr(arguments, name) for name in (*FIXED_OPTIONS, "validation_sources")},
-        "sources": [source.facts() for source in arguments.mixture],  # a list, because their order matters too
+        "sources": [source.facts() for source in arguments.mixture],  # a list, because the order matters
         "tokenizer_name_or_path": digest(tokenizer.backend_tokenizer.to_str()),
         "seed": seed,
     }
 
 
 def position_settings(fixed: dict[str, Any], listings: dict[str, str]) -> dict[str, Any]:
-    """Those of the `fixed_settings` without which a position in the mixture is invalid, by recipe key.
+    """The part of the `fixed_settings` that a position in the mixture depends on, by recipe key.
 
     Args:
-        listings: by source, the files or questions that its records are counted in.
+        listings: by source, the listing of its `Records`.
     """
     position = {name: fixed[name] for name in ("seed", "max_seq_length", "tokenizer_name_or_path")}
     for source in fixed["sources"]:
@@ -263,5 +265,5 @@ def position_settings(fixed: dict[str, Any], listings: dict[str, str]) -> dict[s
 
 
 def digest(*facts: object) -> str:
-    """A short hash of facts."""
+    """A short hash of values."""
     return hashlib.sha256(" ".join(map(str, facts)).encode()).hexdigest()[:16]

@@ -1,10 +1,11 @@
-"""Decode a shard into records, from any record on: each a text, or the fault that makes it unusable."""
+"""Decode a shard into records, from any record on: a text, or the fault that makes the record unusable."""
 
 import codecs
 import io
 import json
 import random
 import re
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
@@ -20,21 +21,24 @@ from ..files import is_document, lower_name
 from .remote import SourceFailed, open_file
 from .shards import ARRAY, Shard
 
-MAX_CHARACTERS = 10_000_000  # of one document: over 2M tokens, longer than any book
-MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # of a line or a .txt file; no more of one is read
+MAX_CHARACTERS = 10_000_000  # of a document: over 2M tokens, longer than any book
+MAX_BYTES = 4 * MAX_CHARACTERS + 1000  # read of a line or a .txt file
 BROKEN = "broken file"
 GIT_LFS = b"version https://git-lfs"
-ONE_DOCUMENT = "a .txt file is one document: write each document to a file of its own, or to a line of a .jsonl file"
+ONE_DOCUMENT = "a .txt file is one document: write each document to its own file, or to a line of a .jsonl file"
 BETWEEN_OBJECTS = re.compile(r"[\s,\[\]]*")
 CHUNK = 1 << 20
-KINDS = {str: "text", bool: "true or false", dict: "an object", list: "a list", type(None): "null"}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A record without a document: the reason that faults are counted by, and what a message adds.
+    """Why a record has no document.
 
-    `size` is the bytes lost with it, if known; `share` that of the source which lies in a file that breaks off.
+    Attributes:
+        reason: the kind of fault, by which faults are counted.
+        detail: what messages add.
+        size: bytes lost, if known.
+        share: the share of the source that is lost in a truncated file.
     """
 
     reason: str
@@ -46,7 +50,7 @@ class Fault:
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
-LOST = Fault("after an unreadable one")  # in its row group
+LOST = Fault("after an unreadable one")  # in the same row group
 
 
 def read_shard(
@@ -58,24 +62,23 @@ def read_shard(
     start: int = 0,
     skip_broken: bool = False,
 ) -> Iterator[tuple[int, str | Fault]]:
-    """The records of a shard from the `start`-th on, each with its number in the file's own order.
+    """Yield the records of a shard from the `start`-th on, each with its number in the order of the file.
 
     Args:
         timeout: seconds for which a failing read of a remote file is retried.
-        rng: shuffles the row groups of a parquet file; without it they come in order.
-        skip_broken: a file that cannot be opened at all is one `Fault`.
+        rng: shuffles the row groups of a parquet file; None keeps their order.
+        skip_broken: a file that cannot be opened is one `Fault` instead of an error.
 
     Raises:
-        SourceFailed: the file cannot be reached or opened, or is parquet without a text column of that name.
+        SourceFailed: the file cannot be read, or is a parquet file without a text column of that name.
     """
     try:
         with open_file(key, shard.path, timeout) as file:
             if lower_name(shard.path).endswith(".parquet"):
                 records = parquet_records(key, shard.path, file, column, rng, start)
-            elif is_document(shard.path):
-                records = islice(enumerate([document_of(file)]), start, None)
             else:
-                records = islice(enumerate(texts_of(file, shard, column)), start, None)
+                texts = iter([document_of(file)]) if is_document(shard.path) else texts_of(file, shard, column)
+                records = islice(enumerate(texts), start, None)
             for number, value in records:
                 if isinstance(value, Fault) and value.reason == BROKEN and number == 0 and not skip_broken:
                     raise SourceFailed(cannot_open(key, shard.path, value.detail))
@@ -85,19 +88,16 @@ def read_shard(
 
 
 def cannot_open(key: str, path: str, why: str) -> str:
-    """The message for a file that cannot be opened at all."""
-    return (
-        f"{key}: cannot open '{path}': {why}; repair it, remove it from path, or set skip_broken_files: true to leave "
-        "out such files"
-    )
+    """The message for a file that cannot be opened."""
+    return f"{key}: cannot open '{path}': {why}; repair it, remove it from path, or set skip_broken_files: true"
 
 
 def why_not_opened(key: str, path: str, column: str) -> str | None:
-    """Why a local file cannot be opened at all; None if it can. `SourceFailed` if parquet lacks the text column."""
+    """Why a local file cannot be opened, or None; `SourceFailed` if a parquet file lacks the text column."""
     try:
         with open(path, "rb") as file:
             if file.read(len(GIT_LFS)) == GIT_LFS:
-                return "it is a pointer of Git LFS, not the data; git lfs pull fetches them"
+                return "it is a Git LFS pointer; download the data with git lfs pull"
             file.seek(0)
             if lower_name(path).endswith(".parquet"):
                 check_column(key, path, pq.ParquetFile(file).schema_arrow, column)
@@ -108,11 +108,11 @@ def why_not_opened(key: str, path: str, column: str) -> str | None:
     return None
 
 
-# ---- texts of values ------------------------------------------------------------------------------------------------
+# ---- values to texts ------------------------------------------------------------------------------------------------
 
 
 def document_of(file: BinaryIO) -> str | Fault:
-    """The text of a `.txt` file, without a byte order mark. With a fault the whole file is lost."""
+    """The text of a `.txt` file without its byte order mark; a fault loses the whole file."""
     text = to_text(file.read(MAX_BYTES).removeprefix(codecs.BOM_UTF8))
     if isinstance(text, str):
         return text
@@ -121,7 +121,7 @@ def document_of(file: BinaryIO) -> str | Fault:
 
 
 def texts_of(file: BinaryIO, shard: Shard, column: str) -> Iterator[str | Fault]:
-    """The texts of lines or of an array; a file that breaks off or is damaged ends with a `Fault`."""
+    """The texts of lines or of an array; a truncated or damaged file ends with a `Fault`."""
     try:
         for record, size in objects_of(file, shard):
             if size >= MAX_BYTES:
@@ -142,14 +142,14 @@ def text_of_object(record: bytes | dict[str, Any], column: str) -> str | Fault:
     except (ValueError, RecursionError) as error:
         return Fault("not JSON", first_line(error))
     if not isinstance(fields, dict):
-        return Fault("no text", f"it is {described(fields)}, not an object")
+        return Fault("no text", f"expected an object, found {reprlib.repr(fields)}")
     if column not in fields:
-        return Fault("no text", f"it has no '{column}', only {sorted(fields)}")
+        return Fault("no text", f"no '{column}', only {sorted(fields)}")
     return to_text(fields[column])
 
 
 def to_text(value: object) -> str | Fault:
-    """The text that a value is, or its UTF-8 bytes are."""
+    """The text of a string or of UTF-8 bytes."""
     if isinstance(value, Fault):
         return value
     if isinstance(value, bytes) and len(value) >= MAX_BYTES:
@@ -157,8 +157,8 @@ def to_text(value: object) -> str | Fault:
     try:
         text = value.decode() if isinstance(value, bytes) else value
         if not isinstance(text, str) or not text.strip():
-            return Fault("no text", f"it is {described(text)}")
-        text.encode()  # fails for half of a surrogate pair, which JSON can spell
+            return Fault("no text", f"found {reprlib.repr(text)}")
+        text.encode()  # fails for half of a surrogate pair, which JSON allows
     except UnicodeError as error:
         return Fault("not UTF-8", first_line(error), len(value) if isinstance(value, bytes) else 0)
     if len(text) > MAX_CHARACTERS:
@@ -166,22 +166,11 @@ def to_text(value: object) -> str | Fault:
     return text
 
 
-def described(value: object) -> str:
-    """Describe a value without text, for an error message."""
-    if isinstance(value, str):
-        return f"{len(value):,} blanks" if value else "empty"
-    if isinstance(value, dict):
-        return f"an object of {sorted(value)}"
-    if isinstance(value, list) and value:
-        return f"a list of {len(value):,}, the first of which is {KINDS.get(type(value[0]), f'the number {value[0]}')}"
-    return KINDS.get(type(value), f"the number {value}")
-
-
 # ---- lines and arrays -----------------------------------------------------------------------------------------------
 
 
 def decompressed(file: BinaryIO, path: str) -> Any:
-    """A stream of the file's bytes, decompressed according to its suffix."""
+    """The stream of a file, decompressed according to its suffix."""
     decompress = DECOMPRESSORS.get(PurePath(lower_name(path)).suffix)
     return decompress(file) if decompress else file
 
@@ -189,7 +178,7 @@ def decompressed(file: BinaryIO, path: str) -> Any:
 def objects_of(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes | dict[str, Any], int]]:
     """The records of a shard with their sizes in bytes: lines that are not blank, or the objects of an array.
 
-    Raises `DECOMPRESSION_ERRORS` or, in an array, `ValueError` if the file breaks off or is damaged.
+    A truncated or damaged file raises one of `DECOMPRESSION_ERRORS`, or `ValueError` in an array.
     """
     stream = decompressed(file, shard.path)
     if shard.end is None and shard.begin == 0 and ARRAY.match(stream.peek(4096)[:4096]):
@@ -201,9 +190,9 @@ def objects_of(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes | dict[str,
 
 
 def array_objects(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
-    """The objects of a JSON array, without holding it in memory; `ValueError` if it is damaged or one is too long."""
+    """Stream the objects of a JSON array; `ValueError` if it is damaged or an object is too long."""
     decoder = json.JSONDecoder()
-    # A byte that is not UTF-8 costs only the text that it is in.
+    # A byte that is not UTF-8 spoils only the text that contains it.
     characters = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
     text, place, bracket = "", 0, ""
     while True:
@@ -225,9 +214,9 @@ def array_objects(stream: BinaryIO) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def lines_of_range(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes, int]]:
-    """The lines whose first byte lies in the shard, with their lengths."""
+    """The lines whose first byte is in the shard, with their lengths."""
     position = shard.begin
-    if position:  # the line that the byte before the shard belongs to is the other shard's
+    if position:  # skip the line that begins in the shard before
         file.seek(position - 1)
         position += len(file.readline()) - 1
     for line, length in bounded_lines(file):
@@ -239,7 +228,7 @@ def lines_of_range(file: BinaryIO, shard: Shard) -> Iterator[tuple[bytes, int]]:
 
 
 def bounded_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """The lines of a file, each cut at `MAX_BYTES`, with their whole length."""
+    """The lines of a file, each cut at `MAX_BYTES`, with their full lengths."""
     while line := file.readline(MAX_BYTES):
         length, end = len(line), line
         while len(end) == MAX_BYTES and not end.endswith(b"\n"):
@@ -254,7 +243,7 @@ def bounded_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 def parquet_records(
     key: str, path: str, file: BinaryIO, column: str, rng: random.Random | None, start: int
 ) -> Iterator[tuple[int, str | Fault]]:
-    """The texts of a column, row group by row group; row groups before `start` are not read."""
+    """The texts of a column, one row group after another; row groups before `start` are not read."""
     try:
         parquet = pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
@@ -274,32 +263,29 @@ def parquet_records(
 
 
 def check_column(key: str, path: str, schema: pa.Schema, column: str) -> None:
-    """Raise `SourceFailed` if a parquet file has no column of that name, or one that holds no text."""
+    """Raise `SourceFailed` if a parquet file has no column of that name, or one that is not text."""
     if column not in schema.names:
         raise SourceFailed(f"{key}: '{path}' has no column '{column}'; its columns are {schema.names}")
     kind = schema.field(column).type
-    held = kind.value_type if pa.types.is_dictionary(kind) else kind
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    if not any(is_kind(held) for is_kind in (*text, pa.types.is_binary, pa.types.is_large_binary)):
-        raise SourceFailed(
-            f"{key}: column '{column}' of '{path}' is {kind}, not text; name a text column, or write one out of it"
-        )
+    if not any(is_kind(value) for is_kind in (*text, pa.types.is_binary, pa.types.is_large_binary)):
+        raise SourceFailed(f"{key}: column '{column}' of '{path}' is {kind}, not text; name a text column, or add one")
 
 
 def values_of_group(
     parquet: pq.ParquetFile, group: int, column: str, first: int, size: int
 ) -> Iterator[tuple[int, str | bytes | Fault | None]]:
-    """Numbered values of one row group; if a page cannot be read, the group's values after it are lost too."""
+    """The numbered values of one row group; those after an unreadable page are lost."""
     number = first
     try:
         for batch in parquet.iter_batches(1024, row_groups=[group], columns=[column], use_threads=False):
             texts = batch.column(0)
             try:
                 values = texts.to_pylist()
-            except UnicodeDecodeError:  # then only the texts that are not UTF-8 are faults
-                values = texts.cast(
-                    pa.large_binary() if pa.types.is_large_string(texts.type) else "binary"
-                ).to_pylist()
+            except UnicodeDecodeError:  # as bytes, so that only the texts that are not UTF-8 are faults
+                binary = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
+                values = texts.cast(binary).to_pylist()
             for value in values:
                 yield number, value
                 number += 1

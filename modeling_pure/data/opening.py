@@ -1,7 +1,7 @@
 """Open the sources of a recipe: find files and questions, and set validation documents apart, the same on every rank.
 
-All of it happens before a run starts, so that what can go wrong goes wrong then. Validation documents are decided over
-the files of all sources together: each file is read once, for one source.
+This happens before a run starts, so that faults show then. Validation documents are chosen across the files of all
+sources: each file is read once, for one source.
 """
 
 from collections.abc import Iterable
@@ -22,14 +22,14 @@ from .shards import split_files
 from .source_records import ExamRecords, OpenBook, TextRecords
 from .tokenizer import DocumentTokenizer
 
-VALIDATION_SPLITS = ("validation", "test", "train")  # of files to validate on, the first that exists
+VALIDATION_SPLITS = ("validation", "test", "train")  # the first that exists is for validation
 
 
 @dataclass
 class OpenSource:
-    """A source that has been found and read from: what it trains on, and its validation documents.
+    """A source, its records to train on, and its validation documents.
 
-    `dev` are the dev questions of a medqa source; `files` are unknown of questions on the Hub.
+    `dev` holds the dev questions of a medqa source. `files` is empty for questions on the Hub.
     """
 
     source: Source
@@ -38,14 +38,10 @@ class OpenSource:
     dev: list[Question] = field(default_factory=list)
     files: SourceFiles = field(default_factory=SourceFiles)
 
-    def tokens_per_epoch(self, tokenize: DocumentTokenizer) -> float:
-        """Tokens of one epoch: counted for questions, estimated for text from its validation documents."""
-        return self.records.tokens_per_epoch(tokenize, self.validation_texts)
-
 
 @dataclass
 class OpenData:
-    """The sources of the mixture, the texts outside it, and the questions of the recipe's `decontaminate`."""
+    """The sources of the mixture, the texts outside it, and the questions of the option `decontaminate`."""
 
     sources: list[OpenSource]
     outside: list[OpenSource]
@@ -53,17 +49,17 @@ class OpenData:
 
     @property
     def evaluation_questions(self) -> list[Question]:
-        """The questions that no document to train on may hold."""
+        """The questions that no training document may contain."""
         return [question for one in self.sources for question in one.dev] + self.decontaminate
 
     @property
     def validation_texts(self) -> frozenset[str]:
-        """The validation documents of all text sources: no copy of one is trained on, whatever file it lies in."""
+        """The validation documents of all text sources, no copy of which is trained on, whichever file it is in."""
         texts = [one for one in (*self.sources, *self.outside) if isinstance(one.records, TextRecords)]
         return frozenset(text for one in texts for text in one.validation_texts)
 
     def describe(self) -> dict[str, str]:
-        """The files, and the answer formats of medqa sources, as lines of the start-up block."""
+        """Describe the files, and the answer formats of medqa sources, for the start-up block."""
         files = {f"files of {one.source.name}": one.files.describe() for one in self.sources if one.files.taken}
         exams = {one.source.name: one.records for one in self.sources if isinstance(one.records, ExamRecords)}
         return files | {f"answers of {name}": records.describe() for name, records in exams.items()}
@@ -71,7 +67,7 @@ class OpenData:
 
 @failures_as_input_errors()
 def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> OpenData:
-    """Find the files of every source and read its validation documents; `InputError` if any of it is wrong."""
+    """Find the files of every source and read its validation documents; raises `InputError` for wrong data."""
     files = training_files(sources, arguments)
     validation = validation_files([*sources, *arguments.outside])
     check_validation_files(files, validation)
@@ -83,7 +79,7 @@ def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> 
         else open_text(source, files[source.name], validation.get(f"{source.key}.validation_path"), arguments, seed)
         for source in sources
     ]
-    hold_out_in_all_sources(opened)
+    exclude_validation_records(opened)
     outside = [open_outside(source, validation[source.key], arguments) for source in arguments.outside]
     return OpenData(opened, outside, questions)
 
@@ -92,21 +88,21 @@ def open_sources(sources: list[Source], arguments: DataArguments, seed: int) -> 
 
 
 def training_files(sources: list[Source], arguments: DataArguments) -> dict[str, SourceFiles]:
-    """The files of each text source. One that two sources read from the same column is the first one's."""
+    """The files of each text source. A file that two sources read from the same column belongs to the first."""
     files: dict[str, SourceFiles] = {}
     known: dict[object, str] = {}
     for source in (source for source in sources if source.format == "text"):
         found = find_files(source.key, source.paths, source.config)
         if source.config and not any(file.startswith("hf://") for file in found.taken):
-            found.remark = f"; config {source.config} is not used: only data sets of the Hub have one"
+            found.remark = f"; config {source.config} is ignored: only Hub data sets have one"
         texts = {file: (identity(file), None if is_document(file) else source.column) for file in found.taken}
         again = {file: known[text] for file, text in texts.items() if text in known}
         found.taken = [file for file in found.taken if file not in again]
         for name in dict.fromkeys(again.values()):
-            found.leave_out(f"in sources.{name} already", [file for file in again if again[file] == name])
+            found.leave_out(f"already in sources.{name}", [file for file in again if again[file] == name])
         if not found.taken:
             others = ", ".join(f"sources.{name}" for name in dict.fromkeys(again.values()))
-            raise InputError(f"{source.key}.path: all its files are in {others} already")
+            raise InputError(f"{source.key}.path: all its files are already in {others}")
         leave_out_broken(source, found, arguments)
         known |= {texts[file]: source.name for file in found.taken}
         files[source.name] = found
@@ -114,7 +110,7 @@ def training_files(sources: list[Source], arguments: DataArguments) -> dict[str,
 
 
 def leave_out_broken(source: Source, found: SourceFiles, arguments: DataArguments) -> None:
-    """Remove local files that cannot be opened; `InputError` if the recipe does not allow it, or none is left."""
+    """Leave out local files that cannot be opened; `InputError` if that is not allowed, or none would be left."""
     local = [file for file in found.taken if "://" not in file]
     broken = {file: why for file in local if (why := why_not_opened(source.key, file, source.column))}
     if not broken:
@@ -128,7 +124,7 @@ def leave_out_broken(source: Source, found: SourceFiles, arguments: DataArgument
 
 
 def validation_files(sources: list[Source]) -> dict[str, SourceFiles]:
-    """By recipe key, the files of each text source's `validation_path` and of the texts outside the mixture."""
+    """By recipe key, the files of all `validation_path`s of text sources and of the texts outside the mixture."""
     files = {}
     for source in sources:
         key = f"{source.key}.validation_path"
@@ -140,7 +136,7 @@ def validation_files(sources: list[Source]) -> dict[str, SourceFiles]:
 
 
 def check_validation_files(training: dict[str, SourceFiles], validation: dict[str, SourceFiles]) -> None:
-    """Raise `InputError` if a file to validate on, of any source or outside the mixture, is one to train on."""
+    """Raise `InputError` if a file to validate on is also a file to train on."""
     trained = {identity(file): (name, file) for name, found in training.items() for file in found.taken}
     for key, found in validation.items():
         for file in found.taken:
@@ -155,10 +151,10 @@ def check_validation_files(training: dict[str, SourceFiles], validation: dict[st
 def open_text(
     source: Source, files: SourceFiles, validation: SourceFiles | None, arguments: DataArguments, seed: int
 ) -> OpenSource:
-    """A text source: documents of its `validation_path`, or else its own first ones, are for validation."""
+    """Open a text source; documents of its `validation_path`, or else its own first ones, are for validation."""
     records = text_records(source.key, source, files, arguments, seed)
     if validation:
-        first_documents(records, 1)  # the source itself can be read too
+        first_documents(records, 1)  # check that the source itself can be read, too
         of_path = text_records(f"{source.key}.validation_path", source, validation, arguments, seed)
         documents = first_documents(of_path, source.validation_documents)
         return OpenSource(source, records, [text for *_, text in documents], files=files)
@@ -166,29 +162,29 @@ def open_text(
     if len(documents) < source.validation_documents:
         one_each = f" ({ONE_DOCUMENT})" if all(map(is_document, files.taken)) else ""
         raise InputError(
-            f"{source.key}: '{source.paths[0]}' has no more than {len(documents)} documents{one_each}, and "
-            f"validation_documents takes {source.validation_documents}; take fewer, or give it a validation_path"
+            f"{source.key}: '{source.paths[0]}' has only {len(documents)} documents{one_each}, fewer than "
+            f"validation_documents ({source.validation_documents}); lower it, or set validation_path"
         )
-    records.validation_records = {shard: number + 1 for shard, number, _ in documents}  # the last of each shard counts
+    records.validation_records = {shard: number + 1 for shard, number, _ in documents}  # the last one in each shard
     return OpenSource(source, records, [text for *_, text in documents], files=files)
 
 
 def open_outside(source: Source, files: SourceFiles, arguments: DataArguments) -> OpenSource:
-    """A text outside the mixture, which is all for validation."""
+    """Open a text outside the mixture."""
     records = text_records(source.key, source, files, arguments, 0)
     documents = first_documents(records, source.validation_documents)
     return OpenSource(source, records, [text for *_, text in documents], files=files)
 
 
 def text_records(key: str, source: Source, files: SourceFiles, arguments: DataArguments, seed: int) -> TextRecords:
-    """The records of some files of a text source."""
+    """The records in files of a text source."""
     shards = split_files(key, files.taken, arguments.streaming_timeout)
     timeout, skip_broken = arguments.streaming_timeout, arguments.skip_broken_files
     return TextRecords(key, shards, source.column, timeout, seed, skip_broken=skip_broken)
 
 
 def first_documents(records: TextRecords, count: int) -> list[tuple[int, int, str]]:
-    """The first `count` documents of a source in the order of its files, with their shard and record."""
+    """The first `count` documents of a source in the order of its files, each as (shard, record, text)."""
     documents: list[tuple[int, int, str]] = []
     faults, last = 0, ""
     for shard, number, value in records.read_in_order():
@@ -205,8 +201,8 @@ def first_documents(records: TextRecords, count: int) -> list[tuple[int, int, st
     return documents
 
 
-def hold_out_in_all_sources(opened: Iterable[OpenSource]) -> None:
-    """Hold validation records out of every source that reads the same file, perhaps from another column."""
+def exclude_validation_records(opened: Iterable[OpenSource]) -> None:
+    """Exclude validation records from every source that reads the same file, perhaps from another column."""
     texts = [one.records for one in opened if isinstance(one.records, TextRecords)]
     counts: dict[tuple[object, int], int] = {}
     for one in texts:
@@ -222,7 +218,7 @@ def hold_out_in_all_sources(opened: Iterable[OpenSource]) -> None:
 
 
 def open_exam(source: Source, decontaminate: list[Question], arguments: DataArguments, seed: int) -> OpenSource:
-    """A medqa source: its dev questions are for validation."""
+    """Open a medqa source; its dev questions are for validation."""
     train, dev, questions = split_questions(source, arguments.grpo_holdout)
     if not train:
         raise InputError(f"{source.key}: no question of '{source.paths[0]}' is left for training")
@@ -230,7 +226,7 @@ def open_exam(source: Source, decontaminate: list[Question], arguments: DataArgu
     check_explanations(source.key, formats, train, dev)
     open_book, with_passages = None, dev
     if source.passages:
-        # Passages that cover any of the questions are left out, also of those that are kept for GRPO.
+        # No passage may cover a question, including the questions kept for GRPO.
         protected = [*questions, *dev, *decontaminate]
         library = Library.read(f"{source.key}.passages", source.passages, protected)
         number, share = source.num_passages or 0, source.passages_share or 0.0
@@ -243,7 +239,7 @@ def open_exam(source: Source, decontaminate: list[Question], arguments: DataArgu
 
 
 def split_questions(source: Source, grpo_holdout: float) -> tuple[list[Question], list[Question], list[Question]]:
-    """The questions of a medqa source to train on, without copies of dev questions; its dev questions; and all."""
+    """The questions of a medqa source: to train on, without copies of dev questions; for validation; and all."""
     questions = read_questions(source.key, source.paths[0], source.config)
     train = select_split(questions, "train", grpo_holdout=grpo_holdout)
     if source.validation_path:
@@ -251,20 +247,20 @@ def split_questions(source: Source, grpo_holdout: float) -> tuple[list[Question]
     else:
         dev = select_split(questions, "dev")
     if not dev:
-        raise InputError(f"{source.key}: '{source.paths[0]}' has no dev questions; give it a validation_path")
-    held_out = {question.digest for question in dev}
-    return [question for question in train if question.digest not in held_out], dev, questions
+        raise InputError(f"{source.key}: '{source.paths[0]}' has no dev questions; set validation_path")
+    digests = {question.digest for question in dev}
+    return [question for question in train if question.digest not in digests], dev, questions
 
 
 def check_explanations(key: str, formats: dict[str, float], train: list[Question], dev: list[Question]) -> None:
-    """Raise `InputError` if `reasoned` answers need explanations, and no train or dev question has one."""
+    """Raise `InputError` if `reasoned` answers are wanted, and no train or dev question has an explanation."""
     if "reasoned" not in formats:
         return
     for kind, questions, required in (("train", train, True), ("dev", dev, len(formats) == 1)):
         if required and not any(question.explanation for question in questions):
             raise InputError(
                 f"{key}.answer_formats: reasoned needs explanations, and none of the {len(questions):,} {kind} "
-                "questions has one; take another format, or a data set with explanations (MedMCQA's column exp)"
+                "questions has one; use another format, or a data set with explanations (MedMCQA's column exp)"
             )
 
 
@@ -273,6 +269,6 @@ def exam_files(source: Source) -> SourceFiles:
     (path,), found = source.paths, SourceFiles()
     if looks_local(path, ENDINGS):
         found.taken = files_to_read(source.key, path, "train")
-        beside = map(str, files_below(path)) if Path(path).is_dir() else []
-        found.leave_out("not questions to train on", [file for file in beside if file not in found.taken])
+        others = map(str, files_below(path)) if Path(path).is_dir() else []
+        found.leave_out("not questions to train on", [file for file in others if file not in found.taken])
     return found

@@ -1,14 +1,15 @@
-"""Sequences that were written once (`commands.pretokenize`), read with the same exactness.
+"""Write the sequences of a mixture to a folder, and read them for training.
 
-A folder holds the sequences of the mixture in their order, so a position in it is one number. Batches are stretches of
-that order, dealt out to the ranks in turn: a run that resumes with other ranks or workers reads exactly what follows.
+A folder holds the sequences in the order of the mixture, so that a position in it is one number. Batches are
+consecutive parts of that order, assigned to the ranks in turn: a run that resumes with another number of ranks or
+workers reads exactly the sequences that follow.
 """
 
 import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,64 +31,43 @@ STATE_KEY = b"pure_state"
 SEQUENCES_PER_FILE = 4096
 
 
-class PretokenizedFacts(TypedDict):
-    """The content of `pretokenized.json`: the `fixed_settings` of the sequences, and how many are in a file."""
-
-    settings: dict[str, Any]
-    sequences_per_file: int
-
-
 def sequences_file(folder: Path, number: int) -> Path:
-    """The name of one file of sequences."""
+    """The path of a file of sequences."""
     return folder / f"sequences-{number:05d}.arrow"
 
 
-def read_facts(folder: str | Path, expected: dict[str, Any]) -> PretokenizedFacts:
-    """Read what a folder of sequences holds.
-
-    Raises:
-        InputError: no sequences, or sequences that were made with other settings than `expected`.
-    """
+def check_settings(folder: Path, expected: dict[str, Any]) -> None:
+    """Raise `InputError` if a folder has no sequences, or sequences with other `fixed_settings`."""
     try:
-        facts: PretokenizedFacts = json.loads((Path(folder) / FACTS_FILE).read_text())
+        settings = json.loads((folder / FACTS_FILE).read_text())["settings"]
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"pretokenized_dir: '{folder}' holds no pretokenized sequences: {first_line(error)}"
-        ) from error
+        raise InputError(f"pretokenized_dir: '{folder}' has no pretokenized sequences: {first_line(error)}") from error
     for key, value in expected.items():
-        if facts["settings"].get(key) != value:
-            raise InputError(
-                f"pretokenized_dir: '{folder}' has another {key} ({facts['settings'].get(key)}, not {value})"
-            )
-    return facts
+        if (written := settings.get(key)) != value:
+            raise InputError(f"pretokenized_dir: '{folder}' was written with another {key} ({written}, not {value})")
 
 
 class PretokenizedMixture(TrainingData[PretokenizedState]):
-    """The sequences of a folder for one rank, each batch of a rank following that of the rank before.
-
-    Raises:
-        InputError: the folder holds no sequences, or was written with other settings.
-    """
+    """The sequences of a folder for one rank; `InputError` if the folder does not fit the run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.decontaminated = "when its sequences were written"
         self.folder = Path(self.arguments.pretokenized_dir or "")
-        facts = read_facts(self.folder, fixed_settings(self.arguments, self.tokenizer, self.seed))
-        self.sequences_per_file = facts["sequences_per_file"]
-        self.num_sequences = count_sequences(self.folder, self.sequences_per_file)
-        self.first = 0  # the sequence, of all ranks, from which the run continues
+        check_settings(self.folder, fixed_settings(self.arguments, self.tokenizer, self.seed))
+        self.num_sequences = count_sequences(self.folder)
+        self.first = 0  # number of the sequence from which all ranks continue
 
     def check_length(self, sequences: int) -> None:
-        """Raise `InputError` if fewer sequences follow the position."""
+        """See `TrainingData`."""
         if self.first + sequences > self.num_sequences:
             raise InputError(
-                f"pretokenized_dir: '{self.folder}' holds {self.num_sequences:,} sequences, the run needs "
-                f"{self.first + sequences:,}; write more (the same command continues) or lower max_steps"
+                f"pretokenized_dir: '{self.folder}' holds {self.num_sequences:,} sequences, but the run needs "
+                f"{self.first + sequences:,}; pretokenize more, or lower max_steps"
             )
 
     def validation_sequences(self) -> list[TokenSequence[Any]]:
-        """Those that were written with the others."""
+        """Read the validation sequences of the folder."""
         table = open_table(self.folder / VALIDATION_FILE)
         names = self.validation_names
         return [
@@ -96,7 +76,7 @@ class PretokenizedMixture(TrainingData[PretokenizedState]):
         ]
 
     def dev_questions(self) -> list[Question]:
-        """Read from the sources: the folder holds sequences only."""
+        """Read the dev questions of the sources: the folder holds only sequences."""
         exams = [source for source in self.sources if source.format == "medqa"]
         return [question for exam in exams for question in split_questions(exam, self.arguments.grpo_holdout)[1]]
 
@@ -107,24 +87,24 @@ class PretokenizedMixture(TrainingData[PretokenizedState]):
         stride = num_workers * self.world_size * self.batch_size
         opened: int | None = None
         while begin + self.batch_size <= self.num_sequences:
-            # After this batch of every rank so many have been read.
+            # The number of sequences read once every rank has this batch.
             read = begin + (self.world_size - self.rank) * self.batch_size
             state: PretokenizedState = {"worker": worker, "num_workers": num_workers, "sequences_read": read}
             for number in range(begin, begin + self.batch_size):
-                file, place = divmod(number, self.sequences_per_file)
+                file, place = divmod(number, SEQUENCES_PER_FILE)
                 if file != opened:
                     opened, (tokens, sources) = file, self._read_file(file)
                 ids, source = tokens[place].astype(np.int32), self.names[sources[place]]
                 yield {"input_ids": ids, "source": source, "data_state": state}
             begin += stride
-        raise RunStopped(f"pretokenized_dir: all {self.num_sequences:,} sequences of '{self.folder}' have been read")
+        raise RunStopped(f"pretokenized_dir: '{self.folder}' has only {self.num_sequences:,} sequences; all were read")
 
     def _read_file(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         table = open_table(sequences_file(self.folder, number))
         return token_ids(table), table.column("source").to_numpy()
 
     def resume(self, ranks: list[RankState[PretokenizedState]], num_workers: int) -> None:
-        """Continue after the last batch that all ranks have trained on."""
+        """Continue after the last batch that all ranks trained on."""
         last = ranks[0]["workers"][str(ranks[0]["last_worker"])]
         if "sequences_read" not in last:
             raise InputError("pretokenized_dir: the run that wrote the checkpoint did not read pretokenized sequences")
@@ -132,15 +112,15 @@ class PretokenizedMixture(TrainingData[PretokenizedState]):
         self.position = {"0": last}
 
     def progress(self, states: list[PretokenizedState]) -> dict[str, Progress]:
-        """By source, the sequences drawn in all."""
-        file, rest = divmod(max(state["sequences_read"] for state in states), self.sequences_per_file)
+        """See `TrainingData`; epochs and skipped records are unknown."""
+        file, rest = divmod(max(state["sequences_read"] for state in states), SEQUENCES_PER_FILE)
         before = file_state(sequences_file(self.folder, file - 1))["drawn"] if file else dict.fromkeys(self.names, 0)
         sources = self._read_file(file)[1][:rest] if rest else np.empty(0, dtype=int)
         counts = np.bincount(sources, minlength=len(self.names))
         return {name: {"sequences": before[name] + int(counts[i])} for i, name in enumerate(self.names)}
 
     def describe(self, tokens: int) -> dict[str, str]:
-        """Also the folder, and the answers of medqa sources."""
+        """See `TrainingData`; also the folder, and the answers of medqa sources."""
         exams = {one.name: describe_formats(one.answer_formats) for one in self.sources if one.answer_formats}
         return {
             **super().describe(tokens),
@@ -149,23 +129,23 @@ class PretokenizedMixture(TrainingData[PretokenizedState]):
         }
 
 
-def count_sequences(folder: Path, sequences_per_file: int) -> int:
-    """The sequences of a folder up to the first file that is not full."""
+def count_sequences(folder: Path) -> int:
+    """Count the sequences of a folder up to the first file that is not full."""
     count = 0
-    while (file := sequences_file(folder, count // sequences_per_file)).exists():
+    while (file := sequences_file(folder, count // SEQUENCES_PER_FILE)).exists():
         count += open_table(file).num_rows
-        if count % sequences_per_file:
+        if count % SEQUENCES_PER_FILE:
             break
     return count
 
 
 def open_table(file: Path) -> pa.Table:
-    """A file of sequences, mapped into memory."""
+    """Open a file of sequences, mapped into memory."""
     return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
 
 def token_ids(table: pa.Table) -> np.ndarray:
-    """The tokens of a table of one record batch: uint16 or int32 of shape (rows, sequence_length), without a copy."""
+    """The tokens of a table, uint16 or int32 of shape (sequences, sequence_length), without a copy."""
     column = table.column("input_ids").chunk(0)
     tokens: np.ndarray = column.values.to_numpy()
     return tokens.reshape(len(column), -1)
@@ -180,20 +160,18 @@ def file_state(file: Path) -> MixtureState:
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
-def write_mixture(
-    folder: Path, mixture: Mixture, count: int, sequences_per_file: int = SEQUENCES_PER_FILE
-) -> MixtureState:
-    """Write the first `count` sequences of a mixture, some files of which may exist; returns the last state.
+def write_mixture(folder: Path, mixture: Mixture, count: int) -> MixtureState:
+    """Write the first `count` sequences of a mixture, and return the state after the last.
 
-    A file that is not full is written again, so that what follows it joins on without a gap.
+    Full files are kept; one that is not full is written again.
     """
-    number = min(count, count_sequences(folder, sequences_per_file)) // sequences_per_file  # files that stay
+    number = min(count, count_sequences(folder)) // SEQUENCES_PER_FILE
     state = file_state(sequences_file(folder, number - 1)) if number else None
-    stream = islice(mixture.sequences_of_worker(state=state), count - number * sequences_per_file)
-    done, tokens = number * sequences_per_file * mixture.sequence_length, count * mixture.sequence_length
-    with tqdm(total=tokens, initial=done, unit="tok", unit_scale=True, desc="pretokenizing") as bar:
-        while batch := list(islice(stream, sequences_per_file)):
-            bar.update(len(batch) * mixture.sequence_length)
+    kept = number * SEQUENCES_PER_FILE
+    stream = islice(mixture.sequences_of_worker(state=state), count - kept)
+    with tqdm(total=count, initial=kept, unit="seq", desc="pretokenizing") as bar:
+        while batch := list(islice(stream, SEQUENCES_PER_FILE)):
+            bar.update(len(batch))
             write_sequences(sequences_file(folder, number), batch, mixture.names)
             number, state = number + 1, batch[-1]["data_state"]
     if state is None:
@@ -202,7 +180,7 @@ def write_mixture(
 
 
 def write_sequences(file: Path, batch: list[TokenSequence[Any]], names: list[str]) -> None:
-    """Write one table of `input_ids` and `source`, with the state after the last sequence, in one atomic step."""
+    """Write `input_ids` and `source` of sequences to a file, with the state after the last, atomically."""
     tokens = np.stack([one["input_ids"] for one in batch])
     tokens = tokens.astype(np.uint16 if tokens.max() < 1 << 16 else np.int32)
     columns = {

@@ -1,4 +1,4 @@
-"""Open files for reading, local or remote; network failures are retried here, below the decoders."""
+"""Open local and remote files for reading. Network failures are retried here, below the decoders."""
 
 import io
 import logging
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import aiohttp
 import fsspec
-from tenacity import RetryCallState, Retrying, stop_after_delay, wait_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_exponential,
+)
 
 from ..errors import InputError, RunStopped, first_line
 
@@ -18,18 +25,18 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# By default aiohttp allows five minutes in all, however large the file, and does not notice a silent server.
+# By default, aiohttp stops after five minutes however large the file is, and waits as long for a silent server.
 HTTP_OPTIONS = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=30)}}
 NETWORK_LIBRARIES = {"aiohttp", "httpx", "httpx2", "requests", "urllib3"}
 
 
 class SourceFailed(RunStopped):
-    """A source can no longer be read; the message names it, the file and the place."""
+    """A source can no longer be read; the message names the source, file and place."""
 
 
 @contextmanager
 def failures_as_input_errors() -> Iterator[None]:
-    """Before a run starts, a source that cannot be read is wrong input."""
+    """Raise `SourceFailed` as `InputError`: before a run starts, a source that cannot be read is wrong input."""
     try:
         yield
     except SourceFailed as error:
@@ -37,9 +44,9 @@ def failures_as_input_errors() -> Iterator[None]:
 
 
 def open_file(key: str, path: str, timeout: float) -> BinaryIO:
-    """Open a local path or a URL that fsspec knows (`hf://`, `https://`, ...), seekable.
+    """Open a local path or a URL (`hf://`, `https://` or another that fsspec supports) as a seekable file.
 
-    A failing read of a remote file is retried for `timeout` seconds. `SourceFailed` names the recipe's `key`.
+    Failing reads of a remote file are retried for `timeout` seconds; then `SourceFailed` names the recipe's `key`.
     """
     try:
         return io.BufferedReader(RetryingFile(key, path, timeout), 1 << 20) if "://" in path else open(path, "rb")
@@ -48,11 +55,11 @@ def open_file(key: str, path: str, timeout: float) -> BinaryIO:
 
 
 class RetryingFile(io.RawIOBase):
-    """A remote file that is read again from the same byte when a read fails or comes back short.
+    """A remote file that retries a failed or short read from the same byte.
 
-    Retried here, before anything is decoded, a dropped connection costs time and nothing else. `datasets` and fsspec
-    retry above a decoder, which has then lost what it had consumed: a .gz that meets a refused connection ends in
-    "JSON parse error" (datasets issue 5053), and a 503 that lasts ends the run.
+    Below the decoders, a dropped connection costs only time. `datasets` and fsspec retry above a decoder, which has
+    lost the bytes that it had consumed: after a refused connection, a .gz file ends in "JSON parse error" (datasets
+    issue 5053), and a lasting 503 ends the run.
     """
 
     def __init__(self, key: str, path: str, timeout: float) -> None:
@@ -62,31 +69,29 @@ class RetryingFile(io.RawIOBase):
         self._retrying = Retrying(
             stop=stop_after_delay(timeout),
             wait=wait_exponential(multiplier=0.5, max=30),
-            retry=should_retry,
+            # A busy Hub may report a missing file, so ask again once.
+            retry=retry_if_exception(is_transient)
+            | (retry_if_exception_type(FileNotFoundError) & (lambda state: state.attempt_number == 1)),
             before_sleep=self._report,
             reraise=True,
         )
         _, self.size = self._retry(self._open)
 
     def readable(self) -> bool:
-        """True."""
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Always true."""
         return True
 
-    def tell(self) -> int:
-        """The byte at which the next read begins."""
-        return self.position
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to another byte without reading."""
+        """Change the position of the next read."""
         self.position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
         return self.position
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        """Fill `buffer` as far as the file goes."""
+        """Read into `buffer` up to the end of the file."""
         view = memoryview(buffer)
         count = min(len(view), max(0, self.size - self.position))
         if count:
@@ -112,12 +117,12 @@ class RetryingFile(io.RawIOBase):
             size: int | None = filesystem.size(path)
             file: BinaryIO = filesystem.open(path, "rb")
             self._file = file
-        except FileNotFoundError as error:  # fsspec also raises it if a server cannot be reached
+        except FileNotFoundError as error:  # fsspec also raises it for a server that cannot be reached
             if error.__cause__ is not None and is_transient(error.__cause__):
                 raise error.__cause__ from None
             raise
         if size is None:
-            raise SourceFailed(f"{self.key}: the server of '{self.path}' does not report the file's size")
+            raise SourceFailed(f"{self.key}: the server of '{self.path}' does not report the size of the file")
         return file, size
 
     def _read(self, count: int) -> bytes:
@@ -125,7 +130,7 @@ class RetryingFile(io.RawIOBase):
         if file is None:
             file, size = self._open()
             if size != self.size:
-                raise SourceFailed(f"{self.key}: '{self.path}' has changed: it had {self.size:,} bytes, now {size:,}")
+                raise SourceFailed(f"{self.key}: '{self.path}' changed from {self.size:,} to {size:,} bytes")
         file.seek(self.position)
         data = file.read(count)
         if len(data) < count:
@@ -137,7 +142,7 @@ class RetryingFile(io.RawIOBase):
             return self._retrying(call)
         except SourceFailed:
             raise
-        except Exception as error:  # many libraries have errors of their own, which are not OSErrors
+        except Exception as error:  # libraries have their own errors, which are not all OSErrors
             place = f"'{self.path}' at byte {self.position:,}"
             reason = f"{type(error).__name__}: {first_line(error)}"
             tried = f" (retried for {self.timeout:g} s: streaming_timeout)" if is_transient(error) else ""
@@ -155,22 +160,14 @@ class RetryingFile(io.RawIOBase):
 
 
 def last_error(state: RetryCallState) -> BaseException:
-    """The error of the last attempt of a retried call, which must have failed."""
+    """The error of the last attempt of a retried call."""
     if state.outcome is None or (error := state.outcome.exception()) is None:
         raise ValueError("the last attempt has not failed")
     return error
 
 
-def should_retry(state: RetryCallState) -> bool:
-    """Retry transient errors, and a missing file once: a busy Hub may report one, and fsspec caches that answer."""
-    if state.outcome is None or not state.outcome.failed:
-        return False
-    error = last_error(state)
-    return is_transient(error) or (isinstance(error, FileNotFoundError) and state.attempt_number == 1)
-
-
 def is_transient(error: BaseException) -> bool:
-    """Whether the same read may succeed later: no connection, a timeout, a short answer, HTTP 408, 429 or 5xx."""
+    """Whether a read may succeed later: after a lost connection, a timeout, a short response, HTTP 408, 429 or 5xx."""
     status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status", None)
     if isinstance(status, int) and status:
         return status in (408, 429) or status >= 500

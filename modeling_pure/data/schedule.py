@@ -1,20 +1,19 @@
-"""Which source gives the next sequence."""
+"""Choose the source of the next sequence."""
 
 
 class Schedule:
-    """Keeps every source within one sequence of its share at every prefix, in integers and without a random draw.
+    """Keeps every source within one sequence of its share after any number of sequences, in exact integers.
 
-    With integer weights w of sum W, source i has a deficit while n_i sequences drawn of t are less than its share, w_i
-    (t + 1) - W n_i > 0, and its next sequence is due before sequence ceil((n_i + 1) W / w_i). Of the sources with a
-    deficit the one that is due first is drawn. Drawing the largest deficit instead falls more than a sequence behind
-    as soon as five sources are mixed (weights 1 to 2,000, 400 sequences: up to 1.14).
+    Let w_i be integer weights of sum W, and n_i the sequences drawn from source i out of t. The source has a deficit
+    if w_i (t + 1) - W n_i > 0, and its next sequence is due before sequence ceil((n_i + 1) W / w_i). Of the sources
+    with a deficit, the one that is due first is drawn. Drawing the largest deficit instead lets a source fall more
+    than one sequence behind in a mixture of five or more (weights 1 to 2,000, 400 sequences: up to 1.14).
 
     Liu and Layland 1973 (earliest deadline first); Tijdeman 1980, "The chairman assignment problem", for the bound.
 
     Args:
-        weights: by source name, positive integers.
-        phase: how many sequences further on in the same order to begin: workers that begin `phase` apart do not all
-            draw the same source at the same time.
+        weights: positive integers by source name.
+        phase: number of sequences to skip at the beginning, so that workers do not all draw the same source at once.
     """
 
     def __init__(self, weights: dict[str, int], phase: int = 0) -> None:
@@ -23,7 +22,7 @@ class Schedule:
         self._begin()
 
     def next_source(self) -> str:
-        """The source whose turn it is."""
+        """The source of the next sequence."""
         drawn, total = sum(self.counts.values()), sum(self.weights.values())
         due = {
             name: -(-(self.counts[name] + 1) * total // weight)
@@ -37,7 +36,7 @@ class Schedule:
         self.counts[name] += 1
 
     def drop(self, name: str) -> None:
-        """Hand the share of `name` to the other sources, in proportion to theirs; the shares count from here on."""
+        """Remove a source: the others share its part in proportion to their weights, counted from here on."""
         del self.weights[name]
         self._begin()
 
@@ -51,7 +50,7 @@ class Schedule:
         return dict(self.counts)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where `state` was taken."""
-        # In the order of the recipe, which decides between equals: Trainer's JSON has its keys sorted.
+        """Restore the counts of `state`."""
+        # In the recipe's order, which breaks ties: Trainer sorts the keys of its JSON.
         self.weights = {name: weight for name, weight in self.weights.items() if name in state}
         self.counts = dict(state)

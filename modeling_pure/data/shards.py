@@ -1,4 +1,4 @@
-"""The shards in which a source's files are read."""
+"""Cut the files of a source into shards."""
 
 import io
 import os
@@ -10,16 +10,16 @@ from ..files import LINES, lower_name
 from .remote import open_file
 
 SHARD_BYTES = 16 << 20
-# How a file begins that is one array of objects, or one object over many lines.
+# The beginning of a file that holds one array of objects, or one object over many lines.
 ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*(?:\{|\]\s*$)")
 ONE_OBJECT = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*\n\s*"')
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What is opened by one worker at a time: a file, or a range of bytes of an uncompressed file of lines.
+    """A file, or a byte range of an uncompressed file of lines.
 
-    A line belongs to the range that its first byte lies in.
+    A line belongs to the range that contains its first byte.
     """
 
     path: str
@@ -28,25 +28,25 @@ class Shard:
 
     @property
     def size(self) -> int | None:
-        """Bytes; None if only a server knows."""
+        """Size in bytes; None for a remote file."""
         if self.end is not None:
             return self.end - self.begin
         return None if "://" in self.path else os.path.getsize(self.path)
 
     def locate(self, record: int) -> str:
-        """The location of a record, as error messages name it."""
+        """Describe the location of a record for error messages."""
         return f"record {record} of '{self.path}'" + (f" counted from byte {self.begin}" if self.begin else "")
 
 
 def split_files(key: str, files: list[str], timeout: float = 300.0, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
-    """The shards of a source.
+    """Cut the files of a source into shards.
 
-    Uncompressed lines are cut into ranges, so that one large file is neither read by every worker nor read from its
-    beginning by a run that resumes in its middle; parquet can do both within the file.
+    Large files of uncompressed lines become byte ranges: workers then read different parts, and a run that resumes in
+    the middle does not read the file from its beginning. Parquet files allow both without being cut.
 
     Raises:
         InputError: a file is one JSON object over many lines.
-        SourceFailed: the size of a file cannot be found out.
+        SourceFailed: a file cannot be opened.
     """
     shards: list[Shard] = []
     for file in files:
@@ -59,8 +59,8 @@ def split_files(key: str, files: list[str], timeout: float = 300.0, shard_bytes:
             head = opened.read(4096)
         if ONE_OBJECT.match(head):
             raise InputError(
-                f"{key}: '{file}' is one JSON object over many lines, not one object a line; "
-                f"jq -c . writes it on one line, and jq -c '.NAME[]' a list in it as lines"
+                f"{key}: '{file}' is one JSON object over many lines, not one object per line; jq -c . writes it as "
+                f"one line, and jq -c '.NAME[]' writes a list in it as lines"
             )
         if ARRAY.match(head):
             shards.append(Shard(file))

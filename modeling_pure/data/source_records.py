@@ -1,4 +1,4 @@
-"""The records of a whole source, shard by shard, in an order of its own in every epoch: text or MedQA questions."""
+"""The records of a source, shard by shard and shuffled in every epoch: text or MedQA questions."""
 
 import hashlib
 import io
@@ -27,30 +27,27 @@ VALIDATION = Fault("validation document")
 
 
 class Records(Protocol):
-    """What `Documents` reads: a source in shards, each in an order of its own in every epoch."""
+    """What `Documents` reads: a source in shards, each shuffled in every epoch."""
 
     key: str
     name: str
     num_shards: int
-    listing: str  # what records are counted in: a position is invalid if this differs
+    listing: str  # identifies the records: a position is valid only for the same listing
 
     def read(self, shard: int, epoch: int, start: int) -> Iterator[tuple[int, str | Fault]]:
-        """The records of a shard in the order of an epoch, from the `start`-th on, with their numbers in the file."""
+        """Yield the records of a shard in the order of an epoch, from the `start`-th on, with their file's numbers."""
 
     def locate(self, shard: int, number: int) -> str:
-        """The location of a record, as error messages name it."""
-
-    def tokens_per_epoch(self, tokenize: DocumentTokenizer, sample: list[str]) -> float:
-        """Tokens of one epoch, counted or estimated from a sample of documents."""
+        """Describe the location of a record for error messages."""
 
 
 @dataclass(eq=False)
 class TextRecords:
-    """A source's files. In every epoch, row groups of a parquet file are shuffled, and records in blocks of 512.
+    """The files of a source. Every epoch shuffles the row groups of a parquet file, and records in blocks of 512.
 
     Args:
-        validation_records: by shard, how many of its first records are validation documents.
-        skip_broken: a file that cannot be opened at all is one unusable record; otherwise it fails the source.
+        validation_records: by shard, the number of first records that are for validation.
+        skip_broken: count a file that cannot be opened as one unusable record instead of raising an error.
     """
 
     key: str
@@ -62,7 +59,7 @@ class TextRecords:
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
-        # Without folders, and so without the Hub's commit: a moved copy is the same source.
+        # Without folders and the Hub's commit: a copy in another place is the same source.
         names = [shard.path.rsplit("/", 1)[-1] for shard in self.shards]
         others = len(set(names)) - 1
         self.name, self.num_shards = names[0] + (f" and {others:,} more" if others else ""), len(names)
@@ -83,7 +80,7 @@ class TextRecords:
             skip, block_number = 0, block_number + 1
 
     def read_in_order(self) -> Iterator[tuple[int, int, str | Fault]]:
-        """(shard, record, value) in the order of the files."""
+        """Yield (shard, record, value) in the order of the files."""
         for shard in range(self.num_shards):
             for number, value in self._read_shard(shard):
                 yield shard, number, value
@@ -98,7 +95,7 @@ class TextRecords:
             yield number, value
 
     def _share(self, shard: int) -> float:
-        """The share of the source that a shard is: by bytes if all files are local, or else one of many."""
+        """The share of a shard in the source: by bytes if all files are local, or else by number."""
         sizes = [one.size for one in self.shards]
         known = [size for size in sizes if size is not None]
         return known[shard] / sum(known) if len(known) == len(sizes) else 1 / self.num_shards
@@ -108,13 +105,13 @@ class TextRecords:
         return self.shards[shard].locate(number)
 
     def tokens_per_epoch(self, tokenize: DocumentTokenizer, sample: list[str]) -> float:
-        """Estimated from the tokens of a sample of its documents and the number of all."""
+        """Estimate the tokens of one epoch from a sample of its documents."""
         return sum(map(len, tokenize(sample))) / len(sample) * self._estimate_documents()
 
     def _estimate_documents(self) -> float:
-        """Documents of the source, from a few of its shards and the size of all.
+        """Estimate the documents of the source from a few of its shards and the size of all.
 
-        If they are on a server, the sizes of the other files are unknown: the first shard that has any stands for all.
+        The sizes of remote files are unknown: then the first shard that has documents stands for all.
         """
         sizes = [shard.size for shard in self.shards]
         known = [size for size in sizes if size is not None]
@@ -126,7 +123,7 @@ class TextRecords:
         return next((count for count in counts if count), 1.0) * len(sizes)
 
     def _estimate_shard(self, shard: Shard) -> float:
-        """Documents of a shard: by its footer, or by the density of its first records."""
+        """Estimate the documents of a shard from its footer, or from the density of its first records."""
         if is_document(shard.path):
             return 1
         with open_file(self.key, shard.path, self.timeout) as file:
@@ -134,17 +131,17 @@ class TextRecords:
                 return filled_rows(file, self.column)
             size = file.seek(0, os.SEEK_END) if shard.end is None else shard.end - shard.begin
             file.seek(shard.begin)
-            sample = file.read(min(SAMPLE_BYTES, size))  # the last record breaks off, which makes it a fault
+            sample = file.read(min(SAMPLE_BYTES, size))  # the last record is cut off, and so a fault
             cut = replace(shard, begin=0, end=None)
             found = texts_of(io.BufferedReader(io.BytesIO(sample)), cut, self.column)
             return sum(not isinstance(text, Fault) for text in found) * size / max(1, len(sample))
 
 
 def filled_rows(file: BinaryIO, column: str) -> int:
-    """Rows of a parquet file that are not null in a column, as far as its footer knows."""
+    """Rows of a parquet file that are not null in a column, according to its footer."""
     try:
         metadata = pq.ParquetFile(file).metadata
-    except (pa.ArrowException, OSError):  # reading it will count it as broken
+    except (pa.ArrowException, OSError):  # counted as a broken file when it is read
         return 0
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
@@ -154,12 +151,12 @@ def filled_rows(file: BinaryIO, column: str) -> int:
 
 @dataclass(frozen=True)
 class OpenBook:
-    """Passages before a share of the exam texts.
+    """Puts passages before a share of the exam texts.
 
     Attributes:
-        share: of the texts that have passages.
-        kept, left_out: passages of the books, and those left out because they give a question away.
-        max_tokens: of a text with its end-of-text token; passages are cut to fit.
+        share: share of the texts with passages.
+        kept, left_out: number of passages in the books, and of those left out because they cover a question.
+        max_tokens: longest text, with its end-of-text token; passages are cut to fit.
     """
 
     share: float
@@ -169,7 +166,7 @@ class OpenBook:
     max_tokens: int
 
     def prepare(self, question: Question, answer_format: str, rng: random.Random) -> Question:
-        """The question without its passages, or with as much of them as fits."""
+        """The question without passages, or with as much of them as fits."""
         if rng.random() >= self.share:
             return replace(question, passages=())
         return cut_passages(
@@ -177,28 +174,27 @@ class OpenBook:
         )
 
     def describe(self, questions: list[Question]) -> str:
-        """The books, and how often they hold the options of the questions, which come with their passages."""
+        """Describe the books, and how often the passages of the questions contain their options."""
         found = retrieval_metrics(questions)
         return (
-            f"{self.share:.0%} with passages, of {self.kept:,} ({self.left_out:,} that cover a question left out); "
-            f"in those of {found.right_found:.1%} of the questions is the right option's text, "
-            f"of the wrong ones {found.wrong_found:.1%}"
+            f"{self.share:.0%} with passages, from {self.kept:,} ({self.left_out:,} that cover a question left out); "
+            f"they contain {found.right_found:.1%} of the right options and {found.wrong_found:.1%} of the wrong ones"
         ).replace("%", " %")
 
 
 def exam_text(question: Question, answer_format: str) -> str:
-    """The prompt with its answer."""
+    """The prompt, and its answer."""
     return format_prompt(question, answer_format) + format_answer(question, answer_format)
 
 
 @dataclass(eq=False)
 class ExamRecords:
-    """Questions as the exam prompt with its answer, in another order and with other letters in every epoch.
+    """Questions as exam prompts with their answers. Every epoch shuffles the questions and their options.
 
     Args:
-        answer_formats: the formats of the answers with their shares, drawn for each question in every epoch; letters
-            by default. If all are `reasoned`, questions without an explanation are left out (`left_out`).
-        open_book: which texts have the questions' passages, drawn for each question in every epoch.
+        answer_formats: answer formats and their shares, drawn for each question in every epoch; letters by default. If
+            `reasoned` is the only one, questions without an explanation are left out (`left_out`).
+        open_book: puts passages before texts, drawn for each question in every epoch.
     """
 
     key: str
@@ -233,15 +229,15 @@ class ExamRecords:
         return f"question {number}"
 
     def texts(self) -> list[str]:
-        """All questions as text, in the order of the first epoch."""
+        """The texts of all questions in the first epoch."""
         return [text for _, text in self.read(0, 0, 0)]
 
     def tokens_per_epoch(self, tokenize: DocumentTokenizer, sample: list[str]) -> float:
-        """The tokens of all questions."""
+        """Count the tokens of all questions."""
         return float(sum(map(len, tokenize(self.texts()))))
 
     def describe(self) -> str:
-        """Describe the questions for the start-up block: number, formats, explanations, passages."""
+        """Describe the questions for the start-up block."""
         described = f"{len(self.questions):,} questions, {describe_formats(self.answer_formats)}"
         if "reasoned" in self.answer_formats:
             explained = sum(bool(question.explanation) for question in self.questions)

@@ -9,7 +9,6 @@
 The class in brackets saves and restores the state.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NotRequired, TypedDict, TypeVar
 
@@ -22,10 +21,11 @@ from .arguments import DataArguments
 
 
 class LostDocuments(TypedDict):
-    """The documents that are lost of an epoch so far, each 4 KB of a longer one counted as one.
+    """The documents lost so far in an epoch; every 4 KB of a long record count as one document.
 
-    `documents` counts all that were read, `unusable` those that are lost, `behind` those behind a damaged page of the
-    shard that is being read, which are lost at its end. `broken` is the share of the source in files that break off.
+    `documents` counts all that were read and `unusable` those that are lost. `behind` counts those after a damaged
+    page of the current shard, which join `unusable` at its end. `broken` is the share of the source in truncated
+    files.
     """
 
     documents: int
@@ -35,12 +35,8 @@ class LostDocuments(TypedDict):
 
 
 class Counts(TypedDict):
-    """What a worker has read of a source: records, documents among them, and records skipped, by reason.
+    """What a worker has read of a source: documents, records skipped by reason, and losses in the current epoch."""
 
-    `lost` counts among its own records of the current epoch.
-    """
-
-    records_read: int
     documents_read: int
     skipped: dict[str, int]
     lost: LostDocuments
@@ -50,8 +46,8 @@ class DocumentsState(Counts):
     """The position of one worker in the documents of a source.
 
     `position` is (epoch, shard, record). `earlier` lists the workers of this epoch before their number changed, as
-    [number of workers, [their positions]]. `seen` counts lost documents among all records that the worker has passed
-    in this epoch, its own and those of the others.
+    [number of workers, [their positions]]. `seen` counts losses among all records that the worker has passed in this
+    epoch, including those of other workers.
     """
 
     position: list[int]
@@ -60,10 +56,9 @@ class DocumentsState(Counts):
 
 
 class WindowState(TypedDict):
-    """The start of a window of documents: their state, tokens read so far, and token ids left over from before."""
+    """The start of a window of documents: their state, and the token ids left over from the window before."""
 
     documents: DocumentsState
-    tokens_read: int
     remainder: list[int]
 
 
@@ -77,8 +72,8 @@ class PackedSequencesState(WindowState):
 class MixtureState(TypedDict):
     """The position of one data-loader worker in the mixture, after one of its sequences.
 
-    `settings` are those of `position_settings`; the state is valid only where they are the same. By source, `drawn`
-    counts sequences, `schedule` those since the shares last changed (None: start a new schedule), and `sources` holds
+    The state is valid only for a run with the same `settings` (`position_settings`). By source, `drawn` counts
+    sequences, `schedule` counts those since the shares last changed (None starts a new schedule), and `sources` holds
     the positions.
     """
 
@@ -91,7 +86,7 @@ class MixtureState(TypedDict):
 
 
 class PretokenizedState(TypedDict):
-    """The position of one data-loader worker in pretokenized sequences: `sequences_read` counts those of all ranks."""
+    """The position of one data-loader worker: `sequences_read` counts the pretokenized sequences of all ranks."""
 
     worker: int
     num_workers: int
@@ -109,7 +104,7 @@ class RankState(TypedDict, Generic[State]):
 
 
 class TokenSequence(TypedDict, Generic[State]):
-    """`input_ids`, int32 of shape (sequence_length,), their source, and in training the state after the sequence."""
+    """`input_ids` are int32 of shape (sequence_length,). Training sequences also carry the state that follows them."""
 
     input_ids: np.ndarray
     source: str
@@ -126,19 +121,16 @@ class Progress(TypedDict):
 
 @dataclass(eq=False, repr=False)
 class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
-    """What a training script needs of its data: sequences of equal length, with a position that can be saved.
+    """The data of a training run: sequences of equal length, and a position that can be saved.
 
     Args:
-        arguments, tokenizer, seed: of the run.
-        batch_size: sequences of a rank's batch.
+        batch_size: sequences in a batch of one rank.
         rank, world_size: this process among all that train.
 
     Attributes:
-        sequence_length: tokens of a sequence.
-        sources, names: the sources that sequences are drawn from.
-        position: the state to resume from, by worker; empty at the start.
+        position: the state to resume from, by worker; empty in a new run.
         first_worker: the worker that makes the first batch after resuming.
-        decontaminated: the evaluation questions that no document holds, for reports.
+        decontaminated: the evaluation questions that no document contains, for reports.
     """
 
     arguments: DataArguments
@@ -155,11 +147,8 @@ class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
         self.first_worker = 0
         self.decontaminated = "none"
 
-    def __iter__(self) -> Iterator[TokenSequence[State]]:
-        raise NotImplementedError
-
     def resume(self, ranks: list[RankState[State]], num_workers: int) -> str | None:
-        """Resume from the states of all ranks; returns a message for the user if the order of sequences changes."""
+        """Resume from the states of all ranks; returns a message if the order of sequences changes."""
         raise NotImplementedError
 
     def progress(self, states: list[State]) -> dict[str, Progress]:
@@ -167,7 +156,7 @@ class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
         raise NotImplementedError
 
     def validation_sequences(self) -> list[TokenSequence[Any]]:
-        """The sequences to validate on: of the mixture, in its proportions, and of each text outside it."""
+        """The sequences to validate on: from the mixture, in its proportions, and from each text outside it."""
         raise NotImplementedError
 
     def dev_questions(self) -> list[Question]:
@@ -176,17 +165,17 @@ class TrainingData(IterableDataset[TokenSequence[State]], Generic[State]):
 
     @property
     def validation_names(self) -> list[str]:
-        """The sources of validation sequences: those of the mixture, and the texts outside it."""
+        """The names of validation sequences' sources: those of the mixture, then the texts outside it."""
         return [*self.names, *(source.name for source in self.arguments.outside)]
 
     def check_workers(self, num_workers: int) -> None:
-        """Raise `InputError` if a data-loader worker has nothing to read."""
+        """Raise `InputError` if a data-loader worker would have nothing to read."""
 
     def check_length(self, sequences: int) -> None:
-        """Raise `InputError` if fewer sequences follow the position. A mixture that is read has no end."""
+        """Raise `InputError` if the run needs more sequences than are left."""
 
     def describe(self, tokens: int) -> dict[str, str]:
-        """Describe the data for the start-up block of a run of so many tokens."""
+        """Describe the data of a run of `tokens` tokens for its start-up block."""
         return {
             f"  {one.name}": f"{float(one.weight):6.1%}  {int(tokens * one.weight):15,} tokens" for one in self.sources
         }

@@ -9,17 +9,17 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-# GPT-2's words, as tiktoken spells them, with possessive quantifiers where backtracking could only fail.
+# GPT-2's pattern for words in tiktoken's syntax, with possessive quantifiers wherever backtracking could only fail.
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-TIKTOKEN_CHARACTERS = 500_000  # its regex engine gives up on about a million blanks in a row
+TIKTOKEN_CHARACTERS = 500_000  # its regex engine fails on about a million consecutive blanks
 
 
 class DocumentTokenizer:
-    """Documents to token ids, each document ended by the end-of-text token.
+    """Turns documents into token ids, and ends each document with the end-of-text token.
 
-    A byte-level BPE such as GPT-2's goes through `tiktoken`, which gives the same ids in a fifth of the time; any
-    other tokenizer, and a very long document, through `tokenizers`. A document that spells `<|endoftext|>` or another
-    special token is tokenized letter by letter: no text can end a document or pad a sequence.
+    A byte-level BPE such as GPT-2's runs in `tiktoken`, which gives the same ids in a fifth of the time; any other
+    tokenizer, and any very long document, runs in `tokenizers`. Special tokens such as `<|endoftext|>` are read as
+    ordinary text, so that no document can contain one.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -41,11 +41,11 @@ class DocumentTokenizer:
 
 
 def fast_encoding(backend: Tokenizer) -> tiktoken.Encoding | None:
-    """The same tokenizer for `tiktoken`; None if it is of another kind.
+    """The same tokenizer in `tiktoken`; None for other kinds of tokenizers.
 
-    tiktoken merges the pair of neighbours whose union has the lowest id, `tokenizers` the pair that comes first in the
-    list of merges. These agree if merges are listed in the order of their ids; the vocabulary itself is encoded by
-    both as a check.
+    `tiktoken` first merges the pair of neighbours whose union has the lowest id, `tokenizers` the pair that is first
+    in the list of merges. Both agree if the merges are listed in the order of their ids. As a check, both encode the
+    vocabulary itself.
     """
     facts = json.loads(backend.to_str())
     model, words = facts["model"], facts["pre_tokenizer"]
@@ -67,12 +67,12 @@ def fast_encoding(backend: Tokenizer) -> tiktoken.Encoding | None:
 
 
 def is_plain_bpe(model: dict[str, Any]) -> bool:
-    """Whether a tokenizer's model does nothing but merge, in the order of its list."""
+    """Whether a tokenizer's model only merges, in the order of its list."""
     plain = {"type": "BPE", "dropout": None, "unk_token": None, "byte_fallback": False, "ignore_merges": False}
     affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
     return not affixes and all(model.get(key) == value for key, value in plain.items())
 
 
 def splits_bytes(words: dict[str, Any] | None) -> bool:
-    """Whether a pre-tokenizer splits bytes into words as GPT-2's does."""
+    """Whether a pre-tokenizer splits text into words as GPT-2's does."""
     return bool(words and words["type"] == "ByteLevel" and words["use_regex"] and not words["add_prefix_space"])

@@ -1,4 +1,4 @@
-"""Open the data of a training run: sequences to train on, sequences to validate on, questions to answer."""
+"""Open the data of a training run."""
 
 from typing import Any
 
@@ -21,15 +21,17 @@ def open_training_data(
     world_size: int = 1,
     num_workers: int = 0,
 ) -> tuple[TrainingData[Any], list[TokenSequence[Any]], list[Question]]:
-    """Open the mixture or the pretokenized sequences of a recipe; `InputError` if any of it cannot be used.
+    """Open the mixture, or the pretokenized sequences, of a recipe.
 
     Args:
-        batch_size: sequences of a rank's batch.
-        rank, world_size: this process among all that train.
+        batch_size, rank, world_size: as for `TrainingData`.
         num_workers: data-loader workers of each rank.
 
     Returns:
-        The sequences of this rank; the validation sequences; the first `medqa_dev_questions` dev questions.
+        The sequences of this rank, the validation sequences, and the first `medqa_dev_questions` dev questions.
+
+    Raises:
+        InputError: some of the data cannot be used.
     """
     kind: type[TrainingData[Any]] = PretokenizedMixture if arguments.pretokenized_dir else Mixture
     data = kind(arguments, tokenizer, seed, batch_size, rank, world_size)

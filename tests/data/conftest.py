@@ -1,4 +1,4 @@
-"""A mixture on the shared tiny sources, which documents its rows hold, and rows that say where they are from."""
+"""A mixture of the shared tiny sources, the documents in its sequences, and records that name their origin."""
 
 import random
 import re
@@ -13,7 +13,7 @@ from modeling_pure.data.mixture import Mixture
 
 
 class NumberedRecords:
-    """Shards of so many rows; each row is a text that says where it is from, or nothing."""
+    """Shards of the given sizes, whose records are texts that name their origin, or faults."""
 
     key = name = listing = "numbered"
 
@@ -22,31 +22,28 @@ class NumberedRecords:
         self.num_shards = len(sizes)
 
     def read(self, shard: int, epoch: int, start: int):
-        rows = list(range(self.sizes[shard]))
-        random.Random(f"{epoch} {shard}").shuffle(rows)
-        for row in rows[start:]:
-            fault = LOST if row in self.behind else Fault("no text")
-            yield row, fault if row in self.faulty or row in self.behind else f"{epoch} {shard} {row}"
+        records = list(range(self.sizes[shard]))
+        random.Random(f"{epoch} {shard}").shuffle(records)
+        for record in records[start:]:
+            fault = LOST if record in self.behind else Fault("no text")
+            yield record, fault if record in self.faulty or record in self.behind else f"{epoch} {shard} {record}"
 
     def locate(self, shard: int, number: int) -> str:
         return f"{shard} {number}"
 
-    def tokens_per_epoch(self, tokenize, sample: list[str]) -> float:
-        return 0.0
-
     def texts(self, epochs: int) -> list[str]:
         return sorted(
-            f"{epoch} {shard} {row}"
+            f"{epoch} {shard} {record}"
             for epoch in range(epochs)
             for shard, size in enumerate(self.sizes)
-            for row in range(size)
-            if row not in self.faulty
+            for record in range(size)
+            if record not in self.faulty
         )
 
 
-def documents_in(rows: list[dict], tokenizer, name: str) -> set[int]:
-    """The numbers of the documents of one text source that begin in these rows, which follow each other."""
-    tokens = [row["input_ids"] for row in rows if row["source"] == name]
+def documents_in(sequences: list[dict], tokenizer, name: str) -> set[int]:
+    """The numbers of the documents of one text source that begin in these consecutive sequences."""
+    tokens = [one["input_ids"] for one in sequences if one["source"] == name]
     text = tokenizer.decode(np.concatenate(tokens)) if tokens else ""
     return {int(number) for number in re.findall(rf"{name} (\d+):", text)}
 

@@ -1,4 +1,4 @@
-"""A real HTTP server over a folder, which fails when told to and speaks the part of the Hub's protocol that reads.
+"""A real HTTP server over a folder, which can fail on purpose, and speaks the reading part of the Hub's protocol.
 
 A file `a/b.jsonl` is at `/a/b.jsonl`; a folder `owner/name` is also the Hub's data set of that id, with one commit.
 """
@@ -23,7 +23,7 @@ RESOLVE = re.compile(r"datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 @dataclass(frozen=True)
 class Failure:
-    """How a request fails: an error status, no answer, less of the file than was asked for, an answer that is late."""
+    """How a request fails: an error status, no response, fewer bytes than requested, or a late response."""
 
     status: int | None = None
     drop: bool = False
@@ -33,7 +33,7 @@ class Failure:
 
 
 class QuietServer(ThreadingHTTPServer):
-    """Says nothing of clients that do not wait for the end of an answer."""
+    """Ignores clients that do not wait for the end of a response."""
 
     def handle_error(self, request, client_address) -> None:
         """Print any other error of a handler."""
@@ -42,10 +42,10 @@ class QuietServer(ThreadingHTTPServer):
 
 
 class LocalServer:
-    """Listens at `url` until `stop`, and from `start` on again at the same port.
+    """Listens at `url` until `stop`, and again at the same port after `start`.
 
     Args:
-        handler: a kind of handler, which knows the server as its `owner`.
+        handler: a class of handlers, whose `owner` is the server.
     """
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]):
@@ -99,12 +99,12 @@ class FileServer(LocalServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request a connection (HTTP/1.0), so that none outlives `FileServer.stop`."""
+    """Answers one request per connection (HTTP/1.0), so that none outlives `FileServer.stop`."""
 
     owner: FileServer
 
     def do_GET(self) -> None:
-        """A file, or what the Hub tells about a data set."""
+        """A file, or the Hub's facts about a data set."""
         path = unquote(urlsplit(self.path).path).removeprefix("/")
         headers = {}
         if match := RESOLVE.fullmatch(path):

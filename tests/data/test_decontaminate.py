@@ -1,4 +1,4 @@
-"""A document that holds an evaluation question is found; one that shares stock phrases with it is not."""
+"""A document that contains an evaluation question is found; one that only shares stock phrases is not."""
 
 import json
 import random
@@ -27,20 +27,20 @@ def vignette(number: int, words: int = 60) -> Question:
 
 
 QUESTIONS = [vignette(number) for number in range(20)]
-GUARD = QuestionFinder(QUESTIONS)
+FINDER = QuestionFinder(QUESTIONS)
 
 
 @pytest.mark.parametrize("number", [0, 7, 19])
 def test_a_planted_question_is_found(number):
     text = f"Lecture notes. {QUESTIONS[number].question.upper()} The answer is discussed below."
-    match = GUARD.find(text)
+    match = FINDER.find(text)
     assert match.question == QUESTIONS[number]
     assert match.coverage == 1
 
 
 def test_another_layout_does_not_hide_a_question():
     text = QUESTIONS[3].question.replace(" ", "\n  ").replace(",", " --")
-    assert GUARD.find(text).question == QUESTIONS[3]
+    assert FINDER.find(text).question == QUESTIONS[3]
 
 
 PDF_QUESTION = Question(
@@ -111,9 +111,9 @@ def test_no_layout_of_a_pdf_or_a_page_hides_a_question(layout, other_scripts):
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if not re.search("within|gaps|belongs", name)])
 def test_a_question_in_the_layout_of_a_page_is_found_in_plain_text(layout):
-    """A word that is broken within a line of the question stays broken: nothing tells what it is."""
-    guard = QuestionFinder([Question(LAYOUTS[layout](PDF_QUESTION.question), ("a", "b", "c", "d"), 0), *QUESTIONS])
-    assert guard.find(PDF_QUESTION.question).coverage == 1
+    """A word that is broken within a line of the question stays broken, because nothing identifies it."""
+    finder = QuestionFinder([Question(LAYOUTS[layout](PDF_QUESTION.question), ("a", "b", "c", "d"), 0), *QUESTIONS])
+    assert finder.find(PDF_QUESTION.question).coverage == 1
 
 
 def test_a_gap_in_a_question_is_closed_if_another_question_knows_the_word():
@@ -134,42 +134,42 @@ SCRIPTS = {
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_question_in_another_script_is_found(script):
     question = Question(SCRIPTS[script], ("a", "b", "c", "d"), 0)
-    guard = QuestionFinder([question, *QUESTIONS])
-    assert guard.unchecked == 0
-    assert guard.covers(f"Pages \u2014 {SCRIPTS[script].upper()} more")
-    assert guard.covers(SCRIPTS[script].replace("\uff0c", "\n, "))
-    assert not guard.covers(SCRIPTS[script][: len(SCRIPTS[script]) // 3])
-    assert guard.find(QUESTIONS[3].question).question == QUESTIONS[3]
+    finder = QuestionFinder([question, *QUESTIONS])
+    assert finder.unchecked == 0
+    assert finder.covers(f"Pages \u2014 {SCRIPTS[script].upper()} more")
+    assert finder.covers(SCRIPTS[script].replace("\uff0c", "\n, "))
+    assert not finder.covers(SCRIPTS[script][: len(SCRIPTS[script]) // 3])
+    assert finder.find(QUESTIONS[3].question).question == QUESTIONS[3]
 
 
 def test_neighbours_of_a_question_are_spared():
-    assert not GUARD.covers(vignette(100).question)  # the same stock phrase, 17 words of it
+    assert not FINDER.covers(vignette(100).question)  # the same stock phrase, 17 words of it
     words = QUESTIONS[0].question.split()
-    assert not GUARD.covers(" ".join(words[:30]))  # 18 of 65 13-grams, not at the end
-    assert not GUARD.covers(STOCK)
-    assert not GUARD.covers("")
-    assert not GUARD.covers("a short text")
+    assert not FINDER.covers(" ".join(words[:30]))  # 18 of 65 13-grams, not at the end
+    assert not FINDER.covers(STOCK)
+    assert not FINDER.covers("")
+    assert not FINDER.covers("a short text")
 
 
 def test_half_of_the_question_or_its_last_thirty_words_are_enough():
     words = QUESTIONS[0].question.split()
     grams = len(words) - GRAM + 1
     half = -(-grams // 2)
-    assert GUARD.covers(" ".join(words[: half + GRAM - 1]))
-    assert not GUARD.covers(" ".join(words[: half + GRAM - 2]))
-    assert GUARD.covers(" ".join(words[-30:]))
-    assert not GUARD.covers(" ".join(words[-29:]))
+    assert FINDER.covers(" ".join(words[: half + GRAM - 1]))
+    assert not FINDER.covers(" ".join(words[: half + GRAM - 2]))
+    assert FINDER.covers(" ".join(words[-30:]))
+    assert not FINDER.covers(" ".join(words[-29:]))
 
 
 def test_parts_of_different_questions_do_not_add_up():
     parts = [" ".join(question.question.split()[:40]) for question in QUESTIONS]
-    assert not GUARD.covers(" and ".join(parts))
+    assert not FINDER.covers(" and ".join(parts))
 
 
 def test_short_questions_are_counted_as_unchecked():
-    guard = QuestionFinder([*QUESTIONS, Question("What is given?", ("a", "b", "c", "d"), 0)])
-    assert guard.unchecked == 1
-    assert not guard.covers("What is given?")
+    finder = QuestionFinder([*QUESTIONS, Question("What is given?", ("a", "b", "c", "d"), 0)])
+    assert finder.unchecked == 1
+    assert not finder.covers("What is given?")
 
 
 @given(st.lists(st.sampled_from([*WORDS, "THE", "of", "12", "--", "\n", "d\u00e9j\u00e0", "\u4e2d"]), max_size=60))
@@ -190,22 +190,22 @@ def test_different_grams_have_different_hashes():
 
 
 def test_a_planted_question_is_not_trained_on(make_mixture, tmp_path):
-    rows = [{"text": f"document {i}: " + " ".join(random.Random(i).choices(WORDS, k=20))} for i in range(200)]
-    rows[150]["text"] = f"Forum: {QUESTIONS[5].question}"
-    rows[151]["text"] = f"Forum: {STOCK}?"
-    source = {"path": str(write_jsonl(tmp_path / "web.jsonl", rows)), "weight": 1, "max_epochs": 1}
+    records = [{"text": f"document {i}: " + " ".join(random.Random(i).choices(WORDS, k=20))} for i in range(200)]
+    records[150]["text"] = f"Forum: {QUESTIONS[5].question}"
+    records[151]["text"] = f"Forum: {STOCK}?"
+    source = {"path": str(write_jsonl(tmp_path / "web.jsonl", records)), "weight": 1, "max_epochs": 1}
     evaluation = write_jsonl(tmp_path / "test.jsonl", [question_row(question) for question in QUESTIONS])
     documents = make_mixture({"web": source}, decontaminate=[str(evaluation)]).packed_source("web").documents
     texts = documents.read(10**9, 1000)
-    assert rows[150]["text"] not in texts
-    assert rows[151]["text"] in texts
+    assert records[150]["text"] not in texts
+    assert records[151]["text"] in texts
     assert documents.skipped == {"validation document": 64, "evaluation question": 1}
     assert len(texts) == 135
     without = make_mixture({"web": source}).packed_source("web").documents
-    assert rows[150]["text"] in without.read(10**9, 1000)
+    assert records[150]["text"] in without.read(10**9, 1000)
 
 
-def test_dev_questions_of_a_medqa_source_guard_its_own_train_questions(make_mixture, tmp_path):
+def test_dev_questions_of_a_medqa_source_are_kept_out_of_its_train_questions(make_mixture, tmp_path):
     near_copy = Question(QUESTIONS[0].question + " Choose one.", ("e", "f", "g", "h"), 1)
     train = write_jsonl(tmp_path / "train.jsonl", [question_row(q) for q in [near_copy, vignette(50)]])
     dev = write_jsonl(tmp_path / "dev.jsonl", [question_row(QUESTIONS[0])])
@@ -219,9 +219,9 @@ def test_dev_questions_of_a_medqa_source_guard_its_own_train_questions(make_mixt
 
 
 def test_the_command_reports_which_documents_would_go(tmp_path):
-    rows = [{"text": f"document {i}"} for i in range(100)]
-    rows[90]["text"] = QUESTIONS[5].question
-    web = write_jsonl(tmp_path / "web.jsonl", rows)
+    records = [{"text": f"document {i}"} for i in range(100)]
+    records[90]["text"] = QUESTIONS[5].question
+    web = write_jsonl(tmp_path / "web.jsonl", records)
     evaluation = write_jsonl(tmp_path / "test.jsonl", [question_row(question) for question in QUESTIONS])
     report = tmp_path / "hits.jsonl"
     command = [sys.executable, "-m", "modeling_pure", "decontaminate", "--sources.web.path", web]
@@ -243,17 +243,17 @@ def test_the_command_reports_which_documents_would_go(tmp_path):
 
 
 def test_the_most_that_any_document_holds_of_a_question_is_kept():
-    """Of two documents the one with more; a question that nobody holds has 0, one that is too short null."""
+    """The document with the most counts; a question in no document has 0, and one that is too short has null."""
     words = QUESTIONS[0].question.split()
     grams = len(words) - GRAM + 1
     texts = [" ".join(words[:20]), " ".join(words[:30]), " ".join(words[-30:]), "nothing"]
     short = Question("Too short?", ("a", "b", "c", "d"), 0)
-    guard = QuestionFinder([QUESTIONS[0], Question("other " * 30, ("a", "b", "c", "d"), 0), short])
+    finder = QuestionFinder([QUESTIONS[0], Question("other " * 30, ("a", "b", "c", "d"), 0), short])
     best = {}
-    for row, text in enumerate(texts):
-        for match in guard.matches(text):
-            note_best(best, match, {"source": "mine", "record": row})
-    facts = coverage_facts(guard, {"mine": 4}, best)
+    for record, text in enumerate(texts):
+        for match in finder.matches(text):
+            note_best(best, match, {"source": "mine", "record": record})
+    facts = coverage_facts(finder, {"mine": 4}, best)
     found, nothing, unchecked = facts["questions"].values()
     assert found["coverage"] == pytest.approx(18 / grams, abs=1e-3)
     assert found["end_words"] == 30
@@ -266,9 +266,9 @@ def test_the_most_that_any_document_holds_of_a_question_is_kept():
 
 def test_matches_are_those_that_find_chooses_from():
     text = f"{QUESTIONS[1].question} and {' '.join(QUESTIONS[2].question.split()[:25])}"
-    matches = {match.question: match for match in GUARD.matches(text)}
+    matches = {match.question: match for match in FINDER.matches(text)}
     assert {QUESTIONS[1], QUESTIONS[2]} <= set(matches)
     assert matches[QUESTIONS[1]].covers
     assert not any(match.covers for q, match in matches.items() if q != QUESTIONS[1])
-    assert GUARD.find(text) == matches[QUESTIONS[1]]
-    assert GUARD.matches("nothing") == []
+    assert FINDER.find(text) == matches[QUESTIONS[1]]
+    assert FINDER.matches("nothing") == []

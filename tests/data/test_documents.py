@@ -1,4 +1,4 @@
-"""Each row of an epoch comes once, to one worker; positions go on exactly, and with another number of workers too."""
+"""Each record of an epoch is read once, by one worker; positions resume exactly, also with other workers."""
 
 import pytest
 from hypothesis import given, settings
@@ -29,27 +29,26 @@ SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 
 
 @given(sizes=SIZES, num_workers=st.integers(1, 5))
-def test_workers_share_every_pass_without_overlap_or_gap(sizes, num_workers):
-    rows = NumberedRecords([size + num_workers for size in sizes])
+def test_workers_share_every_epoch_without_overlap_or_gap(sizes, num_workers):
+    records = NumberedRecords([size + num_workers for size in sizes])
     texts = [
         text
         for worker in range(num_workers)
-        for text in read_all(Documents(rows, 0, worker, num_workers, max_epochs=2))
+        for text in read_all(Documents(records, 0, worker, num_workers, max_epochs=2))
     ]
-    assert sorted(texts) == rows.texts(epochs=2)
+    assert sorted(texts) == records.texts(epochs=2)
 
 
 @given(sizes=SIZES, num_workers=st.integers(1, 4), cuts=st.lists(st.integers(0, 25), min_size=1, max_size=3))
-def test_documents_go_on_from_a_saved_state(sizes, num_workers, cuts):
-    rows = NumberedRecords([size + 2 * num_workers for size in sizes], faulty=frozenset([3]))
-    straight = read(Documents(rows, 0, num_workers - 1, num_workers), sum(cuts) + 20)
-    documents, seen = Documents(rows, 0, num_workers - 1, num_workers), []
+def test_documents_resume_from_a_saved_state(sizes, num_workers, cuts):
+    records = NumberedRecords([size + 2 * num_workers for size in sizes], faulty=frozenset([3]))
+    straight = read(Documents(records, 0, num_workers - 1, num_workers), sum(cuts) + 20)
+    documents, seen = Documents(records, 0, num_workers - 1, num_workers), []
     for cut in [*cuts, 20]:
         seen += read(documents, cut)
         state = through_checkpoint(documents.state_dict())
-        documents = Documents(rows, 0, num_workers - 1, num_workers)
+        documents = Documents(records, 0, num_workers - 1, num_workers)
         documents.load_state_dict(state)
-        assert documents.records_read == documents.documents_read + documents.skipped.total()
         assert documents.documents_read == len(seen)
     assert seen == straight
 
@@ -60,11 +59,11 @@ def test_documents_go_on_from_a_saved_state(sizes, num_workers, cuts):
     workers=st.lists(st.integers(1, 5), min_size=2, max_size=4),
     data=st.data(),
 )
-def test_other_numbers_of_workers_take_up_what_is_unread(sizes, workers, data):
-    rows = NumberedRecords([size + 5 for size in sizes])
+def test_another_number_of_workers_reads_the_unread_records(sizes, workers, data):
+    records = NumberedRecords([size + 5 for size in sizes])
     texts, states = [], None
     for num_workers in workers:
-        group = [Documents(rows, 0, worker, num_workers, max_epochs=3) for worker in range(num_workers)]
+        group = [Documents(records, 0, worker, num_workers, max_epochs=3) for worker in range(num_workers)]
         for worker, documents in enumerate(group):
             if states:
                 documents.load_state_dict(through_checkpoint(redistribute_documents(states, first=worker == 0)))
@@ -72,13 +71,13 @@ def test_other_numbers_of_workers_take_up_what_is_unread(sizes, workers, data):
         states = [through_checkpoint(documents.state_dict()) for documents in group]
         assert sum(state["documents_read"] for state in states) == len(texts)
     for worker in range(2):
-        documents = Documents(rows, 0, worker, 2, max_epochs=3)
+        documents = Documents(records, 0, worker, 2, max_epochs=3)
         documents.load_state_dict(redistribute_documents(states, first=worker == 0))
         texts += read_all(documents)
-    assert sorted(texts) == rows.texts(epochs=3)
+    assert sorted(texts) == records.texts(epochs=3)
 
 
-def test_a_cap_ends_a_source_after_its_passes():
+def test_a_source_ends_after_max_epochs():
     documents = Documents(NumberedRecords([5, 3]), max_epochs=2)
     assert len(read(documents, 100)) == 16
     assert read(documents, 1) == []
@@ -90,49 +89,48 @@ def test_a_window_ends_with_its_characters():
     assert len(documents.read(characters=20)) in (4, 5)  # each text has 5 or 6 characters
 
 
-def text_rows(path, **kwargs) -> TextRecords:
+def text_records(path, **kwargs) -> TextRecords:
     return TextRecords("sources.c4", split_files("sources.c4", [str(path)], shard_bytes=2000), **kwargs)
 
 
-def test_passes_hold_the_same_documents_in_another_order(corpus):
-    documents = Documents(text_rows(corpus / "c4.jsonl"))
+def test_epochs_hold_the_same_documents_in_another_order(corpus):
+    documents = Documents(text_records(corpus / "c4.jsonl"))
     first, second = read(documents, 300), read(documents, 300)
     assert len(set(first)) == 300
     assert sorted(first) == sorted(second)
     assert first != second
-    in_file_order = [text for *_, text in text_rows(corpus / "c4.jsonl").read_in_order()]
+    in_file_order = [text for *_, text in text_records(corpus / "c4.jsonl").read_in_order()]
     assert sorted(first) == sorted(in_file_order)
     assert first != in_file_order
 
 
-def test_rows_of_a_row_group_are_shuffled_in_blocks(tmp_path):
+def test_records_of_a_row_group_are_shuffled_in_blocks(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": str(i)} for i in range(2000)])
-    rows = TextRecords("sources.c4", split_files("sources.c4", [str(path)]))
-    order = [int(text) for _, text in rows.read(0, epoch=0, start=0)]
+    records = TextRecords("sources.c4", split_files("sources.c4", [str(path)]))
+    order = [int(text) for _, text in records.read(0, epoch=0, start=0)]
     assert sorted(order[:512]) == list(range(512))
     assert order[:512] != list(range(512))
-    assert [int(text) for _, text in rows.read(0, epoch=0, start=700)] == order[700:]
-    assert [int(text) for _, text in rows.read(0, epoch=1, start=0)][:512] != order[:512]
+    assert [int(text) for _, text in records.read(0, epoch=0, start=700)] == order[700:]
+    assert [int(text) for _, text in records.read(0, epoch=1, start=0)][:512] != order[:512]
 
 
-def test_held_out_rows_are_counted_and_not_given(corpus):
-    documents = Documents(text_rows(corpus / "c4.jsonl", validation_records={0: 3, 1: 2}), max_epochs=1)
+def test_validation_records_are_counted_and_left_out(corpus):
+    documents = Documents(text_records(corpus / "c4.jsonl", validation_records={0: 3, 1: 2}), max_epochs=1)
     assert len(read_all(documents)) == 295
     assert documents.skipped == {"validation document": 5}
-    assert documents.records_read == 300
 
 
 def test_a_source_without_text_for_every_worker_is_named(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": None}])
     with pytest.raises(SourceFailed, match=r"^sources\.c4: a\.jsonl: .*\b1\b.*\(.*\b40 no text\)"):
-        read(Documents(text_rows(path)), 1)
+        read(Documents(text_records(path)), 1)
 
 
 def exam(questions, seed=0, worker=0, num_workers=1) -> Documents:
     return Documents(ExamRecords("sources.usmle", questions, seed), seed, worker, num_workers)
 
 
-def test_exam_passes_hold_the_same_questions_with_other_letters(questions):
+def test_exam_epochs_hold_the_same_questions_with_other_letters(questions):
     documents = exam(questions)
     first, second = read(documents, len(questions)), read(documents, len(questions))
     stems = [[text.split("\n")[0] for text in texts] for texts in (first, second)]
@@ -142,12 +140,12 @@ def test_exam_passes_hold_the_same_questions_with_other_letters(questions):
     assert len(set(first) & set(second)) < len(questions) / 4
 
 
-def test_exam_letters_are_balanced_over_passes(questions):
+def test_exam_letters_are_balanced_over_epochs(questions):
     letters = [text.split("\nAnswer: ")[1][0] for text in read(exam(questions), 4000)]
     assert all(abs(letters.count(letter) / 4000 - 0.25) < 0.04 for letter in "ABCD")
 
 
-def test_exam_workers_share_a_pass(questions):
+def test_exam_workers_share_an_epoch(questions):
     stems = [text.split("\n")[0] for worker in range(3) for text in read(exam(questions, 0, worker, 3), 40)]
     assert len(set(stems)) == len(questions)
 

@@ -13,6 +13,11 @@ import pytest
 from tests.conftest import WORDS
 
 
+def tokens_per_epoch(mixture, source: int = 0) -> float:
+    opened = mixture.data.sources[source]
+    return opened.records.tokens_per_epoch(mixture.tokenize, opened.validation_texts)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz", "jsonl.bz2", "txt"])
 @pytest.mark.parametrize("files", [1, 3])
 def test_the_estimate_is_near_the_count(make_mixture, tmp_path, tmp_path_factory, kind, files):
@@ -30,12 +35,12 @@ def test_the_estimate_is_near_the_count(make_mixture, tmp_path, tmp_path_factory
         else:
             compress = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.bz2": bz2.compress}[kind]
             path.write_bytes(compress(lines))
-    held_out = shutil.copy(path, tmp_path_factory.mktemp("held_out"))
-    source = {"path": str(tmp_path), "weight": 1, "validation_path": str(held_out)}
+    validation = shutil.copy(path, tmp_path_factory.mktemp("validation"))
+    source = {"path": str(tmp_path), "weight": 1, "validation_path": str(validation)}
     mixture = make_mixture({"text": source})
     documents = ["\n".join(texts)] if kind == "txt" else texts
     tokens = sum(map(len, mixture.tokenize(documents)))
-    assert abs(mixture.data.sources[0].tokens_per_epoch(mixture.tokenize) / tokens - 1) < 0.15
+    assert abs(tokens_per_epoch(mixture) / tokens - 1) < 0.15
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz"])
@@ -48,7 +53,7 @@ def test_a_large_file_is_sampled(make_mixture, tmp_path, monkeypatch, kind):
     path.write_bytes(gzip.compress(lines) if kind.endswith("gz") else lines)
     mixture = make_mixture({"text": {"path": str(path), "weight": 1}})
     tokens = sum(map(len, mixture.tokenize(texts)))
-    estimate = mixture.data.sources[0].tokens_per_epoch(mixture.tokenize)
+    estimate = tokens_per_epoch(mixture)
     assert estimate != tokens
     assert abs(estimate / tokens - 1) < 0.25
 
@@ -57,30 +62,30 @@ def test_questions_are_counted(make_mixture):
     mixture = make_mixture()
     usmle = mixture.data.sources[-1]
     texts = [text for _, text in usmle.records.read(0, 0, 0)]
-    assert usmle.tokens_per_epoch(mixture.tokenize) == sum(map(len, mixture.tokenize(texts)))
+    assert tokens_per_epoch(mixture, -1) == sum(map(len, mixture.tokenize(texts)))
 
 
-def test_a_broken_or_empty_first_file_is_passed_over(make_mixture, tmp_path):
+def test_a_broken_or_empty_first_file_is_skipped(make_mixture, tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 without an end")
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "b.parquet")
     texts = [f"fever {i}" for i in range(500)]
     pq.write_table(pa.table({"text": texts}), tmp_path / "c.parquet")
     mixture = make_mixture({"text": {"path": str(tmp_path), "weight": 1}}, skip_broken_files=True)
     tokens = sum(map(len, mixture.tokenize(texts)))
-    assert 0.8 * tokens <= mixture.data.sources[0].tokens_per_epoch(mixture.tokenize) < 1.2 * tokens
+    assert 0.8 * tokens <= tokens_per_epoch(mixture) < 1.2 * tokens
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
-def test_rows_without_text_are_not_expected(make_mixture, tmp_path, kind):
+def test_records_without_text_are_not_expected(make_mixture, tmp_path, kind):
     texts = [f"fever {i} " + "cough " * 20 for i in range(2000)]
     for file in range(4):
-        rows = [{"text": text if i % 4 == 0 else None, "id": i} for i, text in enumerate(texts)]
+        records = [{"text": text if i % 4 == 0 else None, "id": i} for i, text in enumerate(texts)]
         if kind == "parquet":
-            pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{file}.parquet")
+            pq.write_table(pa.Table.from_pylist(records), tmp_path / f"{file}.parquet")
         elif kind == "json":
-            (tmp_path / f"{file}.json").write_text(json.dumps(rows))
+            (tmp_path / f"{file}.json").write_text(json.dumps(records))
         else:
-            (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     mixture = make_mixture({"text": {"path": str(tmp_path), "weight": 1, "validation_documents": 20}})
     tokens = 4 * sum(map(len, mixture.tokenize(texts[::4])))
-    assert abs(mixture.data.sources[0].tokens_per_epoch(mixture.tokenize) / tokens - 1) < 0.15
+    assert abs(tokens_per_epoch(mixture) / tokens - 1) < 0.15

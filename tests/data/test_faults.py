@@ -1,4 +1,4 @@
-"""Bad data costs the rows it is in and nothing else, each is counted, and too much of it stops a run with a name."""
+"""Bad data loses only the records it is in; each is counted, and too many of them stop a run by name."""
 
 import bz2
 import errno
@@ -27,9 +27,9 @@ from modeling_pure.errors import InputError
 from modeling_pure.files import find_files
 
 KEY = "sources.web"
-ROWS = 1200
-BAD_ROWS = (0, 511, 512, 700, 1199)  # at both ends of the file and of a block that is shuffled
-TEXTS = [f"document {i} " + f"{i * 7919 % 10007:05d} " * 20 for i in range(ROWS)]
+RECORDS = 1200
+BAD_RECORDS = (0, 511, 512, 700, 1199)  # at both ends of the file and of a block that is shuffled
+TEXTS = [f"document {i} " + f"{i * 7919 % 10007:05d} " * 20 for i in range(RECORDS)]
 LINES = [json.dumps({"text": text}).encode() for text in TEXTS]
 GROUP_ROWS = 3000
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -77,7 +77,7 @@ def write_lines(file: Path, lines: list[bytes]) -> Path:
 
 
 def write_parquet(file: Path, texts: list[str | bytes | None], group_rows: int = GROUP_ROWS) -> Path:
-    """Texts, or bytes that claim to be text, as a parquet file with small pages."""
+    """Texts, or bytes declared as text, as a parquet file with small pages."""
     values = pa.array([text.encode() if isinstance(text, str) else text for text in texts], pa.binary())
     column = pa.Array.from_buffers(pa.string(), len(values), values.buffers(), values.null_count)
     file.parent.mkdir(exist_ok=True)
@@ -91,8 +91,8 @@ def documents_of(
     files: Path | list[Path], max_epochs: int | None = 1, skip_broken: bool = False, **kwargs
 ) -> Documents:
     paths = [str(file) for file in (files if isinstance(files, list) else [files])]
-    rows = TextRecords(KEY, split_files(KEY, paths), skip_broken=skip_broken)
-    return Documents(rows, max_epochs=max_epochs, **kwargs)
+    records = TextRecords(KEY, split_files(KEY, paths), skip_broken=skip_broken)
+    return Documents(records, max_epochs=max_epochs, **kwargs)
 
 
 def read_all(documents: Documents) -> list[str]:
@@ -106,34 +106,33 @@ def read(documents: Documents, count: int) -> list[str]:
     return documents.read(10**9, count)
 
 
-def assert_counts(documents: Documents, rows: int, skipped: dict[str, int]) -> None:
-    """Every row of the file was either given or counted by the reason why not."""
-    assert documents.records_read == rows
+def assert_counts(documents: Documents, records: int, skipped: dict[str, int]) -> None:
+    """Every record of the file was either yielded or counted by the reason why not."""
     assert documents.skipped == skipped
-    assert documents.records_read == documents.documents_read + sum(documents.skipped.values())
+    assert documents.documents_read + documents.skipped.total() == records
 
 
 def in_reading_order(file: Path, bad: set[int] = frozenset()) -> list[str]:
-    """The texts of a sound file in the order they are read in, without some of its rows."""
-    rows = TextRecords(KEY, split_files(KEY, [str(file)])).read(0, 0, 0)
-    return [text for number, text in rows if number not in bad]
+    """The texts of a sound file in the order they are read in, without some of its records."""
+    records = TextRecords(KEY, split_files(KEY, [str(file)])).read(0, 0, 0)
+    return [text for number, text in records if number not in bad]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 @pytest.mark.parametrize("kind", BAD_LINES)
-def test_a_bad_line_costs_one_row(tmp_path, kind, suffix):
+def test_a_bad_line_loses_one_record(tmp_path, kind, suffix):
     bad_line, reason = BAD_LINES[kind]
-    lines = [bad_line if i in BAD_ROWS else line for i, line in enumerate(LINES)]
+    lines = [bad_line if i in BAD_RECORDS else line for i, line in enumerate(LINES)]
     documents = documents_of(write_lines(tmp_path / f"web{suffix}", lines))
     sound = write_lines(tmp_path / "sound" / f"web{suffix}", LINES)
-    assert read(documents, 2 * ROWS) == in_reading_order(sound, set(BAD_ROWS))
-    assert_counts(documents, ROWS, {reason: len(BAD_ROWS)})
+    assert read(documents, 2 * RECORDS) == in_reading_order(sound, set(BAD_RECORDS))
+    assert_counts(documents, RECORDS, {reason: len(BAD_RECORDS)})
 
 
 def test_all_kinds_of_bad_lines_are_counted_apart(tmp_path):
     lines = [line for bad_line, _ in BAD_LINES.values() for line in (bad_line, LINES[0], b"", b"  ")]
     documents = documents_of(write_lines(tmp_path / "web.jsonl", lines))
-    assert read(documents, ROWS) == [TEXTS[0]] * len(BAD_LINES)
+    assert read(documents, RECORDS) == [TEXTS[0]] * len(BAD_LINES)
     assert_counts(documents, 2 * len(BAD_LINES), Counter(reason for _, reason in BAD_LINES.values()))
 
 
@@ -154,19 +153,19 @@ def test_a_compressed_file_that_breaks_off_gives_the_lines_before(tmp_path, suff
     file.write_bytes(data[: int(len(data) * share)])
     whole_lines = DECOMPRESSORS[suffix]().decompress(file.read_bytes()).count(b"\n")
     documents = documents_of(file, max_skipped=1.0)
-    assert Counter(read(documents, 10 * ROWS)) == Counter((TEXTS * 3)[:whole_lines])
+    assert Counter(read(documents, 10 * RECORDS)) == Counter((TEXTS * 3)[:whole_lines])
     assert_counts(documents, whole_lines + 1, {"broken file": 1})
     with pytest.raises(SourceFailed, match=r"^sources\.web: "):  # unless so much may be lost
         read_all(documents_of(file))
 
 
 @pytest.mark.parametrize("suffix", [*DECOMPRESSORS, ".jsonl.zst"])
-def test_a_compressed_file_that_is_none_stops_the_source_or_is_one_bad_row(tmp_path, suffix):
+def test_a_compressed_file_that_is_not_one_stops_the_source_or_is_one_bad_record(tmp_path, suffix):
     (tmp_path / f"a{suffix}").write_bytes(b"<html>not found</html>")
     files = [tmp_path / f"a{suffix}", write_lines(tmp_path / f"b{suffix}", LINES)]
     documents = documents_of(files, skip_broken=True)
-    assert sorted(read(documents, 2 * ROWS)) == sorted(TEXTS)
-    assert_counts(documents, ROWS + 1, {"broken file": 1})
+    assert sorted(read(documents, 2 * RECORDS)) == sorted(TEXTS)
+    assert_counts(documents, RECORDS + 1, {"broken file": 1})
     with pytest.raises(SourceFailed, match=rf"^sources\.web: .*a{suffix}'.*skip_broken_files"):
         read_all(documents_of(files))
 
@@ -177,16 +176,15 @@ def test_a_compressed_file_that_is_damaged_ends_there(tmp_path, suffix):
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2] + b"\xff" * 40 + data[len(data) // 2 + 40 :])
     documents = documents_of(file, max_skipped=1.0)
-    assert ROWS / 4 < len({*read(documents, 2 * ROWS)} & {*TEXTS}) < ROWS
+    assert RECORDS / 4 < len({*read(documents, 2 * RECORDS)} & {*TEXTS}) < RECORDS
     assert documents.skipped["broken file"] == 1
-    assert documents.records_read == documents.documents_read + sum(documents.skipped.values())
 
 
-def test_an_empty_compressed_file_has_no_row(tmp_path):
+def test_an_empty_compressed_file_has_no_record(tmp_path):
     empty, full = write_lines(tmp_path / "a.jsonl.gz", []), write_lines(tmp_path / "b.jsonl.gz", LINES)
     documents = documents_of([empty, full])
-    assert sorted(read(documents, 2 * ROWS)) == sorted(TEXTS)
-    assert_counts(documents, ROWS, {})
+    assert sorted(read(documents, 2 * RECORDS)) == sorted(TEXTS)
+    assert_counts(documents, RECORDS, {})
     assert read(documents_of(empty), 1) == []
     with pytest.raises(SourceFailed, match=r"^sources\.web: a\.jsonl\.gz: "):
         read(documents_of(empty, max_epochs=None), 1)
@@ -211,16 +209,16 @@ def test_a_file_of_no_bytes_is_refused_before_a_run(tmp_path):
         ("x" * 2001, "too long"),
     ],
 )
-def test_a_bad_value_in_parquet_costs_one_row(tmp_path, value, reason):
-    values = [value if i in BAD_ROWS else text for i, text in enumerate(TEXTS)]
+def test_a_bad_value_in_parquet_loses_one_record(tmp_path, value, reason):
+    values = [value if i in BAD_RECORDS else text for i, text in enumerate(TEXTS)]
     documents = documents_of(write_parquet(tmp_path / "web.parquet", values, 300))
     sound = write_parquet(tmp_path / "sound" / "web.parquet", TEXTS, 300)
-    assert read(documents, 2 * ROWS) == in_reading_order(sound, set(BAD_ROWS))
-    assert_counts(documents, ROWS, {reason: len(BAD_ROWS)})
+    assert read(documents, 2 * RECORDS) == in_reading_order(sound, set(BAD_RECORDS))
+    assert_counts(documents, RECORDS, {reason: len(BAD_RECORDS)})
 
 
 def damage(file: Path, group: int, share: float) -> None:
-    """Overwrite 48 bytes of a row group's text so far into it."""
+    """Overwrite 48 bytes of a row group's text, at a share of its size."""
     chunk = pq.ParquetFile(file).metadata.row_group(group).column(0)
     place = chunk.data_page_offset + int(chunk.total_compressed_size * share)
     data = bytearray(file.read_bytes())
@@ -229,7 +227,7 @@ def damage(file: Path, group: int, share: float) -> None:
 
 
 def long_parquet(file: Path) -> tuple[Path, list[str]]:
-    """Three row groups of 3,000 rows, each in many pages."""
+    """Three row groups of 3,000 records, each in many pages."""
     texts = [f"{i} {text}" for i, text in enumerate(TEXTS * 8)][: 3 * GROUP_ROWS]
     return write_parquet(file, texts), texts
 
@@ -240,9 +238,9 @@ def test_a_page_that_is_damaged_costs_the_rest_of_its_row_group(tmp_path, group,
     file, texts = long_parquet(tmp_path / "web.parquet")
     damage(file, group, share)
     first, last = group * GROUP_ROWS, (group + 1) * GROUP_ROWS
-    rows = dict(TextRecords(KEY, split_files(KEY, [str(file)])).read(0, 0, 0))
-    assert sorted(rows) == list(range(len(texts)))
-    bad = [number for number, value in sorted(rows.items()) if isinstance(value, Fault)]
+    records = dict(TextRecords(KEY, split_files(KEY, [str(file)])).read(0, 0, 0))
+    assert sorted(records) == list(range(len(texts)))
+    bad = [number for number, value in sorted(records.items()) if isinstance(value, Fault)]
     assert bad == list(range(bad[0], last))
     assert first <= bad[0] <= first + GROUP_ROWS * share
     assert share < 0.9 or bad[0] > first  # the group is not given up as a whole
@@ -270,14 +268,14 @@ def with_damaged_footer(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "spoil", [cut_short, without_footer, with_damaged_footer, lambda data: b"PAR1", lambda _: b""]
 )
-def test_a_parquet_file_without_its_footer_stops_the_source_or_is_one_bad_row(
+def test_a_parquet_file_without_its_footer_stops_the_source_or_is_one_bad_record(
     tmp_path, spoil: Callable[[bytes], bytes]
 ):
     file, sound = write_parquet(tmp_path / "a.parquet", TEXTS), write_parquet(tmp_path / "b.parquet", TEXTS)
     file.write_bytes(spoil(file.read_bytes()))
     documents = documents_of([file, sound], skip_broken=True)
-    assert sorted(read(documents, 2 * ROWS)) == sorted(TEXTS)
-    assert_counts(documents, ROWS + 1, {"broken file": 1})
+    assert sorted(read(documents, 2 * RECORDS)) == sorted(TEXTS)
+    assert_counts(documents, RECORDS + 1, {"broken file": 1})
     with pytest.raises(SourceFailed, match=r"^sources\.web: .*a\.parquet'.*skip_broken_files"):
         read_all(documents_of([file, sound]))
 
@@ -306,7 +304,7 @@ def damaged_parquet_file(folder: Path) -> Path:
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.parametrize("make", [bad_lines_file, broken_off_file, damaged_parquet_file])
-def test_a_state_saved_in_a_bad_file_goes_on_exactly(tmp_path, make: Callable[[Path], Path], num_workers):
+def test_a_state_saved_in_a_bad_file_resumes_exactly(tmp_path, make: Callable[[Path], Path], num_workers):
     files = [make(tmp_path), write_lines(tmp_path / "more.jsonl", LINES[:300])]
     options = {"max_epochs": 2, "max_skipped": 1.0, "worker": num_workers - 1, "num_workers": num_workers}
     straight = documents_of(files, **options)
@@ -330,14 +328,14 @@ def test_too_many_bad_rows_stop_the_source_by_name(tmp_path, max_skipped, shard_
     shards = split_files(KEY, [str(file)], shard_bytes=shard_bytes)
     assert (len(shards) > 2) == (shard_bytes < 1 << 24)
     documents = Documents(TextRecords(KEY, shards), max_epochs=1, max_skipped=max_skipped)
-    given = read(documents, 10 * ROWS)  # what came before is still given
+    given = read(documents, 10 * RECORDS)  # what came before is still given
     assert len(given) == documents.documents_read > 0
     with pytest.raises(SourceFailed) as error:
-        read(documents, 10 * ROWS)
-    faults, rows = documents.skipped["not JSON"], documents.records_read
-    assert faults > FREE_FAULTS + max_skipped * rows
-    assert faults - 1 <= FREE_FAULTS + max_skipped * rows  # not before
-    pattern = rf"sources\.web: {faults}\b.*\b{rows}\b.* max_skipped .*\b{max_skipped:g}\b.*\b{faults} not JSON\)"
+        read(documents, 10 * RECORDS)
+    faults, records = documents.skipped["not JSON"], documents.documents_read + documents.skipped.total()
+    assert faults > FREE_FAULTS + max_skipped * records
+    assert faults - 1 <= FREE_FAULTS + max_skipped * records  # not before
+    pattern = rf"sources\.web: {faults}\b.*\b{records}\b.* max_skipped .*\b{max_skipped:g}\b.*\b{faults} not JSON\)"
     place = r"record (\d+) of '(.+)'(?:.* byte (\d+))?: not JSON: .+"
     match = re.fullmatch(rf"{pattern}.*\b{place}", str(error.value))
     assert match, str(error.value)
@@ -358,16 +356,16 @@ def test_a_hundred_bad_rows_are_free(tmp_path, bad, fails):
         assert len(read(documents, 100)) == 10
 
 
-def test_a_few_bad_rows_in_many_passes_do_not_add_up(tmp_path):
+def test_a_few_bad_rows_in_many_epochs_do_not_add_up(tmp_path):
     lines = [b"{" if i % 30 == 0 else line for i, line in enumerate(LINES)]
     documents = documents_of(write_lines(tmp_path / "web.jsonl", lines), max_epochs=20, max_skipped=0)
-    assert len(read(documents, 10**6)) == 20 * (ROWS - 40)
-    assert_counts(documents, 20 * ROWS, {"not JSON": 20 * 40})
+    assert len(read(documents, 10**6)) == 20 * (RECORDS - 40)
+    assert_counts(documents, 20 * RECORDS, {"not JSON": 20 * 40})
 
 
 @pytest.fixture
 def two_sources(tmp_path) -> dict:
-    """A sound source, and one of two files of which the second can be spoiled; 400 documents each."""
+    """A good source, and one of two files, the second of which a test spoils."""
     write_lines(tmp_path / "sound.jsonl", LINES)
     write_lines(tmp_path / "web" / "a.jsonl", LINES[:200])
     write_lines(tmp_path / "web" / "b.jsonl", LINES[200:400])
@@ -394,13 +392,13 @@ def test_a_source_that_fails_stops_the_run_or_leaves_its_share(
         list(islice(stop.sequences_of_worker(), 10**4))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
-    rows = list(islice(redistribute.sequences_of_worker(), 1000))
-    assert {row["source"] for row in rows[-100:]} == {"sound"}
+    records = list(islice(redistribute.sequences_of_worker(), 1000))
+    assert {record["source"] for record in records[-100:]} == {"sound"}
     assert str(error.value) in caplog.text
-    state = json.loads(json.dumps(rows[600]["data_state"]))
+    state = json.loads(json.dumps(records[600]["data_state"]))
     again = list(islice(redistribute.sequences_of_worker(state=state), 399))
-    assert [(row["source"], row["input_ids"].tolist()) for row in again] == [
-        (row["source"], row["input_ids"].tolist()) for row in rows[601:]
+    assert [(record["source"], record["input_ids"].tolist()) for record in again] == [
+        (record["source"], record["input_ids"].tolist()) for record in records[601:]
     ]
 
 
@@ -410,9 +408,9 @@ def test_a_source_that_fails_while_a_run_resumes_leaves_its_share_too(tmp_path, 
     assert state["drawn"]["web"] > 0
     lose(tmp_path / "web" / "a.jsonl")
     lose(tmp_path / "web" / "b.jsonl")
-    rows = list(islice(mixture.sequences_of_worker(state=state), 20))
-    assert {row["source"] for row in rows} == {"sound"}
-    assert rows[-1]["data_state"]["drawn"]["sound"] == state["drawn"]["sound"] + 20
+    records = list(islice(mixture.sequences_of_worker(state=state), 20))
+    assert {record["source"] for record in records} == {"sound"}
+    assert records[-1]["data_state"]["drawn"]["sound"] == state["drawn"]["sound"] + 20
 
 
 def test_a_source_that_fails_while_a_run_resumes_stops_it(tmp_path, two_sources, make_mixture):

@@ -1,4 +1,4 @@
-"""What a source's path stands for, and how its files are cut into shards."""
+"""The files that a path stands for, and the shards that they are cut into."""
 
 import pytest
 from hypothesis import given
@@ -8,6 +8,7 @@ from modeling_pure.data.decoders import read_shard
 from modeling_pure.data.shards import Shard, split_files
 from modeling_pure.errors import InputError
 from modeling_pure.files import ask_hub, find_files, identity, split_of
+from modeling_pure.medqa.question_files import files_to_read
 from modeling_pure.records import open_records
 from tests.conftest import write_jsonl
 
@@ -87,7 +88,7 @@ def test_a_path_that_exists_is_not_a_glob(tmp_path, name):
         one.write_text('{"text": "x"}\n')
     for path in (file, f"file://{file}" if name != "what?.jsonl" else file):
         assert find_files("sources.x", [str(path)]).taken == [str(path)]
-    assert [row["text"] for row in open_records("questions", str(file))] == ["x"]
+    assert [record["text"] for record in open_records("questions", str(file))] == ["x"]
     if file.parent != tmp_path:
         for path in (file.parent, file.parent / "*.jsonl"):
             assert find_files("sources.x", [str(path)]).taken == [str(file)]
@@ -116,7 +117,7 @@ def test_endings_in_upper_case_and_ndjson_are_read(tmp_path):
         ("trained/devices.jsonl", None),
     ],
 )
-def test_the_split_that_a_name_tells(name, split):
+def test_the_split_that_a_name_means(name, split):
     assert split_of(name) == split
 
 
@@ -150,26 +151,25 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("train", "other"), PAIRS)
-def test_a_split_in_the_middle_of_names_is_told_by_the_file_beside_it(tmp_path, train, other):
+def test_a_split_in_the_middle_of_names_is_seen_beside_another_split(tmp_path, train, other):
     for number in range(3):
         for name in (train.format(number), other.format(10 + number)):
             (tmp_path / f"{name}.jsonl").parent.mkdir(exist_ok=True)
             (tmp_path / f"{name}.jsonl").write_text("{}\n")
     found = find_files("sources.x", [f"{tmp_path}/**/*.jsonl"])
     assert found.taken == sorted(f"{tmp_path}/{train.format(number)}.jsonl" for number in range(3))
-    held_out = find_files("sources.x", [f"{tmp_path}/**/*.jsonl"], splits=("validation", "test", "train"))
-    assert held_out.taken == sorted(f"{tmp_path}/{other.format(10 + number)}.jsonl" for number in range(3))
+    validation = find_files("sources.x", [f"{tmp_path}/**/*.jsonl"], splits=("validation", "test", "train"))
+    assert validation.taken == sorted(f"{tmp_path}/{other.format(10 + number)}.jsonl" for number in range(3))
 
 
-def test_questions_are_read_of_the_split_that_is_asked_for(tmp_path):
-    for name in ("train", "dev", "test"):
-        write_jsonl(tmp_path / f"{name}.jsonl", [{"name": name}])
+def test_questions_are_those_of_the_requested_split(tmp_path):
+    files = {name: str(write_jsonl(tmp_path / f"{name}.jsonl", [{"name": name}])) for name in ("train", "dev", "test")}
     for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
-        assert [row["name"] for row in open_records("questions", str(tmp_path), split=split)] == [name]
-    assert [row["name"] for row in open_records("questions", str(tmp_path / "dev.jsonl"))] == ["dev"]
+        assert files_to_read("questions", str(tmp_path), split) == [files[name]]
+    assert files_to_read("questions", files["dev"], "train") == [files["dev"]]
 
 
-def test_what_a_folder_holds_beside_its_text_is_said(tmp_path):
+def test_other_files_of_a_folder_are_reported(tmp_path):
     for name in ("a.jsonl", "b.csv", "c.arrow", "dataset_infos.json", "README.md", ".hidden", "deep/d.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}\n")
@@ -193,7 +193,7 @@ def test_a_file_of_the_hub_is_one_file_at_every_revision():
     assert identity(plain) != identity("hf://datasets/owner/name/en/b.jsonl")
 
 
-def test_a_file_is_taken_once_by_whatever_path(folder):
+def test_a_file_is_taken_once_by_any_path(folder):
     (folder / "link.jsonl").symlink_to(folder / "a.jsonl")
     (folder / "hard.jsonl").hardlink_to(folder / "a.jsonl")
     paths = [f"{folder}/a.jsonl", f"{folder}/deep/../a.jsonl", f"file://{folder}/a.jsonl", f"{folder}/*.jsonl"]
@@ -209,7 +209,7 @@ def test_one_object_over_many_lines_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("failures", "calls"), [(0, 1), (1, 2), (2, 2)])
-def test_a_hub_that_does_not_find_a_data_set_is_asked_twice(failures, calls):
+def test_a_hub_that_does_not_find_a_data_set_is_asked_again(failures, calls):
     made = []
 
     def call() -> str:

@@ -1,4 +1,4 @@
-"""Data sets of the Hub are read as their local copies are, over its protocol and whatever the network does."""
+"""Hub data sets are read like their local copies, over the Hub's protocol and whatever the network does."""
 
 import base64
 import gzip
@@ -44,32 +44,32 @@ configs:
 
 
 class Job(NamedTuple):
-    """A mixture to read: so many rows by so many workers."""
+    """A mixture to read: a number of sequences by a number of workers."""
 
     sources: dict
-    rows: int
+    sequences: int
     workers: int = 0
     arguments: dict = {}
 
 
-def read_rows(job: Job, tokenizer_folder: str) -> dict:
-    """The rows' sources and digests, and the error that ended them if one did."""
+def read_sequences(job: Job, tokenizer_folder: str) -> dict:
+    """The sequences' sources and digests, and the error that ended them if one did."""
     arguments = DataArguments(sources=job.sources, max_seq_length=1024, **job.arguments)
-    rows, error = [], None
+    sequences, error = [], None
     try:
         mixture = Mixture(arguments, load_tokenizer("tokenizer", tokenizer_folder), seed=1)
         loader = DataLoader(mixture, batch_size=None, num_workers=job.workers)
-        rows.extend(
-            [row["source"], hashlib.sha256(row["input_ids"].numpy().tobytes()).hexdigest()]
-            for row in islice(loader, job.rows)
+        sequences.extend(
+            [sequence["source"], hashlib.sha256(sequence["input_ids"].numpy().tobytes()).hexdigest()]
+            for sequence in islice(loader, job.sequences)
         )
     except Exception as caught:  # of any kind: the tests say which it should be
         error = [type(caught).__name__, str(caught)]
-    return {"rows": rows, "error": error}
+    return {"sequences": sequences, "error": error}
 
 
 def main() -> None:
-    """Read the jobs of the standard input in this process, where the Hub is the one that the environment names."""
+    """Run the jobs of the standard input in this process, whose environment names the Hub."""
     import time
 
     from fsspec.spec import AbstractBufferedFile
@@ -78,11 +78,11 @@ def main() -> None:
     time.sleep = lambda seconds: sleep(min(seconds, 0.01))
     AbstractBufferedFile.DEFAULT_BLOCK_SIZE = 1 << 16  # ask for little more than is needed: many requests
     tokenizer_folder, jobs = json.load(sys.stdin)
-    print(json.dumps({name: read_rows(Job(*job), tokenizer_folder) for name, job in jobs.items()}))
+    print(json.dumps({name: read_sequences(Job(*job), tokenizer_folder) for name, job in jobs.items()}))
 
 
 def noise(rng: random.Random, count: int) -> str:
-    """So many characters that do not compress well."""
+    """A number of characters that do not compress well."""
     return base64.b64encode(rng.randbytes(count)).decode()[:count]
 
 
@@ -95,7 +95,7 @@ def write_lines(file: Path, name: str, rng: random.Random) -> None:
 
 
 def write_table(file: Path, name: str, rng: random.Random, characters: int) -> None:
-    """800 documents in row groups of 200, with another column between those of the text."""
+    """800 documents in row groups of 200, with another column between the texts."""
     file.parent.mkdir(parents=True, exist_ok=True)
     texts = [f"{name} {i} {noise(rng, characters)}" for i in range(800)]
     table = pa.table({"text": texts, "url": [noise(rng, 1500) for _ in texts]})
@@ -118,7 +118,7 @@ def hub(tmp_path_factory) -> Path:
 
 
 class Network:
-    """What goes wrong, by file: at its first and later requests."""
+    """The failures of each file, at its first and later requests."""
 
     def __init__(self, server: FileServer):
         self.server = server
@@ -163,7 +163,7 @@ JOBS = {
 
 
 class Run(NamedTuple):
-    """What a process read of a hub that fails."""
+    """What a process read from a failing Hub."""
 
     results: dict[str, dict]
     log: str
@@ -172,7 +172,7 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def run(hub, tokenizer_folder, tmp_path_factory) -> Run:
-    """All jobs, read in a process of their own: the Hub's address is read when its library is imported."""
+    """All jobs, run in their own process: the Hub's address is read when its library is imported."""
     server = FileServer(hub)
     network = Network(server)
     server.failures = network.fail
@@ -218,41 +218,41 @@ def local(hub: Path, job: Job) -> Job:
 def test_a_mixture_over_a_failing_hub_is_that_of_the_local_files(run, hub, tokenizer_folder):
     result = run.results["mixture"]
     assert result["error"] is None
-    assert result == read_rows(local(hub, JOBS["mixture"]), str(tokenizer_folder))
-    assert {source for source, _ in result["rows"]} == {"table", "c4"}
+    assert result == read_sequences(local(hub, JOBS["mixture"]), str(tokenizer_folder))
+    assert {source for source, _ in result["sequences"]} == {"table", "c4"}
 
 
 def test_a_pattern_of_urls_stands_for_its_files(run, hub, tokenizer_folder):
-    assert run.results["pattern"] == read_rows(local(hub, JOBS["pattern"]), str(tokenizer_folder))
+    assert run.results["pattern"] == read_sequences(local(hub, JOBS["pattern"]), str(tokenizer_folder))
 
 
 @pytest.mark.parametrize("name", ["table/data/train-00000-of-00002.parquet", "c4/en/c4-train.00001-of-00002.json.gz"])
-def test_an_outage_was_longer_than_the_library_of_the_hub_tries(run, name):
+def test_an_outage_outlasts_the_retries_of_the_hub_library(run, name):
     source, _, path = name.partition("/")
     assert f"sources.{source}: 'hf://datasets/owner/{source}@{COMMIT}/{path}' " in run.log
 
 
-def test_all_that_could_go_wrong_did(run):
+def test_every_planned_failure_happened(run):
     assert not any(run.plans.values())
 
 
-def test_a_file_that_goes_away_stops_the_run_by_name(run, hub, tokenizer_folder):
+def test_a_file_that_disappears_stops_the_run_by_name(run, hub, tokenizer_folder):
     result = run.results["stop"]
     kind, message = result["error"]
     assert kind == "SourceFailed"
     assert re.match(rf"sources\.gone: .*'hf://datasets/owner/gone@{COMMIT}/train-00001\.parquet' .*\b404\b", message)
     assert "streaming_timeout" not in message  # not tried again
     assert "\n" not in message
-    assert "gone" in dict(result["rows"])
-    job = local(hub, JOBS["stop"])._replace(rows=len(result["rows"]))
-    assert result["rows"] == read_rows(job, str(tokenizer_folder))["rows"]
+    assert "gone" in dict(result["sequences"])
+    job = local(hub, JOBS["stop"])._replace(sequences=len(result["sequences"]))
+    assert result["sequences"] == read_sequences(job, str(tokenizer_folder))["sequences"]
 
 
-def test_a_file_that_goes_away_leaves_its_share_to_the_other_sources(run):
-    result, stopped = run.results["redistribute"], run.results["stop"]["rows"]
+def test_a_file_that_disappears_leaves_its_share_to_the_other_sources(run):
+    result, stopped = run.results["redistribute"], run.results["stop"]["sequences"]
     assert result["error"] is None
-    assert result["rows"][: len(stopped)] == stopped
-    assert {source for source, _ in result["rows"][len(stopped) :]} == {"c4"}
+    assert result["sequences"][: len(stopped)] == stopped
+    assert {source for source, _ in result["sequences"][len(stopped) :]} == {"c4"}
     assert re.search(r"sources\.gone .*sources\.gone: .*\b404\b", run.log)
 
 

@@ -1,4 +1,4 @@
-"""A limit on what is lost is one of documents, and the same however many workers share a source."""
+"""The limit on losses is in documents, and the same however many workers share a source."""
 
 import json
 from collections import Counter
@@ -18,13 +18,13 @@ from tests.conftest import through_checkpoint, write_jsonl
 from tests.data.conftest import NumberedRecords
 
 KEY = "sources.web"
-SHARED = [600, 400]  # rows of shards that workers share
-WHOLE = [25] * 40  # shards that are dealt out whole
+SHARED = [600, 400]  # records of shards that workers share
+WHOLE = [25] * 40  # shards that are assigned whole
 
 
-def outcome(rows: NumberedRecords, worker: int = 0, num_workers: int = 1, state=None) -> tuple[int, str | None]:
-    """The documents of one pass, and the number that the error which ended it begins with."""
-    documents = Documents(rows, 0, worker, num_workers, max_epochs=1)
+def outcome(records: NumberedRecords, worker: int = 0, num_workers: int = 1, state=None) -> tuple[int, str | None]:
+    """The documents of one epoch, and the first number in the error that ended it."""
+    documents = Documents(records, 0, worker, num_workers, max_epochs=1)
     if state:
         documents.load_state_dict(through_checkpoint(state))
     given = 0
@@ -36,37 +36,37 @@ def outcome(rows: NumberedRecords, worker: int = 0, num_workers: int = 1, state=
     return given, None
 
 
-def bad_rows(share: float) -> frozenset[int]:
-    """The numbers of so many rows of a thousand, spread evenly."""
-    return frozenset(row for row in range(1000) if int(row * share) < int((row + 1) * share))
+def bad_records(share: float) -> frozenset[int]:
+    """The numbers of a share of a thousand records, spread evenly."""
+    return frozenset(record for record in range(1000) if int(record * share) < int((record + 1) * share))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.14, 0.2, 0.37])
 @pytest.mark.parametrize("num_workers", [2, 4, 7])
-def test_workers_that_share_rows_stop_where_one_alone_does(share, num_workers):
-    rows = NumberedRecords(SHARED, bad_rows(share))
-    given, error = outcome(rows)
+def test_workers_that_share_records_stop_where_one_alone_does(share, num_workers):
+    records = NumberedRecords(SHARED, bad_records(share))
+    given, error = outcome(records)
     assert (error is None) == (share < 0.15)  # 100 and a twentieth
-    outcomes = [outcome(rows, worker, num_workers) for worker in range(num_workers)]
+    outcomes = [outcome(records, worker, num_workers) for worker in range(num_workers)]
     assert {worker_error for _, worker_error in outcomes} == {error}
     assert sum(worker_given for worker_given, _ in outcomes) == given
 
 
 @pytest.mark.parametrize("cut", [3, 60])
 def test_a_resumed_worker_stops_where_it_would_have(cut):
-    rows = NumberedRecords(SHARED, bad_rows(0.37))
-    straight, error = outcome(rows, 1, 2)
-    documents = Documents(rows, 0, 1, 2, max_epochs=1)
+    records = NumberedRecords(SHARED, bad_records(0.37))
+    straight, error = outcome(records, 1, 2)
+    documents = Documents(records, 0, 1, 2, max_epochs=1)
     documents.read(10**9, cut)
-    given, resumed_error = outcome(rows, 1, 2, documents.state_dict())
+    given, resumed_error = outcome(records, 1, 2, documents.state_dict())
     assert error is not None
     assert resumed_error == error
     assert given == straight - cut
 
 
 @pytest.mark.parametrize(("bad", "stops"), [(2, False), (10, True)])
-def test_what_all_workers_of_whole_shards_lose_is_added_up(make_mixture, tmp_path, bad, stops):
-    """In each of 32 files of 25 lines are so many bad ones: up to 80 of a worker's 200, which alone would be free."""
+def test_what_all_workers_of_whole_shards_lose_is_summed(make_mixture, tmp_path, bad, stops):
+    """Each of 32 files of 25 lines has some bad ones: up to 80 of a worker's 200, which are free for one."""
     for file in range(32):
         lines = ["{" if i < bad else json.dumps({"text": f"fever {file} {i} " + "x " * 20}) for i in range(25)]
         (tmp_path / f"{file:02d}.jsonl").write_text("\n".join(lines) + "\n")
@@ -74,8 +74,8 @@ def test_what_all_workers_of_whole_shards_lose_is_added_up(make_mixture, tmp_pat
     mixture, states = make_mixture({"web": source}), []
     mixture.window_characters = 100
     for worker in range(4):
-        *_, row = islice(mixture.sequences_of_worker(worker, 4), 130)
-        states.append(through_checkpoint(row["data_state"]))
+        *_, record = islice(mixture.sequences_of_worker(worker, 4), 130)
+        states.append(through_checkpoint(record["data_state"]))
     assert all(sum(state["sources"]["web"]["read"]["skipped"].values()) <= FREE_FAULTS for state in states)
     if stops:
         with pytest.raises(SourceFailed, match=r"^sources\.web: .*max_skipped.*\bnot JSON"):
@@ -93,15 +93,15 @@ def read_all(path: Path, **kwargs) -> Documents:
     return documents
 
 
-def test_a_row_counts_as_the_documents_that_its_bytes_would_be(tmp_path):
-    """Five rows that are whole files in one object each, among a hundred good ones."""
-    rows = [{"text": f"fever {i}"} for i in range(100)]
+def test_a_record_counts_as_the_documents_that_its_bytes_would_be(tmp_path):
+    """Five records that are whole files in one object each, among a hundred good ones."""
+    records = [{"text": f"fever {i}"} for i in range(100)]
     long = {"data": ["x" * 1000] * (30 * DOCUMENT_BYTES // 1000)}
-    path = write_jsonl(tmp_path / "web.jsonl", [*rows, *[long] * 5])
+    path = write_jsonl(tmp_path / "web.jsonl", [*records, *[long] * 5])
     with pytest.raises(SourceFailed, match=r"^sources\.web: 1\d\d .*\['data'\]"):
         read_all(path)
     good = write_jsonl(tmp_path / "good.jsonl", [{"text": "x" * 30 * DOCUMENT_BYTES}] * 100 + [long] * 5)
-    assert read_all(good).skipped == {"no text": 5}  # a twentieth, of text as of rows
+    assert read_all(good).skipped == {"no text": 5}  # a twentieth, of text as of records
 
 
 def test_a_text_that_is_too_long_counts_once(tmp_path, monkeypatch):
@@ -140,8 +140,8 @@ def read_folder(folder: Path) -> Documents:
     return documents
 
 
-def test_rows_behind_damaged_pages_are_added_up_over_the_workers(make_mixture, tmp_path):
-    """Of 32 files the second half is behind a damaged page: 96 rows of each of four workers, which alone are free."""
+def test_records_behind_damaged_pages_are_summed_over_the_workers(make_mixture, tmp_path):
+    """Of 32 files the second half is behind a damaged page: 96 records of each worker, which are free for one."""
     for file in range(32):
         write_jsonl(tmp_path / f"{file:02d}.jsonl", [{"text": f"fever {file} {i}"} for i in range(25)])
     mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "validation_documents": 1}})
@@ -155,14 +155,18 @@ def test_rows_behind_damaged_pages_are_added_up_over_the_workers(make_mixture, t
         mixture._check_lost("web", losses)
 
 
-def test_another_number_of_workers_gives_no_new_free_losses():
-    rows, states = NumberedRecords(SHARED, bad_rows(0.14)), []
+def test_another_number_of_workers_allows_no_more_losses():
+    records, states = NumberedRecords(SHARED, bad_records(0.14)), []
     for worker in range(2):
-        documents = Documents(rows, 0, worker, 2, max_epochs=1)
+        documents = Documents(records, 0, worker, 2, max_epochs=1)
         documents.read(10**9, 150)
         states.append(documents.state_dict())
     new = redistribute_documents(states, first=True)
-    assert new["lost"]["documents"] == sum(state["records_read"] for state in states) > 300
+    assert (
+        new["lost"]["documents"]
+        == sum(state["documents_read"] + sum(state["skipped"].values()) for state in states)
+        > 300
+    )
     assert new["seen"]["unusable"] == states[0]["seen"]["unusable"] > 30
 
 
@@ -189,7 +193,7 @@ def test_files_that_cannot_be_opened_stop_a_run_before_it_begins(make_mixture, t
     assert len(texts) == 100 * (20 - broken) - 64
 
 
-def test_a_pointer_of_git_lfs_says_so(make_mixture, tmp_path):
+def test_a_git_lfs_pointer_is_named_with_its_cure(make_mixture, tmp_path):
     (tmp_path / "a.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(InputError, match=r"^sources\.web: .*a\.parquet'.*git lfs pull"):
         make_mixture({"web": {"path": str(tmp_path), "weight": 1}})

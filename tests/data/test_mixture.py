@@ -1,4 +1,4 @@
-"""The mixture keeps its proportions, and its position survives workers, prefetching, resuming and other readers."""
+"""The mixture keeps its proportions, and its position survives prefetching, resuming and a change of workers."""
 
 import re
 import shutil
@@ -25,18 +25,18 @@ def loader(mixture, workers: int, batch_size: int = 3) -> DataLoader:
     return DataLoader(mixture, batch_size=batch_size, collate_fn=collate_sequences, num_workers=workers)
 
 
-def test_rows_come_from_the_sources_in_proportion(make_mixture):
-    rows = take(iter(make_mixture()), 40)
-    assert rows[-1]["data_state"]["drawn"] == {"finepdfs": 18, "fineweb_edu": 10, "c4": 8, "usmle": 4}
-    assert Counter(row["source"] for row in rows) == rows[-1]["data_state"]["drawn"]
+def test_sequences_come_from_the_sources_in_proportion(make_mixture):
+    sequences = take(iter(make_mixture()), 40)
+    assert sequences[-1]["data_state"]["drawn"] == {"finepdfs": 18, "fineweb_edu": 10, "c4": 8, "usmle": 4}
+    assert Counter(sequence["source"] for sequence in sequences) == sequences[-1]["data_state"]["drawn"]
 
 
-def test_a_row_holds_text_of_its_source_alone(make_mixture, tokenizer):
+def test_a_sequence_holds_text_of_its_source_alone(make_mixture, tokenizer):
     seen = Counter()
-    for row in take(iter(make_mixture()), 200):
-        found = re.findall(r"(finepdfs|fineweb_edu|c4) \d+:|(Question):", tokenizer.decode(row["input_ids"]))
+    for sequence in take(iter(make_mixture()), 200):
+        found = re.findall(r"(finepdfs|fineweb_edu|c4) \d+:|(Question):", tokenizer.decode(sequence["input_ids"]))
         names = {name or "usmle" for name, _ in found}
-        assert names <= {row["source"]}
+        assert names <= {sequence["source"]}
         seen.update(names)
     assert min(seen[name] for name in ("finepdfs", "fineweb_edu", "c4", "usmle")) > 5
 
@@ -45,11 +45,11 @@ def test_a_row_holds_text_of_its_source_alone(make_mixture, tokenizer):
 def test_every_global_batch_is_in_proportion(make_mixture, world_size, workers):
     ranks = [make_mixture(rank=rank, world_size=world_size, batch_size=5) for rank in range(world_size)]
     steps = 6
-    drawn = [[] for _ in range(steps)]  # by step, the sources of all ranks' rows
+    drawn = [[] for _ in range(steps)]  # by step, the sources of all ranks' sequences
     for mixture in ranks:
-        readers = [mixture.sequences_of_worker(worker, max(1, workers)) for worker in range(max(1, workers))]
+        streams = [mixture.sequences_of_worker(worker, max(1, workers)) for worker in range(max(1, workers))]
         for step in range(steps):
-            drawn[step] += [row["source"] for row in take(readers[step % len(readers)], 5)]
+            drawn[step] += [sequence["source"] for sequence in take(streams[step % len(streams)], 5)]
     for names in drawn:
         for source in ranks[0].sources:
             assert abs(names.count(source.name) - len(names) * source.weight) < 2
@@ -68,7 +68,7 @@ def test_dev_questions_and_copies_of_them_are_not_trained_on(make_mixture, sourc
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
-def test_a_run_goes_on_with_the_next_batch(make_mixture, workers):
+def test_a_run_resumes_with_the_next_batch(make_mixture, workers):
     straight = [batch["input_ids"] for batch in take(iter(loader(make_mixture(), workers)), 17)]
     states, last_worker, seen = {}, None, []
     for count in (4, 7, 6):  # two interruptions; workers have read ahead at each
@@ -88,48 +88,48 @@ def test_one_state_is_enough_wherever_it_was_taken(make_mixture, cut):
     straight = take(iter(make_mixture()), cut + 40)
     state = through_checkpoint(straight[cut - 1]["data_state"])
     resumed = take(make_mixture().sequences_of_worker(state=state), 40)
-    np.testing.assert_array_equal([r["input_ids"] for r in resumed], [r["input_ids"] for r in straight[cut:]])
+    np.testing.assert_array_equal([one["input_ids"] for one in resumed], [one["input_ids"] for one in straight[cut:]])
     assert resumed[-1]["data_state"] == straight[-1]["data_state"]
 
 
-def test_ranks_and_workers_share_a_pass_without_overlap_or_gap(make_mixture, sources, tokenizer):
+def test_ranks_and_workers_share_an_epoch_without_overlap_or_gap(make_mixture, sources, tokenizer):
     given = {"finepdfs": {**sources["finepdfs"], "weight": 1, "max_epochs": 1}}
     seen = []
     for rank in range(2):
         mixture = make_mixture(given, rank=rank, world_size=2)
         for worker in range(3):
-            rows = []
+            sequences = []
             with pytest.raises(RunStopped, match="^sources: .*max_epochs"):
-                rows.extend(mixture.sequences_of_worker(worker, 3))
-            seen.append(documents_in(rows, tokenizer, "finepdfs"))
+                sequences.extend(mixture.sequences_of_worker(worker, 3))
+            seen.append(documents_in(sequences, tokenizer, "finepdfs"))
     assert sum(map(len, seen)) == len(set.union(*seen))
-    # The end of the last document of each of the six readers may not fill a row.
+    # The end of the last document of each of the six workers may not fill a sequence.
     assert set.union(*seen) <= set(range(40, 300))
     assert sum(map(len, seen)) >= 260 - 6 * 5
 
 
 def rank_states(mixtures: list, workers: int, batches: int) -> tuple[list[dict], list[dict]]:
-    """The checkpointed states of all ranks after some batches each, and the rows that each reader gave."""
-    ranks, readers_rows = [], []
+    """The checkpointed states of all ranks after some batches each, and the sequences of each worker."""
+    ranks, by_worker = [], []
     for mixture in mixtures:
         states, last = {}, None
-        readers = [
+        streams = [
             mixture.sequences_of_worker(worker, workers, mixture.position.get(str(worker)))
             for worker in range(workers)
         ]
-        rows: list[list[dict]] = [[] for _ in readers]
+        sequences: list[list[dict]] = [[] for _ in streams]
         for batch in range(batches):
-            drawn = take(readers[batch % workers], 3)
+            drawn = take(streams[batch % workers], 3)
             last = drawn[-1]["data_state"]["worker"]
             states[str(last)] = drawn[-1]["data_state"]
-            rows[batch % workers] += drawn
-        readers_rows += rows
+            sequences[batch % workers] += drawn
+        by_worker += sequences
         ranks.append({"workers": {**mixture.position, **states}, "last_worker": last})
-    return through_checkpoint(ranks), readers_rows
+    return through_checkpoint(ranks), by_worker
 
 
 @pytest.mark.parametrize(("before", "after"), [((1, 1), (1, 2)), ((2, 2), (1, 1)), ((1, 3), (2, 2))])
-def test_other_ranks_and_workers_go_on_where_all_were(make_mixture, tokenizer, before, after):
+def test_other_ranks_and_workers_continue_with_unread_documents(make_mixture, tokenizer, before, after):
     def mixtures(world_size: int) -> list:
         group = [make_mixture(rank=rank, world_size=world_size, batch_size=3) for rank in range(world_size)]
         for mixture in group:
@@ -143,7 +143,7 @@ def test_other_ranks_and_workers_go_on_where_all_were(make_mixture, tokenizer, b
         assert numbers_in(message) == [str(number) for number in (*before, *after)]
     ranks_after, second = rank_states(resumed, after[1], batches=20)
     seen, again = (
-        set().union(*(documents_in(rows, tokenizer, "finepdfs") for rows in readers)) for readers in (first, second)
+        set().union(*(documents_in(one, tokenizer, "finepdfs") for one in group)) for group in (first, second)
     )
     trained = sum(map(len, first)) + sum(map(len, second))
     # A window of 600 characters holds up to 600 / 17 + 1 of these documents.
@@ -153,12 +153,12 @@ def test_other_ranks_and_workers_go_on_where_all_were(make_mixture, tokenizer, b
     states = [state for rank in ranks_after for state in rank["workers"].values()]
     drawn = resumed[0].progress(states)
     assert sum(done["sequences"] for done in drawn.values()) == trained
-    readers = after[0] * after[1] + before[0] * before[1]
+    num_workers = after[0] * after[1] + before[0] * before[1]
     for source in resumed[0].sources:
-        assert abs(drawn[source.name]["sequences"] - trained * source.weight) <= readers
+        assert abs(drawn[source.name]["sequences"] - trained * source.weight) <= num_workers
 
 
-def test_a_change_of_readers_before_every_worker_had_a_turn(make_mixture):
+def test_workers_change_before_each_has_drawn(make_mixture):
     ranks, _ = rank_states([make_mixture()], 4, batches=2)
     mixture = make_mixture()
     assert numbers_in(mixture.resume(ranks, 1)) == ["1", "4", "1", "1"]
@@ -211,7 +211,7 @@ def test_a_checkpoint_with_other_passages_is_refused(make_mixture, sources, corp
             opened(**fields).resume(ranks, 1)
 
 
-def test_a_checkpoint_of_other_sources_or_of_packed_rows_is_refused(make_mixture, sources):
+def test_a_checkpoint_of_other_sources_or_of_pretokenized_sequences_is_refused(make_mixture, sources):
     ranks, _ = rank_states([make_mixture()], 1, batches=1)
     two = {name: {**sources[name], "weight": 0.5} for name in ("c4", "finepdfs")}
     with pytest.raises(InputError, match=r"^sources\."):
@@ -225,49 +225,53 @@ def test_sources_in_another_order_are_the_same_sources(make_mixture, sources):
     assert make_mixture(dict(reversed(sources.items()))).resume(ranks, 1) is None
 
 
-@pytest.mark.parametrize("readers", [2, 8])
-def test_few_and_uneven_files_are_shared_evenly(make_mixture, tmp_path, readers):
-    write_jsonl(tmp_path / "a.jsonl", [{"text": f"a {i}"} for i in range(64)])  # all of it is held out
+@pytest.mark.parametrize("num_workers", [2, 8])
+def test_few_and_uneven_files_are_shared_evenly(make_mixture, tmp_path, num_workers):
+    write_jsonl(tmp_path / "a.jsonl", [{"text": f"a {i}"} for i in range(64)])  # all of it is for validation
     write_jsonl(tmp_path / "b.jsonl", [{"text": f"b {i}"} for i in range(800)])
     mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "max_epochs": 1}})
-    shares = [mixture.packed_source("web", reader, readers).documents.read(10**9, 10**9) for reader in range(readers)]
+    shares = [
+        mixture.packed_source("web", worker, num_workers).documents.read(10**9, 10**9) for worker in range(num_workers)
+    ]
     assert sorted(text for share in shares for text in share) == sorted(f"b {i}" for i in range(800))
-    assert all(abs(len(share) - 800 / readers) < 40 for share in shares)
+    assert all(abs(len(share) - 800 / num_workers) < 40 for share in shares)
 
 
-def test_a_reader_that_some_passes_leave_empty_goes_on(make_mixture, tmp_path):
+def test_a_worker_without_text_in_some_epochs_continues(make_mixture, tmp_path):
     write_jsonl(tmp_path / "a.jsonl", [{"text": f"a {i}"} for i in range(100)])
     mixture = make_mixture({"web": {"path": str(tmp_path), "weight": 1, "validation_documents": 90}})
-    for reader in range(8):  # ten documents a pass among eight readers
-        assert len(mixture.packed_source("web", reader, 8).documents.read(10**9, 200)) == 200
+    for worker in range(8):  # ten documents per epoch among eight workers
+        assert len(mixture.packed_source("web", worker, 8).documents.read(10**9, 200)) == 200
 
 
-def test_a_capped_source_hands_its_share_to_the_others(make_mixture, sources):
+def test_a_source_that_ends_leaves_its_share_to_the_others(make_mixture, sources):
     capped = {**sources, "usmle": {**sources["usmle"], "max_epochs": 1}}
-    rows = take(iter(make_mixture(capped)), 3000)
-    names = [row["source"] for row in rows]
+    sequences = take(iter(make_mixture(capped)), 3000)
+    names = [sequence["source"] for sequence in sequences]
     last = max(i for i, name in enumerate(names) if name == "usmle")
     assert last < 2900
     after = names[last + 1 :]
     for name, weight in (("finepdfs", 9 / 18), ("fineweb_edu", 5 / 18), ("c4", 4 / 18)):
         assert abs(after.count(name) - len(after) * weight) < 2
     straight = take(iter(make_mixture(capped)), last + 30)  # and the change itself resumes exactly
-    resumed = take(make_mixture(capped).sequences_of_worker(state=rows[last + 9]["data_state"]), 20)
-    np.testing.assert_array_equal([r["input_ids"] for r in resumed], [r["input_ids"] for r in straight[last + 10 :]])
+    resumed = take(make_mixture(capped).sequences_of_worker(state=sequences[last + 9]["data_state"]), 20)
+    np.testing.assert_array_equal(
+        [one["input_ids"] for one in resumed], [one["input_ids"] for one in straight[last + 10 :]]
+    )
 
 
-def test_what_was_read_is_what_was_given_and_skipped(make_mixture, sources, tmp_path):
-    rows = [{"text": text} for i in range(30) for text in (f"fever and cough {i}", None, "", f"rash {i}")]
-    path = write_jsonl(tmp_path / "holes.jsonl", rows)
+def test_the_counts_are_those_of_documents_and_faults(make_mixture, sources, tmp_path):
+    records = [{"text": text} for i in range(30) for text in (f"fever and cough {i}", None, "", f"rash {i}")]
+    path = write_jsonl(tmp_path / "holes.jsonl", records)
     given = {"holes": {"path": str(path), "weight": 1, "validation_documents": 4}}
     mixture = make_mixture(given)
     mixture.window_characters = 100
     state = take(iter(mixture), 40)[-1]["data_state"]
-    documents = state["sources"]["holes"]["read"]
-    assert documents["records_read"] == documents["documents_read"] + sum(documents["skipped"].values())
-    assert documents["skipped"]["no text"] > 50
-    assert documents["skipped"]["validation document"] >= 4
-    assert mixture.progress([state])["holes"]["skipped"] == sum(documents["skipped"].values())
+    counts = state["sources"]["holes"]["read"]
+    assert counts["documents_read"] > 50
+    assert counts["skipped"]["no text"] > 50
+    assert counts["skipped"]["validation document"] >= 4
+    assert mixture.progress([state])["holes"]["skipped"] == sum(counts["skipped"].values())
 
 
 def test_a_batch_has_no_mask_and_its_labels_are_its_inputs(make_mixture):
@@ -294,13 +298,13 @@ def test_document_boundaries_in_both_forms(make_mixture, tokenizer):
     assert batch["max_length_q"] == batch["max_length_k"] == 32 >= max(np.diff([*offsets, 640]))
 
 
-def test_positions_begin_anew_after_each_end_of_text():
+def test_positions_restart_after_each_end_of_text():
     ids = torch.tensor([[5, 6, 0, 7, 0, 0, 8, 9], [0, 1, 2, 3, 4, 5, 6, 7]])
     positions = document_boundaries(ids, 0)["position_ids"]
     assert positions.tolist() == [[0, 1, 2, 0, 1, 0, 0, 1], [0, 0, 1, 2, 3, 4, 5, 6]]
 
 
-def test_a_row_of_one_document_is_one_stretch():
+def test_a_sequence_of_one_document_is_one_document():
     boundaries = document_boundaries(torch.ones(2, 5, dtype=torch.long), document_end=0)
     assert boundaries["cu_seq_lens_q"].tolist() == [0, 5, 10]
     assert boundaries["max_length_q"] == 5

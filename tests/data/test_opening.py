@@ -1,4 +1,4 @@
-"""What is held out is decided once, is the same for every worker, and is never trained on."""
+"""Validation documents are chosen once, are the same for every worker, and are never trained on."""
 
 import gzip
 import re
@@ -19,7 +19,7 @@ from tests.conftest import question_row, write_jsonl
 from tests.data.conftest import documents_in
 
 
-def test_held_out_text_is_not_trained_on(make_mixture, tokenizer):
+def test_validation_text_is_not_trained_on(make_mixture, tokenizer):
     mixture = make_mixture()
     held_out = validation_mixture(mixture.data.sources, mixture.tokenize, 32, 1000)
     trained = list(islice(mixture, 1500))
@@ -32,10 +32,10 @@ def test_held_out_text_is_not_trained_on(make_mixture, tokenizer):
         assert len(seen) > 100
 
 
-def test_held_out_documents_may_lie_in_several_files(make_mixture, tmp_path):
+def test_validation_documents_may_lie_in_several_files(make_mixture, tmp_path):
     for number in range(4):
-        rows = [{"text": f"part {5 * number + i}: fever and cough"} for i in range(5)]
-        write_jsonl(tmp_path / f"{number}.jsonl", rows)
+        records = [{"text": f"part {5 * number + i}: fever and cough"} for i in range(5)]
+        write_jsonl(tmp_path / f"{number}.jsonl", records)
     given = {"part": {"path": str(tmp_path), "weight": 1, "validation_documents": 7, "max_epochs": 1}}
     mixture = make_mixture(given, max_seq_length=4)
     assert mixture.data.sources[0].records.validation_records == {0: 5, 1: 2}
@@ -43,13 +43,13 @@ def test_held_out_documents_may_lie_in_several_files(make_mixture, tmp_path):
     assert sorted(int(text.split()[1][:-1]) for text in documents) == list(range(7, 20))
 
 
-def test_validation_rows_are_in_proportion_and_never_repeat_a_document(make_mixture):
+def test_validation_sequences_are_in_proportion_and_never_repeat_a_document(make_mixture):
     mixture = make_mixture()
-    rows = validation_mixture(mixture.data.sources, mixture.tokenize, 32, 10_000)
-    assert len(rows) > 20
-    assert len({row["input_ids"].tobytes() for row in rows}) == len(rows)
-    counts = Counter(row["source"] for row in rows)
-    assert all(abs(counts[one.name] - len(rows) * one.weight) < 1 for one in mixture.sources)
+    sequences = validation_mixture(mixture.data.sources, mixture.tokenize, 32, 10_000)
+    assert len(sequences) > 20
+    assert len({one["input_ids"].tobytes() for one in sequences}) == len(sequences)
+    counts = Counter(one["source"] for one in sequences)
+    assert all(abs(counts[source.name] - len(sequences) * source.weight) < 1 for source in mixture.sources)
     assert len(validation_mixture(mixture.data.sources, mixture.tokenize, 32, 15)) == 15
     with pytest.raises(InputError, match=r"^sources: .*\b8000\b"):
         validation_mixture(mixture.data.sources, mixture.tokenize, 8_000, 10)
@@ -68,7 +68,7 @@ def test_a_validation_path_is_read_instead(make_mixture, sources, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("records", "message"),
     [
         (
             [{"content": "one"}],
@@ -78,8 +78,8 @@ def test_a_validation_path_is_read_instead(make_mixture, sources, tmp_path):
         ([{"text": None}] * 300, r".*\brecord 100 .*'.*a\.jsonl': "),
     ],
 )
-def test_a_source_without_documents_is_refused_at_once(make_mixture, tmp_path, rows, message):
-    path = write_jsonl(tmp_path / "a.jsonl", rows)
+def test_a_source_without_documents_is_refused_at_once(make_mixture, tmp_path, records, message):
+    path = write_jsonl(tmp_path / "a.jsonl", records)
     with pytest.raises(InputError, match=rf"^sources\.c4: .*{message}"):
         make_mixture({"c4": {"path": str(path), "weight": 1}})
 
@@ -94,14 +94,14 @@ def test_a_source_that_holds_out_all_it_has_is_refused(make_mixture, tmp_path, m
 
 
 def write_texts(folder: Path, *names: str) -> list[str]:
-    """Files of 30 documents that say where they are from, as paths."""
+    """Paths of files with 30 documents that name their origin."""
     for name in names:
         write_jsonl(folder / f"{name}.jsonl", [{"text": f"{name} {i}", "title": f"title {i}"} for i in range(30)])
     return [str(folder / f"{name}.jsonl") for name in names]
 
 
 def read_all(mixture: Mixture) -> list[str]:
-    """All documents of one epoch over every source."""
+    """All documents of one epoch of every source."""
     return [text for name in mixture.names for text in mixture.packed_source(name).documents.read(10**9, 10**5)]
 
 
@@ -158,14 +158,14 @@ def test_a_source_whose_files_are_all_another_ones_is_refused(make_mixture, tmp_
         make_mixture({"one": web(a), "two": web(a)})
 
 
-def test_two_columns_of_one_file_hold_out_the_same_rows(make_mixture, tmp_path):
+def test_two_columns_of_one_file_validate_on_the_same_records(make_mixture, tmp_path):
     (a,) = write_texts(tmp_path, "a")
     mixture = make_mixture({"text": web(a), "title": web(a, column="title", validation_documents=4)})
     numbers = Counter(int(text.split()[1]) for text in read_all(mixture))
     assert numbers == dict.fromkeys(range(11, 30), 2)
 
 
-def test_a_copy_of_a_held_out_text_is_not_trained_on_whatever_file_it_lies_in(make_mixture, tmp_path):
+def test_a_copy_of_a_validation_text_is_not_trained_on_in_any_file(make_mixture, tmp_path):
     a, b = write_texts(tmp_path, "a", "b")
     (tmp_path / "copy.jsonl.gz").write_bytes(gzip.compress(Path(a).read_bytes()))
     mixture = make_mixture({"one": web(a), "two": web([b, str(tmp_path / "copy.jsonl.gz")])})
@@ -174,7 +174,7 @@ def test_a_copy_of_a_held_out_text_is_not_trained_on_whatever_file_it_lies_in(ma
     assert texts == {f"a {i}": 2 for i in range(11, 30)} | {f"b {i}": 1 for i in range(11, 30)}
 
 
-def test_of_a_folder_to_hold_out_the_held_out_split_is_taken(make_mixture, tmp_path):
+def test_a_validation_folder_gives_its_validation_split(make_mixture, tmp_path):
     a, *_ = write_texts(tmp_path, "a")
     folder = tmp_path / "splits"
     folder.mkdir()
@@ -194,18 +194,18 @@ def test_files_of_one_document_are_one_sources_whatever_its_column(make_mixture,
         make_mixture({"one": web(str(tmp_path)), "two": web(str(tmp_path)) | {"column": "body"}})
 
 
-def test_texts_outside_the_mixture_are_read_in_rows_of_their_source(make_mixture, tokenizer, tmp_path):
+def test_texts_outside_the_mixture_are_read_in_sequences_of_their_source(make_mixture, tokenizer, tmp_path):
     a, b, c = write_texts(tmp_path, "a", "b", "c")
     entry = {"path": [b, c], "validation_documents": 40}
     mixture = make_mixture({"one": web(a, weight=1)}, validation_sources={"two": entry})
     (outside,) = mixture.data.outside
     assert outside.validation_texts == [f"b {i}" for i in range(30)] + [f"c {i}" for i in range(10)]
-    rows = outside_sequences([outside], mixture.tokenize, mixture.sequence_length, 200)
-    assert {row["source"] for row in rows} == {"two"}
-    assert tokenizer.decode(rows[0]["input_ids"]).startswith("b 0")
+    sequences = outside_sequences([outside], mixture.tokenize, mixture.sequence_length, 200)
+    assert {one["source"] for one in sequences} == {"two"}
+    assert tokenizer.decode(sequences[0]["input_ids"]).startswith("b 0")
 
 
-def test_the_files_of_questions_are_said_too(make_mixture, sources, questions, tmp_path):
+def test_the_files_of_questions_are_reported(make_mixture, sources, questions, tmp_path):
     folder = tmp_path / "exam"
     folder.mkdir()
     for name in ("train", "dev"):
@@ -217,7 +217,7 @@ def test_the_files_of_questions_are_said_too(make_mixture, sources, questions, t
     assert all(name in described for name in ("dev.jsonl", "more.csv"))
 
 
-def test_a_configuration_of_local_files_is_said_not_to_be_used(make_mixture, tmp_path):
+def test_a_configuration_of_local_files_is_reported_as_ignored(make_mixture, tmp_path):
     a, b = write_texts(tmp_path, "a", "b")
     described = make_mixture({"one": web(a) | {"config": "en"}, "two": web(b)}).data.describe()
     assert re.search(r"\bconfig en\b", described["files of one"])
@@ -231,7 +231,7 @@ def test_a_dead_link_is_refused(make_mixture, tmp_path):
         make_mixture({"web": web(str(tmp_path), weight=1)})
 
 
-def test_a_text_file_is_one_document_and_says_so(make_mixture, tmp_path):
+def test_the_error_explains_that_a_text_file_is_one_document(make_mixture, tmp_path):
     (tmp_path / "a.txt").write_text("fever\n\ncough\n")
     with pytest.raises(InputError, match=r"^sources\.web: .*a\.txt' .*\.jsonl.*\bvalidation_documents\b"):
         make_mixture({"web": web(str(tmp_path / "a.txt"), weight=1)})

@@ -1,4 +1,4 @@
-"""Packing loses no token and goes on exactly from a saved state."""
+"""Packing loses no token, and resumes exactly from a saved state."""
 
 import random
 
@@ -15,43 +15,43 @@ from tests.conftest import WORDS, through_checkpoint
 from tests.data.conftest import NumberedRecords
 
 
-class LongRows(NumberedRecords):
+class LongRecords(NumberedRecords):
     """Documents of very different lengths."""
 
     def read(self, shard: int, epoch: int, start: int):
-        for row, text in super().read(shard, epoch, start):
-            yield row, f"{text} " + " ".join(random.Random(text).choices(WORDS, k=row**2))
+        for sequence, text in super().read(shard, epoch, start):
+            yield sequence, f"{text} " + " ".join(random.Random(text).choices(WORDS, k=sequence**2))
 
 
 def packed(tokenizer, sequence_length=48, window=400, sizes=(6, 9), worker=0, num_workers=1, max_epochs=None):
-    documents = Documents(LongRows(list(sizes)), 0, worker, num_workers, max_epochs)
+    documents = Documents(LongRecords(list(sizes)), 0, worker, num_workers, max_epochs)
     return PackedSequences(documents, DocumentTokenizer(tokenizer), sequence_length, window)
 
 
-def all_rows(rows: PackedSequences) -> list[np.ndarray]:
+def all_sequences(sequences: PackedSequences) -> list[np.ndarray]:
     drawn = []
-    while (row := rows.next_sequence()) is not None:
-        drawn.append(row)
+    while (sequence := sequences.next_sequence()) is not None:
+        drawn.append(sequence)
     return drawn
 
 
 @settings(deadline=None, max_examples=30)
 @given(sequence_length=st.sampled_from([5, 48, 500]), window=st.sampled_from([1, 100, 10_000]))
-def test_every_token_of_every_document_comes_out_once_and_in_order(tokenizer, sequence_length, window):
-    rows = packed(tokenizer, sequence_length, window, max_epochs=2)
-    drawn = all_rows(rows)
-    tokens = np.concatenate([*drawn, rows._tokens])
-    assert rows.leftover == len(rows._tokens) < sequence_length
-    assert rows.tokens_read == len(tokens) == len(drawn) * sequence_length + rows.leftover
-    documents = Documents(LongRows([6, 9]), max_epochs=2)
+def test_every_token_of_every_document_is_drawn_once_and_in_order(tokenizer, sequence_length, window):
+    sequences = packed(tokenizer, sequence_length, window, max_epochs=2)
+    drawn = all_sequences(sequences)
+    tokens = np.concatenate([*drawn, sequences._tokens])
+    assert sequences.leftover == len(sequences._tokens) < sequence_length
+    assert len(tokens) == len(drawn) * sequence_length + sequences.leftover
+    documents = Documents(LongRecords([6, 9]), max_epochs=2)
     expected = [shard for text in documents.read(10**9) for shard in DocumentTokenizer(tokenizer)([text])]
     np.testing.assert_array_equal(tokens, np.concatenate(expected))
 
 
-def test_rows_have_the_length_and_type_that_is_asked_for(tokenizer):
-    row = packed(tokenizer, sequence_length=37).next_sequence()
-    assert row.shape == (37,)
-    assert row.dtype == np.int32
+def test_sequences_have_the_requested_length_and_type(tokenizer):
+    sequence = packed(tokenizer, sequence_length=37).next_sequence()
+    assert sequence.shape == (37,)
+    assert sequence.dtype == np.int32
 
 
 @settings(deadline=None, max_examples=30)
@@ -60,15 +60,15 @@ def test_rows_have_the_length_and_type_that_is_asked_for(tokenizer):
     sequence_length=st.sampled_from([7, 48, 200]),
     window=st.sampled_from([1, 400]),
 )
-def test_rows_go_on_from_a_saved_state(tokenizer, cuts, sequence_length, window):
+def test_sequences_resume_from_a_saved_state(tokenizer, cuts, sequence_length, window):
     straight = packed(tokenizer, sequence_length, window)
-    rows = packed(tokenizer, sequence_length, window)
+    sequences = packed(tokenizer, sequence_length, window)
     for cut in [*cuts, 10]:
         for _ in range(cut):
-            np.testing.assert_array_equal(rows.next_sequence(), straight.next_sequence())
-        state = through_checkpoint(rows.state_dict())
-        rows = packed(tokenizer, sequence_length, window)
-        rows.load_state_dict(state)
+            np.testing.assert_array_equal(sequences.next_sequence(), straight.next_sequence())
+        state = through_checkpoint(sequences.state_dict())
+        sequences = packed(tokenizer, sequence_length, window)
+        sequences.load_state_dict(state)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 5)])
@@ -79,19 +79,19 @@ def test_other_workers_repeat_at_most_a_window_each_and_lose_nothing(tokenizer, 
         return [packed(tokenizer, 48, window, [15, 12], worker, count, max_epochs=2) for worker in range(count)]
 
     old, drawn = group(before), []
-    for number, rows in enumerate(old):
-        drawn += [rows.next_sequence() for _ in range(6 + 3 * number)]
-    states = [rows.state_dict() for rows in old]
+    for number, sequences in enumerate(old):
+        drawn += [sequences.next_sequence() for _ in range(6 + 3 * number)]
+    states = [sequences.state_dict() for sequences in old]
     new = group(after)
-    for number, rows in enumerate(new):
-        rows.load_state_dict(through_checkpoint(redistribute_sequences(states, first=number == 0)))
-        drawn += [*all_rows(rows), rows._tokens]
+    for number, sequences in enumerate(new):
+        sequences.load_state_dict(through_checkpoint(redistribute_sequences(states, first=number == 0)))
+        drawn += [*all_sequences(sequences), sequences._tokens]
     straight = packed(tokenizer, 48, window, [15, 12], max_epochs=2)
-    once = sum(map(len, all_rows(straight))) + straight.leftover
+    once = sum(map(len, all_sequences(straight))) + straight.leftover
     repeated = sum(map(len, drawn)) - once
-    longest = max(len(tokens) for tokens in straight.tokenize([text for _, text in LongRows([15]).read(0, 0, 0)]))
+    longest = max(len(tokens) for tokens in straight.tokenize([text for _, text in LongRecords([15]).read(0, 0, 0)]))
     assert 0 <= repeated <= before * (window + longest)  # a token is a character at least
-    starts = {tuple(row[:5]) for row in drawn}
+    starts = {tuple(sequence[:5]) for sequence in drawn}
     assert len(starts) > 10
 
 
@@ -111,8 +111,8 @@ def test_tokens_are_those_of_the_tokenizer(tokenizer, questions):
         assert ids.tolist() == [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
 
 
-def test_packing_in_order_leaves_out_the_end_that_fills_no_row(tokenizer):
+def test_packing_in_order_drops_the_end_that_fills_no_sequence(tokenizer):
     texts = ["fever cough rash", "pain fatigue", "heart lungs"]
-    rows = list(pack_in_order(iter(texts), DocumentTokenizer(tokenizer), 4))
+    sequences = list(pack_in_order(iter(texts), DocumentTokenizer(tokenizer), 4))
     tokens = np.concatenate(DocumentTokenizer(tokenizer)(texts))
-    np.testing.assert_array_equal(np.concatenate(rows), tokens[: len(tokens) // 4 * 4])
+    np.testing.assert_array_equal(np.concatenate(sequences), tokens[: len(tokens) // 4 * 4])

@@ -1,4 +1,4 @@
-"""Files read over HTTP come complete and in order whatever the network does, or fail with a name."""
+"""Files are read over HTTP completely and in order whatever the network does, or the failure is named."""
 
 import gzip
 import json
@@ -29,20 +29,20 @@ from tests.data.http_server import Failure, FileServer
 
 KEY = "sources.web"
 TIMEOUT = 300.0
-ROWS = 3000
+RECORDS = 3000
 GROUP_ROWS = 500
 SUFFIXES = [".jsonl", ".jsonl.gz", ".parquet"]
 
 
 class Clock:
-    """Time in which only our own retries sleep, so that minutes pass at once."""
+    """A clock that only our own retries advance, so that minutes pass at once."""
 
     def __init__(self):
         self.now = 0.0
         self.alarms: list[tuple[float, Callable[[], None]]] = []
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass, and what is due happen."""
+        """Advance the clock, and run the alarms that are due."""
         self.now += seconds
         for due, call in list(self.alarms):
             if due <= self.now:
@@ -52,7 +52,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    """The clock that retries go by."""
+    """The clock of the retries."""
     clock = Clock()
     monkeypatch.setattr(tenacity, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=clock.sleep))
@@ -61,9 +61,9 @@ def clock(monkeypatch) -> Clock:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """The same 3,000 documents, 3.6 MB, in files of each kind: several requests for each."""
+    """The same 3,000 documents, 3.6 MB, in a file of each kind that takes several requests."""
     folder, rng = tmp_path_factory.mktemp("web"), random.Random(0)
-    texts = [f"document {i}: {rng.randbytes(600).hex()}" for i in range(ROWS)]
+    texts = [f"document {i}: {rng.randbytes(600).hex()}" for i in range(RECORDS)]
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
     (folder / "web.jsonl").write_bytes(lines)
     (folder / "web.jsonl.gz").write_bytes(gzip.compress(lines, 1))
@@ -73,7 +73,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(folder, monkeypatch) -> Iterator[FileServer]:
-    """A server over that folder, read by a client that asks for little more than it needs."""
+    """A server over that folder, for a client that requests little more than it needs."""
     monkeypatch.setattr(fsspec_http, "DEFAULT_BLOCK_SIZE", 1 << 16)
     fsspec_http.HTTPFileSystem.clear_instance_cache()
     server = FileServer(folder)
@@ -87,7 +87,7 @@ def read(path: Path | str, start: int = 0, count: int | None = None) -> list[tup
 
 
 def from_the_second_request_on(until: Callable[[], bool], failure: Failure) -> Callable[[str, str], Failure | None]:
-    """One GET goes well, so that the reader is in the middle of the file; then all requests fail for a time."""
+    """One GET succeeds, so that reading stops in the middle of the file; then all requests fail for a time."""
     gets = []
 
     def fail(method: str, path: str) -> Failure | None:
@@ -113,7 +113,7 @@ BURSTS = {
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("burst", BURSTS)
-def test_a_burst_of_failures_costs_no_row(server, clock, folder, burst, suffix):
+def test_a_burst_of_failures_loses_no_record(server, clock, folder, burst, suffix):
     server.failures = list(BURSTS[burst])
     assert read(f"{server.url}/web{suffix}") == read(folder / f"web{suffix}")
     assert server.failures == []
@@ -122,19 +122,19 @@ def test_a_burst_of_failures_costs_no_row(server, clock, folder, burst, suffix):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("failure", [Failure(503), Failure(429), Failure(drop=True)], ids=["503", "429", "dropped"])
-def test_an_outage_of_minutes_costs_no_row(server, clock, folder, failure, suffix):
+def test_an_outage_of_minutes_loses_no_record(server, clock, folder, failure, suffix):
     server.failures = from_the_second_request_on(lambda: clock.now > 200, failure)
     assert read(f"{server.url}/web{suffix}") == read(folder / f"web{suffix}")
     assert 200 < clock.now < TIMEOUT
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_refused_connection_costs_no_row(server, clock, folder, suffix):
-    rows = read_shard(KEY, Shard(f"{server.url}/web{suffix}"), "text", TIMEOUT)
-    begun = [next(rows)]
+def test_a_refused_connection_loses_no_record(server, clock, folder, suffix):
+    records = read_shard(KEY, Shard(f"{server.url}/web{suffix}"), "text", TIMEOUT)
+    begun = [next(records)]
     server.stop()
     clock.alarms.append((100.0, server.start))
-    assert begun + list(rows) == read(folder / f"web{suffix}")
+    assert begun + list(records) == read(folder / f"web{suffix}")
     assert 100 <= clock.now < TIMEOUT
 
 
@@ -153,7 +153,7 @@ def test_a_late_answer_is_waited_for(server, clock, folder):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_an_answer_that_does_not_come_is_asked_for_again(server, clock, folder, suffix, monkeypatch):
+def test_an_answer_that_does_not_come_is_requested_again(server, clock, folder, suffix, monkeypatch):
     impatient = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_read=0.5)}}
     monkeypatch.setattr("modeling_pure.data.remote.HTTP_OPTIONS", impatient)
     server.failures = [None, Failure(delay=1.5)]
@@ -181,7 +181,7 @@ def test_a_server_that_is_never_there_is_named(server, clock):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_missing_file_is_asked_for_twice(server, clock, suffix):
+def test_a_missing_file_is_requested_twice(server, clock, suffix):
     with pytest.raises(SourceFailed) as error:
         read(f"{server.url}/missing{suffix}")
     assert_message(error, rf"sources\.web: .*'{server.url}/missing{suffix}' .*\b0: [^()]+")
@@ -189,7 +189,7 @@ def test_a_missing_file_is_asked_for_twice(server, clock, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_file_that_is_missing_for_a_moment_is_asked_for_again(server, clock, folder, suffix):
+def test_a_file_that_is_missing_for_a_moment_is_requested_again(server, clock, folder, suffix):
     server.failures = lambda method, path: Failure(404) if clock.now == 0 else None
     assert read(f"{server.url}/web{suffix}") == read(folder / f"web{suffix}")
     assert clock.now == 0.5
@@ -197,7 +197,7 @@ def test_a_file_that_is_missing_for_a_moment_is_asked_for_again(server, clock, f
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("status", [404, 401, 403])
-def test_a_file_that_goes_away_under_way_fails_at_once(server, clock, status, suffix):
+def test_a_file_that_disappears_fails_at_once(server, clock, status, suffix):
     server.failures = from_the_second_request_on(lambda: False, Failure(status))
     with pytest.raises(SourceFailed) as error:
         read(f"{server.url}/web{suffix}")
@@ -215,13 +215,13 @@ def test_a_server_that_sends_whole_files_only_is_named(server, clock):
 def test_a_file_that_is_another_one_after_an_outage_is_refused(server, clock, tmp_path):
     file = tmp_path / "web.jsonl"
     server.folder = tmp_path
-    file.write_text("".join(json.dumps({"text": f"old {i} {'x' * 1000}"}) + "\n" for i in range(ROWS)))
-    rows = read_shard(KEY, Shard(f"{server.url}/web.jsonl"), "text", TIMEOUT)
-    next(rows)
-    file.write_text("".join(json.dumps({"text": f"new {i} {'x' * 1100}"}) + "\n" for i in range(ROWS)))
+    file.write_text("".join(json.dumps({"text": f"old {i} {'x' * 1000}"}) + "\n" for i in range(RECORDS)))
+    records = read_shard(KEY, Shard(f"{server.url}/web.jsonl"), "text", TIMEOUT)
+    next(records)
+    file.write_text("".join(json.dumps({"text": f"new {i} {'x' * 1100}"}) + "\n" for i in range(RECORDS)))
     server.failures = [Failure(503)]
     with pytest.raises(SourceFailed, match=r"^sources\.web: '.*web\.jsonl' .*\b[\d,]{9}\b.*\b[\d,]{9}\b"):
-        list(rows)
+        list(records)
 
 
 def test_any_byte_can_be_read_after_a_failure(server, clock, folder):
@@ -236,11 +236,11 @@ def test_any_byte_can_be_read_after_a_failure(server, clock, folder):
         assert file.read() == whole[-5:]
 
 
-@pytest.mark.parametrize("start", [1, GROUP_ROWS - 1, GROUP_ROWS, 4 * GROUP_ROWS + 7, ROWS - 1, ROWS])
+@pytest.mark.parametrize("start", [1, GROUP_ROWS - 1, GROUP_ROWS, 4 * GROUP_ROWS + 7, RECORDS - 1, RECORDS])
 def test_parquet_goes_on_in_the_middle_and_reads_what_it_needs(server, clock, folder, start):
     server.failures = [Failure(503), None, Failure(cut=1000)]
-    rows = read(f"{server.url}/web.parquet", start)
-    assert rows == read(folder / "web.parquet")[start:]
+    records = read(f"{server.url}/web.parquet", start)
+    assert records == read(folder / "web.parquet")[start:]
     metadata = pq.ParquetFile(folder / "web.parquet").metadata
     groups = range(start // GROUP_ROWS, metadata.num_row_groups)
     needed = sum(metadata.row_group(group).column(0).total_compressed_size for group in groups)
@@ -248,7 +248,7 @@ def test_parquet_goes_on_in_the_middle_and_reads_what_it_needs(server, clock, fo
     assert needed <= server.sent <= needed + 2 * ahead
 
 
-def test_the_first_rows_of_a_parquet_file_do_not_cost_the_whole_file(server, clock, folder):
+def test_the_first_records_of_a_parquet_file_do_not_cost_the_whole_file(server, clock, folder):
     assert read(f"{server.url}/web.parquet", count=10) == read(folder / "web.parquet", count=10)
     assert server.sent < (folder / "web.parquet").stat().st_size * 0.7
 
@@ -284,19 +284,19 @@ def web_sources(url: str) -> dict:
     return {name: {"path": f"{url}/{path}", "weight": weights[name]} for name, path in paths.items()}
 
 
-def rows_of(sources: dict, tokenizer, workers: int, count: int) -> list[tuple[str, list[int]]]:
-    """The first rows of a mixture as a run reads them."""
+def sequences_of(sources: dict, tokenizer, workers: int, count: int) -> list[tuple[str, list[int]]]:
+    """The first sequences of a mixture as a run reads them."""
     arguments = DataArguments(sources=sources, max_seq_length=64)
     mixture = Mixture(arguments, tokenizer, seed=1)
     loader = iter(DataLoader(mixture, batch_size=None, num_workers=workers))
-    return [(row["source"], row["input_ids"].tolist()) for row in islice(loader, count)]
+    return [(one["source"], one["input_ids"].tolist()) for one in islice(loader, count)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_mixture_over_a_failing_network_is_the_same_mixture(server, clock, folder, tokenizer, workers):
-    local = rows_of(web_sources(str(folder)), tokenizer, workers, 60)
+    local = sequences_of(web_sources(str(folder)), tokenizer, workers, 60)
     server.failures = [None, Failure(503), Failure(cut=9000), Failure(drop=True)] * 50
-    assert rows_of(web_sources(server.url), tokenizer, workers, 60) == local
+    assert sequences_of(web_sources(server.url), tokenizer, workers, 60) == local
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -325,5 +325,5 @@ def test_a_pattern_that_no_file_matches_is_an_input_error(server, path):
 
 
 def assert_message(error: pytest.ExceptionInfo, pattern: str) -> None:
-    """The whole message, one line, matches."""
+    """The whole message is one line that matches."""
     assert re.fullmatch(pattern, str(error.value)), str(error.value)

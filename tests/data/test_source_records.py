@@ -1,4 +1,4 @@
-"""Exam text in the answer formats of a recipe: each question draws its own, at every epoch."""
+"""Exam text in the answer formats of a recipe: each question draws a format in every epoch."""
 
 import random
 import re
@@ -24,16 +24,16 @@ SHARES = {"letter": 0.25, "text": 0.25, "reasoned": 0.5}
 
 @pytest.fixture
 def explained(questions) -> list[Question]:
-    """Every other question has an explanation, which calls no option by its letter."""
+    """Every other question has an explanation that mentions no letter."""
     return [replace(one, explanation="Pyuria. So it is." if i % 2 else "") for i, one in enumerate(questions)]
 
 
-def texts_of(rows: ExamRecords, epoch: int = 0) -> dict[int, str]:
-    return dict(rows.read(0, epoch, 0))
+def texts_of(records: ExamRecords, epoch: int = 0) -> dict[int, str]:
+    return dict(records.read(0, epoch, 0))
 
 
 def format_of(text: str) -> str:
-    """The format of an exam text, by what stands after the options."""
+    """The format of an exam text, by the text after the options."""
     if "\nReasoning:" in text:
         return "reasoned"
     return "letter" if text.split("\nAnswer: ")[1][1] == "." else "text"
@@ -51,10 +51,10 @@ def test_letters_alone_are_written_as_before_there_were_formats(explained, forma
 
 
 def test_formats_come_in_their_shares_and_reasons_where_there_are_any(explained):
-    rows = ExamRecords("key", explained, 0, SHARES)
+    records = ExamRecords("key", explained, 0, SHARES)
     drawn = {has: Counter() for has in (True, False)}
     for epoch in range(20):
-        for i, text in texts_of(rows, epoch).items():
+        for i, text in texts_of(records, epoch).items():
             drawn[bool(explained[i].explanation)][format_of(text)] += 1
     assert {name: count / 1200 for name, count in drawn[True].items()} == pytest.approx(SHARES, abs=0.05)
     assert {name: count / 1200 for name, count in drawn[False].items()} == pytest.approx(
@@ -74,20 +74,20 @@ def test_every_text_can_be_parsed_for_the_right_option(explained):
 
 
 def test_a_question_draws_its_format_whoever_reads_it(explained):
-    rows = ExamRecords("key", explained, 3, SHARES)
-    whole = list(rows.read(0, 1, 0))
-    assert list(rows.read(0, 1, 50)) == whole[50:]
-    formats = [[format_of(text) for _, text in sorted(rows.read(0, epoch, 0))] for epoch in (1, 2)]
+    records = ExamRecords("key", explained, 3, SHARES)
+    whole = list(records.read(0, 1, 0))
+    assert list(records.read(0, 1, 50)) == whole[50:]
+    formats = [[format_of(text) for _, text in sorted(records.read(0, epoch, 0))] for epoch in (1, 2)]
     assert formats[0] != formats[1]
 
 
 def test_questions_without_reasons_are_left_out_only_if_all_is_reasoned(explained):
-    rows = ExamRecords("key", explained, 0, {"reasoned": 1.0})
-    assert (len(rows.questions), rows.left_out) == (60, 60)
-    assert {format_of(text) for text in rows.texts()} == {"reasoned"}
-    assert len(rows.texts()) == 60
+    records = ExamRecords("key", explained, 0, {"reasoned": 1.0})
+    assert (len(records.questions), records.left_out) == (60, 60)
+    assert {format_of(text) for text in records.texts()} == {"reasoned"}
+    assert len(records.texts()) == 60
     assert ExamRecords("key", explained, 0, SHARES).left_out == 0
-    assert "60" in rows.describe()
+    assert "60" in records.describe()
 
 
 def test_the_documents_show_exam_text_byte_for_byte():
@@ -113,10 +113,10 @@ def test_reasons_are_refused_where_no_question_has_any(corpus):
         open_exam(corpus / "questions.jsonl", {"reasoned": 0.5, "letter": 0.5})
 
 
-def test_held_out_questions_are_written_in_the_formats_too(explained, tmp_path):
-    rows = [{**question_row(one), "explanation": one.explanation} for one in explained]
-    dev = write_jsonl(tmp_path / "dev.jsonl", rows[:40])
-    train = write_jsonl(tmp_path / "train.jsonl", rows[40:])
+def test_validation_questions_are_written_in_the_formats_too(explained, tmp_path):
+    records = [{**question_row(one), "explanation": one.explanation} for one in explained]
+    dev = write_jsonl(tmp_path / "dev.jsonl", records[:40])
+    train = write_jsonl(tmp_path / "train.jsonl", records[40:])
     one = open_exam(train, SHARES, validation_path=str(dev))
     assert {*map(format_of, one.validation_texts)} == {*SHARES}
     assert (len(one.validation_texts), len(one.dev)) == (40, 40)
@@ -128,7 +128,7 @@ def test_held_out_questions_are_written_in_the_formats_too(explained, tmp_path):
 
 
 def test_medmcqa_brings_its_explanations(tmp_path):
-    rows = [
+    records = [
         {
             "question": f"Case {i}?",
             **dict(zip(("opa", "opb", "opc", "opd"), "wxyz", strict=True)),
@@ -137,7 +137,7 @@ def test_medmcqa_brings_its_explanations(tmp_path):
         }
         for i, why in enumerate(["Because of y.", None] * 40)
     ]
-    one = open_exam(write_jsonl(tmp_path / "medmcqa.jsonl", rows), "reasoned")
+    one = open_exam(write_jsonl(tmp_path / "medmcqa.jsonl", records), "reasoned")
     assert one.records.left_out > 0
     assert all("\nReasoning: Because of y.\nAnswer: y (" in text for text in one.records.texts())
 
@@ -179,22 +179,22 @@ def passages_in(text: str) -> list[str]:
 
 def test_passages_stand_before_their_share_of_the_questions(open_books):
     formats = {"letter": 0.5, "text": 0.5}
-    rows = open_books(passages_share=0.25, answer_formats=formats).records
-    plain = ExamRecords("key", [replace(one, passages=()) for one in rows.questions], 0, formats)
+    records = open_books(passages_share=0.25, answer_formats=formats).records
+    plain = ExamRecords("key", [replace(one, passages=()) for one in records.questions], 0, formats)
     opened = Counter()
     for epoch in range(20):
-        texts = texts_of(rows, epoch)
+        texts = texts_of(records, epoch)
         assert {i: closed(text) for i, text in texts.items()} == texts_of(plain, epoch)
         for i, text in texts.items():
             opened[i] += text.startswith("Passage 1: book ")
-            assert passages_in(text) in ([], list(rows.questions[i].passages))
-    assert sum(opened.values()) / (20 * len(rows.questions)) == pytest.approx(0.25, abs=0.04)
+            assert passages_in(text) in ([], list(records.questions[i].passages))
+    assert sum(opened.values()) / (20 * len(records.questions)) == pytest.approx(0.25, abs=0.04)
     assert set(opened.values()) > {3, 4, 5, 6}
-    assert {len(question.passages) for question in rows.questions} == {3}
+    assert {len(question.passages) for question in records.questions} == {3}
 
 
 @pytest.mark.parametrize("limit", [90, 105, 120, 127])
-def test_texts_with_passages_fit_a_row(open_books, tokenizer, limit):
+def test_texts_with_passages_fit_a_sequence(open_books, tokenizer, limit):
     one = open_books({"max_seq_length": limit}, passages_share=1, num_passages=2)
     lengths = [len(ids) for ids in DocumentTokenizer(tokenizer)([*one.records.texts(), *one.validation_texts])]
     assert limit - 5 < max(lengths) <= limit

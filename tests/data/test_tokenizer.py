@@ -1,4 +1,4 @@
-"""The fast way to the ids of documents gives the ids of the plain one."""
+"""The fast tokenizer gives the ids of the plain one."""
 
 import importlib.util
 from pydoc_data import topics
@@ -27,7 +27,7 @@ def gpt2(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def both_kinds(gpt2, tokenizer):
-    """GPT-2's vocabulary and the tests' tiny one, each with its fast way."""
+    """GPT-2's vocabulary and the tests' tiny one, each with its fast tokenizer."""
     tokenizers = [DocumentTokenizer(gpt2), DocumentTokenizer(tokenizer)]
     assert all(tokenize.fast is not None for tokenize in tokenizers)
     return tokenizers

@@ -94,7 +94,7 @@ def small(tokenizer_folder) -> list[str]:
 def test_my_mixture_is_shown_and_leaves_test_questions_out(train_here, my_data, tokenizer_folder):
     options = [*options_of("inspect"), *small(tokenizer_folder), "--sequences", "100"]
     lines = train_here(*options, script=inspect).out.splitlines()
-    shown = {line.split()[1]: line for line in lines if len(re.findall(r"\d%", line)) == 2}
+    shown = {line.split()[0]: line for line in lines if len(re.findall(r"\d%", line)) == 2}
     asked_and_reached = {name: re.findall(r"([\d.]+)%", line) for name, line in shown.items()}
     shares = {"notes": "40.00", "books": "35.00", "guides": "15.00", "exam": "10.00"}
     assert asked_and_reached == {name: [share, share] for name, share in shares.items()}

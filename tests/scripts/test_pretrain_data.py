@@ -44,7 +44,7 @@ def test_another_number_of_workers_resumes_and_is_reported(pretrained, pretrain_
     assert sum(line[f"tokens/{name}"] for name in sources) == line["tokens"] == 12 * 256
 
 
-def test_the_model_records_which_answers_it_was_taught(pretrained, packed, pretrain_recipe, tmp_path, train_here):
+def test_a_run_records_its_answer_formats(pretrained, pretokenized, pretrain_recipe, tmp_path, train_here):
     assert json.loads((pretrained / "config.json").read_text())["answer_formats"] == ["letter"]
     options = ["--config", pretrain_recipe, "--output_dir", tmp_path, "--max_steps", "1"]
     options += ["--sources.usmle.answer_formats", "{text: 0.75, letter: 0.25}"]
@@ -52,33 +52,35 @@ def test_the_model_records_which_answers_it_was_taught(pretrained, packed, pretr
     assert re.search(r"\busmle\b.*\bletter 25\b.*\btext 75\b", output)
     assert json.loads((tmp_path / "config.json").read_text())["answer_formats"] == ["letter", "text"]
     assert "| letter, text |" in (tmp_path / "README.md").read_text()
-    _, error = train_here(*options, "--output_dir", tmp_path / "packed", "--pretokenized_dir", packed, expect=2)
+    _, error = train_here(
+        *options, "--output_dir", tmp_path / "pretokenized", "--pretokenized_dir", pretokenized, expect=2
+    )
     assert re.search(r"error: pretokenized_dir: .*\bsources\b", error)
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory, pretrain_recipe):
-    folder = tmp_path_factory.mktemp("packed")
+def pretokenized(tmp_path_factory, pretrain_recipe):
+    folder = tmp_path_factory.mktemp("pretokenized")
     run("-m", "modeling_pure", "pretokenize", "--config", pretrain_recipe, "--out", folder)
     return folder
 
 
-def test_pretokenized_sequences_train_the_same_model(packed, pretrained, pretrain_recipe, tmp_path):
-    output = train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed).stdout
-    assert re.search(rf"\b48\b.*{packed}", output)
+def test_pretokenized_sequences_train_the_same_model(pretokenized, pretrained, pretrain_recipe, tmp_path):
+    output = train(pretrain_recipe, tmp_path, "--pretokenized_dir", pretokenized).stdout
+    assert re.search(rf"\b48\b.*{pretokenized}", output)
     assert same_weights(pretrained, tmp_path)
 
 
-def test_a_pretokenized_run_resumes_exactly_with_other_workers(packed, pretrained, pretrain_recipe, tmp_path):
-    train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--dataloader_num_workers", "2")
+def test_a_pretokenized_run_resumes_exactly_with_other_workers(pretokenized, pretrained, pretrain_recipe, tmp_path):
+    train(pretrain_recipe, tmp_path, "--pretokenized_dir", pretokenized, "--dataloader_num_workers", "2")
     shutil.rmtree(tmp_path / "checkpoint-12")
     (tmp_path / "model.safetensors").unlink()
-    train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--dataloader_num_workers", "0")
+    train(pretrain_recipe, tmp_path, "--pretokenized_dir", pretokenized, "--dataloader_num_workers", "0")
     assert same_weights(pretrained, tmp_path)
 
 
-def test_a_run_that_needs_more_than_was_pretokenized_is_refused(packed, pretrain_recipe, tmp_path):
-    error = train(pretrain_recipe, tmp_path, "--pretokenized_dir", packed, "--max_steps", "13", expect=2).stderr
+def test_a_run_that_needs_more_than_was_pretokenized_is_refused(pretokenized, pretrain_recipe, tmp_path):
+    error = train(pretrain_recipe, tmp_path, "--pretokenized_dir", pretokenized, "--max_steps", "13", expect=2).stderr
     assert re.search(r"error: pretokenized_dir: .*\b48\b.*\b52\b", error)
 
 
@@ -138,7 +140,7 @@ def test_a_source_that_goes_bad_stops_the_run_after_a_checkpoint(pretrain_recipe
     assert steps == list(range(1, 21))
 
 
-def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
+def test_a_mixture_is_inspected(pretrain_recipe, tmp_path):
     picture = tmp_path / "mixture.png"
     command = [
         "-m",
@@ -153,7 +155,7 @@ def test_the_mixture_can_be_looked_at_first(pretrain_recipe, tmp_path):
     ]
     output = run(*command).stdout
     for name, share in (("finepdfs", "45.00%"), ("fineweb_edu", "25.00%"), ("c4", "20.00%"), ("usmle", "10.00%")):
-        (line,) = [line for line in output.splitlines() if f"│ {name}" in line]
+        (line,) = [line for line in output.splitlines() if line.startswith(f"{name} ")]
         assert line.count(share) == 2
         assert ("40" in numbers_in(line)) == (name != "usmle")  # validation documents
         assert re.search(rf"^{name}\b.*:$", output, re.M)  # and a text of it

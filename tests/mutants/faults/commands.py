@@ -25,7 +25,7 @@ FAULTS = [
         "tests/test_errors.py",
     ),
     Fault(
-        "the recipe has the last word over the command line",
+        "the recipe takes precedence over the command line",
         "modeling_pure/recipe.py",
         "self.parse_known_args(arguments + options, exact)",
         "self.parse_known_args(options + arguments, exact)",

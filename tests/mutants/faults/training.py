@@ -235,8 +235,8 @@ FAULTS = [
     Fault(
         "NaN passes as a number",
         "modeling_pure/options.py",
-        "not smallest <= value < math.inf",
-        "(value < smallest or value == math.inf)",
+        "not smallest <= value <= largest",
+        "(value < smallest or value > largest)",
         "tests/scripts/test_option_values.py",
     ),
     Fault(
