@@ -8,10 +8,7 @@ from typing import NoReturn
 # By what one wants to do: each command, the module whose `main` it runs, and its line in the help page.
 GROUPS = {
     "Start": {
-        "demo": (
-            "modeling_pure.demo.stages",
-            "pretrain, evaluate, GRPO, evaluate: a tiny model, minutes on a CPU",
-        ),
+        "demo": ("modeling_pure.demo.stages", "pretrain, evaluate, GRPO, evaluate: a tiny model, minutes on a CPU"),
         "doctor": ("modeling_pure.doctor.command", "check this machine and a recipe before a long run"),
     },
     "Prepare data": {
