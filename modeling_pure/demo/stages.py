@@ -26,6 +26,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ..console import DISCLAIMER, print_block, print_table
+from ..errors import InputError
 from ..medqa import formats
 from ..medqa.compare import in_formulation
 from ..medqa.questions import Question, read_questions
@@ -64,6 +65,8 @@ def main() -> int:
     parser.add_argument("--twins", action="store_true", help="also train in three other ways on the same prompts")
     options = parser.parse_args()
     check_seeds(options, "seed")
+    if not Path("recipes/demo").is_dir():
+        raise InputError("recipes/demo: not in this folder; run the demo in a clone of the repository")
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (facts, world, formats))
     digest = run_stage("world", "", sources, build_world)
     for name, command in stages(options.seed, options.twins).items():

@@ -9,6 +9,7 @@ import pytest
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.demo import stages as demo
 from modeling_pure.demo.world import EXAM_FILES, NEVER_ASKED_INFO
+from modeling_pure.errors import InputError
 from modeling_pure.medqa.results import read_evaluation
 
 
@@ -61,6 +62,14 @@ def test_a_failing_command_ends_the_demo_with_its_code(monkeypatch):
     with pytest.raises(SystemExit) as stop:
         demo.run_command("pretrain", demo.RUNS)
     assert stop.value.code == 1
+
+
+def test_without_a_clone_nothing_is_begun(runs, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    monkeypatch.setattr(demo.sys, "argv", ["pure demo"])
+    with pytest.raises(InputError, match=r"^recipes/demo: "):
+        demo.main()
+    assert not list(runs.iterdir())
 
 
 def test_a_seed_reaches_every_training():
