@@ -35,6 +35,8 @@ HIDDEN_BESIDE_REWARDS = ("loss", "eval_loss", "grad_norm", "learning_rate")
 class LogLines(ProgressCallback):
     """Trainer's progress bar, without one in a file, and with lines that fit a screen."""
 
+    training_bar: Any  # inferred as None
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -47,11 +49,16 @@ class LogLines(ProgressCallback):
             )
 
     def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Advance the bar of an evaluation, in a terminal."""
         if sys.stderr.isatty() and not args.disable_tqdm:
-            super().on_prediction_step(args, state, control, **kwargs)
+            super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
 
     def on_log(
         self,
