@@ -140,7 +140,6 @@ def build_page(examiner: Examiner, examples: list[Question]) -> gr.Blocks:
     ) -> Iterator[tuple[str, str, str]]:
         try:
             question = read_question(text, lines)
-            fitted(examiner.scoring, question)
             record = examiner.generate(question)
             completion = completion_html(examiner.generating.prompt(question), question, record)
             yield "", completion, ""

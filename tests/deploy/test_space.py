@@ -91,6 +91,7 @@ class Page:
         options.binary_location = CHROMIUM
         for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=600,500"):
             options.add_argument(argument)
+        options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")  # no name is looked up
         self.address, self.browser = address, Chrome(options, Service(DRIVER))
         self.wait = WebDriverWait(self.browser, 120)
 
