@@ -78,9 +78,16 @@ docs: .venv/docs-ready
 	tar cf - *.md LICENSE docs examples/README.md | tar xf - -C build/docs
 	.venv/docs/bin/zensical build --strict
 
+# PyPI's torch for Linux brings gigabytes of CUDA, which a machine without a GPU of NVIDIA does not need. Where PyTorch's
+# index cannot be reached, the next line takes what the usual index has.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+CPU_TORCH := test "$$(uname)" != Linux || command -v nvidia-smi > /dev/null || $(BIN)/pip install --quiet --no-deps \
+	--disable-pip-version-check --retries 0 --timeout 15 --index-url $(CPU_INDEX) $$(grep ^torch== requirements.txt) || true
+
 # The command line is installed last: it is there once everything else is.
 $(BIN)/pure: requirements.txt
 	$(PYTHON) -m venv .venv
+	$(CPU_TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
