@@ -4,8 +4,8 @@ r"""Pretrain Pure on a mixture of text that is exact in tokens. Research model, 
     accelerate launch --config_file accelerate_configs/multi_gpu.yaml \
         train_pretrain.py --config recipes/a100_2day/pretrain.yaml
 
-The first is for one GPU or a CPU, the second for several GPUs. The same command resumes from the last
-complete checkpoint.
+The first is for one GPU or a CPU, the second for several GPUs. The same command resumes from the last complete
+checkpoint.
 """
 
 import sys
@@ -98,10 +98,7 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
     """The start-up block: sizes, data and cost of the run."""
     args, config, mixture = trainer.args, trainer.model.config, trainer.train_dataset
     length, parameters = mixture.sequence_length, trainer.model.num_parameters()
-    tokens, peak = args.max_steps * trainer.tokens_per_step, trainer.throughput.peak
-    petaflops = tokens * trainer.throughput.flops_per_token / 1e15
-    compute = f"{petaflops:,.0f}" if petaflops >= 10 else f"{petaflops:.3g}"
-    muon = "Muon for the layers, AdamW for the rest"
+    tokens = args.max_steps * trainer.tokens_per_step
     outside = {row["source"] for row in trainer.eval_dataset} - set(mixture.names)
     return {
         "model": f"{parameters:,} parameters, vocabulary {config.vocab_size:,}",
@@ -110,8 +107,8 @@ def describe_run(trainer: PureTrainer) -> dict[str, str]:
         "validation": f"{len(trainer.eval_dataset)} sequences every {args.eval_steps:g} steps"
         + (f", outside the mixture: {', '.join(sorted(outside))}" if outside else "")
         + (f"; {len(trainer.questions)} MedQA dev questions" if trainer.questions else ""),
-        "optimizer": muon if args.optimizer == "muon" else OptimizerNames(args.optim).value,
-        "compute": f"{compute} PFLOP" + (f"; MFU is of {peak:,.0f} TFLOP/s (dense bf16)" if peak else ""),
+        "optimizer": "Muon and AdamW" if args.optimizer == "muon" else OptimizerNames(args.optim).value,
+        "compute": trainer.throughput.cost(tokens),
         "memory": training_memory(config, parameters, args, trainer.plan.micro_batch_size * length),
     }
 
