@@ -169,7 +169,7 @@ def write_mixture(folder: Path, mixture: Mixture, count: int) -> MixtureState:
     state = file_state(sequences_file(folder, number - 1)) if number else None
     kept = number * SEQUENCES_PER_FILE
     stream = islice(mixture.sequences_of_worker(state=state), count - kept)
-    with tqdm(total=count, initial=kept, unit="seq", desc="pretokenizing") as bar:
+    with tqdm(total=count, initial=kept, unit="seq", desc="pretokenizing", disable=None) as bar:
         while batch := list(islice(stream, SEQUENCES_PER_FILE)):
             bar.update(len(batch))
             write_sequences(sequences_file(folder, number), batch, mixture.names)

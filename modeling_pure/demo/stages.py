@@ -123,7 +123,7 @@ def build_world(folder: Path) -> None:
 
 def run_command(command: str, folder: Path) -> None:
     """Run a command of `pure`, offline, and show it; the command itself names the folder."""
-    CONSOLE.rule(f"pure {command}", align="left")
+    CONSOLE.print(f"\n$ pure {command}", markup=False, soft_wrap=True)  # one line, to be copied
     # Threads that wait by spinning slow each other down as soon as the machine does anything else: beside one busy
     # process, pretraining fell from 34,000 to 9,000 tokens/s, with a short spin to 14,000.
     threads = {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "1000"}
