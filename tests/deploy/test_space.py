@@ -241,7 +241,8 @@ class TestPage:
         texts = [*map(text_continuation, options)]
         for order in rotations(6):
             prompt = format_prompt(Question("Which?", options, 0).reordered(order))
-            direct += torch.tensor(continuation_log_likelihoods(model, tokenizer, [prompt] * 6, texts).sums).softmax(0)
+            (scored,) = continuation_log_likelihoods(model, tokenizer, [prompt], [texts])
+            direct += torch.tensor(scored.sums).softmax(0)
         assert torch.allclose(page.probabilities(), direct / 6, atol=1e-5)
 
     def test_markup_is_text(self, page):
