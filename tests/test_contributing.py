@@ -126,7 +126,7 @@ def test_the_file_format_is_read_document_by_document(changed, texts, tokenizer_
     options += ["--max_seq_length", "64", "--sequences", "40", "--sources.textbooks.path", "data/guides"]
     said = run(changed, "-m", "modeling_pure", "inspect", *options)
     (line,) = [line for line in said.splitlines() if "textbooks" in line and "%" in line]
-    assert re.search(r"10\.00% │ +10\.00%", line)
+    assert re.search(r"10\.00% +10\.00%", line)
     assert re.search(r"<\|endoftext\|># Guide \d+", said)
 
 
