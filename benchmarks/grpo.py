@@ -7,10 +7,10 @@ also records and scores keep-sampling masks. Completions have full length on bot
 
     rollout   tokens per second of completions; the peer is transformers' `generate`
     scoring   log-probabilities of the old and the reference policy, loss and gradient for one optimizer step;
-              `whole_sequences` is ours without shared prompts; the rest of the ratio comes from the head
-    step      all of `train()`, without the two steps of the first rollout
+              `whole_sequences` is ours without shared prompts; the remaining speedup comes from the head
+    step      seconds per optimizer step inside `train()`, excluding the first rollout (warm-up)
 
-The two alternate; figures are medians. For a GPU see `python -m benchmarks.gpu`.
+Ours and the peer alternate; figures are medians. For a GPU see `python -m benchmarks.gpu`.
 """
 
 import argparse
@@ -68,8 +68,10 @@ def main() -> None:
     """Measure one part and print one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PEERS, help="what to measure")
-    parser.add_argument("--rounds", type=int, default=3, help="of both, alternating")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the code")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="rounds to time; ours and the peer alternate (default: 3)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="use a tiny model, to try the code")
     options = parser.parse_args()
     scale = TINY if options.tiny else SMALL
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(stderr):
@@ -99,7 +101,7 @@ def rollout(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[floa
 
 
 def scoring(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[float]], dict]:
-    """Seconds of scoring and update, also of ours without shared prompts."""
+    """Seconds to score and update, and of ours without shared prompts."""
     trainers = {side: build_trainer(side, scale, folder) for side in (OURS, STOCK)}
     trainers["whole"] = build_trainer(OURS, scale, folder)
     for one in trainers["whole"].scorers.values():
@@ -109,7 +111,7 @@ def scoring(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[floa
 
 
 def step(scale: Scale, folder: str, rounds: int) -> tuple[dict[str, list[float]], dict]:
-    """Seconds per optimizer step, one number per training."""
+    """Mean seconds per optimizer step, one value per training run."""
     turns = [{side: step_seconds(side, scale, folder) for side in (OURS, STOCK)} for _ in range(rounds)]
     return {side: [turn[side] for turn in turns] for side in (OURS, STOCK)}, {}
 

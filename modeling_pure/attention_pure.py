@@ -20,8 +20,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 
-# transformers 5.24 renamed `past_key_values` to `cache` in arguments and outputs. In earlier versions `cache` is the
-# argument of continuous batching to attention functions, so the model must not read it.
+# transformers 5.24 renamed `past_key_values` to `cache` in arguments and outputs. In earlier versions,
+# continuous batching passes an unrelated `cache` to attention functions, so the model must not read it.
 CACHE = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 
 VARLEN = "pure_varlen"  # the implementation that training/kernels.py registers
@@ -36,7 +36,7 @@ def eager_attention_forward(
     scaling: float,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention in plain matrix products: the reference for the kernels, which also returns its weights.
+    """Eager attention, the reference for the fused kernels. Also returns the attention weights.
 
     Query (batch, heads, length, head_dim), key and value with fewer heads; returns (batch, length, heads, head_dim).
     """
@@ -77,8 +77,8 @@ def choose_mask(
     Args:
         config: holds the attention implementation.
         inputs_embeds: shape (batch, length, hidden).
-        attention_mask, position_ids, cache: as the caller passed them. Default positions are not searched for packing,
-            which would cost a device sync, and get no mask, which would exclude sdpa's flash kernel.
+        attention_mask, position_ids, cache: as the caller passed them. Without position_ids, packing is not detected
+            (that would need a device sync) and no mask is built (it would rule out sdpa's flash kernel).
         has_boundaries: whether the caller passed boundaries of packed documents.
 
     Returns:
@@ -99,7 +99,7 @@ def choose_mask(
 
 
 def packed_lengths(position_ids: torch.Tensor) -> dict[str, torch.Tensor | int]:
-    """Boundaries of packed documents from positions (batch, length); transformers only finds those of one sequence."""
+    """Boundaries of packed documents from positions (batch, length); transformers supports only a batch of one."""
     starts = F.pad(position_ids.diff() != 1, (1, 0), value=True)
     offsets = F.pad(starts.flatten().nonzero().flatten(), (0, 1), value=position_ids.numel()).to(torch.int32)
     longest = int(offsets.diff().max())

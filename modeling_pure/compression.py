@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-ZSTD_BYTES = 1 << 16  # of a truncated file, up to this much before its end is lost
+ZSTD_BYTES = 1 << 16  # read buffer; of a truncated file, up to this many bytes before its end are lost
 
 
 def open_zstd(file: BinaryIO) -> io.BufferedReader:

@@ -24,12 +24,13 @@ class PureTokenLoss(nn.Module):
     def forward(
         self, logits: torch.Tensor, labels: torch.Tensor, num_items: torch.Tensor | int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (tokens, vocab) and labels (tokens,), -100 for none, to nats (tokens,) and the mean's gradient.
+        """The loss per token in nats (tokens,), and the gradient of the mean with respect to logits (tokens, vocab).
 
-        The gradient (softmax(logits) - one_hot(label)) / num_items has the shape and dtype of the logits.
+        Labels (tokens,) of -100 are ignored. The gradient (softmax(logits) - one_hot(label)) / num_items has the shape
+        and dtype of the logits.
         """
         scores, counted = logits.float(), (labels != -100)[:, None]
-        labels = labels.masked_fill(labels == -100, 0)[:, None]  # other labels outside the vocabulary are errors
+        labels = labels.masked_fill(labels == -100, 0)[:, None]  # other out-of-range labels raise
         log_sums = scores.logsumexp(dim=-1, keepdim=True)
         nats = torch.where(counted, log_sums - scores.gather(1, labels), 0.0)
         one_hot = torch.arange(scores.shape[1], device=scores.device) == labels
@@ -91,8 +92,8 @@ def is_plain_head(head: nn.Linear, states: torch.Tensor) -> bool:
     """Whether logits are hidden states times the head's weight and nothing else, so that the head need not be called.
 
     Adapters, quantisers and parametrisations change the class of the head or of its weight; pruning, old spectral
-    norms and accelerate's offloading add hooks or replace `forward`. `torch.func` must trace the loss itself, and
-    gradients of single logits underflow in float16.
+    norms and accelerate's offloading add hooks or replace `forward`. Also False under `torch.func`, which must trace
+    the loss, and in float16, where gradients of single logits underflow.
     """
     if type(head) is not nn.Linear or "forward" in vars(head) or torch._C._are_functorch_transforms_active():
         return False
@@ -107,7 +108,7 @@ def is_plain_head(head: nn.Linear, states: torch.Tensor) -> bool:
 
 
 def next_tokens(labels: torch.Tensor, shift_labels: torch.Tensor | None, ignore_index: int = -100) -> torch.Tensor:
-    """Labels (batch, length) moved to the positions that predict them; `shift_labels` already are."""
+    """Labels (batch, length) shifted left by one; `shift_labels`, if given, are returned as they are."""
     return F.pad(labels, (0, 1), value=ignore_index)[..., 1:] if shift_labels is None else shift_labels
 
 
@@ -136,7 +137,7 @@ def hidden_states_loss(
     shift_labels: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """The loss that transformers computes from logits, without them.
+    """The same loss as transformers' causal-LM loss, without materializing the logits.
 
     Args:
         hidden_states: shape (batch, length, hidden).

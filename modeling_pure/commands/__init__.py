@@ -17,7 +17,7 @@ Options = TypeVar("Options")
 
 @dataclass
 class RecipeData(Generic[Options]):
-    """A command's own options, and the data of a recipe as its run reads them."""
+    """A command's own options, and a recipe's data arguments, parsed as in training."""
 
     options: Options
     arguments: DataArguments
@@ -30,7 +30,7 @@ class RecipeData(Generic[Options]):
 
     @property
     def sequences(self) -> int:
-        """The sequences that the recipe's run takes."""
+        """Number of training sequences in the recipe's run."""
         return self.training.max_steps * self.training.batch_plan(self.arguments.max_seq_length).sequences_per_step
 
     def tokenizer(self) -> PreTrainedTokenizerBase:

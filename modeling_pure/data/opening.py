@@ -1,7 +1,7 @@
-"""Open the sources of a recipe: find files and questions, and set validation documents apart, the same on every rank.
+"""Open a recipe's sources: find files and questions, and select validation documents, identically on every rank.
 
-This happens before a run starts, so that faults show then. Validation documents are chosen across the files of all
-sources: each file is read once, for one source.
+This runs before training starts, so that data errors surface early. If two sources list the same file and column, the
+first one gets it; validation documents of one source are excluded from all.
 """
 
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ class OpenData:
 
     @property
     def validation_texts(self) -> frozenset[str]:
-        """The validation documents of all text sources, no copy of which is trained on, whichever file it is in."""
+        """The validation documents of all text sources. Training skips every copy of them, in any file."""
         texts = [one for one in (*self.sources, *self.outside) if isinstance(one.records, TextRecords)]
         return frozenset(text for one in texts for text in one.validation_texts)
 
@@ -151,7 +151,7 @@ def check_validation_files(training: dict[str, SourceFiles], validation: dict[st
 def open_text(
     source: Source, files: SourceFiles, validation: SourceFiles | None, arguments: DataArguments, seed: int
 ) -> OpenSource:
-    """Open a text source; documents of its `validation_path`, or else its own first ones, are for validation."""
+    """Open a text source; validation documents come from `validation_path` if set, else from its own start."""
     records = text_records(source.key, source, files, arguments, seed)
     if validation:
         first_documents(records, 1)  # check that the source itself can be read, too
@@ -165,7 +165,7 @@ def open_text(
             f"{source.key}: '{source.paths[0]}' has only {len(documents)} documents{one_each}, fewer than "
             f"validation_documents ({source.validation_documents}); lower it, or set validation_path"
         )
-    records.validation_records = {shard: number + 1 for shard, number, _ in documents}  # the last one in each shard
+    records.validation_records = {shard: number + 1 for shard, number, _ in documents}  # a count
     return OpenSource(source, records, [text for *_, text in documents], files=files)
 
 

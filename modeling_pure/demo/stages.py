@@ -1,4 +1,4 @@
-"""The whole line in minutes, offline: pretrain a tiny model, measure it, GRPO, measure it again.
+"""The full pipeline in minutes, offline: pretrain a tiny model, evaluate it, run GRPO, evaluate again.
 
     pure demo [--seed N] [--twins]
 
@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def stages(seed: int, twins: bool) -> dict[str, str]:
-    """The commands, in order, by the folders they fill. The world and its questions are the same for every seed."""
+    """Commands in order, keyed by output folder. The world and its questions do not depend on the seed."""
     grpo = GRPO.format(seed=seed)
     commands = {
         "coverage": COVERAGE.format(runs=RUNS, questions=world.EXAM_FILES[2]),
@@ -122,10 +122,10 @@ def build_world(folder: Path) -> None:
 
 
 def run_command(command: str, folder: Path) -> None:
-    """Run a command of `pure`, offline, and show it; the command itself names the folder."""
+    """Print and run a `pure` command, offline; the folder is already part of it."""
     CONSOLE.print(f"\n$ pure {command}", markup=False, soft_wrap=True)  # one line, to be copied
-    # Threads that wait by spinning slow each other down as soon as the machine does anything else: beside one busy
-    # process, pretraining fell from 34,000 to 9,000 tokens/s, with a short spin to 14,000.
+    # Spinning threads slow each other down on a busy machine: beside one busy process, pretraining dropped from 34,000
+    # to 9,000 tokens/s, and with a short spin to 14,000.
     threads = {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "1000"}
     settings = {**threads, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore::FutureWarning"}
     program = [sys.executable, "-m", "modeling_pure", *shlex.split(command)]
@@ -146,13 +146,13 @@ def show_results(seed: int, twins: bool) -> int:
     picture.savefig(RUNS / PICTURE_FILE)
 
     CONSOLE.rule(f"Results, seed {seed}", align="left")
-    print_accuracies(f"{len(questions)} held-out questions: % right (95 % interval), chance 25", evaluations)
-    print_accuracies(f"{never.sum()} of them, of a kind that is never asked in training", evaluations, never)
+    print_accuracies(f"{len(questions)} held-out questions: accuracy in % (95 % interval), chance 25", evaluations)
+    print_accuracies(f"{never.sum()} of these, of a type not asked in training", evaluations, never)
     lines = {"GRPO, with reasons": in_words(before, after)}
     if twins:
         answers = right(evaluations["sft on answers"], "text")
-        lines["cross entropy on answers to GRPO"] = in_words(answers, after)
-        lines["the same, never asked"] = in_words(answers[never], after[never])
+        lines["GRPO with reasons against cross entropy on answers"] = in_words(answers, after)
+        lines["the same, type not asked in training"] = in_words(answers[never], after[never])
     print_block("What changed", lines | pretraining_facts())
     print_block("A question, answered by the last model", sample_answer(questions[0]))
     files = {
@@ -167,22 +167,22 @@ def show_results(seed: int, twins: bool) -> int:
     return 0 if change.p_value < 0.01 and change.difference > 0 else 1
 
 
-def print_accuracies(title: str, evaluations: dict[str, Evaluation], asked: np.ndarray | None = None) -> None:
-    """Print the accuracies of each evaluation, of the questions `asked`, bool (n,), or of all."""
-    rows = [[name, *accuracies(evaluation, asked)] for name, evaluation in evaluations.items()]
+def print_accuracies(title: str, evaluations: dict[str, Evaluation], mask: np.ndarray | None = None) -> None:
+    """Print each evaluation's accuracies, on the questions selected by `mask`, bool (n,), or on all."""
+    rows = [[name, *accuracies(evaluation, mask)] for name, evaluation in evaluations.items()]
     print_table(title, ["", *COLUMNS.values()], rows)
 
 
-def accuracies(evaluation: Evaluation, asked: np.ndarray | None = None) -> list[str]:
+def accuracies(evaluation: Evaluation, mask: np.ndarray | None = None) -> list[str]:
     """Accuracies by reasons, text and letter, in percent, with their intervals."""
     found = [right(evaluation, name) for name in COLUMNS]
-    return [cell(share_right(one if asked is None else one[asked])).replace(" %", "") for one in found]
+    return [cell(share_right(one if mask is None else one[mask])).replace(" %", "") for one in found]
 
 
 def right(evaluation: Evaluation, formulation: str) -> np.ndarray:
     """Which questions are right in a formulation: bool (n,)."""
-    (asked,) = in_formulation([evaluation], formulation)
-    return np.equal(asked.predictions, asked.gold)
+    (chosen,) = in_formulation([evaluation], formulation)
+    return np.equal(chosen.predictions, chosen.gold)
 
 
 def in_words(first: np.ndarray, second: np.ndarray) -> str:

@@ -108,7 +108,7 @@ class Preflight:
             "readable": f"{self.parsed:.1%} {READABLE[self.answer_format]}; {answers}",
             "contradictions": f"{self.contradictions:.1%} name one option by letter and another by text",
             "right": f"{self.accuracy:.1%} ({low:.1%} to {high:.1%}); always A: {self.always_a:.1%}, chance: 25.0%",
-            "groups without spread": f"{self.no_spread:.1%}: all samples earn the same, so nothing is learned",
+            "groups with equal rewards": f"{self.no_spread:.1%}, from which nothing is learned",
             "clipped": f"{self.clipped:.1%} have no end of text",
         }
 

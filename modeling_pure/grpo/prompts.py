@@ -1,4 +1,4 @@
-"""Prompts for GRPO: every epoch has the questions, and their options, in another order."""
+"""Prompts for GRPO; questions and their options are reshuffled every epoch."""
 
 import random
 from collections.abc import Callable
@@ -143,8 +143,8 @@ def check_training_rows(
     """Check the rows before the first step; warn about prompts that leave less than `room` tokens of the context.
 
     Raises:
-        InputError: there are such prompts and the model has no positions beyond its context, or the MedQA rewards
-            cannot read the answers.
+        InputError: such prompts exist and the model has no position embeddings beyond its context, or the MedQA
+            rewards cannot read the answers.
     """
     for reward in rewards:
         if isinstance(reward, AnswerReward):
@@ -152,10 +152,14 @@ def check_training_rows(
     parts = (rows[start : start + TOKENIZER_BATCH]["prompt"] for start in range(0, len(rows), TOKENIZER_BATCH))
     cut_short = sum(len(ids) > context - room for part in parts for ids in tokenize(part)[0])
     if cut_short:
-        found = f"{cut_short} of {len(rows)} prompts leave less than {room} tokens of the context"
+        found = f"{cut_short} of {len(rows)} prompts leave fewer than {room} tokens for the completion"
         if hasattr(config, "max_position_embeddings") and getattr(config, "rope_parameters", None) is None:
-            raise InputError(f"max_completion_length: {found}, and the model has no positions beyond it")
-        PartialState().print(f"WARNING: max_completion_length: {found}; their completions may exceed it")
+            raise InputError(
+                f"max_completion_length: {found}, and the model has no position embeddings beyond its context"
+            )
+        PartialState().print(
+            f"WARNING: max_completion_length: {found}; completions may run past the context of {context}"
+        )
 
 
 def check_prompt_ids(prompt_ids: list[list[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -163,6 +167,6 @@ def check_prompt_ids(prompt_ids: list[list[int]], model: PreTrainedModel, tokeni
     context = context_length(model.config, tokenizer)
     for ids in prompt_ids:
         if not ids:
-            raise InputError("prompt: is empty; a completion needs at least one token before it")
+            raise InputError("prompt: empty; at least one token is required")
         if len(ids) >= context:
             raise InputError(f"prompt: its {len(ids)} tokens fill the context of {context}; shorten or remove it")

@@ -12,26 +12,26 @@ from .sft import AnswerTrainer
 from .trainer import PureGRPOTrainer
 
 SAMPLED = {"rewards/correct/mean": "sampled, train", "eval_rewards/correct/mean": "sampled, dev"}
-RIGHT = Panel("Questions answered right (95 % intervals)", {**SAMPLED, **DEV_ACCURACIES}, "share", MEDQA.chance)
-TOKENS = {"completions/mean_length": "mean length", "sampling/kept_tokens": "kept to draw from, per position"}
+RIGHT = Panel("Accuracy (95 % intervals)", {**SAMPLED, **DEV_ACCURACIES}, "share", MEDQA.chance)
+TOKENS = {"completions/mean_length": "mean length", "sampling/kept_tokens": "candidate tokens per position"}
 SHARES = {
     "medqa/parse_rate": "readable answers",
-    "frac_reward_zero_std": "groups without spread",
+    "frac_reward_zero_std": "groups with equal rewards",
     "off_policy/masked_share": "masked as off policy",
     "clip_ratio/region_mean": "clipped tokens",
 }
 PANELS = [
     RIGHT,
     Panel("Completions (tokens)", TOKENS, "zero"),
-    Panel("KL and entropy (nats per token)", {"kl": "KL to the start", "entropy": "entropy"}, "zero"),
+    Panel("KL and entropy (nats per token)", {"kl": "KL to the reference", "entropy": "entropy"}, "zero"),
     Panel("Shares of completions, groups and tokens", SHARES, "share"),
 ]
 BASELINE_PANELS = [Panel("Cross entropy (nats per token)", {"loss": "training"}), RIGHT]
 # Fact, metric and unit that show whether a refinement had any effect.
-ACTED = (
-    ("KL to the start", "kl", "nats a token"),
+REFINEMENT_METRICS = (
+    ("KL to the reference model", "kl", "nats per token"),
     ("off-policy sequences masked", "off_policy/masked_share", "of all"),
-    ("farthest bad sample off policy", "off_policy/farthest", "nats a token"),
+    ("maximum off-policy drift, negative advantage", "off_policy/farthest", "nats per token"),
     ("tokens kept per position", "sampling/kept_tokens", "tokens"),
 )
 INERT = "WITHOUT EFFECT: "
@@ -48,8 +48,8 @@ def step_arithmetic(args: PureGRPOConfig, num_questions: int, min_tokens: int) -
         "run": f"{args.max_steps:,} steps{budget}",
         "questions": f"{num_questions:,}, each used {total / num_questions:.3g} times",
         "completion": f"up to {args.max_completion_length} tokens at temperature {args.temperature:g}",
-        "reward": f"{right:g} x correct {short:+g} x length_penalty (of answers below {min_tokens} tokens)"
-        + "".join(f" {weight:+g} x one of your own" for weight in others),
+        "reward": f"{right:g} x correct {short:+g} x length_penalty (answers shorter than {min_tokens} tokens)"
+        + "".join(f" {weight:+g} x custom reward" for weight in others),
     }
 
 
@@ -57,11 +57,11 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
     """Which of DeepSeek-V3.2's refinements and our optimizations are active, and why others are not."""
     args, params = trainer.args, trainer.sampling_params
     threshold = args.off_policy_mask_threshold
-    off_policy = f"above {threshold} nats a token" if args.plan.updates > 1 else INERT + "needs several updates"
+    off_policy = f"above {threshold} nats per token" if args.plan.updates > 1 else INERT + "needs several updates"
     unbiased = "on" if args.use_bias_correction_kl else "off"
     cuts = f"on, top-p {params.top_p:g}, top-k {params.top_k}, min-p {params.min_p:g}"
     keep = cuts if params.truncates else INERT + "no token is excluded; set top_p below 1"
-    rollouts = "by transformers' generate: " if trainer.rollout_obstacle else "each prompt computed once"
+    rollouts = "transformers' generate, because " if trainer.rollout_obstacle else "each prompt computed once"
     return {
         "unbiased KL": f"{unbiased}, beta {args.beta:g}" if args.beta else INERT + "needs beta above 0",
         "off-policy mask": "off" if threshold in (None, math.inf) else off_policy,
@@ -69,7 +69,9 @@ def describe_refinements(trainer: PureGRPOTrainer) -> dict[str, str]:
         "advantages": f"scale_rewards {args.scale_rewards}, loss_type {args.loss_type}, "
         f"{'float32' if trainer.fp32_head or not args.bf16 else 'bf16'} head",
         "rollouts": "vLLM" if args.use_vllm else rollouts + (trainer.rollout_obstacle or ""),
-        "scoring": f"of full sequences: {trainer.prefix_obstacle}" if trainer.prefix_obstacle else "each prompt once",
+        "scoring": f"full sequences, because {trainer.prefix_obstacle}"
+        if trainer.prefix_obstacle
+        else "each prompt once",
     }
 
 
@@ -90,9 +92,9 @@ def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) ->
         facts["generated tokens"] = f"{trainer.token_budget.generated_tokens:,}"
         rewards = [line["rewards/correct/mean"] for line in history if "rewards/correct/mean" in line]
         change = f"{rewards[0]:.3f} at first, {rewards[-1]:.3f} at the end" if rewards else "not logged"
-        facts["share of right sampled answers"] = change
-        for name, metric, unit in ACTED:
-            # Without the summary at the end, which repeats the last line.
+        facts["accuracy of sampled answers"] = change
+        for name, metric, unit in REFINEMENT_METRICS:
+            # Skip the final summary, which repeats the last values.
             values = [line[metric] for line in history if line.get(metric) is not None and "train_loss" not in line]
             if values:
                 facts[name] = f"mean {sum(values) / len(values):.4g}, maximum {max(values):.4g} {unit}"
@@ -103,7 +105,7 @@ def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) ->
     if trainer.ends_with_best:
         _, step, value = trainer.best_saved()
         chosen = f"{trainer.args.metric_for_best_model} {value:.3f}"
-        facts["weights"] = f"step {step}, {chosen}: the best of the run, and so biased upwards"
+        facts["weights"] = f"step {step}, {chosen}: the best of the run, so biased upwards"
     return facts
 
 

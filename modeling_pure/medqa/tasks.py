@@ -23,7 +23,7 @@ class Task:
         read_record: converts a record to a question.
         columns: the fields of a record, for error messages.
         labels: the possible continuations of the prompt, in the order of the options.
-        set_name: its name in a file that holds several data sets; None for MMLU, whose subjects MIRAGE joins.
+        set_name: its name in a file of several data sets, such as MIRAGE's, which merges MMLU's subjects (None).
     """
 
     name: str
@@ -81,7 +81,7 @@ def pubmedqa_prompt(question: Question) -> str:
 
 
 def mmlu(subject: str) -> Task:
-    """One of MMLU's subjects, which its prompt names first."""
+    """A task for one subject of MMLU; its prompt starts with the subject's name."""
     words = subject.replace("_", " ")
     head = f"The following are multiple choice questions (with answers) about {words}.\n\n"
 

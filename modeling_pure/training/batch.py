@@ -27,9 +27,9 @@ class BatchPlan:
 
     @classmethod
     def divide(cls, step: str, sequences: float, world_size: int, at_most: int) -> Self:
-        """Divide a step of `sequences` into the largest equal micro-batches of `at_most` sequences.
+        """Divide a step of `sequences` into equal micro-batches, as large as possible, of at most `at_most` sequences.
 
-        Raises `InputError`, beginning with `step`, if the processes cannot divide it equally.
+        Raises `InputError`, with a message that starts with `step`, if the processes cannot divide it equally.
         """
         share = sequences / world_size
         if share < 1 or share % 1:
@@ -42,8 +42,8 @@ class BatchPlan:
 class RolloutPlan(BatchPlan):
     """The division of a GRPO step and of the rollout that it trains on.
 
-    TRL allows a step with part of a group, and a rollout with part of an update: `prompts` and `updates` are then
-    fractions.
+    TRL allows steps that split a group and rollouts that are not a whole number of steps, so `prompts` and `updates`
+    can be fractions.
 
     Attributes:
         num_generations: completions per prompt.
@@ -66,6 +66,6 @@ class RolloutPlan(BatchPlan):
         return self.micro_batches_per_rollout / self.accumulation
 
     def prompts_of_run(self, max_steps: int) -> int:
-        """Prompts that a run samples for; its last rollout is complete even if the run ends inside it."""
+        """Prompts sampled in a run, counting the last rollout in full even if training stops partway through it."""
         rollouts = -(-max_steps * self.accumulation // self.micro_batches_per_rollout)
         return rollouts * self.rollout_size // self.num_generations

@@ -1,4 +1,4 @@
-"""What deploy/ and its guide name is there, and what they tell the scripts is accepted."""
+"""Files named in deploy/ and its guide exist, and the commands in them parse."""
 
 import re
 import subprocess

@@ -86,7 +86,7 @@ def test_draws_follow_the_probabilities():
 
 
 @pytest.mark.parametrize("uniform", [0.0, 1.0 - 2**-53])
-def test_the_ends_of_the_interval_draw_possible_tokens(uniform):
+def test_draws_at_the_ends_of_the_interval_are_possible_tokens(uniform):
     log_probs = torch.tensor([[-torch.inf, 0.2, 0.8, -torch.inf]]).log_softmax(-1)
     place = draw(log_probs, torch.tensor([uniform], dtype=torch.float64))
     assert place.item() in (1, 2)
@@ -107,6 +107,6 @@ def test_a_sampled_token_is_in_its_mask_with_its_log_probability():
 @pytest.mark.parametrize(
     "wrong", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_k": -1}, {"min_p": 1.0}]
 )
-def test_unusable_settings_are_refused_by_name(wrong):
+def test_invalid_settings_raise_an_error_that_names_them(wrong):
     with pytest.raises(InputError, match=f"^{next(iter(wrong))}: "):
         SamplingParams(**wrong)

@@ -23,7 +23,7 @@ def test_preset_has_its_size(preset, parameters):
     )
 
 
-def test_the_defaults_are_medium_large_by_the_published_sum():
+def test_the_default_config_has_the_published_parameter_count():
     with torch.device("meta"):
         model = PureForCausalLM(PureConfig())
     assert sum(p.numel() for p in model.model.layers[0].parameters()) == 14_266_368
@@ -134,7 +134,7 @@ def test_every_way_to_make_a_configuration_validates_it(tmp_path, fields, messag
             way()
 
 
-def test_overrides_of_a_folder_are_used_and_rope_keeps_its_theta(tmp_path):
+def test_from_pretrained_overrides_apply_and_keep_rope_theta(tmp_path):
     PureConfig.from_preset("tiny", rope_parameters={"rope_theta": 5000.0}).save_pretrained(tmp_path)
     expected = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}
     for name in ("rope_parameters", "rope_scaling"):
@@ -168,7 +168,7 @@ def test_wrong_types_are_refused():
 def test_all_tokens_of_another_vocabulary_are_real(tmp_path, vocab_size):
     config = PureConfig(vocab_size=vocab_size)
     assert (config.num_real_tokens, config.real_tokens) == (None, vocab_size)
-    # GPT-2's ids stay if the vocabulary has such rows.
+    # GPT-2's special token ids are kept only if the vocabulary is large enough.
     present = vocab_size > 50_257
     assert (config.eos_token_id, config.pad_token_id) == ((50_256, 50_257) if present else (None, None))
     assert config.suppressed_tokens == ([50_257] if present else [])

@@ -66,7 +66,7 @@ def test_layers_compiled_to_kernels_forward_and_backward(model, ids):
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_compiled_graph_is_one_and_has_a_mask_only_when_packed(model, ids, packed):
+def test_compiles_to_one_graph_with_a_mask_only_when_packed(model, ids, packed):
     """With a mask, sdpa would not use its flash kernel in compiled training steps."""
     masks, graphs = [], []
 
@@ -154,7 +154,7 @@ def test_lora_trains_reloads_and_merges(model, ids, tmp_path):
 
 
 def test_label_smoothing_of_the_stock_trainer_equals_llama(tmp_path):
-    """Trainer shifts the labels of the classes in transformers' table of causal models."""
+    """With label smoothing, Trainer shifts labels only for classes in transformers' table of causal models."""
     losses = []
     for model in make_pair("sdpa"):
         arguments = TrainingArguments(str(tmp_path), label_smoothing_factor=0.2, use_cpu=True, report_to="none")

@@ -33,7 +33,7 @@ def taught(pretrained, tmp_path):
 
 @pytest.fixture
 def books(tmp_path, questions):
-    """A passage with the right option for each of the first 20 questions, and with a wrong one for the others."""
+    """40 passages: the first 20 contain their question's right option, the next 20 a wrong one."""
     lines = [
         {"text": f"{question.question} {question.options[(question.answer + (i >= 20)) % 4]}".replace("given?", "")}
         for i, question in enumerate(questions[:40])
@@ -203,7 +203,7 @@ def test_open_book_is_reported_with_closed_book(evaluate, books, questions, tmp_
 
 @pytest.mark.parametrize("scorer", ["letter", "text", "cloze", "generate"])
 def test_passages_leave_room_for_the_answer(evaluate, books, tmp_path, scorer):
-    """Books longer than the context are cut, and never the question."""
+    """Passages that do not fit in the context are truncated; the question never is."""
     (books / "two.txt").write_text("case fever cough rash pain heart statin aspirin " * 200)
     options = ["--scorer", scorer, "--max_new_tokens", "100", "--passages", books, "--num_passages", "5"]
     _, results = evaluate(tmp_path / "eval", *options, split="dev")
@@ -211,8 +211,8 @@ def test_passages_leave_room_for_the_answer(evaluate, books, tmp_path, scorer):
     assert results["retrieval"]["metrics"]["passages"] >= 1
 
 
-def test_other_passages_are_another_evaluation(evaluate, books, tmp_path, monkeypatch):
-    """Records of other passages are not used."""
+def test_changing_the_passages_starts_a_new_evaluation(evaluate, books, tmp_path, monkeypatch):
+    """Records scored with other passages are not reused."""
     options = ["--passages", books, "--num_passages", "1"]
 
     with monkeypatch.context() as patch:
