@@ -1,12 +1,12 @@
-# Everything that runs from this repository, with CUDA: PyPI's torch for Linux on x86-64 brings its own CUDA libraries,
-# so that the machine needs the driver and the NVIDIA container toolkit alone.
+# An image that runs everything in this repository, with CUDA: PyPI's torch for Linux on x86-64 brings its own CUDA libraries,
+# so the host needs only the driver and the NVIDIA container toolkit.
 #
 #   docker build --build-arg GIT_COMMIT="$(git describe --always --abbrev=40 --dirty=+)" --tag pure .
 #   docker run --gpus all --shm-size 8g --volume "$PWD/runs:/pure/runs" pure \
 #       pure pretrain --config recipes/a100_2day/pretrain.yaml
 FROM python:3.11-slim-bookworm
 
-# tini hands signals on, also to a script that has not got to listening yet. Triton and inductor compile with g++.
+# tini forwards signals, even to a script that has not installed its handlers yet. Triton and inductor compile with g++.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ tini \
     && rm -rf /var/lib/apt/lists/*
@@ -15,7 +15,7 @@ RUN useradd --uid 1000 --create-home pure \
     && install --directory --owner=pure /pure /pure/runs
 WORKDIR /pure
 
-# Before the code: what changes seldom and is large is a layer of its own.
+# Before the code: the dependencies are large and rarely change, so they get their own layer.
 COPY requirements.txt .
 RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt
 

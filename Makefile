@@ -1,14 +1,14 @@
-# make demo    pretrain, GRPO and evaluation of a tiny model, offline, in minutes on two CPU cores (SEED=1: another one)
+# make demo    pretrain, GRPO and evaluation of a tiny model, offline, in minutes on two CPU cores (SEED=1: another seed)
 # make test    the quick tests, offline: ten minutes on two cores
-# make slow    the others: every documented command, all benchmarks, the diffs of CONTRIBUTING; make test-all: both
+# make slow    the slow tests: every documented command, all benchmarks, the diffs of CONTRIBUTING; make test-all: both
 # make mutants plants faults one at a time, and shows which the quick tests miss
 # make lint    rules, formatting, types, declared imports, spelling, workflows
-# make floor   the quick tests on the oldest torch and transformers; make ceiling: on the newest of the package index
-# make wheel   wheel and sdist in dist/, installed in an empty environment and tried there
+# make floor   the quick tests on the oldest torch and transformers; make ceiling: on the newest releases
+# make wheel   wheel and sdist in dist/, installed and tested in an empty environment
 # make docs    the documents as a site in build/site; fails on a broken link
 # make runtimes  exported models in llama.cpp, transformers serve, torchao and bitsandbytes (downloads them)
 # make space   deploy/space in headless Chromium (downloads Gradio; Chromium and its driver come from the system)
-# Each sets up .venv by itself.
+# Each target sets up .venv if needed.
 
 PYTHON ?= python3
 SEED ?= 0
@@ -35,7 +35,7 @@ test-all: test slow
 mutants: .venv/dev-ready
 	$(BIN)/python -m tests.mutants
 
-# With these two, transformers asks for versions of its own.
+# transformers pins its own versions of these two.
 FREED := huggingface_hub|tokenizers
 VERSIONS_floor := s/^torch==.*/torch==2.11.*/; s/^transformers==.*/transformers==5.17.*/; s/^($(FREED))==.*/\1/
 VERSIONS_ceiling := s/^(torch|transformers|trl|datasets|accelerate|peft|$(FREED))==.*/\1/
@@ -61,7 +61,7 @@ lint: .venv/dev-ready
 	$(BIN)/codespell
 	$(BIN)/zizmor --offline --quiet .github
 
-# In isolated mode (-I) neither the checkout nor the tests are importable: what runs is what was installed.
+# In isolated mode (-I) neither the checkout nor the tests are importable: only the installed package runs.
 wheel: .venv/dev-ready
 	rm -rf build dist
 	$(BIN)/python -m build --outdir dist
@@ -71,20 +71,20 @@ wheel: .venv/dev-ready
 	build/venv/bin/python -I tests/wheel_smoke.py
 	rm -rf build
 
-# From copies: the generator follows no link to a folder, and README.md and docs/ link to each other.
+# From copies: the generator does not follow links to folders, and README.md and docs/ link to each other.
 docs: .venv/docs-ready
 	rm -rf build/docs build/site
 	mkdir -p build/docs
 	tar cf - *.md LICENSE docs examples/README.md | tar xf - -C build/docs
 	.venv/docs/bin/zensical build --strict
 
-# PyPI's torch for Linux brings gigabytes of CUDA, which a machine without a GPU of NVIDIA does not need. Where PyTorch's
-# index cannot be reached, the next line takes what the usual index has.
+# PyPI's torch for Linux brings gigabytes of CUDA, which a machine without an NVIDIA GPU does not need. If PyTorch's
+# index cannot be reached, the install below falls back to PyPI's torch.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 CPU_TORCH := test "$$(uname)" != Linux || command -v nvidia-smi > /dev/null || $(BIN)/pip install --quiet --no-deps \
 	--disable-pip-version-check --retries 0 --timeout 15 --index-url $(CPU_INDEX) $$(grep ^torch== requirements.txt) || true
 
-# The command line is installed last: it is there once everything else is.
+# The command line is installed last, so its presence means that the environment is complete.
 $(BIN)/pure: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(CPU_TORCH)
@@ -101,8 +101,8 @@ $(BIN)/pure: requirements.txt
 	.venv/docs/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-# In a folder of their own: some of these print into every import of transformers where they are installed. Of llama.cpp
-# only the converter is taken, which lies in the source of llama-cpp-python; nothing is compiled.
+# In a separate folder: once installed, some of these print at every import of transformers. Only llama.cpp's converter
+# is used, from the source of llama-cpp-python; nothing is compiled.
 .venv/runtimes-ready: requirements-runtimes.txt .venv/dev-ready
 	rm -rf .venv/runtimes
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .venv/runtimes -r $<

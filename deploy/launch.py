@@ -1,10 +1,10 @@
-"""torchrun whose exit code is the training script's: 2, 3, 130 and 143 where torchrun would answer 1.
+"""torchrun that returns the training script's exit code: 2, 3, 130 and 143 where torchrun would return 1.
 
     python deploy/launch.py --nproc_per_node=8 train_pretrain.py --config recipes/a100_2day/pretrain.yaml
 
-Kubernetes and SkyPilot start a stopped run again and a refused one not: they have to tell one from the other. Where a
-rank is stopped by a signal that no one sent to torchrun, the code is the one a shell gives for it. The options are
-torchrun's; TORCH_ELASTIC_SHUTDOWN_TIMEOUT says for how many seconds the ranks may save (torchrun's default is 30).
+Kubernetes and SkyPilot restart a stopped run but not one refused for bad input, so they need to tell the two apart. If
+a rank is killed by a signal that torchrun did not get, the code is 128 plus the signal, as in a shell. The options are
+torchrun's; TORCH_ELASTIC_SHUTDOWN_TIMEOUT is how many seconds the ranks have to save (torchrun's default is 30).
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""Short programs and recipes to begin from; README.md has the command for each. Research use, not clinical."""
+"""Short programs and recipes to start from; README.md has the command for each. Research use, not clinical."""

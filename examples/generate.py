@@ -1,15 +1,15 @@
-"""Let a model go on from a text. Research use, not clinical.
+"""Continue a text with a model. Research use, not clinical.
 
     python -m examples.generate runs/local/grpo "The drug of choice for cystitis is"
 
-It takes the likeliest token at each step; `generate` of transformers has all other ways.
+Decoding is greedy; transformers' `generate` supports other strategies.
 """
 
 import argparse
 
 from transformers import AutoModelForCausalLM
 
-import modeling_pure  # noqa: F401  registers the model type "pure": no code that lies beside the weights is run
+import modeling_pure  # noqa: F401  registers the model type "pure": no code from the checkpoint is run
 from modeling_pure.console import DISCLAIMER
 from modeling_pure.errors import run_script
 from modeling_pure.loading import check_model
@@ -20,7 +20,7 @@ def main() -> None:
     """Load, generate, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a checkpoint's folder or a Hub id")
-    parser.add_argument("text", help="what the model goes on from")
+    parser.add_argument("text", help="the text to continue")
     args = parser.parse_args()
 
     check_model("model", args.model)

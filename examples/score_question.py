@@ -1,4 +1,4 @@
-r"""How likely a model finds each of four answers to a question. Research use, not clinical.
+r"""Print the probability that a model gives to each of four answers to a question. Research use, not clinical.
 
     python -m examples.score_question runs/local/grpo \
         "A 21-year-old woman has dysuria and no fever. Which drug is given?" \
@@ -12,7 +12,7 @@ import argparse
 import torch
 from transformers import AutoModelForCausalLM
 
-import modeling_pure  # noqa: F401  registers the model type "pure": no code that lies beside the weights is run
+import modeling_pure  # noqa: F401  registers the model type "pure": no code from the checkpoint is run
 from modeling_pure.console import DISCLAIMER, print_table
 from modeling_pure.errors import run_script
 from modeling_pure.loading import check_model
@@ -22,7 +22,7 @@ from modeling_pure.tokenizer import load_tokenizer
 
 
 def main() -> None:
-    """Load in fp32, ask, print."""
+    """Load in fp32, score, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a checkpoint's folder or a Hub id")
     parser.add_argument("question")
@@ -32,7 +32,7 @@ def main() -> None:
     check_model("model", args.model)
     tokenizer = load_tokenizer("model", args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, use_safetensors=True).eval()
-    question = Question(args.question, tuple(args.options), answer=0)  # the prompt does not tell which one is right
+    question = Question(args.question, tuple(args.options), answer=0)  # the prompt does not contain the answer
     letters = letter_log_likelihoods(model, tokenizer, [question])[0]
     texts = text_log_likelihoods(model, tokenizer, [question])[0]
     rows = [

@@ -84,7 +84,7 @@ def adding(tokenizer, front: str = "", back: str = ""):
 
 
 def numbers_in(text: str) -> list[str]:
-    """The numbers of a message, as they stand there: `1,024`, `31.2`."""
+    """The numbers in a message, as written: `1,024`, `31.2`."""
     return re.findall(r"\d[\d,]*(?:\.\d+)?(?<!,)", text)
 
 
@@ -107,7 +107,7 @@ def same_environment() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory) -> MadeOnce:
-    """`made_once(name, make)`: a folder that `make` fills for the first worker that asks, and all workers read."""
+    """`made_once(name, make)`: a folder that `make` fills once, shared by all workers."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 

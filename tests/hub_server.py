@@ -49,7 +49,7 @@ class Repository:
         return sha
 
     def resolve(self, revision: str) -> str | None:
-        """The commit that a branch's name or a hash stands for."""
+        """The commit of a branch name or hash."""
         return self.branches.get(revision) or (revision if revision in self.commits else None)
 
 
@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
     owner: HubServer
 
     def answer(self) -> None:
-        """Find what is asked for, and whether who asks may have it."""
+        """Find the requested file, and check the client's access to it."""
         path = unquote(urlsplit(self.path).path)
         self.owner.requests.append((self.command, path))
         failure = self.owner.fails(self.command, path)
@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.dispatch(path)
 
     def dispatch(self, path: str) -> None:
-        """Answer what the path asks for."""
+        """Respond to the requested path."""
         if path == "/api/whoami-v2":
             return self.whoami()
         if path == "/api/validate-yaml":
@@ -154,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def repository(self, repo_id: str) -> Repository | None:
-        """A repository that the asker may see; answers where there is none."""
+        """A repository that the client may see; sends an error if there is no such repository."""
         found = self.owner.repositories.get(repo_id)
         if not found or (found.private and found.owner != self.user):
             return self.send(404 if self.user else 401, code="RepoNotFound")

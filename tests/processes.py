@@ -40,7 +40,7 @@ class Program:
         self.files = [Path(self.folder.name, name) for name in ("stdout", "stderr")]
         given = {"CI": "true", **(environment or {})}
         self.process = FORKED.Process(target=enter, args=(self.args, given, self.files, file_size))
-        with chdir(ROOT):  # where the server, if it is not there yet, finds the scripts
+        with chdir(ROOT):  # where the server finds the scripts, if it is not running yet
             self.process.start()
         self.pid = self.process.pid
 

@@ -145,7 +145,7 @@ def test_the_reward_is_trained_with_and_logged(changed, texts, model_folder, tmp
     assert line["reward"] == pytest.approx(right - 0.01 * short + 0.05 * verbatim, abs=1e-6)
 
 
-def test_the_reward_gives_what_it_says():
+def test_the_reward_has_its_documented_values():
     (change,) = [change for change in CHANGES if "--- modeling_pure/medqa/rewards.py" in change]
     added = "\n".join(re.findall(r"^\+(.*)", change.split("--- modeling_pure/grpo")[0], re.M))
     names = {"Any": Any}
@@ -155,7 +155,7 @@ def test_the_reward_gives_what_it_says():
     assert names["verbatim"](completions=list(cases), options=[options] * len(cases), answer=[1]) == [*cases.values()]
 
 
-def test_the_evaluation_set_is_asked_as_lm_eval_asks_it(changed, model_folder, tokenizer, questions, tmp_path):
+def test_the_evaluation_set_has_the_prompts_of_lm_eval(changed, model_folder, tokenizer, questions, tmp_path):
     rows = [
         {"question": one.question, "cop": one.answer + 1, "category": ("Nursing", "Biology")[i % 2]}
         | {f"op{number}": option for number, option in enumerate(one.options, 1)}

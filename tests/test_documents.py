@@ -1,4 +1,4 @@
-"""README.md, CONTRIBUTING.md and docs/: their commands run as they stand here or say what they need; names are right.
+"""README.md, CONTRIBUTING.md and docs/: their commands run as written or state what they need; names are right.
 
 A command of a bash block is run in a copy of the repository whose data/ and recipes/local are small, after PREPARE and
 what stands before it in its document. One that ends in a remark of NEEDS is not run: the files that it names are there
@@ -114,7 +114,7 @@ class Accepted(Exception):
 
 
 def then_stop(parse: Callable) -> Callable:
-    """A parser's method that ends the program where it would have begun to work."""
+    """A parser's method that exits before the program starts its work."""
 
     def parse_and_stop(*args):
         parse(*args)
@@ -152,7 +152,7 @@ def world(tmp_path_factory, corpus, questions, tokenizer_folder) -> Path:
 
 
 def run(command: str, folder: Path) -> None:
-    """Run a command as a reader does; fails with what it printed unless it ends with 0."""
+    """Run a command as a reader would; fails with its output unless it exits with 0."""
     path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
     result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
@@ -181,8 +181,8 @@ def test_commands_are_found():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN, ids=[f"{name}: {command}" for command, name in RUN.items()])
-def test_every_command_runs_here_or_says_what_it_needs(command, world):
-    ours = command.startswith(("python ", "pure ")) and program_in(command)  # nothing else is started here unasked
+def test_every_command_runs_here_or_states_what_it_needs(command, world):
+    ours = command.startswith(("python ", "pure ")) and program_in(command)  # nothing else is started here by default
     assert ours, f"end the line in a remark: {', '.join(NEEDS)}"
     if command not in PREPARE:  # which ran before all others
         run(command, world)
@@ -240,5 +240,5 @@ def test_the_site_has_a_page_for_every_document():
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/SERVING.md"])  # cards, reports and start-up blocks have it too
-def test_the_disclaimer_stands_in_it(name):
+def test_it_contains_the_disclaimer(name):
     assert DISCLAIMER in " ".join((ROOT / name).read_text().split())

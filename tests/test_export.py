@@ -95,7 +95,7 @@ def convert(monkeypatch, capsys):
 
 
 def refused(convert, message: str, *arguments, code: int = 2) -> None:
-    """The command ends with one line that matches, and leaves neither OUT nor anything next to it."""
+    """The command fails with one matching line, and leaves neither OUT nor other files in its folder."""
     out = Path(arguments[-1])
     before = sorted(out.parent.iterdir())
     error = convert(*arguments, expect=code)[1]

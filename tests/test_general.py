@@ -131,7 +131,7 @@ def right_answers(doc: dict) -> list[int]:
 
 
 class KnowsTheKey(LM):
-    """Gives right answers so many nats more than wrong ones."""
+    """Scores correct answers this many nats above wrong ones."""
 
     def __init__(self, nats: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Benchmarks run at their smallest size and print what they promise; how fast anything is, no test says."""
+"""Benchmarks run at their smallest size and print the promised columns; speed is not tested."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU loses no result, whatever ends a step, and all of its steps run on a CPU."""
+"""The GPU benchmark keeps its results however a step ends, and all of its steps run on a CPU."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def faulty(tmp_path_factory) -> dict[str, dict]:
         ("out of memory", "failed", "OutOfMemoryError: tried to allocate 2 TiB"),
     ],
 )
-def test_a_step_that_ends_badly_says_how_and_keeps_its_rows(faulty, name, status, error):
+def test_a_failed_step_reports_its_error_and_keeps_its_rows(faulty, name, status, error):
     step = faulty[name]
     assert step["status"] == status
     assert error in step["error"]
@@ -70,14 +70,14 @@ def test_all_other_steps_have_their_results(faulty):
         assert len(faulty[name]["rows"]) == rows
 
 
-def test_the_log_says_where_a_step_failed_and_where_it_hung(faulty):
+def test_the_log_shows_where_a_step_failed_or_hung(faulty):
     assert any("ValueError: the reason" in line for line in faulty["raises"]["log_tail"])
     assert any("in hangs" in line for line in faulty["hangs"]["log_tail"])
     assert faulty["no module"]["status"] == "failed"
     assert "tests.no_such_module" in faulty["no module"]["error"]
 
 
-def test_a_step_without_enough_time_left_is_skipped_and_says_so(faulty):
+def test_a_step_without_enough_time_left_is_reported_as_skipped(faulty):
     assert faulty["too long"]["status"] == "skipped"
     assert "1e+06 s" in faulty["too long"]["error"]
 

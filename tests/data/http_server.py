@@ -27,8 +27,8 @@ class Failure:
 
     status: int | None = None
     drop: bool = False
-    cut: int | None = None  # bytes of the body that are sent, though the header says more
-    short: int | None = None  # bytes of the body that are sent, and the header says so
+    cut: int | None = None  # bytes of the body that are sent, with the full length in the header
+    short: int | None = None  # bytes of the body that are sent, with this length in the header
     delay: float = 0.0  # seconds
 
 
@@ -99,7 +99,7 @@ class FileServer(LocalServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request per connection (HTTP/1.0), so that none outlives `FileServer.stop`."""
+    """Answers one request per connection (HTTP/1.0), so that no connection outlives `FileServer.stop`."""
 
     owner: FileServer
 
@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def send_file(self, file: Path, headers: dict[str, str], failure: Failure) -> None:
-        """A file, or the part of it that is asked for."""
+        """Send a file, or the requested range of it."""
         if not file.is_file():
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
         body, status = file.read_bytes(), 200
@@ -151,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[:cut])
 
     def exists(self, data_set: str, revision: str | None) -> bool:
-        """Whether there is such a data set; answers where there is none."""
+        """Whether the data set exists; sends an error if not."""
         known = (self.owner.folder / data_set).is_dir()
         if known and revision in (None, "main", COMMIT):
             return True

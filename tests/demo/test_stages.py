@@ -37,7 +37,7 @@ def test_a_done_stage_is_not_done_again():
     assert len(work.found) == 1
 
 
-def test_an_interrupted_stage_goes_on_in_its_folder(runs):
+def test_an_interrupted_stage_resumes_in_its_folder(runs):
     def interrupted(folder):
         (folder / "checkpoint").touch()
         raise KeyboardInterrupt
@@ -49,7 +49,7 @@ def test_an_interrupted_stage_goes_on_in_its_folder(runs):
     assert work.found == [["checkpoint"]]
 
 
-def test_a_changed_recipe_starts_the_stage_and_all_after_it_anew():
+def test_a_changed_recipe_restarts_its_stage_and_all_later_ones():
     first, second = Work(), Work()
     for recipe in (b"old", b"new"):
         digest = demo.run_stage("first", "", recipe, first)
@@ -80,7 +80,7 @@ def test_a_seed_reaches_every_training():
 
 
 def write_questions(folder, count=100):
-    """Questions about one disease, whose right letter is A; the last tenth are of the kind that is never asked."""
+    """Questions about one disease, whose correct letter is A; the last tenth are of a kind held out from training."""
     folder.mkdir()
     options = {"A": "right", "B": "wrong", "C": "other", "D": "last"}
     rows = [
@@ -135,7 +135,7 @@ def test_the_demo_fails_unless_grpo_raised_the_accuracy(runs, monkeypatch, capsy
     assert re.search(r"\b2\.000\b.*\b1\.500\b", printed)
     assert DISCLAIMER in " ".join(printed.split())
     rows = [line for line in printed.splitlines() if "after GRPO" in line and not line.startswith("GRPO")]
-    # With reasons, by text and by letter: of all questions, then of those of the kind that is never asked.
+    # With reasons, by text and by letter: of all questions, then of the held-out kind.
     assert [re.findall(r"(\d+\.\d) \(", row) for row in rows] == [
         [f"{after}.0", "77.0", "25.0"],
         ["0.0", "0.0", "20.0"],
@@ -148,7 +148,7 @@ def test_the_demo_fails_unless_grpo_raised_the_accuracy(runs, monkeypatch, capsy
     assert picture.shape[1] == 1200
 
 
-def test_what_is_never_asked_stands_apart(runs):
+def test_held_out_questions_are_reported_separately(runs):
     write_evaluation(runs / "eval", 95, texts_right=100)
     evaluation = read_evaluation("demo", str(runs / "eval"))
 

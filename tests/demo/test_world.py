@@ -41,7 +41,7 @@ def tokenizer(world: Path):
 
 
 def asked(question: str) -> frozenset[str]:
-    """The three findings a question tells, read back from its wording; none if it names a drug instead."""
+    """The three findings in a question, parsed from its wording; empty if it names a drug instead."""
     vignette = question.rsplit(". ", 1)[0]
     if " has " not in vignette:
         return frozenset()

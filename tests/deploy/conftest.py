@@ -1,4 +1,4 @@
-"""The files of deploy/, and the training commands that stand in them."""
+"""The files of deploy/, and the training commands in them."""
 
 import re
 import shlex

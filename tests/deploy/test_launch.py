@@ -12,7 +12,7 @@ from modeling_pure.errors import EXIT_CODES
 from tests.deploy.conftest import ROOT
 from tests.processes import free_port
 
-# Exits as it is told on its last rank; or waits for SIGTERM and exits with 143 a moment after.
+# Exits with the given code on its last rank; or waits for SIGTERM and exits with 143 a moment later.
 PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path

@@ -22,7 +22,7 @@ told = [os.environ.get(name, "-") for name in names] + sys.argv[2:]
 
 
 def run(folder, gpus: int, **envs: str) -> list[str]:
-    """Run the task's commands in a folder like the repository's; returns what the ranks were told."""
+    """Run the task's commands in a folder like the repository's; returns each rank's arguments and environment."""
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / ".venv/bin/python").symlink_to(sys.executable)
     (folder / "deploy").symlink_to(DEPLOY)

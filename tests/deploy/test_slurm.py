@@ -19,7 +19,7 @@ from tests.scripts.conftest import metrics, pretrain_recipe  # noqa: F401
 
 SCRIPT = ROOT / "deploy/slurm/train.sbatch"
 
-# Starts a command once for each task, on as many nodes as there are, and ends with the highest code, as srun does.
+# Starts a command once per task across the nodes and exits with the highest code, as srun does.
 SRUN = f"""#!{sys.executable}
 import os, subprocess, sys
 arguments = sys.argv[1:]
@@ -41,7 +41,7 @@ case "$1" in
     requeue) echo "$2" >>"$REQUEUED" ;;
 esac
 """
-# Writes down what it was told; then exits as it is told, or waits for a signal.
+# Records its arguments and environment; then exits with the given code, or waits for a signal.
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -59,7 +59,7 @@ sys.exit(int(sys.argv[2]))
 
 @pytest.fixture
 def submit(tmp_path, monkeypatch):
-    """Start the batch script with some arguments in a number of tasks on two nodes."""
+    """Start the batch script on two nodes with these arguments and number of tasks."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
@@ -83,7 +83,7 @@ def submit(tmp_path, monkeypatch):
 
 
 def told(folder, job: subprocess.Popen, tasks: int) -> list[dict]:
-    """What the tasks were told, once all of them are there."""
+    """What the tasks recorded, once all have started."""
     while job.poll() is None and len(list(folder.glob("told-?"))) < tasks:
         time.sleep(0.02)
     files = sorted(folder.glob("told-?"))

@@ -50,7 +50,7 @@ def command(line: str, work: Path, **replaced: str) -> list[str]:
 
 
 def run(line: str, work: Path, **replaced: str) -> str:
-    """Run a command of the document; gives what it printed, and fails with it unless it ends with 0."""
+    """Run a command of the document; returns its output, and fails with that output unless it exits with 0."""
     result = subprocess.run(command(line, work, **replaced), cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
     return result.stdout
@@ -70,7 +70,7 @@ def python_block(beginning: str) -> str:
 
 
 def post(address: str, body: dict) -> dict:
-    """What a server answers to JSON."""
+    """The response of a server to a JSON request."""
     call = Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urlopen(call, timeout=60) as answer:
         return json.load(answer)

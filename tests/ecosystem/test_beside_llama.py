@@ -1,4 +1,4 @@
-"""What people do with a causal language model, each beside a Llama of the same weights: it gives the same.
+"""Common uses of a causal language model match a Llama with the same weights.
 
 The fast tests hold what once differed; this module goes through the rest, and test_training_beside_llama.py through
 training. Exports (tests/test_export.py), quantisers (test_quantised.py) and tensor parallelism
@@ -107,7 +107,7 @@ def test_generate_from_one_prompt(twins, ids, name):
 def test_assisted_by_another_model(pair, ids, do_sample):
     found = []
     for model, assistant in zip(pair, make_pair("sdpa"), strict=True):
-        assistant.lm_head.weight.data[::3] *= 0.5  # right now and then
+        assistant.lm_head.weight.data[::3] *= 0.5  # sometimes right
         torch.manual_seed(0)
         how = {"do_sample": do_sample, "max_new_tokens": 12}
         found.append(model.generate(ids[:1], assistant_model=assistant.eval(), **how))

@@ -120,7 +120,7 @@ def test_spare_ids_are_not_suppressed_here(address):
 
 
 def test_the_documented_server_answers(work, address, questions):
-    """With llama.cpp's defaults, and beside the other one."""
+    """With llama.cpp's defaults, compared with the other server."""
     port, names = str(free_port()), {}
     block = python_block("import xllamacpp").replace("runs/pure.gguf", str(work / "runs" / "pure.gguf"))
     exec(block.replace("8000", port), names)

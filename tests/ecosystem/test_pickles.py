@@ -47,7 +47,7 @@ def checkpoint(make_trainer, tmp_path) -> Path:  # noqa: F811
     return tmp_path / "run" / "checkpoint-2"
 
 
-def list_files_anew(checkpoint: Path) -> None:
+def refresh_file_list(checkpoint: Path) -> None:
     """Whoever can write a file there can write down its size too."""
     (checkpoint / FILE_LIST).unlink()
     write_file_list(checkpoint)
@@ -57,7 +57,7 @@ def list_files_anew(checkpoint: Path) -> None:
 def test_resuming_refuses_a_poisoned_state(make_trainer, checkpoint, poison, name):  # noqa: F811
     assert (checkpoint / name).is_file()
     poison(checkpoint / name)
-    list_files_anew(checkpoint)
+    refresh_file_list(checkpoint)
     assert checkpoint_fault(checkpoint) is None
     with pytest.raises(pickle.UnpicklingError, match="weights_only"):
         make_trainer(max_steps=4).train(resume_from_checkpoint=str(checkpoint))
@@ -66,7 +66,7 @@ def test_resuming_refuses_a_poisoned_state(make_trainer, checkpoint, poison, nam
 def test_resuming_reads_neither_pickled_arguments_nor_pickled_weights(make_trainer, checkpoint, poison):  # noqa: F811
     for name in ("training_args.bin", "pytorch_model.bin", "adapter_model.bin"):
         poison(checkpoint / name)
-    list_files_anew(checkpoint)
+    refresh_file_list(checkpoint)
     trainer = make_trainer(max_steps=4)
     trainer.train(resume_from_checkpoint=str(checkpoint))
     assert trainer.state.global_step == 4

@@ -1,4 +1,4 @@
-"""`transformers serve` as a process of its own: what the document sends gets an option, and what it says fails."""
+"""`transformers serve` in a separate process: the documented requests get an option, or fail as documented."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""docs/SERVING.md: each of its commands runs in a test or says what it needs, and its Python is run somewhere."""
+"""docs/SERVING.md: a test runs each command or the command states what it needs; its Python runs too."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def commands() -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
-def test_every_command_is_run_or_says_what_it_needs():
+def test_every_command_is_run_or_states_what_it_needs():
     marked = [line for line in commands() if line.endswith(("  # needs a GPU", "  # needs the network"))]
     assert sorted(RUN_BY_TESTS) == sorted(set(commands()) - set(marked))
 

@@ -1,4 +1,4 @@
-"""What people train a causal language model with, each beside a Llama of the same weights: it gives the same."""
+"""Common ways to train a causal language model match a Llama with the same weights."""
 
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ TRAIN: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("skip_logits", [False, True])
 @pytest.mark.parametrize("name", TRAIN)
 def test_training(pair, ids, name, skip_logits):
-    """To the bit with logits, as any other model is called; to rounding without."""
+    """Bit-exact with logits, as other models are called; up to rounding without."""
     losses, gradients = [], []
     for model in pair:
         how = dict(TRAIN[name])
@@ -214,8 +214,8 @@ def test_the_supervised_trainer_of_trl(pair, tmp_path, tokenizer, questions, opt
     assert logs[0] == logs[1]
 
 
-def test_distillation_reads_logits_beside_the_loss(pair, ids):
-    """Students learn from a teacher's logits and from labels in one call, as everybody writes it."""
+def test_distillation_reads_logits_and_loss(pair, ids):
+    """The student learns from a teacher's logits and from labels in one call, as is usual."""
     target = torch.randn(2, 24, 512).softmax(-1)
     for student in pair:
         outputs = student.train()(ids, labels=ids)

@@ -53,7 +53,7 @@ def write_answering_model(
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory, tokenizer, questions) -> Path:
-    """That model; whoever runs the Python beside its weights is told so by an error."""
+    """That model; running the Python code in its folder raises an error."""
     folder = write_answering_model(tmp_path_factory.mktemp("answering"), tokenizer, questions)
     (folder / "modeling_pure.py").write_text("raise RuntimeError('code of the checkpoint was run')\n")
     return folder

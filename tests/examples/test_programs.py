@@ -1,4 +1,4 @@
-"""The two programs, started as their README says, beside the same done by hand."""
+"""The two programs, started as in their README, match the same steps done by hand."""
 
 import re
 
@@ -28,7 +28,7 @@ def text_log_prob(model, tokenizer, prompt: str, text: str) -> float:
     return sum(float(next_log_probs(model, ids[:place])[ids[place]]) for place in range(begin, len(ids)))
 
 
-def test_generate_goes_on_greedily(model, model_folder, tokenizer):
+def test_generate_decodes_greedily(model, model_folder, tokenizer):
     *command, _, text = command_with("examples.generate")
     printed = run(*command, model_folder, text).stdout
     ids = tokenizer(text).input_ids

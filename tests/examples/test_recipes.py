@@ -1,4 +1,4 @@
-"""The two recipes, trained with as their README says, on small files in the places that they name."""
+"""The two recipes, trained as in their README, on small files at the paths that they name."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ QUESTION = (
 
 
 def options_of(program: str) -> list[str]:
-    """What a command of the README tells its program, the recipe by its whole path."""
+    """The arguments of a README command, with the recipe's full path."""
     command = command_with(program)
     place = command.index("--config") + 1
     return ["--config", str(ROOT / command[place]), *command[place + 1 :]]
@@ -74,7 +74,7 @@ def my_data(tmp_path, monkeypatch, questions) -> None:
 
 
 def small(tokenizer_folder) -> list[str]:
-    """Options by which a run of five steps of four rows takes a second."""
+    """Options for a one-second run of five steps of four sequences."""
     settings = {
         "preset": "tiny",
         "model_overrides": json.dumps(SHAPE),

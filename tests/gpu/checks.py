@@ -240,7 +240,7 @@ def skipped_steps(setting: Setting) -> Rows:
 
 
 def resume(setting: Setting) -> Rows:
-    """`train_pretrain.py` with validation, four layers deep, whole and resumed from its middle: the same losses.
+    """`train_pretrain.py` with validation, four layers deep: uninterrupted and resumed halfway, with the same losses.
 
     On a CPU to the bit; on a GPU up to the order in which attention's backward pass adds up.
     """

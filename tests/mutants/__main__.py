@@ -28,7 +28,7 @@ FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 @dataclass
 class Result:
-    """What became of a fault: the test that found it, or why none did."""
+    """The outcome of a fault: the test that found it, or why no test did."""
 
     fault: Fault
     found_by: str | None

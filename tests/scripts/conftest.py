@@ -153,7 +153,7 @@ def first_steps(monkeypatch) -> list[int]:
 
 
 def run_two(*options: str, script: str = "train_pretrain.py", machine: str = "multi_gpu", expect: int = 0) -> str:
-    """Start two processes as `accelerate_configs/MACHINE.yaml` says; returns what they said."""
+    """Start two processes with `accelerate_configs/MACHINE.yaml`; returns their output."""
     launcher = ["-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{machine}.yaml"]
     launcher += ["--num_processes", "2", "--main_process_port", str(free_port()), script]
     result = subprocess.run(

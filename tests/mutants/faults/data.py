@@ -13,7 +13,7 @@ FAULTS = [
         "tests/data/test_schedule.py",
     ),
     Fault(
-        "workers begin one sequence further on in the schedule",
+        "workers start one sequence too late in the schedule",
         DATA + "schedule.py",
         "range(self.phase % sum(self.weights.values())",
         "range((self.phase + 1) % sum(self.weights.values())",
@@ -27,7 +27,7 @@ FAULTS = [
         "tests/data/test_documents.py",
     ),
     Fault(
-        "with other workers, the record at the position counts as read",
+        "with another number of workers, the record at the position counts as read",
         DATA + "documents.py",
         "return (epoch, place, record) < self.positions[self.owner(place, record)]",
         "return (epoch, place, record) <= self.positions[self.owner(place, record)]",
@@ -118,7 +118,7 @@ FAULTS = [
         "tests/data/test_opening.py",
     ),
     Fault(
-        "a resumed run asks its last data worker again",
+        "a resumed run starts with its last data worker",
         DATA + "mixture.py",
         'mine["workers"], (mine["last_worker"] + 1) % num_workers',
         'mine["workers"], mine["last_worker"] % num_workers',
@@ -189,7 +189,7 @@ FAULTS = [
         "tests/data/test_faults.py",
     ),
     Fault(
-        "files that break off are one bad record each",
+        "truncated files are one bad record each",
         DATA + "documents.py",
         'lost["broken"] > max_skipped + 1e-9',
         'lost["broken"] > 1 + max_skipped',
@@ -322,7 +322,7 @@ FAULTS = [
         "tests/data/test_remote.py",
     ),
     Fault(
-        "a Hub that does not find a data set is asked once",
+        "a data set that the Hub does not find is not retried",
         "modeling_pure/files.py",
         "    except FileNotFoundError:\n        return call()",
         "    except FileNotFoundError:\n        raise",

@@ -181,7 +181,7 @@ FAULTS = [
         "tests/test_tokenizer.py",
     ),
     Fault(
-        "a loaded tokenizer goes on ending prompts",
+        "a loaded tokenizer still appends the end token to prompts",
         "modeling_pure/tokenizer.py",
         "    if back:\n",
         "    if not back:\n",

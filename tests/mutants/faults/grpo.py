@@ -55,7 +55,7 @@ FAULTS = [
         "tests/grpo/test_rollout.py",
     ),
     Fault(
-        "completions stand one position too far behind their prompt",
+        "completions are one position too far after their prompt",
         GRPO + "scoring.py",
         "position_ids=lengths[:, None] + torch.arange(",
         "position_ids=1 + lengths[:, None] + torch.arange(",
@@ -188,7 +188,7 @@ FAULTS = [
         "tests/grpo/test_drop_in.py",
     ),
     Fault(
-        "generate draws ids that stand for no token",
+        "generate samples ids that have no token",
         GRPO + "trainer.py",
         "suppressed = [*self.sampling_params.suppress_tokens] or None",
         "suppressed = None",
