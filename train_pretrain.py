@@ -4,8 +4,7 @@ r"""Pretrain Pure on a mixture of text that is exact in tokens. Research model, 
     accelerate launch --config_file accelerate_configs/multi_gpu.yaml \
         train_pretrain.py --config recipes/a100_2day/pretrain.yaml
 
-The first is for one GPU or a CPU, the second for several GPUs. The same command resumes from the last complete
-checkpoint.
+The first is for one GPU or a CPU, the second for several GPUs. The same command resumes a stopped run.
 """
 
 import sys
