@@ -79,7 +79,7 @@ docs: .venv/docs-ready
 	.venv/docs/bin/zensical build --strict
 
 # PyPI's torch for Linux brings gigabytes of CUDA, which a machine without an NVIDIA GPU does not need. If PyTorch's
-# index cannot be reached, the install below falls back to PyPI's torch.
+# index cannot be reached, the install below takes the one of the usual index.
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 CPU_TORCH := test "$$(uname)" != Linux || command -v nvidia-smi > /dev/null || $(BIN)/pip install --quiet --no-deps \
 	--disable-pip-version-check --retries 0 --timeout 15 --index-url $(CPU_INDEX) $$(grep ^torch== requirements.txt) || true
