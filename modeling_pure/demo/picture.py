@@ -1,19 +1,28 @@
 """The demo on one picture: the accuracy before and after GRPO, and the curves that lead there."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..console import DISCLAIMER
 from ..medqa.statistics import Share
 from ..medqa.tasks import MEDQA
+from ..training.curves import Panel, draw_panel, draw_shares
 from ..training.run_folder import METRICS_FILE, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GREY, COLOUR, SECOND = "#9a9a9a", "#2a6f97", "#d1802f"
-Lines = list[dict[str, Any]]
+COLOURS = ("#9a9a9a", "#2a6f97")  # before and after
+LOSS = Panel(
+    "Pretraining: loss (nats per token)", {"loss": "texts it reads", "eval_loss": "texts it has not seen"}, "zero"
+)
+ANSWERS = Panel(
+    "GRPO: share of sampled answers",
+    {"medqa/parse_rate": "readable", "rewards/correct/mean": "right"},
+    "share",
+    MEDQA.chance,
+)
 
 
 def draw_demo(seed: int, accuracies: dict[str, Share], runs: Path) -> "Figure":
@@ -29,12 +38,8 @@ def draw_demo(seed: int, accuracies: dict[str, Share], runs: Path) -> "Figure":
     figure = Figure(figsize=(12, 4.2), dpi=100, layout="constrained")
     accuracy, loss, learned = figure.subplots(1, 3)
     draw_accuracies(accuracy, accuracies)
-    draw_metrics(loss, pretraining, {"loss": "texts it reads", "eval_loss": "texts it has not seen"})
-    loss.set(title="Pretraining: loss (nats per token)")
-    loss.set_ylim(bottom=0)
-    draw_metrics(learned, grpo, {"medqa/parse_rate": "readable", "rewards/correct/mean": "right"})
-    draw_shares(learned)
-    learned.set(title="GRPO: share of sampled answers")
+    draw_panel(loss, pretraining, LOSS)
+    draw_panel(learned, grpo, ANSWERS)
     about = f"make demo, seed {seed}: a tiny model of a toy world, with 95 % Wilson intervals"
     figure.suptitle(f"{about}. {DISCLAIMER}", fontsize=9)
     return figure
@@ -42,7 +47,7 @@ def draw_demo(seed: int, accuracies: dict[str, Share], runs: Path) -> "Figure":
 
 def draw_accuracies(axis: "Axes", accuracies: dict[str, Share]) -> None:
     """A bar with its interval for each."""
-    for place, (share, colour) in enumerate(zip(accuracies.values(), (GREY, COLOUR), strict=True)):
+    for place, (share, colour) in enumerate(zip(accuracies.values(), COLOURS, strict=True)):
         low, high = share.wilson_interval
         axis.bar(place, share.accuracy, 0.6, color=colour)
         axis.errorbar(
@@ -55,24 +60,7 @@ def draw_accuracies(axis: "Axes", accuracies: dict[str, Share]) -> None:
         )
         axis.text(place, high + 0.02, f"{share.accuracy:.1%}", ha="center")
     axis.set_xticks(range(len(accuracies)), [*accuracies])
-    draw_shares(axis)
+    draw_shares(axis, MEDQA.chance)
+    axis.legend(loc="upper left", fontsize=8)
     (n,) = {share.n for share in accuracies.values()}
     axis.set(title=f"{n} new questions: answered right")
-
-
-def draw_shares(axis: "Axes") -> None:
-    """An axis from 0 to 100 %, with the accuracy of a guess as a line."""
-    axis.axhline(MEDQA.chance, color="black", linewidth=1, linestyle=":", label="chance")
-    axis.set_ylim(0, 1)
-    axis.yaxis.set_major_formatter("{x:.0%}")
-    axis.legend(loc="upper left", fontsize=9)
-
-
-def draw_metrics(axis: "Axes", lines: Lines, metrics: dict[str, str]) -> None:
-    """Metrics over steps."""
-    for (name, label), colour in zip(metrics.items(), (SECOND, COLOUR), strict=True):
-        points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-        axis.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=label)
-    axis.set(xlabel="step", xlim=(0, None))
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=9)

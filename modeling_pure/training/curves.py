@@ -28,7 +28,7 @@ class Panel:
             error was logged.
         scale: of the values: `late`, of all but the first steps, which would press the rest of a loss flat; `zero`,
             from zero; `share`, from 0 to 100 %.
-        chance: accuracy of a guess, drawn as a line.
+        chance: accuracy of a guess, drawn as a line of a `share`.
     """
 
     title: str
@@ -71,17 +71,22 @@ def draw_panel(axis: "Axes", lines: Lines, panel: Panel) -> None:
         draw_intervals(axis, lines, name, curve.get_color())
     axis.set(title=panel.title, xlabel="step", xlim=(0, 1.02 * max(line["step"] for line in lines)))
     axis.grid(alpha=0.3)
-    if panel.chance is not None:
-        axis.axhline(panel.chance, color="black", linewidth=1, linestyle=":", label="chance")
     if panel.scale == "share":
-        axis.set_ylim(0, 1)
-        axis.yaxis.set_major_formatter("{x:.0%}")
+        draw_shares(axis, panel.chance)
     elif panel.scale == "zero":
         axis.set_ylim(bottom=0)
     else:
         axis.set_ylim(*late_limits(shown))
     if len(panel.metrics) > 1:
         axis.legend(fontsize=8, framealpha=0.6)
+
+
+def draw_shares(axis: "Axes", chance: float | None) -> None:
+    """Scale an axis from 0 to 100 %, and draw the accuracy of a guess as a line."""
+    if chance is not None:
+        axis.axhline(chance, color="black", linewidth=1, linestyle=":", label="chance")
+    axis.set_ylim(0, 1)
+    axis.yaxis.set_major_formatter("{x:.0%}")
 
 
 def draw_intervals(axis: "Axes", lines: Lines, name: str, colour: Any) -> None:
