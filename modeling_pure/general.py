@@ -1,4 +1,4 @@
-"""GPT-2's six usual benchmarks through lm-evaluation-harness, for a checkpoint and a reference. Research use only.
+"""Evaluate a checkpoint and a reference on GPT-2's six usual benchmarks with lm-evaluation-harness. Research use only.
 
     pure general --config recipes/general.yaml [--limit 100]
 
@@ -63,7 +63,7 @@ class GeneralArguments:
     tasks: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "by name: {num_fewshot: N, metric: acc or acc_norm}"}
     )
-    limit: int | None = option(None, "questions of each (sub)task, for a quick test")
+    limit: int | None = option(None, "maximum number of questions per task or subtask, for a quick test")
     batch_size: int = option(16, "requests in a forward pass")
     output_dir: str = option("runs/general", "folder for general.json and general.md")
     trust_remote_code: bool = option(False, "run Python code that comes with a model")

@@ -59,7 +59,7 @@ class OpenData:
         return frozenset(text for one in texts for text in one.validation_texts)
 
     def describe(self) -> dict[str, str]:
-        """Describe the files, and the answer formats of medqa sources, for the start-up block."""
+        """Entries of the start-up block: the files read and, for medqa sources, the answer formats."""
         files = {f"files of {one.source.name}": one.files.describe() for one in self.sources if one.files.taken}
         exams = {one.source.name: one.records for one in self.sources if isinstance(one.records, ExamRecords)}
         return files | {f"answers of {name}": records.describe() for name, records in exams.items()}

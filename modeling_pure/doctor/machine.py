@@ -163,7 +163,7 @@ def check_workers(context: Context) -> Finding | str:
     workers, (batch_size, length) = context.training.dataloader_num_workers, context.size
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = f"{workers} data worker(s) and the main process on {cores} core(s)"
-    # Token ids and positions in int64, for the current batch and two prefetched ones.
+    # int64 token ids and positions of three batches per worker: the current one and two prefetched ones.
     shared = 3 * workers * 2 * 8 * batch_size * length
     room = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.exists() else shared
     if room < shared:

@@ -85,7 +85,7 @@ def memory(trainer: PureGRPOTrainer | AnswerTrainer) -> str:
 
 
 def result_facts(trainer: PureGRPOTrainer | AnswerTrainer, started_from: str) -> dict[str, str]:
-    """The results of a finished run, for the terminal and the card."""
+    """Results of a finished run, as printed and written to the model card."""
     facts = {"started from": started_from, "steps": f"{trainer.state.global_step:,}"}
     history = trainer.state.log_history
     if isinstance(trainer, PureGRPOTrainer):

@@ -46,7 +46,7 @@ STEP_METRICS = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # not in
 
 @dataclass
 class MaskedScorer:
-    """A scorer with the masks to score over, passed through TRL in the place of a model.
+    """A scorer and its sampling mask, passed through TRL instead of a model.
 
     Attributes:
         scorer: as wrapped for training; a model if TRL's own code scores.

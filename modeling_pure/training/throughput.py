@@ -71,7 +71,7 @@ class Throughput(TrainerCallback):
         self.start(state.global_step)
 
     def cost(self, tokens: int) -> str:
-        """The compute of a run over `tokens`, and the peak that its MFU refers to, for the start-up block."""
+        """Entry of the start-up block: the compute of `tokens` tokens, and the peak that MFU is relative to."""
         petaflops = tokens * self.flops_per_token / 1e15
         compute = f"{petaflops:,.0f} PFLOP" if petaflops >= 10 else f"{petaflops:.3g} PFLOP"
         return compute + (f"; MFU is of {self.peak:,.0f} TFLOP/s (dense bf16)" if self.peak else "")

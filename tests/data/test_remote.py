@@ -73,7 +73,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(folder, monkeypatch) -> Iterator[FileServer]:
-    """A server over that folder, for a client that requests little more than it needs."""
+    """A server for that folder, with a client that reads ahead only a little."""
     monkeypatch.setattr(fsspec_http, "DEFAULT_BLOCK_SIZE", 1 << 16)
     fsspec_http.HTTPFileSystem.clear_instance_cache()
     server = FileServer(folder)

@@ -35,7 +35,7 @@ class StandIn(MagicMock):
 
 @pytest.fixture
 def trackers(monkeypatch) -> list[StandIn]:
-    """Modules in the place of W&B and trackio, which are not installed here."""
+    """Stand-in modules for W&B and trackio, which are not installed."""
     stand_ins = []
     for name in ("wandb", "trackio"):
         module = StandIn(__version__="1.0", __spec__=ModuleSpec(name, None), logged=[], run=None)
